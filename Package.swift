@@ -1,0 +1,47 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .strictMemorySafety(),
+  .treatAllWarnings(as: .error),
+]
+
+let package = Package(
+  name: "autoep",
+  products: [
+    .library(name: "autoep", type: .dynamic, targets: ["AutoEPLibrary"])
+  ],
+  targets: [
+    // The C ABI, as the compiler sees it: each export is checked against this header.
+    .systemLibrary(name: "CAutoEP", path: "include"),
+    // Typedefs of the OpenBLAS functions that are looked up at run time.
+    .systemLibrary(name: "COpenBLAS", path: "Sources/COpenBLAS"),
+    // SIMD micro-kernels, one file an ISA, chosen at run time by a table.
+    .target(
+      name: "CMicroKernels",
+      cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"])]),
+    // Plans, the maths that define the semantics, and the protocols. Links nothing.
+    .target(name: "AutoEPCore", swiftSettings: strict),
+    // The CPU backend: packing, blocking, threads.
+    .target(
+      name: "AutoEPCPU", dependencies: ["AutoEPCore", "CMicroKernels", "COpenBLAS"],
+      swiftSettings: strict),
+    // Opens libautoep_mpi.so, whose C source lives in CMPI.
+    .target(
+      name: "AutoEPMPI", dependencies: ["AutoEPCore", "CAutoEP"], swiftSettings: strict),
+    // The exports: checks, translation, composition.
+    .target(
+      name: "AutoEP", dependencies: ["AutoEPCore", "AutoEPCPU", "AutoEPMPI", "CAutoEP"],
+      swiftSettings: strict),
+    // libautoep.so: carries its own Swift runtime and exports autoep_* only.
+    .target(
+      name: "AutoEPLibrary", dependencies: ["AutoEP"],
+      linkerSettings: [
+        .unsafeFlags([
+          "-static-stdlib",
+          "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
+        ])
+      ]),
+  ]
+)

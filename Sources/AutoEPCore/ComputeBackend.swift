@@ -1,0 +1,104 @@
+/// The steps of an MoE layer on one device, one call a step, on buffers of that device.
+///
+/// Callers have checked shapes and dtypes; legend as in autoep.h. Outputs (`into`) are completely
+/// overwritten. Sums are in f32 (f64 for f64 tensors), in a fixed order, and rounded once.
+public protocol ComputeBackend: AnyObject, Sendable {
+  // MARK: Routing
+
+  /// Chooses K experts a token; throws `.invalidArgument` naming token and expert for a logit that
+  /// is NaN or +inf, and for a row without a finite one.
+  func route(
+    _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
+    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView
+  ) throws(EngineError)
+
+  /// The gradient to the logits; throws for an index outside [0, E).
+  func routeBackward(
+    _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
+    gradTopkWeights: TensorView, into gradLogits: TensorView
+  ) throws(EngineError)
+
+  /// Mean over tokens of logsumexp(logits)².
+  func routerZLoss(logits: TensorView, into loss: TensorView)
+
+  /// The gradient of the z-loss to the logits.
+  func routerZLossBackward(logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView)
+
+  /// y = x times uniform noise in [1 - epsilon, 1 + epsilon], a function of seed and index.
+  func jitter(_ x: TensorView, epsilon: Double, seed: UInt64, into y: TensorView)
+
+  // MARK: Permutation
+
+  /// Stable counting sort of the slots by expert; throws for an index outside [0, numExperts).
+  func sortByExpert(
+    topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, tokensPerExpert: TensorView
+  ) throws(EngineError)
+
+  /// rows[rowOfSlot[t,k]] = weights[t,k] · x[t]; no weights: a copy. Throws for a row outside [0, N).
+  func permute(
+    _ x: TensorView, rowOfSlot: TensorView, weights: TensorView?, into rows: TensorView
+  ) throws(EngineError)
+
+  /// y[t] = Σ_k weights[t,k] · rows[rowOfSlot[t,k]] in k order; no weights: a plain sum.
+  func unpermute(
+    _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
+  ) throws(EngineError)
+
+  /// gradWeights[t,k] = ⟨x[t], rows[rowOfSlot[t,k]]⟩.
+  func slotDot(
+    _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView, into gradWeights: TensorView
+  ) throws(EngineError)
+
+  /// Copies blocks of rows; the blocks' targets do not overlap and cover `target`.
+  func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock])
+
+  // MARK: Grouped GEMM
+
+  /// out[r] = rows[r] · W[group of r] (+ bias of the group). A row's result does not depend on
+  /// where it stands.
+  func groupedGEMM(
+    _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
+    rowsPerGroup: [Int], into out: TensorView
+  ) throws(EngineError)
+
+  /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r]; an empty group gets zeros.
+  func groupedGEMMWeightGradient(
+    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: [Int],
+    into gradWeights: TensorView
+  ) throws(EngineError)
+
+  /// For each group, Σ over its rows of gradOut[r]: the gradient of a bias.
+  func groupedRowSum(_ gradOut: TensorView, rowsPerGroup: [Int], into sums: TensorView)
+
+  // MARK: Activation
+
+  /// out [R,F] = activation of hidden [R,G].
+  func activate(_ configuration: ExpertsConfiguration, hidden: TensorView, into out: TensorView)
+
+  /// gradHidden [R,G] from gradOut [R,F]; gradHidden may be gradOut's or hidden's memory only if
+  /// G = F.
+  func activateBackward(
+    _ configuration: ExpertsConfiguration, hidden: TensorView, gradOut: TensorView,
+    into gradHidden: TensorView
+  )
+}
+
+/// A run of rows that moves as one.
+public struct RowBlock: Sendable, Equatable {
+  /// First row in the source.
+  public let source: Int
+  /// First row in the target.
+  public let target: Int
+  /// Rows.
+  public let count: Int
+
+  /// Describes a run of rows.
+  public init(source: Int, target: Int, count: Int) {
+    self.source = source
+    self.target = target
+    self.count = count
+  }
+
+  /// The same run the other way.
+  public var reversed: RowBlock { RowBlock(source: target, target: source, count: count) }
+}

@@ -1,0 +1,25 @@
+/// A borrowed, dense, row-major view of a backend's memory. Whoever makes one keeps the memory
+/// alive, and has checked that `data` spans `elementCount` elements.
+@safe
+public struct TensorView {
+  /// The first element; nil only when there is none.
+  public let data: UnsafeMutableRawPointer?
+  /// The dimensions, outermost first.
+  public let shape: [Int]
+  /// The element type.
+  public let dtype: DataType
+
+  /// Makes a view of memory that the caller keeps alive.
+  public init(data: UnsafeMutableRawPointer?, shape: [Int], dtype: DataType) {
+    unsafe self.data = unsafe data
+    self.shape = shape
+    self.dtype = dtype
+  }
+
+  /// The product of the dimensions.
+  public var elementCount: Int { shape.reduce(1, *) }
+  /// The size in bytes.
+  public var byteCount: Int { elementCount * dtype.byteCount }
+  /// Elements of one index of the first dimension.
+  public var rowElementCount: Int { shape.dropFirst().reduce(1, *) }
+}

@@ -1,0 +1,1 @@
+#include "micro_kernels.h"
