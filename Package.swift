@@ -36,7 +36,7 @@ let package = Package(
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
     .target(
-      name: "AutoEPLibrary", dependencies: ["AutoEP"],
+      name: "AutoEPLibrary", dependencies: ["AutoEP"], exclude: ["exports.map"],
       linkerSettings: [
         .unsafeFlags([
           "-static-stdlib",
