@@ -7,6 +7,8 @@ let strict: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
+let testing: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
+
 let package = Package(
   name: "autoep",
   products: [
@@ -48,5 +50,20 @@ let package = Package(
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
         ])
       ]),
+    // What every transport must do, checked by tests and under mpirun.
+    .target(
+      name: "AutoEPTransportLaws", dependencies: ["AutoEPCore"], path: "Tests/AutoEPTransportLaws",
+      swiftSettings: testing),
+    // The same laws over MPI; a test starts it with mpirun.
+    .executableTarget(
+      name: "AutoEPMPILaws", dependencies: ["AutoEPCore", "AutoEPMPI", "AutoEPTransportLaws"],
+      path: "Tests/AutoEPMPILaws", swiftSettings: testing),
+    .testTarget(
+      name: "AutoEPTransportTests",
+      dependencies: [
+        "AutoEPCore", "AutoEPCallback", "AutoEPMPI", "AutoEPTransportLaws", "AutoEPMPILaws",
+        "CAutoEP",
+      ],
+      swiftSettings: testing),
   ]
 )
