@@ -22,4 +22,12 @@ public struct TensorView {
   public var byteCount: Int { elementCount * dtype.byteCount }
   /// Elements of one index of the first dimension.
   public var rowElementCount: Int { shape.dropFirst().reduce(1, *) }
+
+  /// Element `index` as `type`; the caller has checked type and bounds.
+  @unsafe
+  public func load<Element: BitwiseCopyable>(_ type: Element.Type, at index: Int) -> Element {
+    // A tensor with elements has memory.
+    unsafe data.unsafelyUnwrapped.load(
+      fromByteOffset: index * MemoryLayout<Element>.stride, as: type)
+  }
 }

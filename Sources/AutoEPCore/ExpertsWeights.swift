@@ -1,0 +1,60 @@
+/// The weights of a rank's experts, or their gradients.
+public struct ExpertsWeights {
+  /// `[e,G,H]`, or `[e,H,G]` for `.inOut`.
+  public let gateUp: TensorView
+  /// `[e,G]`, nil for experts without.
+  public let gateUpBias: TensorView?
+  /// `[e,H,F]`, or `[e,F,H]` for `.inOut`.
+  public let down: TensorView
+  /// `[e,H]`, nil for experts without.
+  public let downBias: TensorView?
+
+  /// Gathers the weights.
+  public init(
+    gateUp: TensorView, gateUpBias: TensorView?, down: TensorView, downBias: TensorView?
+  ) {
+    self.gateUp = gateUp
+    self.gateUpBias = gateUpBias
+    self.down = down
+    self.downBias = downBias
+  }
+}
+
+/// Where the gradients of a rank's experts go; nil where none is wanted.
+public struct ExpertsGradients {
+  /// As `ExpertsWeights.gateUp`.
+  public let gateUp: TensorView?
+  /// As `ExpertsWeights.gateUpBias`.
+  public let gateUpBias: TensorView?
+  /// As `ExpertsWeights.down`.
+  public let down: TensorView?
+  /// As `ExpertsWeights.downBias`.
+  public let downBias: TensorView?
+
+  /// Gathers the targets.
+  public init(
+    gateUp: TensorView?, gateUpBias: TensorView?, down: TensorView?, downBias: TensorView?
+  ) {
+    self.gateUp = gateUp
+    self.gateUpBias = gateUpBias
+    self.down = down
+    self.downBias = downBias
+  }
+}
+
+/// What a forward leaves for the backward, besides x and the weights.
+public struct ExpertsActivations {
+  /// What this rank's experts got, `[R,H]`.
+  public let rows: TensorView
+  /// Their pre-activation, `[R,G]`.
+  public let hidden: TensorView
+  /// What came back for this rank's copies, `[N,H]`, in expert order.
+  public let expertRows: TensorView
+
+  /// Gathers the tensors.
+  public init(rows: TensorView, hidden: TensorView, expertRows: TensorView) {
+    self.rows = rows
+    self.hidden = hidden
+    self.expertRows = expertRows
+  }
+}
