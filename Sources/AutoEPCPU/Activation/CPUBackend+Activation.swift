@@ -1,6 +1,7 @@
 import AutoEPCore
 
 extension CPUBackend {
+  /// out [R,F] = activation of hidden [R,G].
   public func activate(
     _ configuration: ExpertsConfiguration, hidden: TensorView, into out: TensorView
   ) {
@@ -12,6 +13,7 @@ extension CPUBackend {
     }
   }
 
+  /// gradHidden [R,G] from gradOut [R,F]; a row is read whole before it is written.
   public func activateBackward(
     _ configuration: ExpertsConfiguration, hidden: TensorView, gradOut: TensorView,
     into gradHidden: TensorView

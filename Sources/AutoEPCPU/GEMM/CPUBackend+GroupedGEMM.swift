@@ -1,6 +1,7 @@
 import AutoEPCore
 
 extension CPUBackend {
+  /// out[r] = rows[r] · W[group of r] (+ bias); throws where the counts do not fit the rows.
   public func groupedGEMM(
     _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
     rowsPerGroup: [Int], into out: TensorView
@@ -15,6 +16,7 @@ extension CPUBackend {
     }
   }
 
+  /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r].
   public func groupedGEMMWeightGradient(
     gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: [Int],
     into gradWeights: TensorView

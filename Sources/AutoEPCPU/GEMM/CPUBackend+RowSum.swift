@@ -1,6 +1,7 @@
 import AutoEPCore
 
 extension CPUBackend {
+  /// For each group, Σ over its rows of gradOut[r].
   public func groupedRowSum(_ gradOut: TensorView, rowsPerGroup: [Int], into sums: TensorView) {
     switch gradOut.dtype {
     case .f32: sumRows(Elements<Float>(gradOut), rowsPerGroup, sums)

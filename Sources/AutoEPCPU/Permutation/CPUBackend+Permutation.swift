@@ -2,6 +2,7 @@ import AutoEPCore
 import Glibc
 
 extension CPUBackend {
+  /// Stable counting sort of the slots by expert.
   public func sortByExpert(
     topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, tokensPerExpert: TensorView
   ) throws(EngineError) {
@@ -16,6 +17,7 @@ extension CPUBackend {
     tokensPerExpert.store(integers: counts.tokensPerExpert)
   }
 
+  /// rows[rowOfSlot[t,k]] = weights[t,k] · x[t]; throws too where a row has not exactly one slot.
   public func permute(
     _ x: TensorView, rowOfSlot: TensorView, weights: TensorView?, into rows: TensorView
   ) throws(EngineError) {
@@ -29,6 +31,7 @@ extension CPUBackend {
     }
   }
 
+  /// y[t] = Σ_k weights[t,k] · rows[rowOfSlot[t,k]] in k order.
   public func unpermute(
     _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
   ) throws(EngineError) {
@@ -41,6 +44,7 @@ extension CPUBackend {
     }
   }
 
+  /// gradWeights[t,k] = ⟨x[t], rows[rowOfSlot[t,k]]⟩.
   public func slotDot(
     _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView, into gradWeights: TensorView
   ) throws(EngineError) {
@@ -53,6 +57,7 @@ extension CPUBackend {
     }
   }
 
+  /// Copies blocks of rows.
   public func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock]) {
     let rowBytes = source.rowElementCount * source.dtype.byteCount
     guard let from = unsafe source.data, let to = unsafe target.data else { return }

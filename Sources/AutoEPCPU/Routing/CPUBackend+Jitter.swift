@@ -1,6 +1,7 @@
 import AutoEPCore
 
 extension CPUBackend {
+  /// y = x times the noise of each index.
   public func jitter(_ x: TensorView, epsilon: Double, seed: UInt64, into y: TensorView) {
     let noise = JitterNoise(epsilon: epsilon, seed: seed)
     switch x.dtype {

@@ -1,6 +1,7 @@
 import AutoEPCore
 
 extension CPUBackend {
+  /// Chooses K experts a token, the tokens shared out over the threads.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView
@@ -19,6 +20,7 @@ extension CPUBackend {
       integers: try ExpertCounts(topkIdx.integers(), numExperts: numExperts).tokensPerExpert)
   }
 
+  /// The gradient to the logits, from scores computed again.
   public func routeBackward(
     _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
     gradTopkWeights: TensorView, into gradLogits: TensorView
@@ -45,7 +47,7 @@ extension CPUBackend {
     let (numTokens, topK) = (outputs.topkIdx.shape[0], configuration.topK)
     guard numTokens > 0 else { return }
     let numExperts = logits.count / numTokens
-    let bias = try selectionBias.map { bias throws(EngineError) in try checkedBias(bias, S.Wide.self) }
+    let bias = try checkedBias(selectionBias, S.Wide.self)
     let checked = try checkedLogits(logits, numExperts: numExperts)
     let balanced = balancedScores(configuration, checked, numExperts: numExperts)
     let topkIdx = Elements<Int32>(outputs.topkIdx)

@@ -1,6 +1,7 @@
 import AutoEPCore
 
 extension CPUBackend {
+  /// Mean over tokens of logsumexp(logits)², summed in token order.
   public func routerZLoss(logits: TensorView, into loss: TensorView) {
     switch logits.dtype {
     case .f32: zLoss(Elements<Float>(logits), numTokens: logits.shape[0], into: loss)
@@ -11,6 +12,7 @@ extension CPUBackend {
     }
   }
 
+  /// The gradient of the z-loss to the logits.
   public func routerZLossBackward(
     logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView
   ) {

@@ -53,8 +53,8 @@ func checkedLogits<S: Scalar>(
 }
 
 /// The selection bias as the router reads it; throws for NaN.
-func checkedBias<R: Real>(_ bias: TensorView, _: R.Type) throws(EngineError) -> [R] {
-  let values = bias.reals(R.self)
+func checkedBias<R: Real>(_ bias: TensorView?, _: R.Type) throws(EngineError) -> [R]? {
+  guard let values = bias?.reals(R.self) else { return nil }
   if let expert = values.firstIndex(where: \.isNaN) {
     throw EngineError(.invalidArgument, "the selection bias of expert \(expert) is NaN")
   }
