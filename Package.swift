@@ -48,8 +48,5 @@ let package = Package(
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
         ])
       ]),
-    // The CPU backend against naive loops in f64.
-    .testTarget(
-      name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore"], swiftSettings: strict),
   ]
 )

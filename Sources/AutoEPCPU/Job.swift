@@ -5,8 +5,8 @@ final class Job: @unchecked Sendable {
   private let count: Int
   private let rangeLength: Int
   private let nextStart = Atomic(0)
-  // Only called between `JobBoard.run`'s start and end, while the caller's closure lives.
-  private let body: (Range<Int>) -> Void
+  // Only called before `finish`, while the caller's closure lives.
+  private var body: ((Range<Int>) -> Void)?
 
   init(count: Int, grain: Int, threadCount: Int, body: @escaping (Range<Int>) -> Void) {
     self.count = count
@@ -21,7 +21,11 @@ final class Job: @unchecked Sendable {
     while true {
       let start = nextStart.add(rangeLength, ordering: .relaxed).oldValue
       guard start < count else { return }
-      body(start..<min(start + rangeLength, count))
+      body?(start..<min(start + rangeLength, count))
     }
   }
+
+  /// Lets go of the caller's closure; a worker may hold the job a little longer. Called when no
+  /// thread takes part any more.
+  func finish() { body = nil }
 }

@@ -40,6 +40,7 @@ final class JobBoard: @unchecked Sendable {
     locked {
       self.job = nil
       while activeWorkers > 0 { unsafe pthread_cond_wait(workerDone, mutex) }
+      job.finish()
     }
   }
 
