@@ -46,7 +46,8 @@ let package = Package(
       name: "AutoEPLibrary", dependencies: ["AutoEP"], exclude: ["exports.map"],
       linkerSettings: [
         .unsafeFlags([
-          "-static-stdlib",
+          // lld, because gold lets Swift symbols past the version script.
+          "-static-stdlib", "-use-ld=lld",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
         ])
       ]),
@@ -65,5 +66,7 @@ let package = Package(
         "CAutoEP",
       ],
       swiftSettings: testing),
+    // The C interface, called as a C program calls it.
+    .testTarget(name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"]),
   ]
 )
