@@ -27,12 +27,17 @@ let package = Package(
     .target(
       name: "AutoEPCPU", dependencies: ["AutoEPCore", "CMicroKernels", "COpenBLAS"],
       swiftSettings: strict),
-    // Opens libautoep_mpi.so, whose C source lives in CMPI.
+    // A transport that the host supplies as a table of C functions.
     .target(
-      name: "AutoEPMPI", dependencies: ["AutoEPCore", "CAutoEP"], swiftSettings: strict),
+      name: "AutoEPCallback", dependencies: ["AutoEPCore", "CAutoEP"], swiftSettings: strict),
+    // Opens libautoep_mpi.so, whose C source lives in CMPI: it fills such a table.
+    .target(
+      name: "AutoEPMPI", dependencies: ["AutoEPCore", "AutoEPCallback", "CAutoEP"],
+      swiftSettings: strict),
     // The exports: checks, translation, composition.
     .target(
-      name: "AutoEP", dependencies: ["AutoEPCore", "AutoEPCPU", "AutoEPMPI", "CAutoEP"],
+      name: "AutoEP",
+      dependencies: ["AutoEPCore", "AutoEPCPU", "AutoEPCallback", "AutoEPMPI", "CAutoEP"],
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
     .target(

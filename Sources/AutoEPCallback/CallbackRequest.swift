@@ -1,0 +1,67 @@
+import AutoEPCore
+import CAutoEP
+
+/// One exchange of the table: what `start` was given, for as long as the host may read it.
+@safe
+final class CallbackRequest {
+  let exchange: RowExchange
+  /// Whether the host holds a request that `wait` has not yet released.
+  private(set) var isPending = false
+
+  private let table: TransportTable
+  private let sendRows: TransportBuffer
+  private let receiveRows: TransportBuffer
+  private var request: UnsafeMutableRawPointer?
+
+  init(_ exchange: RowExchange, table: TransportTable) throws(EngineError) {
+    self.exchange = exchange
+    self.table = table
+    sendRows = try wireCounts(exchange.sendRows, step: exchange.step)
+    receiveRows = try wireCounts(exchange.receiveRows, step: exchange.step)
+  }
+
+  func start() throws(EngineError) {
+    let (code, text) = unsafe withMessage { message in
+      unsafe table.start(
+        table.state, exchange.send, rows(sendRows), exchange.receive, rows(receiveRows),
+        Int64(exchange.rowBytes), &request, message)
+    }
+    guard code == 0 else { throw failed("start", code: code, text: text) }
+    isPending = true
+  }
+
+  func wait(seconds: Double) throws(EngineError) {
+    isPending = false
+    var missing = [Int32](repeating: 0, count: table.size)
+    let (code, text) = unsafe withMessage { message in
+      unsafe table.wait(table.state, request, seconds, &missing, message)
+    }
+    if code == AUTOEP_TIMEOUT {
+      throw .missingRanks(
+        missing.indices.filter { missing[$0] != 0 }, step: exchange.step, rank: table.rank,
+        size: table.size, seconds: seconds)
+    }
+    guard code == 0 else { throw failed("wait", code: code, text: text) }
+  }
+
+  private func rows(_ buffer: TransportBuffer) -> UnsafePointer<Int64>? {
+    unsafe UnsafePointer(buffer.bytes.assumingMemoryBound(to: Int64.self).baseAddress)
+  }
+
+  private func failed(_ function: String, code: Int32, text: String) -> EngineError {
+    let reason = text.isEmpty ? "no reason given" : text
+    return EngineError(
+      .communication,
+      "\(exchange.step): rank \(table.rank): the transport's \(function) returned \(code): \(reason)"
+    )
+  }
+}
+
+/// Row counts as the table wants them.
+private func wireCounts(_ rows: [Int], step: String) throws(EngineError) -> TransportBuffer {
+  let buffer = try TransportBuffer(
+    byteCount: rows.count * MemoryLayout<Int64>.stride, for: step)
+  let counts = unsafe buffer.bytes.bindMemory(to: Int64.self)
+  for (rank, count) in rows.enumerated() { unsafe counts[rank] = Int64(count) }
+  return buffer
+}
