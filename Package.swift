@@ -44,9 +44,12 @@ let package = Package(
       name: "AutoEPLibrary", dependencies: ["AutoEP"], exclude: ["exports.map"],
       linkerSettings: [
         .unsafeFlags([
-          "-static-stdlib",
+          // lld, because gold lets Swift symbols past the version script.
+          "-static-stdlib", "-use-ld=lld",
           "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
         ])
       ]),
+    // The C interface, called as a C program calls it.
+    .testTarget(name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"]),
   ]
 )

@@ -427,8 +427,8 @@ autoep_status autoep_expert_range(int32_t num_experts, int32_t num_ranks, int32_
                                   int64_t *first_expert, int64_t *local_experts,
                                   autoep_error *error);
 
-/* Collective: sorts the choices and exchanges the counts. The communicator and the context
- * must outlive the plan. Free with autoep_plan_free.
+/* Collective: sorts the choices and exchanges the counts. The plan keeps its communicator alive.
+ * Free with autoep_plan_free.
  *   topk_idx [T,K] i32 or i64, each in [0, E) */
 autoep_status autoep_experts_plan(autoep_context context, autoep_comm comm,
                                   const autoep_experts_config *config,
@@ -456,8 +456,7 @@ typedef struct autoep_experts_weights {
  *   topk_weights [T,K] f32, f64 or bf16
  *   rows         [R,H] out: what this rank received; backward needs it
  *   hidden       [R,G] out: the pre-activation; backward needs it
- *   expert_rows  [N,H] out: each copy's result, in expert order; backward needs it for
- *                SCORE_AFTER
+ *   expert_rows  [N,H] out: each copy's result, in expert order; backward needs it
  *   y            [T,H] out
  *   workspace    forward_workspace_bytes bytes, aligned to 64; may be NULL for 0 */
 autoep_status autoep_experts_forward(autoep_context context, autoep_plan plan,
@@ -470,7 +469,6 @@ autoep_status autoep_experts_forward(autoep_context context, autoep_plan plan,
 /* Collective. Gradients of autoep_experts_forward, given what it saved.
  *   grad_y            [T,H]
  *   x                 [T,H]; read for SCORE_BEFORE only, else may be NULL
- *   expert_rows       [N,H]; read for SCORE_AFTER only, else may be NULL
  *   grad_x            [T,H] out
  *   grad_topk_weights [T,K] dtype of topk_weights, out; or NULL
  *   grad_weights      shapes of the weights; each member NULL where no gradient is wanted */

@@ -1,1 +1,31 @@
 import AutoEPCore
+
+/// The steps of an MoE layer on the cores of this process.
+///
+/// May be used from several threads at once. Results depend neither on the number of threads nor on
+/// where a row stands.
+public final class CPUBackend: ComputeBackend {
+  let pool: ThreadPool
+  let kernels: KernelSet
+  let scratch = ScratchStore()
+
+  /// Starts the threads and chooses the kernels.
+  ///
+  /// - Parameter numThreads: nil takes AUTOEP_NUM_THREADS, else the cores this process may use.
+  public init(numThreads: Int?) throws(EngineError) {
+    let threadCount = try ThreadCount.resolve(numThreads)
+    kernels = try KernelSet.chosen()
+    pool = ThreadPool(threadCount: threadCount)
+  }
+
+  /// The number of threads in use.
+  public var numThreads: Int { pool.threadCount }
+
+  /// The least items of a parallel range when each takes `elements` element operations: below it,
+  /// waking a thread costs more than it brings.
+  static func grain(elementsPerItem elements: Int) -> Int { 16384 / max(elements, 1) + 1 }
+
+  static func unsupported(_ dtype: DataType, by operation: String) -> EngineError {
+    EngineError(.unsupported, "\(operation) takes no tensor of dtype \(dtype.name)")
+  }
+}

@@ -4,7 +4,7 @@ extension ExpertsPath {
   /// `x` is read for weights on the input only. `gradTopkWeights` nil: not wanted.
   public func backward(
     _ plan: DispatchPlan, _ weights: ExpertsWeights, gradY: TensorView, x: TensorView?,
-    topkWeights: TensorView, saved: ExpertsActivations, into gradX: TensorView,
+    topkWeights: TensorView, saved: ExpertsSaved, into gradX: TensorView,
     gradTopkWeights: TensorView?, gradients: ExpertsGradients, arena: inout Arena
   ) throws(EngineError) {
     let rowOfSlot = plan.rowOfSlot.view
@@ -27,7 +27,7 @@ extension ExpertsPath {
 
   /// Turns the gradient of the experts' output in `gradRows` into that of their input.
   private func expertsBackward(
-    _ plan: DispatchPlan, _ weights: ExpertsWeights, _ saved: ExpertsActivations,
+    _ plan: DispatchPlan, _ weights: ExpertsWeights, _ saved: ExpertsSaved,
     gradRows: TensorView, _ gradients: ExpertsGradients, arena: inout Arena
   ) throws(EngineError) {
     try arena.scope { (arena) throws(EngineError) in
@@ -45,7 +45,7 @@ extension ExpertsPath {
 
   /// From the gradient of the experts' output to that of the pre-activation.
   private func downBackward(
-    _ plan: DispatchPlan, _ weights: ExpertsWeights, _ saved: ExpertsActivations,
+    _ plan: DispatchPlan, _ weights: ExpertsWeights, _ saved: ExpertsSaved,
     gradRows: TensorView, _ gradients: ExpertsGradients, into gradHidden: TensorView,
     arena: inout Arena
   ) throws(EngineError) {

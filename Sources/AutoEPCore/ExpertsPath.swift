@@ -18,7 +18,7 @@ public struct ExpertsPath {
   /// y [T,H] of x [T,H]; fills `saved` for the backward.
   public func forward(
     _ plan: DispatchPlan, _ weights: ExpertsWeights, x: TensorView, topkWeights: TensorView,
-    saved: ExpertsActivations, into y: TensorView, arena: inout Arena
+    saved: ExpertsSaved, into y: TensorView, arena: inout Arena
   ) throws(EngineError) {
     try dispatcher.dispatch(
       x, weights: weightsOnInput(topkWeights), plan: plan, into: saved.rows, arena: &arena)
@@ -36,7 +36,7 @@ public struct ExpertsPath {
 
   /// gate/up grouped GEMM, activation, down grouped GEMM.
   private func experts(
-    _ plan: DispatchPlan, _ weights: ExpertsWeights, _ saved: ExpertsActivations,
+    _ plan: DispatchPlan, _ weights: ExpertsWeights, _ saved: ExpertsSaved,
     into results: TensorView, arena: inout Arena
   ) throws(EngineError) {
     try arena.scope { (arena) throws(EngineError) in

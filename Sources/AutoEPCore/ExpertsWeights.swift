@@ -43,7 +43,7 @@ public struct ExpertsGradients {
 }
 
 /// What a forward leaves for the backward, besides x and the weights.
-public struct ExpertsActivations {
+public struct ExpertsSaved {
   /// What this rank's experts got, `[R,H]`.
   public let rows: TensorView
   /// Their pre-activation, `[R,G]`.

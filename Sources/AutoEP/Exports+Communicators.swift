@@ -1,0 +1,112 @@
+import AutoEPCallback
+import AutoEPCore
+import AutoEPMPI
+import CAutoEP
+
+@_cdecl("autoep_comm_create_self") @implementation
+public func autoep_comm_create_self(
+  _ comm: UnsafeMutablePointer<autoep_comm>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let target = try unsafe TensorChecker().pointer(comm, "comm")
+    unsafe target.pointee = communicators.insert(Communicator(SelfTransport()))
+  }
+}
+
+@_cdecl("autoep_comm_create_local") @implementation
+public func autoep_comm_create_local(
+  _ size: Int32, _ timeout_seconds: Double, _ comms: UnsafeMutablePointer<autoep_comm>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let check = TensorChecker()
+    let target = try unsafe check.pointer(comms, "comms")
+    let most: Int32 = 1024
+    guard (1...most).contains(size) else {
+      throw check.error("size", "is \(size); expected 1 to \(most)")
+    }
+    let world = try LocalTransport.makeWorld(
+      size: Int(size), timeout: check.timeout(timeout_seconds))
+    for (rank, transport) in world.enumerated() {
+      unsafe target[rank] = communicators.insert(Communicator(transport))
+    }
+  }
+}
+
+@_cdecl("autoep_comm_create_callback") @implementation
+public func autoep_comm_create_callback(
+  _ transport: UnsafePointer<autoep_transport>!, _ timeout_seconds: Double,
+  _ comm: UnsafeMutablePointer<autoep_comm>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let check = TensorChecker()
+    let target = try unsafe check.pointer(comm, "comm")
+    let table = try unsafe check.config(transport, "transport")
+    let timeout = try check.timeout(timeout_seconds)
+    unsafe target.pointee = communicators.insert(
+      Communicator(try unsafe CallbackTransport(table, timeout: timeout)))
+  }
+}
+
+@_cdecl("autoep_comm_create_mpi") @implementation
+public func autoep_comm_create_mpi(
+  _ library_path: UnsafePointer<CChar>!, _ ranks: UnsafePointer<Int32>!, _ count: Int32,
+  _ timeout_seconds: Double, _ comm: UnsafeMutablePointer<autoep_comm>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let check = TensorChecker()
+    let target = try unsafe check.pointer(comm, "comm")
+    guard let path = unsafe library_path else {
+      throw check.error("library_path", "is NULL; expected the path of libautoep_mpi.so")
+    }
+    var chosen: [Int32]?
+    if let ranks = unsafe ranks {
+      let most: Int32 = 1 << 20
+      guard (1...most).contains(count) else {
+        throw check.error("count", "is \(count); expected 1 to \(most) ranks")
+      }
+      chosen = unsafe Array(UnsafeBufferPointer(start: ranks, count: Int(count)))
+    }
+    let transport = try unsafe MPITransport.open(
+      library: String(cString: path), ranks: chosen, timeout: check.timeout(timeout_seconds))
+    unsafe target.pointee = communicators.insert(Communicator(transport))
+  }
+}
+
+@_cdecl("autoep_mpi_finalize") @implementation
+public func autoep_mpi_finalize(_ error: UnsafeMutablePointer<autoep_error>!) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in try MPITransport.finalize() }
+}
+
+@_cdecl("autoep_comm_free") @implementation
+public func autoep_comm_free(
+  _ comm: autoep_comm, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in try communicators.remove(comm) }
+}
+
+@_cdecl("autoep_comm_rank") @implementation
+public func autoep_comm_rank(
+  _ comm: autoep_comm, _ rank: UnsafeMutablePointer<Int32>!,
+  _ size: UnsafeMutablePointer<Int32>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let check = TensorChecker()
+    let rankTarget = try unsafe check.pointer(rank, "rank")
+    let sizeTarget = try unsafe check.pointer(size, "size")
+    let transport = try communicators.find(comm).transport
+    unsafe rankTarget.pointee = Int32(transport.rank)
+    unsafe sizeTarget.pointee = Int32(transport.size)
+  }
+}
+
+extension TensorChecker {
+  /// A deadline for exchanges.
+  fileprivate func timeout(_ seconds: Double) throws(EngineError) -> Double {
+    guard seconds > 0, seconds.isFinite else {
+      throw error("timeout_seconds", "is \(seconds); expected a finite number above 0")
+    }
+    return seconds
+  }
+}

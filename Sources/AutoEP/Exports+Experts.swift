@@ -1,0 +1,67 @@
+import AutoEPCore
+import CAutoEP
+
+@_cdecl("autoep_experts_forward") @implementation
+public func autoep_experts_forward(
+  _ context: autoep_context, _ plan: autoep_plan,
+  _ weights: UnsafePointer<autoep_experts_weights>!, _ x: UnsafePointer<autoep_tensor>!,
+  _ topk_weights: UnsafePointer<autoep_tensor>!, _ rows: UnsafePointer<autoep_tensor>!,
+  _ hidden: UnsafePointer<autoep_tensor>!, _ expert_rows: UnsafePointer<autoep_tensor>!,
+  _ y: UnsafePointer<autoep_tensor>!, _ workspace: UnsafeMutableRawPointer!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let context = try contexts.find(context)
+    let plan = try plans.find(plan)
+    let path = plan.path(on: context)
+    var check = TensorChecker(plan)
+    var arena = try unsafe check.arena(workspace, path.forwardWorkspaceBytes(plan.plan))
+    try unsafe path.forward(
+      plan.plan, check.weights(weights, plan.configuration),
+      x: check.tensor(x, "x", ["T", "H"], [plan.configuration.dtype]),
+      topkWeights: check.tensor(topk_weights, "topk_weights", ["T", "K"], floatTypes),
+      saved: ExpertsSaved(
+        rows: check.tensor(rows, "rows", ["R", "H"], [plan.configuration.dtype]),
+        hidden: check.tensor(hidden, "hidden", ["R", "G"], [plan.configuration.dtype]),
+        expertRows: check.tensor(
+          expert_rows, "expert_rows", ["N", "H"], [plan.configuration.dtype])),
+      into: check.tensor(y, "y", ["T", "H"], [plan.configuration.dtype]), arena: &arena)
+    context.statistics.countForward(plan.plan, rank: plan.rank, rowBytes: plan.rowBytes)
+  }
+}
+
+@_cdecl("autoep_experts_backward") @implementation
+public func autoep_experts_backward(
+  _ context: autoep_context, _ plan: autoep_plan,
+  _ weights: UnsafePointer<autoep_experts_weights>!, _ grad_y: UnsafePointer<autoep_tensor>!,
+  _ x: UnsafePointer<autoep_tensor>!, _ topk_weights: UnsafePointer<autoep_tensor>!,
+  _ rows: UnsafePointer<autoep_tensor>!, _ hidden: UnsafePointer<autoep_tensor>!,
+  _ expert_rows: UnsafePointer<autoep_tensor>!, _ grad_x: UnsafePointer<autoep_tensor>!,
+  _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
+  _ grad_weights: UnsafePointer<autoep_experts_weights>!,
+  _ workspace: UnsafeMutableRawPointer!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let context = try contexts.find(context)
+    let plan = try plans.find(plan)
+    let path = plan.path(on: context)
+    let dtype = plan.configuration.dtype
+    var check = TensorChecker(plan)
+    var arena = try unsafe check.arena(workspace, path.backwardWorkspaceBytes(plan.plan))
+    let scores = try unsafe check.tensor(topk_weights, "topk_weights", ["T", "K"], floatTypes)
+    let readsX = plan.configuration.scoreApply == .before
+    try unsafe path.backward(
+      plan.plan, check.weights(weights, plan.configuration),
+      gradY: check.tensor(grad_y, "grad_y", ["T", "H"], [dtype]),
+      x: readsX ? check.tensor(x, "x", ["T", "H"], [dtype]) : nil, topkWeights: scores,
+      saved: ExpertsSaved(
+        rows: check.tensor(rows, "rows", ["R", "H"], [dtype]),
+        hidden: check.tensor(hidden, "hidden", ["R", "G"], [dtype]),
+        expertRows: check.tensor(expert_rows, "expert_rows", ["N", "H"], [dtype])),
+      into: check.tensor(grad_x, "grad_x", ["T", "H"], [dtype]),
+      gradTopkWeights: check.optional(
+        grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),
+      gradients: check.gradients(grad_weights, plan.configuration), arena: &arena)
+    context.statistics.countBackward(plan.plan, rank: plan.rank, rowBytes: plan.rowBytes)
+  }
+}

@@ -1,0 +1,103 @@
+import AutoEPCore
+import CAutoEP
+
+private let logitTypes: [DataType] = [.f32, .f64, .bf16, .f16]
+
+/// The type that scores are computed and weights are returned in.
+private func scoreType(_ logits: DataType) -> DataType { logits == .f64 ? .f64 : .f32 }
+
+@_cdecl("autoep_route") @implementation
+public func autoep_route(
+  _ context: autoep_context, _ config: UnsafePointer<autoep_route_config>!,
+  _ logits: UnsafePointer<autoep_tensor>!, _ selection_bias: UnsafePointer<autoep_tensor>!,
+  _ topk_idx: UnsafePointer<autoep_tensor>!, _ topk_weights: UnsafePointer<autoep_tensor>!,
+  _ tokens_per_expert: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let backend = try contexts.find(context).backend
+    var check = TensorChecker()
+    let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
+    let route = try unsafe check.route(check.config(config, "config"))
+    try check.slotCount(logits)
+    try unsafe backend.route(
+      route, logits: logits,
+      selectionBias: check.optional(selection_bias, "selection_bias", ["E"], [.f32, .f64]),
+      topkIdx: check.tensor(topk_idx, "topk_idx", ["T", "K"], [.i32]),
+      topkWeights: check.tensor(
+        topk_weights, "topk_weights", ["T", "K"], [scoreType(logits.dtype)]),
+      tokensPerExpert: check.tensor(tokens_per_expert, "tokens_per_expert", ["E"], [.i32]))
+  }
+}
+
+@_cdecl("autoep_route_backward") @implementation
+public func autoep_route_backward(
+  _ context: autoep_context, _ config: UnsafePointer<autoep_route_config>!,
+  _ logits: UnsafePointer<autoep_tensor>!, _ topk_idx: UnsafePointer<autoep_tensor>!,
+  _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
+  _ grad_logits: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let backend = try contexts.find(context).backend
+    var check = TensorChecker()
+    let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
+    let route = try unsafe check.route(check.config(config, "config"))
+    try unsafe backend.routeBackward(
+      route, logits: logits,
+      topkIdx: check.tensor(topk_idx, "topk_idx", ["T", "K"], [.i32]),
+      gradTopkWeights: check.tensor(
+        grad_topk_weights, "grad_topk_weights", ["T", "K"], [scoreType(logits.dtype)]),
+      into: check.tensor(grad_logits, "grad_logits", ["T", "E"], [logits.dtype]))
+  }
+}
+
+@_cdecl("autoep_router_z_loss") @implementation
+public func autoep_router_z_loss(
+  _ context: autoep_context, _ logits: UnsafePointer<autoep_tensor>!,
+  _ loss: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let backend = try contexts.find(context).backend
+    var check = TensorChecker()
+    check.bind("1", 1, from: "a loss")
+    let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
+    _ = try check.positive(check.size("E"), "E of logits")
+    try unsafe backend.routerZLoss(
+      logits: logits, into: check.tensor(loss, "loss", ["1"], [scoreType(logits.dtype)]))
+  }
+}
+
+@_cdecl("autoep_router_z_loss_backward") @implementation
+public func autoep_router_z_loss_backward(
+  _ context: autoep_context, _ logits: UnsafePointer<autoep_tensor>!,
+  _ grad_loss: UnsafePointer<autoep_tensor>!, _ grad_logits: UnsafePointer<autoep_tensor>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let backend = try contexts.find(context).backend
+    var check = TensorChecker()
+    check.bind("1", 1, from: "a loss")
+    let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
+    _ = try check.positive(check.size("E"), "E of logits")
+    try unsafe backend.routerZLossBackward(
+      logits: logits,
+      gradLoss: check.tensor(grad_loss, "grad_loss", ["1"], [scoreType(logits.dtype)]),
+      into: check.tensor(grad_logits, "grad_logits", ["T", "E"], [logits.dtype]))
+  }
+}
+
+@_cdecl("autoep_jitter") @implementation
+public func autoep_jitter(
+  _ context: autoep_context, _ x: UnsafePointer<autoep_tensor>!, _ epsilon: Double,
+  _ seed: UInt64, _ y: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let backend = try contexts.find(context).backend
+    var check = TensorChecker()
+    guard (0..<1).contains(epsilon) else {
+      throw check.error("epsilon", "is \(epsilon); expected 0 or more, and less than 1")
+    }
+    let x = try unsafe check.tensor(x, "x", ["T", "H"], floatTypes)
+    try unsafe backend.jitter(
+      x, epsilon: epsilon, seed: seed, into: check.tensor(y, "y", ["T", "H"], [x.dtype]))
+  }
+}

@@ -1,0 +1,29 @@
+import AutoEPCore
+import CAutoEP
+
+@_cdecl("autoep_version") @implementation
+public func autoep_version() -> UnsafePointer<CChar>! { unsafe staticText("0.1.0") }
+
+@_cdecl("autoep_abi_version") @implementation
+public func autoep_abi_version() -> Int32 { 1 }
+
+@_cdecl("autoep_status_name") @implementation
+public func autoep_status_name(_ status: autoep_status) -> UnsafePointer<CChar>! {
+  if status == AUTOEP_OK { return unsafe staticText("AUTOEP_OK") }
+  return switch EngineError.Kind(rawValue: status) {
+  case .invalidArgument: unsafe staticText("AUTOEP_INVALID_ARGUMENT")
+  case .invalidHandle: unsafe staticText("AUTOEP_INVALID_HANDLE")
+  case .unsupported: unsafe staticText("AUTOEP_UNSUPPORTED")
+  case .outOfMemory: unsafe staticText("AUTOEP_OUT_OF_MEMORY")
+  case .communication: unsafe staticText("AUTOEP_COMMUNICATION")
+  case .timeout: unsafe staticText("AUTOEP_TIMEOUT")
+  case .missingLibrary: unsafe staticText("AUTOEP_MISSING_LIBRARY")
+  case .internal: unsafe staticText("AUTOEP_INTERNAL")
+  case nil: unsafe staticText("unknown status")
+  }
+}
+
+/// The bytes of a literal, which end with NUL and live as long as the process.
+private func staticText(_ text: StaticString) -> UnsafePointer<CChar> {
+  unsafe UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
+}

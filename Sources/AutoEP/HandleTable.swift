@@ -1,0 +1,47 @@
+import AutoEPCore
+import Synchronization
+
+/// Gives out numbers for objects that callers hold. Numbers are never used twice and differ between
+/// kinds, so a freed, foreign or invented one is an error.
+final class HandleTable<Object: AnyObject & Sendable>: Sendable {
+  private struct State {
+    var next: UInt64
+    var objects: [UInt64: Object] = [:]
+  }
+
+  private let kind: String
+  private let state: Mutex<State>
+
+  /// A table whose numbers start behind `tag`, which no other table has.
+  init(_ kind: String, tag: UInt8) {
+    self.kind = kind
+    state = Mutex(State(next: UInt64(tag) << 56 | 1))
+  }
+
+  func insert(_ object: Object) -> UInt64 {
+    state.withLock { state in
+      defer { state.next += 1 }
+      state.objects[state.next] = object
+      return state.next
+    }
+  }
+
+  func find(_ handle: UInt64) throws(EngineError) -> Object {
+    guard let object = state.withLock({ $0.objects[handle] }) else { throw unknown(handle) }
+    return object
+  }
+
+  /// Forgets the handle; the object ends with its last user.
+  func remove(_ handle: UInt64) throws(EngineError) {
+    guard let object = state.withLock({ $0.objects.removeValue(forKey: handle) }) else {
+      throw unknown(handle)
+    }
+    _ = consume object
+  }
+
+  private func unknown(_ handle: UInt64) -> EngineError {
+    EngineError(
+      .invalidHandle,
+      "\(handle) is not a \(kind) in use: it was freed, or is a handle of something else")
+  }
+}

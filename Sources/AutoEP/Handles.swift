@@ -1,0 +1,47 @@
+import AutoEPCore
+
+/// A device, its threads and its counters.
+final class EngineContext: Sendable {
+  let backend: any ComputeBackend
+  let numThreads: Int
+  let statistics = ExpertsStatistics()
+
+  init(backend: any ComputeBackend, numThreads: Int) {
+    self.backend = backend
+    self.numThreads = numThreads
+  }
+}
+
+/// The ranks of one group.
+final class Communicator: Sendable {
+  let transport: any Transport
+
+  init(_ transport: any Transport) { self.transport = transport }
+}
+
+/// A plan with all that its forward and backward need.
+final class ExpertsPlan: Sendable {
+  let plan: DispatchPlan
+  let configuration: ExpertsConfiguration
+  let communicator: Communicator
+
+  init(plan: DispatchPlan, configuration: ExpertsConfiguration, communicator: Communicator) {
+    self.plan = plan
+    self.configuration = configuration
+    self.communicator = communicator
+  }
+
+  func path(on context: EngineContext) -> ExpertsPath {
+    ExpertsPath(
+      configuration, backend: context.backend,
+      dispatcher: AllToAllDispatcher(
+        backend: context.backend, transport: communicator.transport))
+  }
+
+  var rank: Int { communicator.transport.rank }
+  var rowBytes: Int { configuration.hiddenSize * configuration.dtype.byteCount }
+}
+
+let contexts = HandleTable<EngineContext>("context", tag: 1)
+let communicators = HandleTable<Communicator>("communicator", tag: 2)
+let plans = HandleTable<ExpertsPlan>("plan", tag: 3)

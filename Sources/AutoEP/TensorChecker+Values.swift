@@ -1,0 +1,89 @@
+import AutoEPCore
+import CAutoEP
+
+/// Checks of numbers, and of what several calls share.
+extension TensorChecker {
+  /// A number that must be 1 or more.
+  func positive(_ value: Int, _ name: String) throws(EngineError) -> Int {
+    guard value > 0 else { throw error(name, "is \(value); expected 1 or more") }
+    return value
+  }
+
+  /// A place for a result.
+  func pointer<Pointee>(
+    _ pointer: UnsafeMutablePointer<Pointee>?, _ name: String
+  ) throws(EngineError) -> UnsafeMutablePointer<Pointee> {
+    guard let pointer = unsafe pointer else {
+      throw error(name, "is NULL; expected a place for the result")
+    }
+    return unsafe pointer
+  }
+
+  /// A raw value as the case it stands for.
+  func choice<Choice: RawRepresentable>(
+    _ value: Int32, _ name: String, _ type: Choice.Type, _ expected: String
+  ) throws(EngineError) -> Choice where Choice.RawValue == Int32 {
+    guard let choice = Choice(rawValue: value) else {
+      throw error(name, "is \(value); expected one of \(expected)")
+    }
+    return choice
+  }
+
+  /// The count of slots [T,K]; rows are numbered by 32 bits.
+  @discardableResult
+  func slotCount(_ slots: TensorView) throws(EngineError) -> Int {
+    guard slots.elementCount <= Int(Int32.max) else {
+      throw error("T * K", "is \(slots.elementCount); expected at most \(Int32.max) a call")
+    }
+    return slots.elementCount
+  }
+
+  /// row_of_slot [T,K], whose count binds N.
+  mutating func rowOfSlot(
+    _ tensor: UnsafePointer<autoep_tensor>?
+  ) throws(EngineError) -> TensorView {
+    let slots = try unsafe self.tensor(tensor, "row_of_slot", ["T", "K"], [.i32])
+    bind("N", try slotCount(slots), from: "T * K of row_of_slot")
+    return slots
+  }
+
+  /// A config struct of the caller, at least as long as this library's.
+  func config<Config: BitwiseCopyable>(
+    _ config: UnsafePointer<Config>?, _ name: String
+  ) throws(EngineError) -> Config {
+    guard let config = unsafe config else {
+      throw error(name, "is NULL; expected a \(Config.self)")
+    }
+    // The size comes first in every config, so it can be read before the rest is trusted.
+    let size = unsafe UnsafeRawPointer(config).load(as: Int.self)
+    guard size >= MemoryLayout<Config>.size else {
+      throw error(
+        "\(name).struct_size",
+        "is \(size); expected sizeof(\(Config.self)) = \(MemoryLayout<Config>.size)")
+    }
+    return unsafe config.pointee
+  }
+
+  /// rows_per_group [E] as numbers that sum to `rows`.
+  func rowsPerGroup(_ tensor: TensorView, rows: Int) throws(EngineError) -> [Int] {
+    var remaining = rows
+    var counts: [Int] = []
+    for group in 0..<tensor.elementCount {
+      let count = unsafe tensor.dtype == .i32
+        ? Int(tensor.load(Int32.self, at: group)) : Int(tensor.load(Int64.self, at: group))
+      guard count >= 0, count <= remaining else {
+        throw error(
+          "rows_per_group",
+          "has \(count) at index \(group), with \(remaining) of \(rows) rows left;"
+            + " expected 0 to that")
+      }
+      remaining -= count
+      counts.append(count)
+    }
+    guard remaining == 0 else {
+      throw error(
+        "rows_per_group", "sums to \(rows - remaining); expected the \(rows) rows of the tensor")
+    }
+    return counts
+  }
+}

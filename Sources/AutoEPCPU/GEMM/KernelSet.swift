@@ -1,0 +1,35 @@
+import AutoEPCore
+import CMicroKernels
+
+/// The kernels of one instruction set.
+struct KernelSet: Sendable {
+  let name: String
+  let f32: TileKernel<Float>
+  let f64: TileKernel<Double>
+
+  /// The best kernels of this machine, or those that AUTOEP_CPU_KERNELS names.
+  static func chosen() throws(EngineError) -> KernelSet {
+    guard let name = environmentValue("AUTOEP_CPU_KERNELS") else { return try best() }
+    guard let kind = Kind(rawValue: name) else {
+      throw EngineError(
+        .invalidArgument,
+        "AUTOEP_CPU_KERNELS is '\(name)'; expected one of "
+          + Kind.allCases.map(\.rawValue).joined(separator: ", "))
+    }
+    guard let set = KernelSet(kind) else {
+      throw EngineError(
+        .missingLibrary, "AUTOEP_CPU_KERNELS is '\(name)', but \(kind.reasonMissing)")
+    }
+    return set
+  }
+
+  private static func best() throws(EngineError) -> KernelSet {
+    guard let set = available().first else {
+      throw EngineError(.internal, "no matrix kernel for this machine")
+    }
+    return set
+  }
+
+  /// All that this machine can run, best first.
+  static func available() -> [KernelSet] { Kind.allCases.compactMap { KernelSet($0) } }
+}

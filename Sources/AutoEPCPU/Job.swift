@@ -1,0 +1,31 @@
+import Synchronization
+
+/// The items of one parallel loop; threads take ranges of them until none is left.
+final class Job: @unchecked Sendable {
+  private let count: Int
+  private let rangeLength: Int
+  private let nextStart = Atomic(0)
+  // Only called before `finish`, while the caller's closure lives.
+  private var body: ((Range<Int>) -> Void)?
+
+  init(count: Int, grain: Int, threadCount: Int, body: @escaping (Range<Int>) -> Void) {
+    self.count = count
+    // About four ranges a thread even out their unequal speeds.
+    let ranges = threadCount * 4
+    rangeLength = max(grain, 1, (count - 1) / ranges + 1)
+    self.body = body
+  }
+
+  /// Works until no range is left.
+  func takePart() {
+    while true {
+      let start = nextStart.add(rangeLength, ordering: .relaxed).oldValue
+      guard start < count else { return }
+      body?(start..<min(start + rangeLength, count))
+    }
+  }
+
+  /// Lets go of the caller's closure; a worker may hold the job a little longer. Called when no
+  /// thread takes part any more.
+  func finish() { body = nil }
+}

@@ -1,0 +1,74 @@
+import AutoEPCore
+
+/// Typed elements in borrowed memory. Indices are checked in debug builds.
+@safe
+struct Elements<Element> {
+  private let base: UnsafeMutablePointer<Element>?
+  let count: Int
+
+  init(base: UnsafeMutablePointer<Element>?, count: Int) {
+    unsafe self.base = unsafe base
+    self.count = count
+  }
+
+  /// All elements of a tensor whose dtype is Element's.
+  init(_ tensor: TensorView) {
+    unsafe base = unsafe tensor.data?.assumingMemoryBound(to: Element.self)
+    count = tensor.elementCount
+  }
+
+  subscript(index: Int) -> Element {
+    get {
+      assert(index >= 0 && index < count)
+      return unsafe base.unsafelyUnwrapped[index]
+    }
+    nonmutating set {
+      assert(index >= 0 && index < count)
+      unsafe base.unsafelyUnwrapped[index] = newValue
+    }
+  }
+
+  /// The elements of a range.
+  subscript(range: Range<Int>) -> Elements {
+    assert(range.lowerBound >= 0 && range.upperBound <= count)
+    return unsafe Elements(base: base.map { unsafe $0 + range.lowerBound }, count: range.count)
+  }
+
+  /// The row of a matrix with this many columns.
+  func row(_ index: Int, width: Int) -> Elements {
+    self[index * width..<(index + 1) * width]
+  }
+
+  /// Consecutive rows of a matrix with this many columns.
+  func rows(_ range: Range<Int>, width: Int) -> Elements {
+    self[range.lowerBound * width..<range.upperBound * width]
+  }
+
+  /// The address, for C; nil only when there is no element.
+  var pointer: UnsafeMutablePointer<Element>? { unsafe base }
+
+  /// Sets every element.
+  func fill(_ value: Element) {
+    for index in 0..<count { self[index] = value }
+  }
+}
+
+extension Elements where Element: Scalar {
+  /// A copy in the type that sums accumulate in.
+  func widened() -> [Element.Wide] { (0..<count).map { self[$0].wide } }
+
+  /// Rounds each value into its place.
+  func store(_ values: [Element.Wide]) {
+    for index in 0..<count { self[index] = Element(rounding: values[index]) }
+  }
+}
+
+extension Array where Element: Real {
+  /// An array of zeros that `body` fills, from several threads if it likes.
+  init(count: Int, filledBy body: (Elements<Element>) -> Void) {
+    self.init(repeating: 0, count: count)
+    unsafe withUnsafeMutableBufferPointer { buffer in
+      body(unsafe Elements(base: buffer.baseAddress, count: count))
+    }
+  }
+}

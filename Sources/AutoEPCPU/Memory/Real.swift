@@ -1,0 +1,33 @@
+import Glibc
+
+/// A type that the backend computes in: Float or Double.
+protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Scalar where Wide == Self {
+  static func exp(_ x: Self) -> Self
+  static func log(_ x: Self) -> Self
+  static func tanh(_ x: Self) -> Self
+  static func erf(_ x: Self) -> Self
+
+  /// The matrix kernel of this type.
+  static func kernel(of set: KernelSet) -> TileKernel<Self>
+}
+
+extension Float: Real {
+  static func exp(_ x: Float) -> Float { expf(x) }
+  static func log(_ x: Float) -> Float { logf(x) }
+  static func tanh(_ x: Float) -> Float { tanhf(x) }
+  static func erf(_ x: Float) -> Float { erff(x) }
+  static func kernel(of set: KernelSet) -> TileKernel<Float> { set.f32 }
+}
+
+extension Double: Real {
+  static func exp(_ x: Double) -> Double { Glibc.exp(x) }
+  static func log(_ x: Double) -> Double { Glibc.log(x) }
+  static func tanh(_ x: Double) -> Double { Glibc.tanh(x) }
+  static func erf(_ x: Double) -> Double { Glibc.erf(x) }
+  static func kernel(of set: KernelSet) -> TileKernel<Double> { set.f64 }
+}
+
+extension Real {
+  /// 1 / (1 + e^-x), without overflow and accurate at both ends.
+  static func sigmoid(_ x: Self) -> Self { 1 / (1 + exp(-x)) }
+}

@@ -1,0 +1,53 @@
+import AutoEPCore
+
+extension TensorView {
+  /// A copy of a small float tensor in the type that the caller computes in.
+  func reals<R: Real>(_: R.Type) -> [R] {
+    switch dtype {
+    case .f32: Elements<Float>(self).widened().map { R($0) }
+    case .f64: Elements<Double>(self).widened().map { R($0) }
+    case .bf16: Elements<BFloat16>(self).widened().map { R($0) }
+    case .f16: Elements<Float16>(self).widened().map { R($0) }
+    case .i32, .i64: []
+    }
+  }
+
+  /// Rounds values into a small float tensor.
+  func store<R: Real>(_ values: [R]) {
+    switch dtype {
+    case .f32: Elements<Float>(self).store(values.map { Float($0) })
+    case .f64: Elements<Double>(self).store(values.map { Double($0) })
+    case .bf16: Elements<BFloat16>(self).store(values.map { Float($0) })
+    case .f16: Elements<Float16>(self).store(values.map { Float($0) })
+    case .i32, .i64: assertionFailure("a float tensor is expected")
+    }
+  }
+
+  /// A copy of an integer tensor.
+  func integers() throws(EngineError) -> [Int] {
+    switch dtype {
+    case .i32:
+      let elements = Elements<Int32>(self)
+      return (0..<elements.count).map { Int(elements[$0]) }
+    case .i64:
+      let elements = Elements<Int64>(self)
+      return (0..<elements.count).map { Int(elements[$0]) }
+    case .f32, .f64, .bf16, .f16:
+      throw EngineError(
+        .unsupported, "indices must be int32 or int64, but their dtype is \(dtype.name)")
+    }
+  }
+
+  /// Writes counts, which fit, to an integer tensor.
+  func store(integers: [Int]) {
+    switch dtype {
+    case .i32:
+      let elements = Elements<Int32>(self)
+      for index in integers.indices { elements[index] = Int32(truncatingIfNeeded: integers[index]) }
+    case .i64:
+      let elements = Elements<Int64>(self)
+      for index in integers.indices { elements[index] = Int64(integers[index]) }
+    case .f32, .f64, .bf16, .f16: assertionFailure("an integer tensor is expected")
+    }
+  }
+}

@@ -1,0 +1,33 @@
+import Glibc
+
+extension Elements where Element: Scalar {
+  /// Copies a row of the same length.
+  func copy(_ source: Elements) {
+    guard let to = unsafe pointer, let from = unsafe source.pointer else { return }
+    unsafe memcpy(to, from, count * MemoryLayout<Element>.stride)
+  }
+
+  /// Becomes a row of the same length, times a factor.
+  func setScaled(_ source: Elements, by factor: Element.Wide) {
+    for index in 0..<count { self[index] = Element(rounding: factor * source[index].wide) }
+  }
+
+  /// sum += factor · self.
+  func addScaled(by factor: Element.Wide, to sum: inout [Element.Wide]) {
+    for index in 0..<count { sum[index] += factor * self[index].wide }
+  }
+
+  /// The inner product with a row of the same length. The order of the sum is fixed: 16 running sums,
+  /// which a vector unit holds, added up at the end.
+  func dot(_ other: Elements) -> Element.Wide {
+    var sums = SIMD16<Element.Wide>()
+    let whole = count - count % 16
+    for start in stride(from: 0, to: whole, by: 16) {
+      for lane in 0..<16 {
+        sums[lane] += self[start + lane].wide * other[start + lane].wide
+      }
+    }
+    for index in whole..<count { sums[index - whole] += self[index].wide * other[index].wide }
+    return sums.indices.reduce(0) { $0 + sums[$1] }
+  }
+}

@@ -1,0 +1,37 @@
+import AutoEPCore
+import CMicroKernels
+import Glibc
+
+/// How many threads a backend uses.
+enum ThreadCount {
+  private static let variable = "AUTOEP_NUM_THREADS"
+  private static let allowed = 1...1024
+
+  /// The number asked for, else AUTOEP_NUM_THREADS, else the cores this process may use.
+  static func resolve(_ requested: Int?) throws(EngineError) -> Int {
+    if let requested { return try checked(requested, given: "\(requested)", for: "num_threads") }
+    if let text = environmentValue(variable) {
+      return try checked(Int(text), given: "'\(text)'", for: variable)
+    }
+    return min(usable_cores(), allowed.upperBound)
+  }
+
+  private static func checked(
+    _ count: Int?, given: String, for name: String
+  ) throws(EngineError) -> Int {
+    guard let count, allowed.contains(count) else {
+      throw EngineError(
+        .invalidArgument,
+        "\(name) is \(given); expected a number from \(allowed.lowerBound) to "
+          + "\(allowed.upperBound)")
+    }
+    return count
+  }
+}
+
+/// The value of an environment variable that is set and not empty.
+func environmentValue(_ name: String) -> String? {
+  guard let value = unsafe getenv(name) else { return nil }
+  let text = unsafe String(cString: value)
+  return text.isEmpty ? nil : text
+}

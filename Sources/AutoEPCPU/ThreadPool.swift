@@ -1,0 +1,61 @@
+import Glibc
+import Synchronization
+
+/// Worker threads that share the independent items of one job at a time with the caller. Which
+/// thread does an item never changes its result.
+final class ThreadPool: Sendable {
+  /// Threads that work on a job: the workers and the caller.
+  let threadCount: Int
+
+  private let board: JobBoard
+  private let workers: [pthread_t]
+  private let isBusy = Atomic(false)
+
+  /// Starts `threadCount - 1` workers; fewer where the system refuses a thread.
+  init(threadCount: Int) {
+    let board = JobBoard()
+    var workers: [pthread_t] = []
+    while workers.count + 1 < threadCount, let worker = Self.startWorker(of: board) {
+      workers.append(worker)
+    }
+    self.board = board
+    self.workers = workers
+    self.threadCount = workers.count + 1
+  }
+
+  deinit {
+    board.close()
+    for worker in workers { pthread_join(worker, nil) }
+  }
+
+  /// Calls `body` with ranges that together are `0..<count`, each of about `grain` items or more,
+  /// from several threads at once. A job that comes while another runs, from another host thread or
+  /// from inside a body, runs on its caller alone.
+  func forEachRange(of count: Int, grain: Int, _ body: (Range<Int>) -> Void) {
+    guard count > 0 else { return }
+    guard threadCount > 1, count > grain, claim() else { return body(0..<count) }
+    defer { isBusy.store(false, ordering: .releasing) }
+    withoutActuallyEscaping(body) { body in
+      board.run(Job(count: count, grain: grain, threadCount: threadCount, body: body))
+    }
+  }
+
+  private func claim() -> Bool {
+    isBusy.compareExchange(expected: false, desired: true, ordering: .acquiring).exchanged
+  }
+
+  private static func startWorker(of board: JobBoard) -> pthread_t? {
+    var thread = pthread_t()
+    let context = unsafe Unmanaged.passRetained(board)
+    let status = unsafe pthread_create(
+      &thread, nil,
+      { context in
+        guard let context = unsafe context else { return nil }
+        unsafe Unmanaged<JobBoard>.fromOpaque(context).takeRetainedValue().work()
+        return nil
+      }, context.toOpaque())
+    if status == 0 { return thread }
+    unsafe context.release()
+    return nil
+  }
+}

@@ -1,0 +1,34 @@
+import AutoEPCore
+import Testing
+
+/// The error that a tensor of a dtype may have against a reference in f64, by norm.
+///
+/// For bf16 the reference computes from the same rounded inputs, so what is left is the one rounding
+/// of each element, at most 2^-9 of it, and the f32 sums before it.
+func tolerance(_ dtype: DataType) -> Double {
+  switch dtype {
+  case .f64: 1e-12
+  case .f32: 3e-6
+  case .bf16: 0x1p-9 + 3e-6
+  case .f16: 0x1p-11 + 3e-6
+  case .i32, .i64: 0
+  }
+}
+
+/// Expects ‖tensor − reference‖ ≤ tolerance · ‖reference‖, and a written element everywhere.
+func expectClose(
+  _ tensor: Tensor, _ reference: [Double], _ label: String = "",
+  sourceLocation: SourceLocation = #_sourceLocation
+) {
+  let values = tensor.values
+  #expect(values.count == reference.count, sourceLocation: sourceLocation)
+  let difference = norm(zip(values, reference).map { $0 - $1 })
+  let bound = tolerance(tensor.view.dtype) * norm(reference)
+  #expect(
+    difference <= bound, "\(label) \(tensor.view.dtype.name) \(tensor.view.shape)",
+    sourceLocation: sourceLocation)
+}
+
+private func norm(_ values: [Double]) -> Double {
+  values.reduce(0) { $0 + $1 * $1 }.squareRoot()
+}

@@ -1,0 +1,66 @@
+import AutoEPCore
+
+/// A tensor that owns its memory. Values go in and come out as Double.
+@safe
+final class Tensor {
+  let view: TensorView
+  private let memory: UnsafeMutableRawPointer
+
+  /// A tensor that holds NaN (or -77), so that an element left unwritten shows.
+  init(_ shape: [Int], _ dtype: DataType) {
+    let byteCount = shape.reduce(1, *) * dtype.byteCount
+    unsafe memory = UnsafeMutableRawPointer.allocate(byteCount: max(byteCount, 1), alignment: 8)
+    view = unsafe TensorView(data: byteCount > 0 ? memory : nil, shape: shape, dtype: dtype)
+    values = Array(repeating: dtype == .i32 || dtype == .i64 ? -77 : .nan, count: view.elementCount)
+  }
+
+  /// A tensor of values, each rounded to the dtype.
+  convenience init(_ values: [Double], _ shape: [Int], _ dtype: DataType) {
+    self.init(shape, dtype)
+    precondition(values.count == view.elementCount)
+    self.values = values
+  }
+
+  /// A tensor of integers.
+  convenience init(integers: [Int], _ shape: [Int], _ dtype: DataType = .i32) {
+    self.init(integers.map { Double($0) }, shape, dtype)
+  }
+
+  deinit { unsafe memory.deallocate() }
+
+  /// The elements.
+  var values: [Double] {
+    get { (0..<view.elementCount).map { load($0) } }
+    set { for index in newValue.indices { store(newValue[index], at: index) } }
+  }
+
+  /// The elements of an integer tensor.
+  var integers: [Int] { values.map { Int($0) } }
+
+  /// The bytes, to compare bit by bit.
+  var bytes: [UInt8] { unsafe Array(UnsafeRawBufferPointer(start: memory, count: view.byteCount)) }
+
+  private func load(_ index: Int) -> Double {
+    let place = unsafe memory + index * view.dtype.byteCount
+    return switch view.dtype {
+    case .f32: Double(unsafe place.load(as: Float.self))
+    case .f64: unsafe place.load(as: Double.self)
+    case .bf16: Double(unsafe place.load(as: BFloat16.self).float)
+    case .f16: Double(unsafe place.load(as: Float16.self))
+    case .i32: Double(unsafe place.load(as: Int32.self))
+    case .i64: Double(unsafe place.load(as: Int64.self))
+    }
+  }
+
+  private func store(_ value: Double, at index: Int) {
+    let place = unsafe memory + index * view.dtype.byteCount
+    switch view.dtype {
+    case .f32: unsafe place.storeBytes(of: Float(value), as: Float.self)
+    case .f64: unsafe place.storeBytes(of: value, as: Double.self)
+    case .bf16: unsafe place.storeBytes(of: BFloat16(Float(value)), as: BFloat16.self)
+    case .f16: unsafe place.storeBytes(of: Float16(value), as: Float16.self)
+    case .i32: unsafe place.storeBytes(of: Int32(value), as: Int32.self)
+    case .i64: unsafe place.storeBytes(of: Int64(value), as: Int64.self)
+    }
+  }
+}

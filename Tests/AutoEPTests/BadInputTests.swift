@@ -1,0 +1,215 @@
+import AutoEP
+import CAutoEP
+import Testing
+
+/// Whatever a caller hands in, a function answers with a status and a text.
+@Suite struct BadInputTests {
+  /// Ways to spoil any tensor: what is changed, and a word that the text must have.
+  private static let spoilings: [(String, status: Int, (inout autoep_tensor) -> Void)] = [
+    ("dimensions", AUTOEP_INVALID_ARGUMENT, { $0.ndim = 7 }),
+    ("dimensions", AUTOEP_INVALID_ARGUMENT, { $0.ndim = -1 }),
+    ("dimensions", AUTOEP_INVALID_ARGUMENT, { $0.ndim = 1_000_000 }),
+    ("dtype", AUTOEP_INVALID_ARGUMENT, { $0.dtype = 77 }),
+    ("expected", AUTOEP_INVALID_ARGUMENT, { $0.dtype = wrong($0.dtype) }),
+    ("CUDA", AUTOEP_UNSUPPORTED, { $0.device_type = Int32(AUTOEP_DEVICE_CUDA) }),
+    ("device type", AUTOEP_UNSUPPORTED, { $0.device_type = 42 }),
+    ("no data", AUTOEP_INVALID_ARGUMENT, { $0.data = nil }),
+    ("aligned", AUTOEP_INVALID_ARGUMENT, { $0.data += 1 }),
+    ("NULL", AUTOEP_INVALID_ARGUMENT, { $0.shape = nil }),
+    ("negative", AUTOEP_INVALID_ARGUMENT, { $0.shape = UnsafePointer(negative) }),
+    ("more bytes", AUTOEP_INVALID_ARGUMENT, { $0.shape = UnsafePointer(huge) }),
+    ("shape", AUTOEP_INVALID_ARGUMENT, { $0.shape = UnsafePointer(thirteens) }),
+    ("contiguous", AUTOEP_INVALID_ARGUMENT, { $0.strides = UnsafePointer(thirteens) }),
+  ]
+
+  nonisolated(unsafe) private static let negative = numbers(-1)
+  nonisolated(unsafe) private static let huge = numbers(Int64.max / 2)
+  nonisolated(unsafe) private static let thirteens = numbers(13)
+
+  private static func numbers(_ value: Int64) -> UnsafeMutablePointer<Int64> {
+    let memory = UnsafeMutablePointer<Int64>.allocate(capacity: 8)
+    memory.initialize(repeating: value, count: 8)
+    return memory
+  }
+
+  private static func wrong(_ dtype: autoep_dtype) -> autoep_dtype {
+    autoep_dtype([AUTOEP_I32, AUTOEP_I64].contains(Int(dtype)) ? AUTOEP_F32 : AUTOEP_I32)
+  }
+
+  @Test("every tensor of every function, spoiled in every way", arguments: Call.all)
+  func tensors(item: Call) throws {
+    let context = try TestContext()
+    for (index, argument) in item.tensors.enumerated() {
+      for (text, status, spoil) in Self.spoilings where Self.applies(text, to: argument, of: item) {
+        expectFailure(status, argument.name, text) {
+          try item(context.handle) { tensors in
+            _ = tensors[index].describe(spoil)
+            return tensors.map(\.pointer)
+          }
+        }
+      }
+      if argument.isOptional { continue }
+      expectFailure(AUTOEP_INVALID_ARGUMENT, argument.name, "NULL") {
+        try item(context.handle) { tensors in
+          tensors.enumerated().map { $0.offset == index ? nil : $0.element.pointer }
+        }
+      }
+    }
+    // And then it works as ever.
+    try item(context.handle)
+  }
+
+  /// One row of one element is contiguous whatever its stride; and a call that takes any shape
+  /// takes a flat one.
+  private static func applies(_ text: String, to argument: Call.Argument, of call: Call) -> Bool {
+    text != "contiguous" || argument.shape != [1]
+  }
+
+  @Test("freed, foreign and invented handles", arguments: Call.all)
+  func handles(item: Call) throws {
+    var freed: autoep_context = 0
+    try call { autoep_context_create(nil, &freed, $0) }
+    try call { autoep_context_free(freed, $0) }
+    var comm: autoep_comm = 0
+    try call { autoep_comm_create_self(&comm, $0) }
+    defer { _ = autoep_comm_free(comm, nil) }
+    let takesContext = !item.name.hasPrefix("autoep_all_")
+    for handle in [freed, comm, 0, UInt64.max] where takesContext {
+      expectFailure(AUTOEP_INVALID_HANDLE, "\(handle)") { try item(handle) }
+    }
+    let bad: [autoep_comm] = [freed, 0]
+    for handle in bad {
+      expectFailure(AUTOEP_INVALID_HANDLE) { try call { autoep_barrier(handle, $0) } }
+      expectFailure(AUTOEP_INVALID_HANDLE) { try call { autoep_comm_free(handle, $0) } }
+      expectFailure(AUTOEP_INVALID_HANDLE) { try call { autoep_plan_free(handle, $0) } }
+      expectFailure(AUTOEP_INVALID_HANDLE) {
+        try call { autoep_plan_tokens_per_expert(handle, nil, nil, $0) }
+      }
+    }
+  }
+
+  @Test("an error may be NULL, and a success leaves it alone")
+  func errors() throws {
+    #expect(autoep_context_free(12345, nil) == AUTOEP_INVALID_HANDLE)
+    var error = autoep_error()
+    error.status = 99
+    var context: autoep_context = 0
+    #expect(autoep_context_create(nil, &context, &error) == AUTOEP_OK)
+    #expect(autoep_context_free(context, &error) == AUTOEP_OK)
+    #expect(error.status == 99)
+  }
+
+  @Test("NaN and infinite logits name the token and the expert")
+  func nonFiniteLogits() throws {
+    let context = try TestContext()
+    let route = Call.all[0]
+    for (value, text) in [(Double.nan, "nan"), (Double.infinity, "inf")] {
+      expectFailure(AUTOEP_INVALID_ARGUMENT, text, "token 1", "expert 2") {
+        try route(context.handle) { tensors in
+          var values = [Double](repeating: 0, count: 12)
+          values[6] = value
+          tensors[0].set(values)
+          return tensors.map(\.pointer)
+        }
+      }
+    }
+  }
+
+  @Test("choices and rows out of range", arguments: [-1.0, 4, 6, 2_147_483_647, -2_147_483_648])
+  func badIndices(value: Double) throws {
+    let context = try TestContext()
+    for item in Call.all {
+      for (index, argument) in item.tensors.enumerated() {
+        guard ["topk_idx", "row_of_slot"].contains(argument.name), argument.values[0] != 0.5,
+          argument.name == "topk_idx" || value != 4
+        else { continue }
+        expectFailure(AUTOEP_INVALID_ARGUMENT, argument.name, "\(Int(value))") {
+          try item(context.handle) { tensors in
+            var values = argument.values
+            values[3] = value
+            tensors[index].set(values)
+            return tensors.map(\.pointer)
+          }
+        }
+      }
+    }
+  }
+
+  @Test("configs: sizes, choices and numbers out of range")
+  func configs() throws {
+    var context: autoep_context = 0
+    var config = autoep_context_config(
+      struct_size: 3, device_type: Int32(AUTOEP_DEVICE_CPU), device_id: 0, num_threads: 0)
+    expectFailure(AUTOEP_INVALID_ARGUMENT, "struct_size", "3") {
+      try call { autoep_context_create(&config, &context, $0) }
+    }
+    config.struct_size = MemoryLayout<autoep_context_config>.size
+    config.num_threads = -1
+    expectFailure(AUTOEP_INVALID_ARGUMENT, "num_threads", "-1") {
+      try call { autoep_context_create(&config, &context, $0) }
+    }
+    config.num_threads = 0
+    config.device_type = Int32(AUTOEP_DEVICE_CUDA)
+    expectFailure(AUTOEP_UNSUPPORTED, "device_type") {
+      try call { autoep_context_create(&config, &context, $0) }
+    }
+    expectFailure(AUTOEP_INVALID_ARGUMENT, "context", "NULL") {
+      try call { autoep_context_create(nil, nil, $0) }
+    }
+    var comms: [autoep_comm] = [0]
+    for size in [Int32.min, 0, Int32.max] {
+      expectFailure(AUTOEP_INVALID_ARGUMENT, "size") {
+        try call { autoep_comm_create_local(size, 1, &comms, $0) }
+      }
+    }
+    for timeout in [0, -1, Double.nan, Double.infinity] {
+      expectFailure(AUTOEP_INVALID_ARGUMENT, "timeout") {
+        try call { autoep_comm_create_local(1, timeout, &comms, $0) }
+      }
+    }
+    expectFailure(AUTOEP_MISSING_LIBRARY, "/nowhere/libautoep_mpi.so") {
+      try call { autoep_comm_create_mpi("/nowhere/libautoep_mpi.so", nil, 0, 1, &comms, $0) }
+    }
+  }
+
+  private typealias RouteChange = (inout autoep_route_config) -> Void
+
+  @Test("router configs")
+  func routers() throws {
+    let context = try TestContext()
+    let changes: [(String, RouteChange)] = [
+      ("score", { $0.score = 9 }), ("top_k", { $0.top_k = 0 }), ("top_k", { $0.top_k = 5 }),
+      ("scale", { $0.scale = .nan }), ("struct_size", { $0.struct_size = 8 }),
+      ("normalize_epsilon", { ($0.normalize, $0.normalize_epsilon) = (1, -1) }),
+      ("group_score", { $0.group_score = 5 }),
+      ("num_groups", { ($0.group_score, $0.num_groups) = (1, 3) }),
+      ("num_groups", { ($0.group_score, $0.num_groups) = (1, 0) }),
+      ("topk_groups", { ($0.group_score, $0.num_groups, $0.topk_groups) = (1, 2, 3) }),
+      ("top_k", { ($0.group_score, $0.num_groups, $0.topk_groups, $0.top_k) = (1, 4, 1, 2) }),
+      (
+        "sinkhorn_iterations",
+        { ($0.score, $0.training) = (autoep_score(AUTOEP_SCORE_SINKHORN), 1) }
+      ),
+    ]
+    for (text, change) in changes {
+      var config = autoep_route_config(
+        struct_size: MemoryLayout<autoep_route_config>.size,
+        score: autoep_score(AUTOEP_SCORE_SOFTMAX), top_k: 2, normalize: 0, normalize_epsilon: 0,
+        scale: 1, group_score: 0, num_groups: 1, topk_groups: 1, training: 0,
+        sinkhorn_iterations: 0)
+      change(&config)
+      let topK = Int(config.top_k)
+      let logits = TestTensor([3, 4], AUTOEP_F32, Array(repeating: 0, count: 12))
+      let idx = TestTensor([3, max(topK, 1)], AUTOEP_I32)
+      let weights = TestTensor([3, max(topK, 1)], AUTOEP_F32)
+      let load = TestTensor([4], AUTOEP_I32)
+      expectFailure(AUTOEP_INVALID_ARGUMENT, "config.\(text)") {
+        try call {
+          autoep_route(
+            context.handle, &config, logits.pointer, nil, idx.pointer, weights.pointer,
+            load.pointer, $0)
+        }
+      }
+    }
+  }
+}
