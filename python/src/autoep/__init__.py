@@ -1,0 +1,60 @@
+"""Expert parallelism for HuggingFace Mixture-of-Experts models.
+
+`autoep.initialize(...)` spreads a model's experts over the ranks; `autoep.functional` has the
+operations by themselves. Importing this package loads neither torch nor the engine: both are
+loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from autoep.errors import (
+    CommunicationError,
+    DeadlineError,
+    Error,
+    InternalError,
+    InvalidArgumentError,
+    InvalidHandleError,
+    MissingLibraryError,
+    OutOfMemoryError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from autoep import functional
+    from autoep._initialize import initialize
+    from autoep.comm import Communicator
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CommunicationError",
+    "Communicator",
+    "DeadlineError",
+    "Error",
+    "InternalError",
+    "InvalidArgumentError",
+    "InvalidHandleError",
+    "MissingLibraryError",
+    "OutOfMemoryError",
+    "UnsupportedError",
+    "functional",
+    "initialize",
+]
+
+# What is loaded on first use, and the module that has it.
+_LAZY = {"initialize": "autoep._initialize", "Communicator": "autoep.comm"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "functional":
+        return importlib.import_module("autoep.functional")
+    raise AttributeError(f"module 'autoep' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,104 @@
+"""The one seam between torch tensors and numpy arrays: kinds, new arrays, plain views.
+
+Neither library is imported here before an array of it was given.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from autoep.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    Array: TypeAlias = torch.Tensor | numpy.ndarray
+else:
+    Array = Any
+
+# Alignment of workspaces that the engine asks for.
+_ALIGNMENT = 64
+
+
+def is_torch(x: Any) -> bool:
+    """Whether `x` is a torch tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_numpy(x: Any) -> bool:
+    """Whether `x` is a numpy array."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(x, numpy.ndarray)
+
+
+def plain(name: str, x: Any, ndim: int | None) -> Array:
+    """Returns `x` as the engine takes it: dense, row-major and outside of autograd.
+
+    Args:
+        name: What error texts call it.
+        x: The tensor or array.
+        ndim: The number of dimensions it must have; None for any.
+    """
+    if is_torch(x):
+        if hasattr(x, "to_local"):
+            raise InvalidArgumentError(
+                f"{name}: got a DTensor; pass its own part, {name}.to_local()"
+            )
+        dense = x.detach().contiguous()
+    elif is_numpy(x):
+        dense = sys.modules["numpy"].ascontiguousarray(x) if x.ndim else x
+    else:
+        raise InvalidArgumentError(
+            f"{name}: expected a torch.Tensor or a numpy.ndarray, got {type(x).__name__}"
+        )
+    if ndim is not None and dense.ndim != ndim:
+        raise InvalidArgumentError(f"{name}: expected {ndim} dimensions, got shape {list(x.shape)}")
+    return dense
+
+
+def same_kind(first_name: str, first: Any, **others: Any) -> None:
+    """Checks that all arrays are of the first one's library; None is of any."""
+    for name, other in others.items():
+        if other is not None and is_torch(other) != is_torch(first):
+            raise InvalidArgumentError(
+                f"{name}: expected the library of {first_name} ({_library(first)}), got"
+                f" {type(other).__name__}"
+            )
+
+
+def _library(x: Any) -> str:
+    return "torch" if is_torch(x) else "numpy"
+
+
+def dtype_name(x: Array) -> str:
+    """The dtype's name, which both libraries share: "float32", "bfloat16", "int64", ..."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
+    """Returns an uninitialised array of the library and device of `like`.
+
+    Args:
+        like: The array to follow.
+        shape: The new array's shape.
+        dtype: The new array's dtype by name; that of `like` if None.
+    """
+    library = sys.modules[_library(like)]
+    new_dtype = like.dtype if dtype is None else getattr(library, dtype)
+    if is_torch(like):
+        return library.empty(tuple(shape), dtype=new_dtype, device=like.device)
+    return library.empty(tuple(shape), dtype=new_dtype)
+
+
+def workspace(like: Array, size: int) -> Array | None:
+    """Returns `size` bytes of scratch memory, aligned as the engine wants; None for 0."""
+    if size == 0:
+        return None
+    memory = empty(like, [size + _ALIGNMENT], "uint8")
+    address = memory.data_ptr() if is_torch(memory) else memory.ctypes.data
+    start = -address % _ALIGNMENT
+    return memory[start : start + size]

@@ -1,0 +1,108 @@
+/* What the files of the C extension share. Each exported function of autoep.h has one small
+ * function here, which reads its arguments, runs the call without the GIL, and raises. */
+#ifndef AUTOEP_ENGINE_EXTENSION_H
+#define AUTOEP_ENGINE_EXTENSION_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "autoep.h"
+
+#define FREED_BY(function) __attribute__((cleanup(function)))
+
+/* A tensor argument. Set the name and the flags, then read it with PyArg_Parse's "O&". */
+typedef struct Tensor {
+  const char *name;  /* in error texts */
+  int is_output;     /* must be writable */
+  int is_optional;   /* may be None */
+  int is_bytes;      /* uint8, for workspaces, which the ABI takes as plain memory */
+  PyObject *capsule; /* keeps the memory borrowed; NULL while there is none */
+  autoep_tensor view;
+} Tensor;
+
+int tensor_read(PyObject *object, void *tensor);
+void tensor_release(Tensor *tensor);
+/* What the ABI takes: NULL for None. */
+const autoep_tensor *tensor_view(const Tensor *tensor);
+
+#define INPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x}
+#define OPTIONAL_INPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x, .is_optional = 1}
+#define OUTPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x, .is_output = 1}
+#define OPTIONAL_OUTPUT(x) \
+  Tensor x FREED_BY(tensor_release) = {.name = #x, .is_output = 1, .is_optional = 1}
+#define WORKSPACE(x) \
+  Tensor x FREED_BY(tensor_release) = {.name = #x, .is_output = 1, .is_optional = 1, .is_bytes = 1}
+
+/* A sequence of integers. */
+typedef struct Counts {
+  const char *name; /* in error texts */
+  int is_optional;  /* may be None, which leaves values NULL */
+  Py_ssize_t count;
+  int64_t *values;
+} Counts;
+
+int counts_read(PyObject *object, void *counts);
+void counts_release(Counts *counts);
+/* Checks that there is one count a rank; raises and returns 0 otherwise. */
+int counts_check(const Counts *counts, int32_t ranks);
+PyObject *counts_list(const int64_t *values, Py_ssize_t count);
+
+#define COUNTS(x) Counts x FREED_BY(counts_release) = {.name = #x}
+#define OPTIONAL_COUNTS(x) Counts x FREED_BY(counts_release) = {.name = #x, .is_optional = 1}
+
+/* An unsigned 64-bit integer, for "O&". */
+int uint64_read(PyObject *object, void *value);
+
+typedef enum { CONTEXT, COMMUNICATOR, PLAN } HandleKind;
+
+/* Owns one handle of the engine. */
+typedef struct Handle {
+  PyObject_HEAD
+  uint64_t id; /* 0 once closed */
+  HandleKind kind;
+  int32_t process;       /* the one that made it: a forked child must not free it */
+  PyObject *needs;       /* the handles that must outlive this one, or NULL */
+  int32_t size;          /* COMMUNICATOR: ranks */
+  int32_t num_experts;   /* PLAN */
+  autoep_plan_info info; /* PLAN */
+} Handle;
+
+int handle_type_add(PyObject *module);
+/* Takes over `id`; frees it when there is no memory for the object. */
+Handle *handle_new(HandleKind kind, uint64_t id, PyObject *needs);
+int context_read(PyObject *object, void *handle);
+int communicator_read(PyObject *object, void *handle);
+int plan_read(PyObject *object, void *handle);
+
+int errors_load(void);
+/* Raises the autoep.Error of a status; returns NULL. */
+PyObject *raise_status(autoep_status status, const char *message);
+/* Raises InvalidArgumentError with a text made as PyErr_Format does; returns 0. */
+int raise_invalid(const char *format, ...);
+/* "TypeName: text" of the exception that is set, which is cleared. */
+PyObject *exception_text(void);
+
+/* Runs an ABI call, which may use `&error`, without the GIL; raises what it failed with. */
+#define RUN(call)                                                \
+  do {                                                           \
+    autoep_error error = {0};                                    \
+    PyThreadState *saved_thread = PyEval_SaveThread();           \
+    autoep_status status = (call);                               \
+    PyEval_RestoreThread(saved_thread);                          \
+    if (status != AUTOEP_OK) return raise_status(status, error.message); \
+  } while (0)
+
+#define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(module), PyObject *args)
+#define METHOD(name, doc) {#name, name, METH_VARARGS, doc}
+
+/* Fills the table of a transport that calls a Python object; its release ends the loan. */
+int transport_of_object(PyObject *object, int32_t rank, int32_t size,
+                         autoep_transport *transport);
+
+extern PyMethodDef context_methods[];
+extern PyMethodDef comm_methods[];
+extern PyMethodDef routing_methods[];
+extern PyMethodDef permutation_methods[];
+extern PyMethodDef experts_methods[];
+
+#endif

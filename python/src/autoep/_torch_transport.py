@@ -1,0 +1,95 @@
+"""A transport over torch.distributed, for `Communicator.torch`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from autoep.errors import UnsupportedError
+
+_SHORTEST_WAIT = timedelta(milliseconds=1)
+
+
+@dataclass
+class _Message:
+    """One rank's part of an exchange, on its way."""
+
+    rank: int
+    arrives: bool  # else it leaves
+    work: dist.Work
+
+
+class TorchTransport:
+    """Exchanges rows by one message to and from each rank; the C extension calls it.
+
+    Attributes:
+        rank: This rank within the group.
+        size: The number of ranks.
+    """
+
+    def __init__(self, process_group: dist.ProcessGroup | None) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            raise UnsupportedError(
+                "torch.distributed is not initialised; call"
+                " torch.distributed.init_process_group('gloo') first"
+            )
+        self._group = dist.group.WORLD if process_group is None else process_group
+        self.rank = dist.get_rank(self._group)
+        self.size = dist.get_world_size(self._group)
+        if self.rank < 0:
+            raise UnsupportedError("process_group: this process is not one of its ranks")
+        _check_moves_cpu_memory(self._group)
+
+    def start(self, send: list[memoryview], receive: list[memoryview]) -> list[_Message]:
+        """Starts the exchange of one block of bytes with each rank."""
+        receive[self.rank][:] = send[self.rank]
+        others = [p for p in range(self.size) if p != self.rank]
+        receives = [self._receive(receive[p], p) for p in others if receive[p].nbytes]
+        sends = [self._send(send[p], p) for p in others if send[p].nbytes]
+        return receives + sends
+
+    def wait(self, messages: list[_Message], timeout: float) -> list[int]:
+        """Waits for all messages; returns the ranks whose own did not come in time.
+
+        gloo closes all its connections at the first message that is late, and with that lets go
+        of the memory. What had arrived by then still counts, so the others are the missing ones.
+        """
+        deadline = time.monotonic() + timeout
+        late: list[_Message] = []
+        for message in messages:
+            remaining = timedelta(seconds=deadline - time.monotonic())
+            try:
+                message.work.wait(max(remaining, _SHORTEST_WAIT))
+            except RuntimeError as error:
+                if not late and time.monotonic() < deadline:
+                    raise RuntimeError(f"exchange with rank {message.rank}: {error}") from error
+                late.append(message)
+        # A rank that is waited for itself takes nothing: only if all came do the others count.
+        arriving = [message for message in late if message.arrives]
+        return sorted({message.rank for message in arriving or late})
+
+    def _receive(self, memory: memoryview, rank: int) -> _Message:
+        work = dist.irecv(_bytes(memory), group=self._group, group_src=rank)
+        return _Message(rank, True, work)
+
+    def _send(self, memory: memoryview, rank: int) -> _Message:
+        work = dist.isend(_bytes(memory), group=self._group, group_dst=rank)
+        return _Message(rank, False, work)
+
+
+def _bytes(memory: memoryview) -> torch.Tensor:
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def _check_moves_cpu_memory(group: dist.ProcessGroup) -> None:
+    try:
+        group._get_backend(torch.device("cpu"))
+    except RuntimeError as error:
+        raise UnsupportedError(
+            "process_group: it has no backend for CPU tensors, which the experts' exchange needs;"
+            " make it with 'gloo', or with 'cpu:gloo,cuda:nccl'"
+        ) from error

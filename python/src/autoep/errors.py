@@ -1,0 +1,51 @@
+"""What AutoEP raises: one class for each kind of failure, each with the engine's text."""
+
+
+class Error(Exception):
+    """The base of every error that AutoEP raises."""
+
+
+class InvalidArgumentError(Error, ValueError):
+    """A value, shape, dtype or device is wrong; the text says what was given and expected."""
+
+
+class InvalidHandleError(Error):
+    """A communicator or plan was closed, or belongs to another process."""
+
+
+class UnsupportedError(Error):
+    """Well-formed, but not something that this build does."""
+
+
+class OutOfMemoryError(Error, MemoryError):
+    """There is not enough memory for the call."""
+
+
+class CommunicationError(Error):
+    """An exchange between ranks failed."""
+
+
+class DeadlineError(Error, TimeoutError):
+    """A rank did not join an exchange before the deadline; the text names it."""
+
+
+class MissingLibraryError(Error, ImportError):
+    """A library that the call needs is not on this machine."""
+
+
+class InternalError(Error):
+    """A bug in AutoEP."""
+
+
+# The class of each status of autoep.h, by its number; the C extension reads it.
+BY_STATUS = (
+    InternalError,  # AUTOEP_OK is not raised
+    InvalidArgumentError,
+    InvalidHandleError,
+    UnsupportedError,
+    OutOfMemoryError,
+    CommunicationError,
+    DeadlineError,
+    MissingLibraryError,
+    InternalError,
+)

@@ -1,0 +1,78 @@
+"""The operations of a Mixture-of-Experts layer, each usable by itself.
+
+On torch tensors each operation is differentiable. On numpy arrays (float32, float64) it returns
+numpy arrays, torch need not be installed, and the function `<name>_backward` gives the gradients.
+
+Shapes, here and in every function: T tokens of this rank, H hidden size, F expert FFN size,
+E experts, K experts a token, N = T*K routed copies, P ranks, e experts of this rank, R rows that
+this rank receives, G = 2F for gated experts and F for plain ones.
+"""
+
+from autoep.functional._all_to_all import all_to_all, all_to_all_backward, exchange_counts
+from autoep.functional._experts import (
+    ExpertsGradients,
+    ExpertsSaved,
+    experts,
+    experts_backward,
+    experts_forward,
+)
+from autoep.functional._grouped_gemm import grouped_gemm, grouped_gemm_backward
+from autoep.functional._permutation import (
+    Permuted,
+    permute,
+    permute_backward,
+    sort_by_expert,
+    unpermute,
+    unpermute_backward,
+)
+from autoep.functional._plan import Plan, expert_range, experts_plan
+from autoep.functional._routing import (
+    Routing,
+    jitter,
+    jitter_backward,
+    route,
+    route_backward,
+    router_z_loss,
+    router_z_loss_backward,
+)
+from autoep.functional._runtime import (
+    Statistics,
+    num_threads,
+    reset_statistics,
+    set_num_threads,
+    statistics,
+)
+
+__all__ = [
+    "ExpertsGradients",
+    "ExpertsSaved",
+    "Permuted",
+    "Plan",
+    "Routing",
+    "Statistics",
+    "all_to_all",
+    "all_to_all_backward",
+    "exchange_counts",
+    "expert_range",
+    "experts",
+    "experts_backward",
+    "experts_forward",
+    "experts_plan",
+    "grouped_gemm",
+    "grouped_gemm_backward",
+    "jitter",
+    "jitter_backward",
+    "num_threads",
+    "permute",
+    "permute_backward",
+    "reset_statistics",
+    "route",
+    "route_backward",
+    "router_z_loss",
+    "router_z_loss_backward",
+    "set_num_threads",
+    "sort_by_expert",
+    "statistics",
+    "unpermute",
+    "unpermute_backward",
+]

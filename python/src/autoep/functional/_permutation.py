@@ -1,0 +1,144 @@
+"""Sorting routed copies by expert, and bringing them back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from autoep._arrays import Array, empty, is_torch, plain, same_kind
+from autoep._native import engine
+from autoep._options import integer
+from autoep.functional._runtime import context
+
+
+class Permuted(NamedTuple):
+    """Tokens in expert order.
+
+    Attributes:
+        rows: [N, H], the routed copies by expert, then token, then k.
+        row_of_slot: [T, K] int32, the row of each copy.
+        tokens_per_expert: [E] int32.
+    """
+
+    rows: Array
+    row_of_slot: Array
+    tokens_per_expert: Array
+
+
+def sort_by_expert(topk_idx: Array, num_experts: int) -> tuple[Array, Array]:
+    """Sorts the routed copies by expert, stably: by expert, then token, then k.
+
+    Args:
+        topk_idx: [T, K] int32 or int64, each in [0, num_experts).
+        num_experts: E.
+
+    Returns:
+        row_of_slot [T, K] int32, the row of each copy, and tokens_per_expert [E] int32.
+    """
+    idx_TK = plain("topk_idx", topk_idx, 2)
+    row_of_slot_TK = empty(idx_TK, idx_TK.shape, "int32")
+    experts = integer("num_experts", num_experts, 1)
+    tokens_per_expert_E = empty(idx_TK, (experts,), "int32")
+    engine.sort_by_expert(context(), idx_TK, experts, row_of_slot_TK, tokens_per_expert_E)
+    return row_of_slot_TK, tokens_per_expert_E
+
+
+def permute(x: Array, topk_idx: Array, num_experts: int) -> Permuted:
+    """Copies each token K times, in expert order.
+
+    Args:
+        x: [T, H] float32, float64 or bfloat16; the rows are differentiable with respect to it.
+        topk_idx: [T, K] int32 or int64, each in [0, num_experts).
+        num_experts: E.
+
+    Returns:
+        The rows, and where each copy went.
+    """
+    same_kind("x", x, topk_idx=topk_idx)
+    row_of_slot, tokens_per_expert = sort_by_expert(topk_idx, num_experts)
+    if is_torch(x):
+        from autoep._autograd import Permute
+
+        rows = Permute.apply(x, row_of_slot)
+    else:
+        rows = permute_forward(x, row_of_slot)
+    return Permuted(rows, row_of_slot, tokens_per_expert)
+
+
+def permute_forward(x: Array, row_of_slot: Array) -> Array:
+    """The rows [N, H] of x [T, H], outside of autograd."""
+    x_TH = plain("x", x, 2)
+    slots_TK = plain("row_of_slot", row_of_slot, 2)
+    rows_NH = empty(x_TH, (slots_TK.shape[0] * slots_TK.shape[1], x_TH.shape[1]))
+    engine.permute(context(), x_TH, slots_TK, rows_NH)
+    return rows_NH
+
+
+def permute_backward(grad_rows: Array, row_of_slot: Array) -> Array:
+    """Returns the gradient of `permute` to x, [T, H]: each token's K rows, summed in k order.
+
+    Args:
+        grad_rows: [N, H].
+        row_of_slot: [T, K], what `permute` returned.
+    """
+    grad_NH = plain("grad_rows", grad_rows, 2)
+    slots_TK = plain("row_of_slot", row_of_slot, 2)
+    same_kind("grad_rows", grad_rows, row_of_slot=row_of_slot)
+    grad_x_TH = empty(grad_NH, (slots_TK.shape[0], grad_NH.shape[1]))
+    engine.permute_backward(context(), grad_NH, slots_TK, grad_x_TH)
+    return grad_x_TH
+
+
+def unpermute(rows: Array, row_of_slot: Array, topk_weights: Array | None = None) -> Array:
+    """Sums each token's K rows, weighted, in k order and in float32 (float64 for float64).
+
+    Args:
+        rows: [N, H] float32, float64 or bfloat16, in expert order; differentiable.
+        row_of_slot: [T, K] int32, what `permute` returned.
+        topk_weights: [T, K] float32, float64 or bfloat16, differentiable; None for ones.
+
+    Returns:
+        [T, H] in the dtype of rows.
+    """
+    if is_torch(rows):
+        from autoep._autograd import Unpermute
+
+        return Unpermute.apply(rows, row_of_slot, topk_weights)
+    return unpermute_forward(rows, row_of_slot, topk_weights)
+
+
+def unpermute_forward(rows: Array, row_of_slot: Array, topk_weights: Array | None) -> Array:
+    """The tokens [T, H] of rows [N, H], outside of autograd."""
+    rows_NH = plain("rows", rows, 2)
+    slots_TK = plain("row_of_slot", row_of_slot, 2)
+    weights_TK = None if topk_weights is None else plain("topk_weights", topk_weights, 2)
+    same_kind("rows", rows, row_of_slot=row_of_slot, topk_weights=topk_weights)
+    y_TH = empty(rows_NH, (slots_TK.shape[0], rows_NH.shape[1]))
+    engine.unpermute(context(), rows_NH, slots_TK, weights_TK, y_TH)
+    return y_TH
+
+
+def unpermute_backward(
+    grad_y: Array, rows: Array | None, row_of_slot: Array, topk_weights: Array | None = None
+) -> tuple[Array, Array | None]:
+    """Returns the gradients of `unpermute`.
+
+    Args:
+        grad_y: [T, H].
+        rows: [N, H], as given to `unpermute`; may be None where topk_weights is.
+        row_of_slot: [T, K], as given to `unpermute`.
+        topk_weights: [T, K] or None, as given to `unpermute`.
+
+    Returns:
+        The gradients to rows, [N, H], and to topk_weights, [T, K] (None where they are None).
+    """
+    grad_TH = plain("grad_y", grad_y, 2)
+    slots_TK = plain("row_of_slot", row_of_slot, 2)
+    rows_NH = None if rows is None else plain("rows", rows, 2)
+    weights_TK = None if topk_weights is None else plain("topk_weights", topk_weights, 2)
+    same_kind("grad_y", grad_y, rows=rows, row_of_slot=row_of_slot, topk_weights=topk_weights)
+    grad_rows_NH = empty(grad_TH, (slots_TK.shape[0] * slots_TK.shape[1], grad_TH.shape[1]))
+    grad_weights_TK = None if weights_TK is None else empty(weights_TK, weights_TK.shape)
+    engine.unpermute_backward(
+        context(), grad_TH, rows_NH, slots_TK, weights_TK, grad_rows_NH, grad_weights_TK
+    )
+    return grad_rows_NH, grad_weights_TK

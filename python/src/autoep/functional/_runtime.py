@@ -1,0 +1,75 @@
+"""The engine's context of this process: its threads and its counters."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import NamedTuple
+
+from autoep import _options
+from autoep._native import engine
+
+# Written once a process, and again by set_num_threads. A forked child makes its own.
+_lock = threading.Lock()
+_context: engine.Handle | None = None
+_process = 0
+
+
+class Statistics(NamedTuple):
+    """Counters of the experts path since the process began, or since they were reset.
+
+    Attributes:
+        forward_calls: Calls of `experts`.
+        backward_calls: Backward passes of it.
+        rows_sent: Routed copies of this rank's tokens, wherever they went.
+        rows_sent_remote: Those that went to another rank.
+        rows_received: Copies that arrived for this rank's experts.
+        bytes_sent_remote: Row bytes that left this rank, forward and backward.
+    """
+
+    forward_calls: int
+    backward_calls: int
+    rows_sent: int
+    rows_sent_remote: int
+    rows_received: int
+    bytes_sent_remote: int
+
+
+def context() -> engine.Handle:
+    """Returns this process's context, made on first use."""
+    global _context, _process
+    with _lock:
+        if _context is None or _process != os.getpid():
+            _context = engine.context_create(0)
+            _process = os.getpid()
+        return _context
+
+
+def set_num_threads(count: int) -> None:
+    """Sets the number of threads that the engine computes with, and clears the statistics.
+
+    Plans made before keep the threads they were made with.
+
+    Args:
+        count: 1 or more; 0 for the default: `AUTOEP_NUM_THREADS`, else the cores that this
+            process may use.
+    """
+    global _context, _process
+    fresh = engine.context_create(_options.integer("count", count))
+    with _lock:
+        _context, _process = fresh, os.getpid()
+
+
+def num_threads() -> int:
+    """Returns the number of threads that the engine computes with."""
+    return engine.context_num_threads(context())
+
+
+def statistics() -> Statistics:
+    """Returns the counters of the experts path."""
+    return Statistics(*engine.context_statistics(context()))
+
+
+def reset_statistics() -> None:
+    """Sets the counters to zero."""
+    engine.context_reset_statistics(context())
