@@ -48,7 +48,8 @@ let package = Package(
         .unsafeFlags([
           // lld, because gold lets Swift symbols past the version script.
           "-static-stdlib", "-use-ld=lld",
-          "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
+          "-Xlinker",
+          "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
         ])
       ]),
     // What every transport must do, checked by tests and under mpirun.
