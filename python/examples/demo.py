@@ -1,5 +1,6 @@
-"""Trains a small Mixtral twice, with AutoEP over 2 ranks and in one plain HF process, and
-compares the two: losses, speed, memory. Writes a PNG with the loss curves and the expert load.
+"""Trains a small Mixtral twice, with AutoEP over 2 ranks and in one plain HF process.
+
+Compares the two: losses, speed, memory. Writes a PNG with the loss curves and the expert load.
 """
 
 from __future__ import annotations

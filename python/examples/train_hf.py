@@ -19,10 +19,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from pydoc_data import topics
 
 import torch
 import torch.distributed as dist
-from pydoc_data import topics
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> dict | None:
         engine.backward(loss)
         engine.step()
         losses.append(mean_over_ranks(loss.detach()))
-        loads.append(total_load(engine.expert_load()))
+        loads.append(engine.expert_load().sum(0).tolist())
     seconds = time.perf_counter() - started
 
     peaks = gather(peak_memory()), gather(peak_memory() - before)
@@ -124,7 +124,11 @@ def batches(steps: int, size: int):
 def progress(args: argparse.Namespace, name: str, show: bool):
     """The batches, behind a progress bar on one rank."""
     return tqdm(
-        batches(args.steps, args.batch), name, args.steps, unit="step", disable=not show,
+        batches(args.steps, args.batch),
+        name,
+        args.steps,
+        unit="step",
+        disable=not show,
         dynamic_ncols=True,
     )
 
@@ -144,11 +148,6 @@ def gather(value: float) -> list[float]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def total_load(load: dict[str, torch.Tensor]) -> list[int]:
-    """Tokens an expert got in a step, over all layers."""
-    return torch.stack(list(load.values())).sum(0).tolist()
 
 
 def peak_memory() -> float:
