@@ -7,6 +7,8 @@ let strict: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
+let testing: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
+
 let package = Package(
   name: "autoep",
   products: [
@@ -46,9 +48,25 @@ let package = Package(
         .unsafeFlags([
           // lld, because gold lets Swift symbols past the version script.
           "-static-stdlib", "-use-ld=lld",
-          "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
+          "-Xlinker",
+          "--version-script=\(Context.packageDirectory)/Sources/AutoEPLibrary/exports.map",
         ])
       ]),
+    // What every transport must do, checked by tests and under mpirun.
+    .target(
+      name: "AutoEPTransportLaws", dependencies: ["AutoEPCore"], path: "Tests/AutoEPTransportLaws",
+      swiftSettings: testing),
+    // The same laws over MPI; a test starts it with mpirun.
+    .executableTarget(
+      name: "AutoEPMPILaws", dependencies: ["AutoEPCore", "AutoEPMPI", "AutoEPTransportLaws"],
+      path: "Tests/AutoEPMPILaws", swiftSettings: testing),
+    .testTarget(
+      name: "AutoEPTransportTests",
+      dependencies: [
+        "AutoEPCore", "AutoEPCallback", "AutoEPMPI", "AutoEPTransportLaws", "AutoEPMPILaws",
+        "CAutoEP",
+      ],
+      swiftSettings: testing),
     // The C interface, called as a C program calls it.
     .testTarget(name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"]),
   ]

@@ -1,3 +1,5 @@
+// The header documents the functions.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
 import CAutoEP
 
@@ -12,10 +14,12 @@ public func autoep_all_to_all(
     let check = TensorChecker()
     let all: [DataType] = [.f32, .f64, .bf16, .f16, .i32, .i64]
     let send = try unsafe check.anyShape(send, "send", all)
-    let receive = try unsafe check.anyShape(receive, "receive", [send.dtype])
-    guard send.shape.dropFirst() == receive.shape.dropFirst() else {
+    let receive = try unsafe check.anyShape(receive, "receive", all)
+    guard send.dtype == receive.dtype, send.shape.dropFirst() == receive.shape.dropFirst() else {
       throw check.error(
-        "receive", "has shape \(receive.shape); expected rows as those of send, \(send.shape)")
+        "receive",
+        "is \(receive.dtype.name) of shape \(receive.shape); expected rows as those of"
+          + " send, \(send.dtype.name) of shape \(send.shape)")
     }
     let exchange = try unsafe RowExchange(
       send: send.data,

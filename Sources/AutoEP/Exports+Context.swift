@@ -1,3 +1,5 @@
+// The header documents the functions.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCPU
 import AutoEPCore
 import CAutoEP
@@ -43,7 +45,8 @@ extension TensorChecker {
   fileprivate func numThreads(_ config: autoep_context_config) throws(EngineError) -> Int? {
     guard config.device_type == AUTOEP_DEVICE_CPU else {
       throw error(
-        "config.device_type", "is \(config.device_type); this build computes on CPUs:"
+        "config.device_type",
+        "is \(config.device_type); this build computes on CPUs:"
           + " expected AUTOEP_DEVICE_CPU (\(AUTOEP_DEVICE_CPU))", .unsupported)
     }
     guard config.device_id == 0 else {

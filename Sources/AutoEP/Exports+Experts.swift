@@ -1,3 +1,5 @@
+// The header documents the functions.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
 import CAutoEP
 
@@ -57,7 +59,8 @@ public func autoep_experts_backward(
       saved: ExpertsSaved(
         rows: check.tensor(rows, "rows", ["R", "H"], [dtype]),
         hidden: check.tensor(hidden, "hidden", ["R", "G"], [dtype]),
-        expertRows: check.tensor(expert_rows, "expert_rows", ["N", "H"], [dtype])),
+        expertRows: readsX
+          ? plan.unreadExpertRows : check.tensor(expert_rows, "expert_rows", ["N", "H"], [dtype])),
       into: check.tensor(grad_x, "grad_x", ["T", "H"], [dtype]),
       gradTopkWeights: check.optional(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),

@@ -1,3 +1,5 @@
+// The header documents the functions.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
 import CAutoEP
 
@@ -16,10 +18,10 @@ public func autoep_grouped_gemm(
     let weights = try unsafe check.tensor(
       weights, "weights", layout.dimensions("E", input: "in", output: "out"), [rows.dtype])
     let groups = try unsafe check.tensor(rows_per_group, "rows_per_group", ["E"], indexTypes)
-    try unsafe backend.groupedGEMM(
+    let out = try unsafe check.tensor(out, "out", ["R", "out"], [rows.dtype])
+    try backend.groupedGEMM(
       rows, weights: weights, layout: layout, bias: nil,
-      rowsPerGroup: check.rowsPerGroup(groups, rows: rows.shape[0]),
-      into: check.tensor(out, "out", ["R", "out"], [rows.dtype]))
+      rowsPerGroup: check.rowsPerGroup(groups, rows: rows.shape[0]), into: out)
   }
 }
 
@@ -37,11 +39,12 @@ public func autoep_grouped_gemm_weight_grad(
     let gradOut = try unsafe check.tensor(grad_out, "grad_out", ["R", "out"], floatTypes)
     let rows = try unsafe check.tensor(rows, "rows", ["R", "in"], [gradOut.dtype])
     let groups = try unsafe check.tensor(rows_per_group, "rows_per_group", ["E"], indexTypes)
-    try unsafe backend.groupedGEMMWeightGradient(
+    let gradWeights = try unsafe check.tensor(
+      grad_weights, "grad_weights", layout.dimensions("E", input: "in", output: "out"),
+      [rows.dtype])
+    try backend.groupedGEMMWeightGradient(
       gradOut: gradOut, rows: rows, layout: layout,
-      rowsPerGroup: check.rowsPerGroup(groups, rows: rows.shape[0]),
-      into: check.tensor(
-        grad_weights, "grad_weights", layout.dimensions("E", input: "in", output: "out"), [rows.dtype]))
+      rowsPerGroup: check.rowsPerGroup(groups, rows: rows.shape[0]), into: gradWeights)
   }
 }
 

@@ -1,3 +1,5 @@
+// The header documents the functions.
+// swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
 import CAutoEP
 

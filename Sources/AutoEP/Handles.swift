@@ -40,6 +40,11 @@ final class ExpertsPlan: Sendable {
 
   var rank: Int { communicator.transport.rank }
   var rowBytes: Int { configuration.hiddenSize * configuration.dtype.byteCount }
+  /// Stands for the expert rows where backward reads nothing but their shape.
+  var unreadExpertRows: TensorView {
+    unsafe TensorView(
+      data: nil, shape: [plan.rowsSent, configuration.hiddenSize], dtype: configuration.dtype)
+  }
 }
 
 let contexts = HandleTable<EngineContext>("context", tag: 1)

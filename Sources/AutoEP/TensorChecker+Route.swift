@@ -43,7 +43,8 @@ extension TensorChecker {
     if route.groupScore == .none { return }
     guard route.score == .softmax || route.score == .sigmoid else {
       throw error(
-        "config.group_score", "is given with score \(config.score); groups go with"
+        "config.group_score",
+        "is given with score \(config.score); groups go with"
           + " AUTOEP_SCORE_SOFTMAX and _SIGMOID only", .unsupported)
     }
     let groups = Int(config.num_groups)
@@ -58,7 +59,8 @@ extension TensorChecker {
     let reachable = route.topkGroups * (experts / groups)
     guard route.topK <= reachable else {
       throw error(
-        "config.top_k", "is \(route.topK), but \(route.topkGroups) groups hold only \(reachable)"
+        "config.top_k",
+        "is \(route.topK), but \(route.topkGroups) groups hold only \(reachable)"
           + " experts; use more groups or a smaller top_k")
     }
   }

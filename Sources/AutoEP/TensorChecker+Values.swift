@@ -69,7 +69,8 @@ extension TensorChecker {
     var remaining = rows
     var counts: [Int] = []
     for group in 0..<tensor.elementCount {
-      let count = unsafe tensor.dtype == .i32
+      let count =
+        unsafe tensor.dtype == .i32
         ? Int(tensor.load(Int32.self, at: group)) : Int(tensor.load(Int64.self, at: group))
       guard count >= 0, count <= remaining else {
         throw error(

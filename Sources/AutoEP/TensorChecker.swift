@@ -74,7 +74,8 @@ struct TensorChecker {
     let expected = "[\(dimensions.joined(separator: ","))]"
     guard shape.count == dimensions.count else {
       throw error(
-        name, "has shape \(shape), \(shape.count) dimensions; expected \(dimensions.count):"
+        name,
+        "has shape \(shape), \(shape.count) dimensions; expected \(dimensions.count):"
           + " \(expected)")
     }
     for (dimension, size) in zip(dimensions, shape) {

@@ -1,4 +1,6 @@
 extension AllToAllDispatcher {
+  /// Sorts, and exchanges the counts; a choice out of range fails on every rank, with its reason on
+  /// the one that made it.
   public func plan(topkIdx: TensorView, numExperts: Int) throws(EngineError) -> DispatchPlan {
     let ranges = (0..<transport.size).map {
       expertRange(numExperts: numExperts, numRanks: transport.size, rank: $0)

@@ -9,6 +9,7 @@ public struct AllToAllDispatcher: TokenDispatcher {
     self.transport = transport
   }
 
+  /// Permute, all-to-all, and from the order of arrival into expert order.
   public func dispatch(
     _ x: TensorView, weights: TensorView?, plan: DispatchPlan, into rows: TensorView,
     arena: inout Arena
@@ -26,6 +27,7 @@ public struct AllToAllDispatcher: TokenDispatcher {
     }
   }
 
+  /// Back into the order of arrival, and all-to-all.
   public func combine(
     _ rows: TensorView, plan: DispatchPlan, into results: TensorView, arena: inout Arena
   ) throws(EngineError) {

@@ -51,7 +51,8 @@ extension ExpertsPath {
   ) throws(EngineError) {
     try arena.scope { (arena) throws(EngineError) in
       // The activation is computed again rather than kept; its gradient then takes its place.
-      let activated = try arena.take([plan.rowsReceived, configuration.ffnSize], configuration.dtype)
+      let activated = try arena.take(
+        [plan.rowsReceived, configuration.ffnSize], configuration.dtype)
       if gradients.down != nil {
         backend.activate(configuration, hidden: saved.hidden, into: activated)
       }

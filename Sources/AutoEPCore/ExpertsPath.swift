@@ -43,7 +43,8 @@ public struct ExpertsPath {
       try backend.groupedGEMM(
         saved.rows, weights: weights.gateUp, layout: configuration.weightLayout,
         bias: weights.gateUpBias, rowsPerGroup: plan.tokensPerExpertReceived, into: saved.hidden)
-      let activated = try arena.take([plan.rowsReceived, configuration.ffnSize], configuration.dtype)
+      let activated = try arena.take(
+        [plan.rowsReceived, configuration.ffnSize], configuration.dtype)
       backend.activate(configuration, hidden: saved.hidden, into: activated)
       try backend.groupedGEMM(
         activated, weights: weights.down, layout: configuration.weightLayout,

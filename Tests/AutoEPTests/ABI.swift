@@ -20,7 +20,9 @@ final class TestTensor {
     memory = .allocate(byteCount: max(count, 1) * 8, alignment: 64)
     // Whatever a function does not overwrite shows.
     memory.initializeMemory(as: UInt8.self, repeating: 0xFF, count: max(count, 1) * 8)
-    dimensions = .allocate(capacity: max(shape.count, 1))
+    // Eight, so that a test may claim more dimensions than there are.
+    dimensions = .allocate(capacity: 8)
+    dimensions.initialize(repeating: 1, count: 8)
     for (index, size) in shape.enumerated() { dimensions[index] = Int64(size) }
     box = .allocate(capacity: 1)
     box.initialize(

@@ -8,8 +8,9 @@ struct Call: Sendable, CustomTestStringConvertible {
   /// The tensors, in the order of `run`.
   let tensors: [Argument]
   /// Calls the function; a NULL is a tensor left out.
-  let run: @Sendable ([UnsafePointer<autoep_tensor>?], autoep_context, ErrorPointer) ->
-    autoep_status
+  let run:
+    @Sendable ([UnsafePointer<autoep_tensor>?], autoep_context, ErrorPointer) ->
+      autoep_status
 
   typealias ErrorPointer = UnsafeMutablePointer<autoep_error>
 
@@ -33,10 +34,17 @@ struct Call: Sendable, CustomTestStringConvertible {
   }
 
   var testDescription: String { name }
+  var takesAnyShape: Bool { name.hasPrefix("autoep_all_") }
+  /// Whether a wrong size can be told from a right one.
+  func bindsSize(of argument: Argument) -> Bool {
+    !takesAnyShape && name != "autoep_experts_plan"
+      && (name, argument.name) != ("autoep_router_z_loss", "logits")
+  }
 
   /// Makes the tensors, and calls with what `change` makes of them.
   func callAsFunction(
-    _ context: autoep_context, change: ([TestTensor]) -> [UnsafePointer<autoep_tensor>?] = {
+    _ context: autoep_context,
+    change: ([TestTensor]) -> [UnsafePointer<autoep_tensor>?] = {
       $0.map(\.pointer)
     }
   ) throws {
@@ -79,7 +87,9 @@ extension Call {
       var config = route
       return autoep_route_backward(context, &config, t[0], t[1], t[2], t[3], error)
     },
-    Call(name: "autoep_router_z_loss", tensors: [Argument("logits", [3, 4]), Argument("loss", [1])]) {
+    Call(
+      name: "autoep_router_z_loss", tensors: [Argument("logits", [3, 4]), Argument("loss", [1])]
+    ) {
       t, context, error in autoep_router_z_loss(context, t[0], t[1], error)
     },
     Call(
@@ -148,15 +158,20 @@ extension Call {
     ) { t, context, error in
       autoep_grouped_gemm_weight_grad(context, t[0], t[1], outIn, t[2], t[3], error)
     },
-    Call(name: "autoep_all_to_all", tensors: [Argument("send", [3, 5]), Argument("receive", [3, 5])]) {
+    Call(
+      name: "autoep_all_to_all", tensors: [Argument("send", [3, 5]), Argument("receive", [3, 5])]
+    ) {
       t, _, error in withSelf(error) { autoep_all_to_all($0, t[0], [3], t[1], [3], error) }
     },
     Call(name: "autoep_all_reduce", tensors: [Argument("data", [3, 5])]) {
       t, _, error in withSelf(error) { autoep_all_reduce($0, t[0], error) }
     },
-    Call(name: "autoep_experts_plan", tensors: [
-      Argument("topk_idx", [3, 2], AUTOEP_I64, values: choices)
-    ]) { t, context, error in
+    Call(
+      name: "autoep_experts_plan",
+      tensors: [
+        Argument("topk_idx", [3, 2], AUTOEP_I64, values: choices)
+      ]
+    ) { t, context, error in
       withPlan(t[0], context, error) { _ in autoep_status(AUTOEP_OK) }
     },
     experts,
@@ -166,7 +181,8 @@ extension Call {
   private static let experts = Call(
     name: "autoep_experts_forward and _backward",
     tensors: [
-      Argument("x", [3, 5]), Argument("topk_weights", [3, 2]), Argument("weights.gate_up", [4, 6, 5]),
+      Argument("x", [3, 5]), Argument("topk_weights", [3, 2]),
+      Argument("weights.gate_up", [4, 6, 5]),
       Argument("weights.down", [4, 5, 3]), Argument("rows", [6, 5]), Argument("hidden", [6, 6]),
       Argument("expert_rows", [6, 5]), Argument("y", [3, 5]), Argument("grad_y", [3, 5]),
       Argument("grad_x", [3, 5]), Argument("grad_topk_weights", [3, 2], isOptional: true),

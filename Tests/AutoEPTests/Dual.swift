@@ -1,7 +1,7 @@
 import Foundation
 
 /// What the reference layer computes with: f64, or f64 with a derivative.
-protocol Field {
+protocol Field: Sendable {
   init(_ value: Double)
   var value: Double { get }
   static func + (a: Self, b: Self) -> Self

@@ -4,14 +4,14 @@ import CAutoEP
 import Foundation
 
 /// One layer's inputs, cut into the tokens and experts of `ranks`, run by that many threads.
-struct ExpertsWorld {
+struct ExpertsWorld: Sendable {
   var layer: ReferenceLayer
   var inputs: ReferenceLayer.Inputs<Double>
   var gradY: [Double]
   var dtype: Int = AUTOEP_F64
 
   /// What the ranks computed, put together again.
-  struct Results: Equatable {
+  struct Results: Equatable, Sendable {
     var y: [Double] = []
     var gradX: [Double] = []
     var gradTopkWeights: [Double] = []
@@ -39,9 +39,12 @@ struct ExpertsWorld {
     defer { for comm in comms { _ = autoep_comm_free(comm, nil) } }
     var results = Results()
     let world = comms
-    for outcome in onThreads(ranks, { rank in
-      try RankRun(world: self, tokens: tokens, rank: rank).run(world[rank])
-    }) {
+    for outcome in onThreads(
+      ranks,
+      { rank in
+        try RankRun(world: self, tokens: tokens, rank: rank).run(world[rank])
+      })
+    {
       results.append(try outcome.get())
     }
     return results

@@ -29,7 +29,8 @@ import Testing
     let text = try String(contentsOf: Self.header, encoding: .utf8)
     let declared = Set(text.matches(of: /\b(autoep_[a-z0-9_]+)\(/).map { String($0.1) })
     let symbols = try run("nm", "-D", "--defined-only", Self.library.path)
-    let exported = Set(symbols.split(separator: "\n").map { String($0.split(separator: " ").last!) })
+    let exported = Set(
+      symbols.split(separator: "\n").map { String($0.split(separator: " ").last!) })
     #expect(exported == declared)
   }
 

@@ -2,13 +2,13 @@ import AutoEPCore
 import Foundation
 
 /// An MoE layer's experts as the formulas say, one token and one expert at a time.
-struct ReferenceLayer {
+struct ReferenceLayer: Sendable {
   var configuration: ExpertsConfiguration
   var topK: Int
   var topkIdx: [Int]
 
   /// All that the result depends on.
-  struct Inputs<Number: Field> {
+  struct Inputs<Number: Field>: Sendable {
     var x: [Number]
     var topkWeights: [Number]
     var gateUp: [Number]

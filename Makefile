@@ -1,0 +1,62 @@
+# make demo: train a small Mixtral with expert parallelism and compare it with plain HF.
+# make test: all tests. Both set up what they need first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SYSTEM_PACKAGES := python3-dev python3-venv libopenblas-dev libopenmpi-dev openmpi-bin
+# The CPU build where the index has one; a CUDA build of this version works as well.
+TORCH := torch==2.13.0
+TRANSFORMERS := transformers==5.23.0
+SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
+  python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
+
+.PHONY: demo test test-swift test-python lint format setup system clean
+
+demo: $(VENV)/installed
+	$(BIN)/python python/examples/demo.py --out .demo
+
+test: lint test-swift test-python
+
+test-swift: system
+	swift build
+	swift test
+
+test-python: $(VENV)/installed
+	$(BIN)/python -m pytest python/tests
+
+lint: $(VENV)/tools
+	swift format lint --strict --recursive Package.swift Sources Tests
+	$(BIN)/ruff check python
+	$(BIN)/ruff format --check python
+
+format: $(VENV)/tools
+	swift format --in-place --recursive Package.swift Sources Tests
+	$(BIN)/ruff format python
+
+setup: $(VENV)/installed
+
+system:
+	@command -v swift > /dev/null || { echo "make: the Swift toolchain (6.2 or newer) is not on\
+	 PATH. Get it from https://www.swift.org/install/linux and run make again." >&2; exit 1; }
+	@missing="$$(for package in $(SYSTEM_PACKAGES); do \
+	  dpkg -s $$package > /dev/null 2>&1 || echo $$package; done)"; \
+	if [ -n "$$missing" ]; then \
+	  echo "Installing" $$missing; \
+	  $$([ "$$(id -u)" = 0 ] || echo sudo) apt-get update -qq && \
+	  $$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -qq $$missing; \
+	fi
+
+$(VENV)/tools: | system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH) $(TRANSFORMERS) numpy pytest hypothesis matplotlib tqdm \
+	  psutil ruff
+	touch $@
+
+$(VENV)/installed: $(VENV)/tools $(SOURCES)
+	$(BIN)/pip install --quiet ./python
+	touch $@
+
+clean:
+	rm -rf .build $(VENV) .demo python/build python/src/*.egg-info python/src/autoep/*.so

@@ -1,0 +1,51 @@
+import AutoEPCore
+
+extension TransportLaw {
+  /// A wrong argument is refused where it is given, before anything is sent; the group lives on.
+  static let argumentLaws = [
+    TransportLaw("wrong row counts are refused") { transport in
+      let size = transport.size
+      let one = Array(repeating: 1, count: size)
+      try refuses(transport, sendRows: one + [1], receiveRows: one)
+      try refuses(transport, sendRows: one, receiveRows: [])
+      try refuses(transport, sendRows: one, receiveRows: Array(repeating: -1, count: size))
+      try refuses(transport, sendRows: Array(repeating: .max, count: size), receiveRows: one)
+      try transport.barrier()
+    },
+    TransportLaw("rows without memory are refused") { transport in
+      let one = Array(repeating: 1, count: transport.size)
+      let none = Array(repeating: 0, count: transport.size)
+      try refuses(transport, sendRows: one, receiveRows: none, memory: nil)
+      try refuses(transport, sendRows: none, receiveRows: one, memory: nil)
+      try transport.barrier()
+    },
+    TransportLaw("a sum of integers is refused") { transport in
+      var failure: EngineError?
+      do throws(EngineError) {
+        try transport.allReduceSum(TensorView(data: nil, shape: [0], dtype: .i32))
+      } catch {
+        failure = error
+      }
+      try require(failure?.kind == .unsupported, "got \(String(describing: failure))")
+      try transport.barrier()
+    },
+  ]
+}
+
+private func refuses(
+  _ transport: any Transport, sendRows: [Int], receiveRows: [Int],
+  memory: UnsafeMutableRawPointer? = UnsafeMutableRawPointer(bitPattern: 64)
+) throws {
+  var failure: EngineError?
+  do throws(EngineError) {
+    _ = try transport.start(
+      RowExchange(
+        send: memory, sendRows: sendRows, receive: memory, receiveRows: receiveRows, rowBytes: 8,
+        step: "refused"))
+  } catch {
+    failure = error
+  }
+  try require(
+    failure?.kind == .invalidArgument && failure?.message.contains("refused") == true,
+    "sendRows \(sendRows), receiveRows \(receiveRows): got \(String(describing: failure))")
+}

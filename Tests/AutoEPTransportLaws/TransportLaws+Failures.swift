@@ -1,0 +1,60 @@
+import AutoEPCore
+
+/// Checks that a rank whose partner stays out says so at the deadline, and that the group is then
+/// of no use.
+public func checkMissingRank(
+  _ missing: Int, at transport: any Transport, seconds: Double
+) throws {
+  let error = try failure(of: "barrier") { () throws(EngineError) in
+    try transport.barrier(step: "roll call")
+  }
+  try require(error.kind == .timeout, "expected a timeout, got \(error.kind): \(error)")
+  let waited =
+    "rank \(transport.rank) of \(transport.size) waited \(seconds) s for rank \(missing),"
+  for part in ["roll call", waited, "same number of batches"] {
+    try require(error.message.contains(part), "'\(part)' is not in: \(error)")
+  }
+  try checkRefusal(at: transport)
+}
+
+/// Checks that the last rank's rows, one fewer than rank 0 expects, end in an error that names
+/// both. Every rank of a group of at least two calls it.
+public func checkMismatch(at transport: any Transport) throws {
+  let (first, last) = (0, transport.size - 1)
+  let expectsMore = transport.rank == first
+  let shipment = Shipment(
+    rows: { $0 == last && $1 == first && expectsMore ? 3 : 2 }, rowBytes: 100_000)
+  do {
+    try shipment.exchange(over: transport)
+    try require(!expectsMore, "rank 0 did not notice the missing row")
+  } catch let error as EngineError {
+    let text = "rank \(last) sends 2 rows of 100000 bytes"
+    try require(
+      error.kind == .communication && error.message.contains(text), "'\(text)' is not in: \(error)")
+  }
+  _ = try failure(of: "barrier after a mismatch") { () throws(EngineError) in
+    try transport.barrier()
+  }
+}
+
+/// Checks that a group whose exchange failed says so when it is used again.
+public func checkRefusal(at transport: any Transport) throws {
+  let error = try failure(of: "use of a failed group") { () throws(EngineError) in
+    try transport.barrier()
+  }
+  try require(
+    error.kind == .communication && error.message.contains("its group failed before"),
+    "expected a refusal, got \(error.kind): \(error)")
+}
+
+/// The error of `body`; throws if there is none.
+public func failure(
+  of what: String, _ body: () throws(EngineError) -> Void
+) throws -> EngineError {
+  do throws(EngineError) {
+    try body()
+  } catch {
+    return error
+  }
+  throw BrokenLaw("\(what): expected an error, but it went well")
+}

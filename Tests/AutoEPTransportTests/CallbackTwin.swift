@@ -1,0 +1,68 @@
+import AutoEPCallback
+import AutoEPCore
+import CAutoEP
+
+/// A host's transport as C sees it, made of a rank of a local group.
+func callbackTwin(of transport: LocalTransport, timeout: Double) throws -> CallbackTransport {
+  var table = autoep_transport()
+  table.struct_size = MemoryLayout<autoep_transport>.size
+  table.state = Unmanaged.passRetained(transport).toOpaque()
+  table.rank = Int32(transport.rank)
+  table.size = Int32(transport.size)
+  table.start = twinStart
+  table.wait = twinWait
+  table.release = { state in
+    if let state { Unmanaged<LocalTransport>.fromOpaque(state).release() }
+  }
+  return try CallbackTransport(table, timeout: timeout)
+}
+
+private final class TwinRequest {
+  let pending: any PendingExchange
+  init(_ pending: any PendingExchange) { self.pending = pending }
+}
+
+private let twinStart:
+  @convention(c) (
+    UnsafeMutableRawPointer?, UnsafeRawPointer?, UnsafePointer<Int64>?, UnsafeMutableRawPointer?,
+    UnsafePointer<Int64>?, Int64, UnsafeMutablePointer<UnsafeMutableRawPointer?>?,
+    UnsafeMutablePointer<CChar>?
+  ) -> Int32 = { state, send, sendRows, receive, receiveRows, rowBytes, request, message in
+    guard let state, let request else { return Int32(AUTOEP_INTERNAL) }
+    let transport = Unmanaged<LocalTransport>.fromOpaque(state).takeUnretainedValue()
+    func rows(_ counts: UnsafePointer<Int64>?) -> [Int] {
+      UnsafeBufferPointer(start: counts, count: transport.size).map { Int($0) }
+    }
+    do throws(EngineError) {
+      let pending = try transport.start(
+        RowExchange(
+          send: send, sendRows: rows(sendRows), receive: receive, receiveRows: rows(receiveRows),
+          rowBytes: Int(rowBytes), step: "twin"))
+      request.pointee = Unmanaged.passRetained(TwinRequest(pending)).toOpaque()
+      return Int32(AUTOEP_OK)
+    } catch {
+      return report(error, to: message)
+    }
+  }
+
+private let twinWait:
+  @convention(c) (
+    UnsafeMutableRawPointer?, UnsafeMutableRawPointer?, Double, UnsafeMutablePointer<Int32>?,
+    UnsafeMutablePointer<CChar>?
+  ) -> Int32 = { _, request, _, _, message in
+    guard let request else { return Int32(AUTOEP_INTERNAL) }
+    do throws(EngineError) {
+      try Unmanaged<TwinRequest>.fromOpaque(request).takeRetainedValue().pending.wait()
+      return Int32(AUTOEP_OK)
+    } catch {
+      return report(error, to: message)
+    }
+  }
+
+private func report(_ error: EngineError, to message: UnsafeMutablePointer<CChar>?) -> Int32 {
+  let capacity = Int(AUTOEP_ERROR_MESSAGE_SIZE) - 1
+  for (index, byte) in error.message.utf8.prefix(capacity).enumerated() {
+    message?[index] = CChar(bitPattern: byte)
+  }
+  return error.kind.rawValue
+}

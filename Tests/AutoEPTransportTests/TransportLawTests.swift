@@ -1,0 +1,24 @@
+import AutoEPCore
+import AutoEPTransportLaws
+import Testing
+
+@Suite("Transport laws")
+struct TransportLawTests {
+  @Test func selfTransport() throws {
+    try checkTransport(sizes: [1]) { _ in [SelfTransport()] }
+  }
+
+  @Test func localTransport() throws {
+    try checkTransport(sizes: [1, 2, 3, 4, 7]) {
+      try LocalTransport.makeWorld(size: $0, timeout: 60)
+    }
+  }
+
+  @Test func callbackTransport() throws {
+    try checkTransport { size in
+      try LocalTransport.makeWorld(size: size, timeout: 60).map {
+        try callbackTwin(of: $0, timeout: 60)
+      }
+    }
+  }
+}
