@@ -37,6 +37,18 @@ class InternalError(Error):
     """A bug in AutoEP."""
 
 
+class ConfigError(Error, ValueError):
+    """A key of the configuration is wrong; the text says what was given and what is allowed."""
+
+
+class ModelError(Error, ValueError):
+    """The model, or what goes with it, is not something that can be trained this way."""
+
+
+class CheckpointError(Error):
+    """A checkpoint cannot be written or read."""
+
+
 # The class of each status of autoep.h, by its number; the C extension reads it.
 BY_STATUS = (
     InternalError,  # AUTOEP_OK is not raised

@@ -1,0 +1,202 @@
+"""`autoep.initialize`: from a model and a configuration to an engine that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+
+from autoep.config import Config, read_config, resolve_batch_sizes
+from autoep.data import EvenLoader, build_loader
+from autoep.dense import DenseParallel, has_trained_dense
+from autoep.detect import find_moe_layers
+from autoep.engine import Engine
+from autoep.errors import ConfigError, ModelError
+from autoep.generation import keep_generate_in_step
+from autoep.groups import choose_ep_size, make_groups
+from autoep.launch import join_world, share_cores
+from autoep.layer import replace_experts_forward
+from autoep.optim import ParameterGroups, adopt_optimizer, build_optimizer, make_optimizer
+from autoep.precision import Masters, check_float32, compute_in_bf16
+from autoep.router import balance_routers
+from autoep.schedules import build_scheduler
+from autoep.sharding import Replacements, check_model, shard_experts, start_from_rank_zero
+
+Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
+
+
+def initialize(
+    args: Any = None,
+    model: nn.Module | None = None,
+    optimizer: Optimizer | Callable[..., Optimizer] | None = None,
+    model_parameters: ParameterGroups | None = None,
+    training_data: Dataset | DataLoader | None = None,
+    lr_scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
+    mpu: Any = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    config: str | PathLike[str] | Mapping[str, Any] | Config | None = None,
+) -> Initialized:
+    """Spreads a model's experts over the ranks and returns what trains it; collective.
+
+    Works in a single process, and under `mpirun -n P` or `torchrun --nproc_per_node P`. All ranks
+    start from rank 0's weights.
+
+    Args:
+        args: A namespace whose `deepspeed_config` is used where `config` is not given.
+        model: A HuggingFace model with MoE layers, its weights loaded, on the CPU.
+        optimizer: One that has not stepped, or a function of parameter groups; None for that of
+            the configuration.
+        model_parameters: What the configuration's optimizer, or the function, trains: parameters
+            or groups of them; None for all that require a gradient.
+        training_data: A dataset, or a loader of this rank's own batches.
+        lr_scheduler: One for `optimizer`, or a function of the optimizer; None for that of the
+            configuration.
+        mpu: Not supported: there is no model parallelism but that of the experts.
+        collate_fn: Makes a batch of samples of `training_data`.
+        config: A path of a JSON file or a dict, as DeepSpeed's.
+
+    Returns:
+        The engine, the optimizer, the loader of `training_data` and the scheduler.
+
+    Raises:
+        ConfigError: A key or an argument is wrong; the text says which, and what is allowed.
+        ModelError: The model has no MoE layer, or cannot be trained this way.
+    """
+    _check_arguments(model, mpu)
+    settings = read_config(getattr(args, "deepspeed_config", None) if config is None else config)
+    _check_given_once(settings, optimizer, lr_scheduler)
+    experts = settings.expert_parallel
+    layers = find_moe_layers(model, experts.preset_model) if experts.enabled else []
+    check_model(model)
+
+    world = join_world(experts.timeout)
+    share_cores(world, experts.num_threads)
+    batch_sizes = resolve_batch_sizes(settings, world.size)
+    fewest = min((layer.num_experts for layer in layers), default=1)
+    ep_size = choose_ep_size(experts.autoep_size if layers else 1, world.size, fewest)
+    groups = make_groups(world, ep_size, experts.timeout)
+
+    if world.size > 1:
+        start_from_rank_zero(model)
+        keep_generate_in_step(model)
+    sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
+    rounded, masters = _choose_precision(model, settings)
+    load = replace_experts_forward(layers, groups.comm)
+    if experts.router == "sinkhorn":
+        balance_routers(layers)
+
+    stepped = _Stepped(model, sharded, rounded, masters)
+    optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
+    lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
+    loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
+    company = world.size > 1 and has_trained_dense(model)
+    engine = Engine(
+        module=model,
+        config=settings,
+        batch_sizes=batch_sizes,
+        world=world,
+        groups=groups,
+        masters=masters,
+        dense=DenseParallel(model, masters) if company else None,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        training_dataloader=loader,
+        load=load,
+    )
+    return engine, optimizer, loader, lr_scheduler
+
+
+class _Stepped:
+    """Gives what the optimizer steps for a parameter of the model as the caller knows it."""
+
+    def __init__(
+        self, model: nn.Module, sharded: Replacements, rounded: Replacements, masters: Masters
+    ) -> None:
+        self._present = set(model.parameters())
+        self._sharded = sharded
+        self._rounded = rounded
+        self._masters = masters
+
+    def __call__(self, parameter: nn.Parameter) -> nn.Parameter:
+        present = self._sharded.get(parameter, parameter)
+        present = self._rounded.get(present, present)
+        if present not in self._present:
+            raise ModelError(
+                f"a parameter of shape {list(parameter.shape)} given to be trained is not one of"
+                " the model's; take them from model.parameters() before autoep.initialize"
+            )
+        return self._masters.of(present)
+
+
+def _check_arguments(model: object, mpu: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: given {type(model).__name__}; allowed: a torch.nn.Module")
+    if mpu is not None:
+        raise ConfigError(
+            "mpu: given, but there is no model parallelism besides that of the experts; leave it"
+            " out and set expert_parallel.autoep_size"
+        )
+
+
+def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object) -> None:
+    for name, given, section in (
+        ("optimizer", optimizer, settings.optimizer),
+        ("lr_scheduler", lr_scheduler, settings.scheduler),
+    ):
+        if given is not None and section.type is not None:
+            raise ConfigError(
+                f"{name}: given to initialize, and named in the configuration"
+                f" ({section.type}); remove one of them"
+            )
+
+
+def _choose_precision(model: nn.Module, settings: Config) -> tuple[Replacements, Masters]:
+    if settings.bf16.enabled:
+        return compute_in_bf16(model)
+    check_float32(model)
+    return {}, Masters()
+
+
+def _choose_optimizer(
+    given: Optimizer | Callable[..., Optimizer] | None,
+    settings: Config,
+    model_parameters: ParameterGroups | None,
+    model: nn.Module,
+    stepped: _Stepped,
+) -> Optimizer | None:
+    if isinstance(given, Optimizer):
+        if model_parameters is not None:
+            raise ConfigError("model_parameters: given with an optimizer, which has its own")
+        adopt_optimizer(given, stepped)
+        return given
+    parameters: Iterable[Any] = model.parameters() if model_parameters is None else model_parameters
+    if given is None:
+        return build_optimizer(settings.optimizer, parameters, stepped)
+    if not callable(given):
+        raise ConfigError(
+            f"optimizer: given {type(given).__name__}; allowed: a torch.optim.Optimizer, or a"
+            " function that makes one of parameter groups"
+        )
+    return make_optimizer(given, parameters, stepped)
+
+
+def _choose_scheduler(
+    given: LRScheduler | Callable[[Optimizer], LRScheduler] | None,
+    settings: Config,
+    optimizer: Optimizer | None,
+) -> LRScheduler | None:
+    if given is None:
+        return build_scheduler(settings.scheduler, optimizer)
+    if optimizer is None:
+        raise ConfigError("lr_scheduler: given without an optimizer; pass one, or name one")
+    scheduler = given if hasattr(given, "step") else given(optimizer)
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ConfigError(
+            "lr_scheduler: it schedules another optimizer; make it of the one given here"
+        )
+    return scheduler

@@ -1,0 +1,196 @@
+"""Reading a configuration into dataclasses: every key is known, of the right kind, or an error.
+
+A dataclass declares its keys with `key(default, kind)`. Its `refused` table names the keys that
+other engines have and this one does not honour, each with the reason and the values that ask for
+nothing and are therefore accepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from autoep.errors import ConfigError
+
+Contents = TypeVar("Contents")
+
+AUTO = "auto"
+
+
+class Kind(NamedTuple):
+    """What a key may hold.
+
+    Attributes:
+        allowed: Says it in words, for the error.
+        read: Returns the value to keep, given the value and its path; raises `ValueError` with
+            no text where the value is not of this kind.
+    """
+
+    allowed: str
+    read: Callable[[Any, str], Any]
+
+
+class Refusal(NamedTuple):
+    """Why a key is not honoured.
+
+    Attributes:
+        reason: Follows the key's name in the error.
+        harmless: Values that ask for what happens anyway.
+        enabled_only: Whether the key is a section that asks for nothing while `enabled` is false.
+    """
+
+    reason: str
+    harmless: tuple[Any, ...] = ()
+    enabled_only: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether the value asks for nothing that this engine does not do."""
+        if self.enabled_only and isinstance(value, Mapping):
+            return value.get("enabled", False) in (False, AUTO)
+        return any(type(value) is type(known) and value == known for known in self.harmless)
+
+
+def key(default: Any, kind: Kind) -> Any:
+    """Declares a key of a section: what it is when absent or "auto", and what it may hold.
+
+    Args:
+        default: A value, or the class of which a new instance is made.
+        kind: What the key may hold.
+    """
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata={"kind": kind})
+    return dataclasses.field(default=default, metadata={"kind": kind})
+
+
+def section(contents: type) -> Any:
+    """Declares a key that is a section of its own, all of whose keys have defaults."""
+    kind = Kind("an object", lambda value, path: read_section(contents, value, path))
+    return key(contents, kind)
+
+
+def read_section(contents: type[Contents], given: Any, path: str = "") -> Contents:
+    """Builds a section from a mapping.
+
+    Args:
+        contents: A dataclass whose fields are declared with `key`.
+        given: What the configuration holds there.
+        path: The dotted path of the section, empty at the top.
+
+    Raises:
+        ConfigError: It is no mapping, or a key is unknown, refused or of the wrong kind.
+    """
+    if not isinstance(given, Mapping):
+        raise wrong_value(path or "the configuration", given, "an object of keys and values")
+    fields = {field.name: field for field in dataclasses.fields(contents)}
+    refused: Mapping[str, Refusal] = getattr(contents, "refused", {})
+    values = {}
+    for name, value in given.items():
+        where = f"{path}.{name}" if path else str(name)
+        if name in fields:
+            if value != AUTO:
+                values[name] = _read_value(fields[name].metadata["kind"], value, where)
+        elif name in refused:
+            _check_refused(refused[name], value, where)
+        else:
+            raise _unknown_key(name, where, [*fields, *refused], list(fields))
+    return contents(**values)
+
+
+def wrong_value(path: str, given: Any, allowed: str, advice: str = "") -> ConfigError:
+    """The error for a value that a key may not hold."""
+    text = f"config: {path}: given {given!r} ({type(given).__name__}); allowed: {allowed}"
+    return ConfigError(f"{text}. {advice}" if advice else text)
+
+
+def nearest(name: Any, known: list[str]) -> str:
+    """Returns a sentence that suggests the known name nearest to a wrong one, or nothing."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def _read_value(kind: Kind, value: Any, path: str) -> Any:
+    try:
+        return kind.read(value, path)
+    except ConfigError:
+        raise
+    except ValueError:
+        raise wrong_value(path, value, kind.allowed) from None
+
+
+def _check_refused(refusal: Refusal, value: Any, path: str) -> None:
+    if not refusal.allows(value):
+        raise ConfigError(
+            f"config: {path}: given {value!r}, which is not supported: {refusal.reason}."
+            " Remove the key."
+        )
+
+
+def _unknown_key(name: Any, path: str, known: list[str], listed: list[str]) -> ConfigError:
+    return ConfigError(
+        f"config: {path}: there is no such key.{nearest(name, known)}"
+        f" Keys allowed here: {', '.join(listed)}."
+    )
+
+
+def _whole(low: int) -> Callable[[Any, str], int]:
+    def read(value: Any, path: str) -> int:
+        if type(value) is not int or value < low:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _number(low: float, *, above: bool = False) -> Callable[[Any, str], float]:
+    def read(value: Any, path: str) -> float:
+        if type(value) not in (int, float) or not math.isfinite(value) or value < low:
+            raise ValueError
+        if above and value == low:
+            raise ValueError
+        return float(value)
+
+    return read
+
+
+def _exactly(kind: type) -> Callable[[Any, str], Any]:
+    def read(value: Any, path: str) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
+
+    return read
+
+
+def one_of(*choices: Any) -> Kind:
+    """One of the given values."""
+
+    def read(value: Any, path: str) -> Any:
+        for choice in choices:
+            if type(value) is type(choice) and value == choice:
+                return value
+        known = [choice for choice in choices if isinstance(choice, str)]
+        raise wrong_value(path, value, allowed, nearest(value, known).strip())
+
+    allowed = ", ".join(repr(choice) for choice in choices)
+    return Kind(allowed, read)
+
+
+def optional(kind: Kind) -> Kind:
+    """The same kind, or null."""
+
+    def read(value: Any, path: str) -> Any:
+        return None if value is None else kind.read(value, path)
+
+    return Kind(f"{kind.allowed}, or null", read)
+
+
+POSITIVE = Kind("a whole number of 1 or more", _whole(1))
+COUNT = Kind("a whole number of 0 or more", _whole(0))
+AMOUNT = Kind("a number of 0 or more", _number(0.0))
+ABOVE_ZERO = Kind("a number above 0", _number(0.0, above=True))
+FLAG = Kind("true or false", _exactly(bool))
+TEXT = Kind("a string", _exactly(str))
+OBJECT = Kind("an object", _exactly(dict))

@@ -1,0 +1,296 @@
+"""Checkpoints of a run, through torch's DCP.
+
+A checkpoint is a folder with DCP's files (weights, optimizer states and each rank's random state,
+every tensor by a name) and `run.pt`, which holds everything else. It is written under another
+name and renamed when it is whole; the file `latest` names the one to go on from.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from autoep.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from autoep.engine import Engine
+
+Tensors = dict[str, torch.Tensor]
+
+_RUN_FILE = "run.pt"
+_LATEST_FILE = "latest"
+_MODEL = "model/"
+_OPTIMIZER = "optimizer/"
+_RANDOM = "random/"
+
+
+def save(
+    engine: Engine, folder: str | PathLike[str], tag: str, client_state: dict[str, Any] | None
+) -> None:
+    """Writes a checkpoint and makes it the latest; collective."""
+    _check_between_steps(engine)
+    _check_tag(tag)
+    root = Path(folder)
+    unfinished = root / f".{tag}.unfinished"
+    run = _run_state(engine, client_state or {})
+    _on_rank_zero(engine, lambda: _begin(root, unfinished))
+    with _dcp_errors(f"cannot write {unfinished}"):
+        dcp.save(_tensors(engine), checkpoint_id=unfinished, no_dist=engine.world_size == 1)
+    _on_rank_zero(engine, lambda: _finish(root, unfinished, tag, run))
+
+
+def load(
+    engine: Engine, folder: str | PathLike[str], tag: str | None
+) -> tuple[str | None, dict[str, Any]]:
+    """Puts a checkpoint into the engine; collective. Returns its path and the client's state."""
+    path = _find(Path(folder), tag)
+    if path is None:
+        warnings.warn(f"{folder} has no checkpoint to load: there is no `latest`", stacklevel=3)
+        return None, {}
+    run = torch.load(path / _RUN_FILE, weights_only=True)
+    _check_same_run(engine, path, run)
+    _load_tensors(engine, path)
+    _restore(engine, run)
+    return str(path), run["client_state"]
+
+
+def _tensors(engine: Engine) -> Tensors:
+    """Everything that DCP writes; sharded tensors are DTensors."""
+    tensors = _model_tensors(engine)
+    for parameter, name in _stepped_names(engine).items():
+        for entry, value in _optimizer_state(engine, parameter).items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{_OPTIMIZER}{name}/{entry}"] = value
+    tensors[f"{_RANDOM}{engine.global_rank}"] = torch.get_rng_state()
+    return tensors
+
+
+def _model_tensors(engine: Engine) -> Tensors:
+    """The weights (a bf16 run's in float32) and buffers; tied ones once."""
+    named: Tensors = {}
+    seen: set[torch.Tensor] = set()
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        if tensor not in seen:
+            seen.add(tensor)
+            kept = engine.masters.of(tensor) if isinstance(tensor, nn.Parameter) else tensor
+            named[_MODEL + name] = kept.detach()
+    return named
+
+
+def _stepped_names(engine: Engine) -> dict[nn.Parameter, str]:
+    """The model's name of each parameter that the optimizer may step."""
+    return {engine.masters.of(p): name for name, p in engine.module.named_parameters()}
+
+
+def _optimizer_state(engine: Engine, parameter: nn.Parameter) -> dict[str, Any]:
+    return {} if engine.optimizer is None else engine.optimizer.state.get(parameter, {})
+
+
+def _run_state(engine: Engine, client_state: dict[str, Any]) -> bytes:
+    """Everything that is no large tensor, in torch's format, in which only plain data is read."""
+    names = _stepped_names(engine)
+    groups = [] if engine.optimizer is None else engine.optimizer.param_groups
+    scheduler = engine.lr_scheduler
+    run = {
+        "world_size": engine.world_size,
+        "ep_size": engine.groups.ep_size,
+        "global_steps": engine.global_steps,
+        "micro_steps": engine.micro_steps,
+        "groups": [
+            {**group, "params": [names[parameter] for parameter in group["params"]]}
+            for group in groups
+        ],
+        "optimizer_values": {
+            name: {k: v for k, v in state.items() if not isinstance(v, torch.Tensor)}
+            for parameter, name in names.items()
+            for state in [_optimizer_state(engine, parameter)]
+        },
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "client_state": client_state,
+    }
+    written = io.BytesIO()
+    try:
+        torch.save(run, written)
+        torch.load(io.BytesIO(written.getvalue()), weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            "client_state (or the scheduler's state) holds something that would not be read back:"
+            f" {error}. Allowed: numbers, strings, tensors, and lists, tuples and dicts of them."
+        ) from error
+    return written.getvalue()
+
+
+def _begin(root: Path, unfinished: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _finish(root: Path, unfinished: Path, tag: str, run: bytes) -> None:
+    """Gives a whole checkpoint its name, and points `latest` at it."""
+    _write_synced(unfinished / _RUN_FILE, run)
+    former = _former(root, tag)
+    if (root / tag).exists():
+        shutil.rmtree(former, ignore_errors=True)
+        os.rename(root / tag, former)
+    os.rename(unfinished, root / tag)
+    _write_synced(root / f".{_LATEST_FILE}.unfinished", tag.encode())
+    os.replace(root / f".{_LATEST_FILE}.unfinished", root / _LATEST_FILE)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _former(root: Path, tag: str) -> Path:
+    """Where a checkpoint stands while one of the same name takes its place."""
+    return root / f".{tag}.former"
+
+
+def _find(root: Path, tag: str | None) -> Path | None:
+    latest = root / _LATEST_FILE
+    if tag is None:
+        if not latest.exists():
+            return None
+        tag = latest.read_text().strip()
+    for path in (root / tag, _former(root, tag)):
+        if (path / _RUN_FILE).exists():
+            return path
+    known = sorted(path.parent.name for path in root.glob(f"[!.]*/{_RUN_FILE}"))
+    raise CheckpointError(f"{root} has no checkpoint {tag!r}; it has: {', '.join(known) or 'none'}")
+
+
+def _check_between_steps(engine: Engine) -> None:
+    if engine.micro_steps % engine.gradient_accumulation_steps() != 0:
+        raise CheckpointError(
+            "a checkpoint holds no half-summed gradients: save after the engine.step() that ends"
+            f" the {engine.gradient_accumulation_steps()} micro-batches of a step"
+        )
+
+
+def _check_tag(tag: str) -> None:
+    if not tag or tag == _LATEST_FILE or tag.startswith(".") or Path(tag).name != tag:
+        raise CheckpointError(f"tag: given {tag!r}; allowed: a folder's name, not {_LATEST_FILE!r}")
+
+
+def _check_same_run(engine: Engine, path: Path, run: dict[str, Any]) -> None:
+    now = (engine.world_size, engine.groups.ep_size)
+    then = (run["world_size"], run["ep_size"])
+    if now != then:
+        raise CheckpointError(
+            f"{path} is of {then[0]} ranks with autoep_size {then[1]}, this run of {now[0]} with"
+            f" {now[1]}; loading another layout is not supported yet. Launch {then[0]} ranks and"
+            f" set expert_parallel.autoep_size to {then[1]}."
+        )
+    names = _stepped_names(engine)
+    groups = [] if engine.optimizer is None else engine.optimizer.param_groups
+    if [[names[p] for p in group["params"]] for group in groups] != [
+        group["params"] for group in run["groups"]
+    ]:
+        raise CheckpointError(f"{path} was written with other parameter groups of the optimizer")
+    if (engine.lr_scheduler is None) != (run["scheduler"] is None):
+        raise CheckpointError(
+            f"{path} was written with{'out' * (run['scheduler'] is None)} one"
+            " learning-rate scheduler; configure the same"
+        )
+
+
+def _load_tensors(engine: Engine, path: Path) -> None:
+    """Reads every tensor into its place, and makes the optimizer's states, which are not there."""
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    wanted = _model_tensors(engine)
+    states: dict[nn.Parameter, dict[str, torch.Tensor]] = {}
+    for parameter, name in _stepped_names(engine).items():
+        prefix = f"{_OPTIMIZER}{name}/"
+        states[parameter] = {
+            key.removeprefix(prefix): _like_stored(about, parameter)
+            for key, about in stored.items()
+            if key.startswith(prefix)
+        }
+        wanted |= {prefix + entry: value for entry, value in states[parameter].items()}
+    random = torch.get_rng_state()
+    wanted[f"{_RANDOM}{engine.global_rank}"] = random
+    _check_names(path, wanted, stored)
+    with _dcp_errors(f"cannot read {path}"):
+        dcp.load(wanted, checkpoint_id=path, no_dist=engine.world_size == 1)
+    engine.masters.publish()
+    torch.set_rng_state(random)
+    for parameter, state in states.items():
+        if state:
+            engine.optimizer.state[parameter] = state
+
+
+def _like_stored(about: TensorStorageMetadata, parameter: nn.Parameter) -> torch.Tensor:
+    """Room for an entry of the optimizer's state: sharded as its parameter, if of its shape."""
+    if about.size == parameter.shape:
+        return torch.zeros_like(parameter, dtype=about.properties.dtype, requires_grad=False)
+    return torch.zeros(about.size, dtype=about.properties.dtype)
+
+
+def _check_names(path: Path, wanted: Tensors, stored: dict[str, Any]) -> None:
+    others = {key for key in stored if not key.startswith(_RANDOM)}
+    own = {key for key in wanted if not key.startswith(_RANDOM)}
+    if own != others:
+        missing, extra = sorted(own - others)[:3], sorted(others - own)[:3]
+        raise CheckpointError(
+            f"{path} is of another model or optimizer: it lacks {', '.join(missing) or 'nothing'}"
+            f" and has {', '.join(extra) or 'nothing'} besides (the first three each)"
+        )
+
+
+def _restore(engine: Engine, run: dict[str, Any]) -> None:
+    engine.global_steps = run["global_steps"]
+    engine.micro_steps = run["micro_steps"]
+    if engine.optimizer is not None:
+        for group, saved in zip(engine.optimizer.param_groups, run["groups"], strict=True):
+            group.update({name: value for name, value in saved.items() if name != "params"})
+        for parameter, name in _stepped_names(engine).items():
+            values = run["optimizer_values"][name]
+            if values:
+                engine.optimizer.state[parameter].update(values)
+    if engine.lr_scheduler is not None:
+        engine.lr_scheduler.load_state_dict(run["scheduler"])
+
+
+class _dcp_errors:  # noqa: N801
+    """Turns DCP's errors, which all ranks get, into one of ours."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, CheckpointException):
+            raise CheckpointError(f"{self._what}: {error}") from error
+
+
+def _on_rank_zero(engine: Engine, action: Callable[[], None]) -> None:
+    """Runs an action on rank 0; where it fails, it fails on every rank; collective."""
+    outcome: list[str | None] = [None]
+    if engine.global_rank == 0:
+        try:
+            action()
+        except OSError as error:
+            outcome = [f"{type(error).__name__}: {error}"]
+    if engine.world_size > 1:
+        dist.broadcast_object_list(outcome, src=0)
+    if outcome[0] is not None:
+        raise CheckpointError(f"rank 0 cannot write the checkpoint: {outcome[0]}")

@@ -1,0 +1,141 @@
+"""Starting the ranks: from mpirun, from torchrun, from the script itself, or one alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from autoep import functional
+from autoep.comm import Communicator
+from autoep.errors import CommunicationError
+
+# What an MPI launcher tells its processes: the number of ranks, of this host's ranks, and which
+# of the latter this one is (Open MPI; MPICH and those that derive from it).
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_HOST_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
+_LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+_ADDRESS_INTS = 256
+
+
+class World(NamedTuple):
+    """All ranks of the run, and this one among them.
+
+    Attributes:
+        rank: This rank, from 0.
+        size: The number of ranks; torch.distributed runs where it is above 1.
+        local_rank: This rank among those of its host.
+        mpi: Whether rows travel through MPI; else through torch.distributed.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    mpi: bool
+
+
+def join_world(timeout: float) -> World:
+    """Finds out how this process was launched, and starts torch.distributed if it has company.
+
+    A process group that the script started is used as it is.
+
+    Args:
+        timeout: Seconds after which a missing rank is an error.
+    """
+    if dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
+    if _from_environment("WORLD_SIZE") > 1 and "RANK" in os.environ:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
+    if _from_environment(*_MPI_SIZES) > 1:
+        return _join_over_mpi(timeout)
+    return World(0, 1, 0, mpi=False)
+
+
+def share_cores(world: World, num_threads: int | None) -> None:
+    """Gives the engine its threads, so that the ranks of a host do not use each other's cores.
+
+    `AUTOEP_NUM_THREADS` and the configuration come first. torch's own threads are set only where
+    nobody chose them: under mpirun without OMP_NUM_THREADS (torchrun sets that itself).
+    """
+    if num_threads is not None:
+        functional.set_num_threads(num_threads)
+    if world.size == 1:
+        return
+    share = _core_share()
+    if num_threads is None and "AUTOEP_NUM_THREADS" not in os.environ:
+        functional.set_num_threads(share)
+    if world.mpi and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+        torch.set_num_threads(min(share, torch.get_num_threads()))
+
+
+def _join_over_mpi(timeout: float) -> World:
+    comm = Communicator.mpi(timeout=timeout)
+    announced = _from_environment(*_MPI_SIZES)
+    if comm.size != announced:
+        raise CommunicationError(
+            f"the launcher started {announced} ranks, but MPI knows {comm.size}: autoep was built"
+            " with another MPI than the mpirun in use; use one MPI for both"
+        )
+    store = _shared_store(comm, timeout)
+    dist.init_process_group(
+        "gloo",
+        store=store,
+        rank=comm.rank,
+        world_size=comm.size,
+        timeout=timedelta(seconds=timeout),
+    )
+    return World(comm.rank, comm.size, _local_rank(), mpi=True)
+
+
+def _shared_store(comm: Communicator, timeout: float) -> dist.TCPStore:
+    """Opens a store on a free port of rank 0, and tells the others where it is."""
+    wait = timedelta(seconds=timeout)
+    if comm.rank != 0:
+        host, port = _from_rank_zero(comm, "").rsplit(":", 1)
+        return dist.TCPStore(host, int(port), comm.size, is_master=False, timeout=wait)
+    host = _own_address(comm.size)
+    store = dist.TCPStore(host, 0, comm.size, is_master=True, timeout=wait, wait_for_workers=False)
+    _from_rank_zero(comm, f"{host}:{store.port}")
+    return store
+
+
+def _own_address(size: int) -> str:
+    one_host = _from_environment(*_HOST_SIZES) == size
+    return "127.0.0.1" if one_host else socket.getfqdn()
+
+
+def _from_rank_zero(comm: Communicator, text: str) -> str:
+    """Gives every rank the text of rank 0, at most 256 bytes; collective."""
+    letters = text.encode().ljust(_ADDRESS_INTS, b"\0")
+    row = torch.tensor([list(letters)], dtype=torch.int32)
+    is_sender = comm.rank == 0
+    sends = [int(is_sender)] * comm.size
+    rows = row.repeat(comm.size, 1) if is_sender else row[:0]
+    receives = [int(source == 0) for source in range(comm.size)]
+    received = functional.all_to_all(rows, sends, receives, comm=comm)
+    return bytes(received[0].tolist()).rstrip(b"\0").decode()
+
+
+def _core_share() -> int:
+    """The cores of this process, divided by the number of ranks that may use them too."""
+    cores = os.sched_getaffinity(0)
+    everyone: list[tuple[str, set[int]]] = [("", set())] * dist.get_world_size()
+    dist.all_gather_object(everyone, (socket.gethostname(), cores))
+    sharers = sum(host == socket.gethostname() and bool(cores & other) for host, other in everyone)
+    return max(1, len(cores) // sharers)
+
+
+def _local_rank() -> int:
+    return _from_environment(*_LOCAL_RANKS)
+
+
+def _from_environment(*names: str) -> int:
+    """The first of these variables that is set to a number, or 0."""
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), 0)

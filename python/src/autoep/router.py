@@ -1,0 +1,40 @@
+"""`"router": "sinkhorn"`: the model's routers choose by balanced assignment in training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoep import functional
+from autoep.detect import MoELayer
+
+Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class SinkhornForward:
+    """Stands in for the forward of one router: its logits, and a choice made from them.
+
+    The router stays the model's own instance, with its weights, its hooks and what it returns.
+    """
+
+    def __init__(self, router: nn.Module) -> None:
+        self._router = router
+        self._own_forward = router.forward
+
+    def __call__(self, hidden_states: torch.Tensor) -> Routed:
+        """Returns (logits [T, E], topk_weights [T, K], topk_idx [T, K]), as the router does."""
+        logits, own_weights, own_idx = self._own_forward(hidden_states)
+        routing = functional.route(
+            logits, own_idx.shape[-1], score="sinkhorn", training=self._router.training
+        )
+        return (
+            logits,
+            routing.topk_weights.to(own_weights.dtype),
+            routing.topk_idx.to(own_idx.dtype),
+        )
+
+
+def balance_routers(layers: list[MoELayer]) -> None:
+    """Makes the routers of all layers choose by Sinkhorn's normalisation."""
+    for layer in layers:
+        layer.router.forward = SinkhornForward(layer.router)
