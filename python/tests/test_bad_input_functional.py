@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -74,6 +76,12 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "route-nan": (route(with_nan(T, E)), "token 3 for expert 2 is nan"),
     "route-inf": (route(torch.full((T, E), torch.inf)), "token 0 for expert 0 is inf"),
     "route-all-minus-inf": (route(torch.full((T, E), -torch.inf)), "token 0"),
+    "route-misaligned": (
+        lambda: functional.route(
+            numpy.frombuffer(bytearray(49), numpy.float32, 12, offset=1).reshape(4, 3), 2
+        ),
+        "logits is not aligned",
+    ),
     "route-meta": (route(torch.ones(T, E, device="meta")), "logits"),
     "route-sparse": (route(f32(T, E).to_sparse()), "logits: expected a dense tensor"),
     "top_k-zero": (route(top_k=0), "top_k: expected 1 to"),
@@ -318,8 +326,6 @@ def test_a_plan_outlives_its_communicator() -> None:
 
 
 def test_a_forked_child_cannot_use_a_handle_of_its_parent() -> None:
-    import os
-
     comm = Communicator.alone()
     child = os.fork()
     if child == 0:
@@ -330,6 +336,22 @@ def test_a_forked_child_cannot_use_a_handle_of_its_parent() -> None:
         os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
     comm.barrier()
+
+
+def test_mpi_needs_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("autoep.comm.MPI_LIBRARY", tmp_path / "libautoep_mpi.so")
+    with pytest.raises(autoep.MissingLibraryError, match="libopenmpi-dev") as caught:
+        Communicator.mpi()
+    assert isinstance(caught.value, ImportError)
+    (tmp_path / "libautoep_mpi.so").write_text("no library")
+    with pytest.raises(autoep.MissingLibraryError, match="libautoep_mpi"):
+        Communicator.mpi()
+
+
+def test_ranks_of_mpi_are_checked() -> None:
+    for ranks in ([-1], [10**30], "all", 3):
+        with pytest.raises(autoep.InvalidArgumentError, match="ranks"):
+            Communicator.mpi(ranks)
 
 
 def test_torch_transport_needs_torch_distributed() -> None:
