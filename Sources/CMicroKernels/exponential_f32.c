@@ -5,12 +5,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__x86_64__)
-#define FOR_EACH_INSTRUCTION_SET __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_INSTRUCTION_SET
-#endif
-
 static inline uint32_t bits_of(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
@@ -54,8 +48,32 @@ __attribute__((always_inline)) static inline float exponential(float x) {
   return e * power_of_two(half) * power_of_two(n - half);
 }
 
-FOR_EACH_INSTRUCTION_SET void exponential_f32(float *values, ptrdiff_t count) {
+__attribute__((always_inline)) static inline void exponentials(float *values, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; i++) {
     values[i] = exponential(values[i]);
   }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f,fma"))) static void avx512(float *values, ptrdiff_t count) {
+  exponentials(values, count);
+}
+
+__attribute__((target("avx2,fma"))) static void avx2(float *values, ptrdiff_t count) {
+  exponentials(values, count);
+}
+#endif
+
+void exponential_f32(float *values, ptrdiff_t count) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) {
+    avx512(values, count);
+    return;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    avx2(values, count);
+    return;
+  }
+#endif
+  exponentials(values, count);
 }
