@@ -67,6 +67,9 @@ let package = Package(
         "CAutoEP",
       ],
       swiftSettings: testing),
+    // The CPU backend against naive loops in f64.
+    .testTarget(
+      name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore"], swiftSettings: strict),
     // The C interface, called as a C program calls it.
     .testTarget(name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"]),
   ]

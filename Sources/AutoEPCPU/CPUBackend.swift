@@ -12,9 +12,12 @@ public final class CPUBackend: ComputeBackend {
   /// Starts the threads and chooses the kernels.
   ///
   /// - Parameter numThreads: nil takes AUTOEP_NUM_THREADS, else the cores this process may use.
-  public init(numThreads: Int?) throws(EngineError) {
-    let threadCount = try ThreadCount.resolve(numThreads)
-    kernels = try KernelSet.chosen()
+  public convenience init(numThreads: Int?) throws(EngineError) {
+    self.init(threadCount: try ThreadCount.resolve(numThreads), kernels: try KernelSet.chosen())
+  }
+
+  init(threadCount: Int, kernels: KernelSet) {
+    self.kernels = kernels
     pool = ThreadPool(threadCount: threadCount)
   }
 

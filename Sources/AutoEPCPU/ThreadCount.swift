@@ -8,9 +8,11 @@ enum ThreadCount {
   private static let allowed = 1...1024
 
   /// The number asked for, else AUTOEP_NUM_THREADS, else the cores this process may use.
-  static func resolve(_ requested: Int?) throws(EngineError) -> Int {
+  static func resolve(
+    _ requested: Int?, environment: String? = environmentValue(variable)
+  ) throws(EngineError) -> Int {
     if let requested { return try checked(requested, given: "\(requested)", for: "num_threads") }
-    if let text = environmentValue(variable) {
+    if let text = environment {
       return try checked(Int(text), given: "'\(text)'", for: variable)
     }
     return min(usable_cores(), allowed.upperBound)

@@ -26,7 +26,7 @@ struct TransportTable: @unchecked Sendable {
 
   init(_ table: autoep_transport) throws(EngineError) {
     let expected = unsafe MemoryLayout<autoep_transport>.size
-    guard unsafe table.struct_size == expected else {
+    guard unsafe table.struct_size >= expected else {
       throw invalid("struct_size is \(unsafe table.struct_size), expected \(expected)")
     }
     guard unsafe table.size >= 1, unsafe (0..<table.size).contains(table.rank) else {

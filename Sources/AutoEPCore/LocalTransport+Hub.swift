@@ -29,18 +29,16 @@ final class LocalHub: Sendable {
   /// so that a rank that comes late gets an error and not half an exchange.
   func collect(_ number: Int, at rank: Int, step: String) throws(EngineError) -> [LocalParcel] {
     try mail.wait(seconds: timeout) { (mail: inout Mail, late) throws(EngineError) in
-      let missing = mail.missing(number, at: rank)
+      let missing = mail.missing(number)
       if missing.isEmpty { return mail.take(number, at: rank) }
+      if let cause = mail.failure, cause.kind != .timeout {
+        throw .groupFailed(step: step, rank: rank, cause: cause)
+      }
+      guard late || mail.failure != nil else { return nil }
       let timedOut = EngineError.missingRanks(
         missing, step: step, rank: rank, size: size, seconds: timeout)
-      if let cause = mail.failure {
-        throw cause.kind == .timeout ? timedOut : .groupFailed(step: step, rank: rank, cause: cause)
-      }
-      if late {
-        mail.failure = timedOut
-        throw timedOut
-      }
-      return nil
+      mail.failure = timedOut
+      throw timedOut
     }
   }
 
@@ -76,7 +74,7 @@ private struct Mail {
   }
 
   /// The ranks that have not started exchange `number`.
-  func missing(_ number: Int, at target: Int) -> [Int] {
+  func missing(_ number: Int) -> [Int] {
     started.indices.filter { started[$0] <= number }
   }
 

@@ -83,13 +83,17 @@ static double now(void) {
   return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Lets others run between two polls: yields at first, then sleeps longer and longer. */
+enum { FIRST_YIELD = 50, FIRST_SLEEP = 250 };
+
+/* Passes the time between two polls: at once at first, then letting others run, then asleep for
+ * longer and longer. */
 static void pause_after(int polls) {
-  if (polls < 200) {
+  if (polls < FIRST_YIELD) return;
+  if (polls < FIRST_SLEEP) {
     sched_yield();
     return;
   }
-  int doublings = (polls - 200) / 8;
+  int doublings = (polls - FIRST_SLEEP) / 8;
   long nanoseconds = 10000L << (doublings < 5 ? doublings : 5);
   nanosleep(&(struct timespec){.tv_nsec = nanoseconds}, NULL);
 }
@@ -120,6 +124,8 @@ static int32_t initialise(char *message) {
 /* Groups and exchanges                                                      */
 /* ------------------------------------------------------------------------- */
 
+typedef struct exchange exchange;
+
 /* A list of ranks of one communicator. */
 typedef struct group {
   MPI_Comm comm;
@@ -127,7 +133,8 @@ typedef struct group {
   int rank;
   int size;
   int first_tag;
-  unsigned exchanges; /* started so far */
+  unsigned exchanges;  /* started so far */
+  exchange *under_way; /* a list, by `next` */
   int failed;
 } group;
 
@@ -141,8 +148,9 @@ typedef struct announcement {
   int64_t row_bytes;
 } announcement;
 
-typedef struct exchange {
+struct exchange {
   group *group;
+  exchange *next;
   const char *send;
   char *receive;
   const int64_t *send_rows;
@@ -159,7 +167,7 @@ typedef struct exchange {
   int arrivals_pending;
   int transfers_pending;
   char mismatch[AUTOEP_ERROR_MESSAGE_SIZE]; /* the first disagreement, or "" */
-} exchange;
+};
 
 static int member(const group *group, int p) {
   return group->members ? group->members[p] : p;
@@ -305,16 +313,28 @@ static int32_t advance(exchange *x, char *message) {
   return AUTOEP_OK;
 }
 
+/* Another rank may be waiting for any of the exchanges under way. */
+static int32_t advance_all(group *group, char *message) {
+  for (exchange *x = group->under_way; x; x = x->next) TRY(advance(x, message));
+  return AUTOEP_OK;
+}
+
 /* Advances until the exchange has ended or the deadline has come. */
 static int32_t advance_until(exchange *x, double deadline, char *message) {
   for (int polls = 0;; polls++) {
     TRY(enter(message));
-    TRY(leave(advance(x, message)));
+    TRY(leave(advance_all(x->group, message)));
     if (x->arrivals_pending + x->transfers_pending == 0) return AUTOEP_OK;
     if (now() >= deadline) return AUTOEP_TIMEOUT;
-    /* Rows move only while someone polls: no long sleep while some are under way. */
-    pause_after(x->transfers_pending > 0 ? 0 : polls);
+    /* Rows move only while someone polls: no sleep while some are under way. */
+    pause_after(x->transfers_pending > 0 && polls >= FIRST_SLEEP ? FIRST_SLEEP - 1 : polls);
   }
+}
+
+static void unlink_exchange(exchange *x) {
+  exchange **link = &x->group->under_way;
+  while (*link != x) link = &(*link)->next;
+  *link = x->next;
 }
 
 static void mark_missing(const exchange *x, int32_t *missing) {
@@ -356,6 +376,7 @@ static int withdraw(exchange *x) {
 /* Ends a failed exchange and its group; passes the status on. */
 static int32_t give_up(exchange *x, int32_t status) {
   pthread_mutex_lock(&lock);
+  unlink_exchange(x);
   x->group->failed = 1;
   if (!abandoned && withdraw(x)) exchange_free(x);
   pthread_mutex_unlock(&lock);
@@ -364,14 +385,16 @@ static int32_t give_up(exchange *x, int32_t status) {
 
 static int32_t begin(exchange *x, char *message) {
   group *group = x->group;
+  x->next = group->under_way;
+  group->under_way = x;
   TRY(check_counts(x, message));
   TRY(make_row_type(x, message));
   x->tag = group->first_tag +
            TAGS_PER_EXCHANGE * (int)(group->exchanges++ % (unsigned)EXCHANGES_AT_ONCE);
-  copy_own_rows(x);
   for (int p = 0; p < group->size; p++) {
     if (p != group->rank) TRY(announce(x, p, message));
   }
+  copy_own_rows(x);
   return AUTOEP_OK;
 }
 
@@ -401,6 +424,7 @@ static int32_t wait_exchange(void *state, void *request, double timeout_seconds,
   if (x->mismatch[0]) status = fail(message, AUTOEP_COMMUNICATION, "%s", x->mismatch);
   if (status != AUTOEP_OK) return give_up(x, status);
   pthread_mutex_lock(&lock);
+  unlink_exchange(x);
   exchange_free(x);
   return leave(AUTOEP_OK);
 }

@@ -1,12 +1,18 @@
 #pragma once
 
-/* Row-major, no transposition, transposition: CBLAS's numbers. */
-enum { OPENBLAS_ROW_MAJOR = 101, OPENBLAS_NO_TRANSPOSE = 111, OPENBLAS_TRANSPOSE = 112 };
+#include <stdint.h>
 
-typedef void (*openblas_sgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k,
-                               float alpha, const float *a, int a_stride, const float *b,
-                               int b_stride, float beta, float *c, int c_stride);
-typedef void (*openblas_dgemm)(int order, int transpose_a, int transpose_b, int m, int n, int k,
-                               double alpha, const double *a, int a_stride, const double *b,
-                               int b_stride, double beta, double *c, int c_stride);
-typedef void (*openblas_set_num_threads)(int count);
+/* CBLAS's numbers. */
+static const int32_t openblas_row_major = 101;
+static const int32_t openblas_no_transpose = 111;
+static const int32_t openblas_transpose = 112;
+
+typedef void (*openblas_sgemm)(int32_t order, int32_t transpose_a, int32_t transpose_b, int32_t m,
+                               int32_t n, int32_t k, float alpha, const float *a, int32_t a_stride,
+                               const float *b, int32_t b_stride, float beta, float *c,
+                               int32_t c_stride);
+typedef void (*openblas_dgemm)(int32_t order, int32_t transpose_a, int32_t transpose_b, int32_t m,
+                               int32_t n, int32_t k, double alpha, const double *a,
+                               int32_t a_stride, const double *b, int32_t b_stride, double beta,
+                               double *c, int32_t c_stride);
+typedef void (*openblas_set_num_threads)(int32_t count);

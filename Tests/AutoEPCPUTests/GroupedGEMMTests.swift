@@ -4,34 +4,106 @@ import Testing
 @testable import AutoEPCPU
 
 @Suite struct GroupedGEMMTests {
-  @Test(arguments: [DataType.f32, .f64, .bf16], [WeightLayout.outIn, .inOut])
-  func multipliesEachGroup(dtype: DataType, layout: WeightLayout) throws {
-    let backend = try CPUBackend(numThreads: 2)
-    var random = Random(1)
-    let (inSize, outSize, counts) = (300, 65, [3, 0, 17, 1])
-    let rows = random.tensor([21, inSize], dtype)
-    let shape = layout == .outIn ? [4, outSize, inSize] : [4, inSize, outSize]
-    let weights = random.tensor(shape, dtype)
-    let out = Tensor([21, outSize], dtype)
-    try backend.groupedGEMM(
-      rows.view, weights: weights.view, layout: layout, bias: nil, rowsPerGroup: counts,
-      into: out.view)
-    var reference: [Double] = []
-    let (x, w) = (rows.values, weights.values)
-    var r = 0
-    for (g, c) in counts.enumerated() {
-      for _ in 0..<c {
-        for o in 0..<outSize {
-          var s = 0.0
-          for i in 0..<inSize {
-            let place = layout == .outIn ? o * inSize + i : i * outSize + o
-            s += x[r * inSize + i] * w[g * outSize * inSize + place]
-          }
-          reference.append(s)
+  private let types: [DataType] = [.f64, .f32, .bf16]
+  private let layouts: [WeightLayout] = [.outIn, .inOut]
+
+  @Test(arguments: testKernels, GEMMCase.all)
+  func multipliesEachGroup(kernels: KernelSet, size: GEMMCase) throws {
+    let backend = testBackend(kernels: kernels)
+    for dtype in types {
+      for layout in layouts {
+        var random = Random(61)
+        let rows = random.tensor([size.numRows, size.inSize], dtype)
+        let weights = random.tensor(size.weightShape(layout), dtype)
+        let bias = random.tensor([size.rowsPerGroup.count, size.outSize], dtype)
+        for bias in [nil, bias] {
+          let out = Tensor([size.numRows, size.outSize], dtype)
+          try backend.groupedGEMM(
+            rows.view, weights: weights.view, layout: layout, bias: bias?.view,
+            rowsPerGroup: size.rowsPerGroup, into: out.view)
+          expectClose(out, product(size, rows.values, weights.values, layout, bias?.values))
         }
-        r += 1
       }
     }
-    expectClose(out, reference)
+  }
+
+  @Test(arguments: testKernels, GEMMCase.all)
+  func weightGradientIsTheOuterProduct(kernels: KernelSet, size: GEMMCase) throws {
+    let backend = testBackend(kernels: kernels)
+    for dtype in types {
+      for layout in layouts {
+        var random = Random(62)
+        let gradOut = random.tensor([size.numRows, size.outSize], dtype)
+        let rows = random.tensor([size.numRows, size.inSize], dtype)
+        let gradWeights = Tensor(size.weightShape(layout), dtype)
+        try backend.groupedGEMMWeightGradient(
+          gradOut: gradOut.view, rows: rows.view, layout: layout,
+          rowsPerGroup: size.rowsPerGroup, into: gradWeights.view)
+        expectClose(gradWeights, outerProduct(size, gradOut.values, rows.values, layout))
+      }
+    }
+  }
+
+  @Test(arguments: GEMMCase.all)
+  func rowSumIsEachGroups(size: GEMMCase) throws {
+    for dtype in types {
+      var random = Random(63)
+      let gradOut = random.tensor([size.numRows, size.outSize], dtype)
+      let sums = Tensor([size.rowsPerGroup.count, size.outSize], dtype)
+      testBackend().groupedRowSum(
+        gradOut.view, rowsPerGroup: size.rowsPerGroup, into: sums.view)
+      let values = gradOut.values
+      var reference = [Double](repeating: 0, count: sums.view.elementCount)
+      for (row, group) in size.groupOfRow.enumerated() {
+        for output in 0..<size.outSize {
+          reference[group * size.outSize + output] += values[row * size.outSize + output]
+        }
+      }
+      expectClose(sums, reference)
+    }
+  }
+
+  @Test(arguments: [[3, 2], [-1, 6, 0], [Int.max, Int.max, 7], [5, 0, 1], [4, 0, 0]])
+  func countsThatDoNotFitAreRefused(rowsPerGroup: [Int]) {
+    let (rows, out) = (Tensor([5, 2], .f32), Tensor([5, 4], .f32))
+    let weights = Tensor([3, 4, 2], .f32)
+    #expect(throws: EngineError.self) {
+      try testBackend().groupedGEMM(
+        rows.view, weights: weights.view, layout: .outIn, bias: nil, rowsPerGroup: rowsPerGroup,
+        into: out.view)
+    }
+    #expect(throws: EngineError.self) {
+      try testBackend().groupedGEMMWeightGradient(
+        gradOut: out.view, rows: rows.view, layout: .outIn, rowsPerGroup: rowsPerGroup,
+        into: weights.view)
+    }
+  }
+
+  private func product(
+    _ size: GEMMCase, _ rows: [Double], _ weights: [Double], _ layout: WeightLayout,
+    _ bias: [Double]?
+  ) -> [Double] {
+    size.groupOfRow.enumerated().flatMap { row, group in
+      (0..<size.outSize).map { output in
+        (0..<size.inSize).reduce(bias?[group * size.outSize + output] ?? 0) { sum, input in
+          sum + rows[row * size.inSize + input] * weights[size.place(group, output, input, layout)]
+        }
+      }
+    }
+  }
+
+  private func outerProduct(
+    _ size: GEMMCase, _ gradOut: [Double], _ rows: [Double], _ layout: WeightLayout
+  ) -> [Double] {
+    var result = [Double](repeating: 0, count: size.weightShape(layout).reduce(1, *))
+    for (row, group) in size.groupOfRow.enumerated() {
+      for output in 0..<size.outSize {
+        for input in 0..<size.inSize {
+          result[size.place(group, output, input, layout)] +=
+            gradOut[row * size.outSize + output] * rows[row * size.inSize + input]
+        }
+      }
+    }
+    return result
   }
 }

@@ -2,21 +2,37 @@ import AutoEPCore
 import Foundation
 import Synchronization
 
-/// Runs `body` for each rank in a thread of its own; throws the first error when all have ended.
+/// Runs `body` for each rank in a thread of its own; throws the first error when all have ended,
+/// and let go of what they used.
 public func runRanks(
   _ ranks: [any Transport], _ body: @escaping @Sendable (any Transport) throws -> Void
 ) throws {
   let failure = SharedFailure()
-  let ended = DispatchGroup()
-  for rank in ranks {
-    ended.enter()
-    Thread.detachNewThread {
+  let threads = ranks.map { rank in
+    startThread {
       do { try body(rank) } catch { failure.note(error) }
-      ended.leave()
     }
   }
-  ended.wait()
+  for thread in threads { pthread_join(thread, nil) }
   try failure.rethrow()
+}
+
+private func startThread(_ body: @escaping @Sendable () -> Void) -> pthread_t {
+  var thread = pthread_t()
+  let job = Unmanaged.passRetained(Job(body: body))
+  pthread_create(
+    &thread, nil,
+    { argument in
+      guard let argument else { return nil }
+      Unmanaged<Job>.fromOpaque(argument).takeRetainedValue().body()
+      return nil
+    }, job.toOpaque())
+  return thread
+}
+
+private final class Job {
+  let body: @Sendable () -> Void
+  init(body: @escaping @Sendable () -> Void) { self.body = body }
 }
 
 private final class SharedFailure: Sendable {

@@ -50,6 +50,15 @@ struct CallbackTransportTests {
     #expect(host.deadlines == [0])
   }
 
+  @Test func callsOfSeveralThreadsDoNotOverlap() throws {
+    let transport = try CallbackTransport(host.table(), timeout: 1)
+    try runRanks(Array(repeating: transport, count: 4)) { transport in
+      for _ in 0..<50 { try transport.barrier() }
+    }
+    #expect(host.starts == 200 && host.waits == 200)
+    #expect(!host.sawOverlap)
+  }
+
   @Test func stateIsReleasedOnceWithTheTransport() throws {
     do {
       let transport = try CallbackTransport(host.table(), timeout: 1)

@@ -12,25 +12,19 @@ struct MPILaunch {
 
   /// Runs one check on `ranks` ranks; ends them all after two minutes.
   static func run(_ check: String, ranks: Int) throws -> (status: Int32, output: String) {
-    let program = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
-    let laws = URL(fileURLWithPath: program).deletingLastPathComponent()
-      .appendingPathComponent("AutoEPMPILaws").path
     return try run(
       "/usr/bin/env",
       [
         "OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
-        "OMPI_MCA_rmaps_base_oversubscribe=1", "timeout", "120", "mpirun", "-n", "\(ranks)", laws,
-        try library.get(), check,
+        "OMPI_MCA_rmaps_base_oversubscribe=1", "timeout", "120", "mpirun", "-n", "\(ranks)",
+        try products().appendingPathComponent("AutoEPMPILaws").path, try library.get(), check,
       ])
   }
 
   private static func compile() throws -> String {
     let checkout = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
       .deletingLastPathComponent().deletingLastPathComponent().path
-    let folder = FileManager.default.temporaryDirectory
-      .appendingPathComponent("autoep-mpi-\(ProcessInfo.processInfo.processIdentifier)")
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    let library = folder.appendingPathComponent("libautoep_mpi.so").path
+    let library = try products().appendingPathComponent("libautoep_mpi.so").path
     let (status, output) = try run(
       "/usr/bin/env",
       [
@@ -39,6 +33,12 @@ struct MPILaunch {
       ])
     guard status == 0 else { throw BrokenLaw("autoep_mpi.c does not compile:\n\(output)") }
     return library
+  }
+
+  /// Where the build put this test and the programs beside it.
+  private static func products() throws -> URL {
+    let program = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+    return URL(fileURLWithPath: program).deletingLastPathComponent()
   }
 
   private static func run(

@@ -69,7 +69,10 @@ def print_comparison(
         ("of that for training, MiB", "training_memory_mib"),
     ]:
         row(label, memory(spread, key), memory(plain, key))
-    print(f"\nlargest difference of the losses over {args.steps} steps: {difference:.1e}")
+    last = spread["expert_load"][-1]
+    shares = " ".join(f"{100 * tokens / sum(last):.1f}%" for tokens in last)
+    print(f"\nexpert load in the last step: {shares}")
+    print(f"largest difference of the losses over {args.steps} steps: {difference:.1e}")
 
 
 def plot(spread: dict, plain: dict, path: Path) -> None:

@@ -85,8 +85,7 @@ def train_plain(args: argparse.Namespace) -> dict:
     model = build_model(args.model)
     config = json.loads(args.config.read_text())
     optimizer = torch.optim.AdamW(model.parameters(), **config["optimizer"]["params"])
-    warmup = config["scheduler"]["params"]["warmup_num_steps"]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step / warmup))
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, **config["scheduler"]["params"])
 
     losses, started = [], time.perf_counter()
     for batch in progress(args, "plain HF", show=True):

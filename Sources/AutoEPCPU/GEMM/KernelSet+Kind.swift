@@ -11,14 +11,15 @@ extension KernelSet {
     /// Why a machine may lack them, as the end of a sentence.
     var reasonMissing: String {
       self == .openblas
-        ? "libopenblas.so.0 cannot be loaded" : "this processor lacks the instructions"
+        ? "libopenblas.so.0 cannot be loaded, or its products depend on where a row stands"
+        : "this processor lacks the instructions"
     }
   }
 
   /// Makes the kernels of a kind; nil where this machine cannot run them.
   init?(_ kind: Kind) {
     if kind == .openblas {
-      guard let set = OpenBLAS.kernels() else { return nil }
+      guard let set = OpenBLAS()?.kernels else { return nil }
       self = set
     } else {
       guard let found = unsafe micro_kernels_named(kind.rawValue)?.pointee else { return nil }

@@ -8,8 +8,10 @@ struct KernelSet: Sendable {
   let f64: TileKernel<Double>
 
   /// The best kernels of this machine, or those that AUTOEP_CPU_KERNELS names.
-  static func chosen() throws(EngineError) -> KernelSet {
-    guard let name = environmentValue("AUTOEP_CPU_KERNELS") else { return try best() }
+  static func chosen(
+    environment: String? = environmentValue("AUTOEP_CPU_KERNELS")
+  ) throws(EngineError) -> KernelSet {
+    guard let name = environment else { return try best() }
     guard let kind = Kind(rawValue: name) else {
       throw EngineError(
         .invalidArgument,
@@ -24,7 +26,7 @@ struct KernelSet: Sendable {
   }
 
   private static func best() throws(EngineError) -> KernelSet {
-    guard let set = available().first else {
+    guard let set = Kind.allCases.lazy.compactMap(KernelSet.init).first else {
       throw EngineError(.internal, "no matrix kernel for this machine")
     }
     return set

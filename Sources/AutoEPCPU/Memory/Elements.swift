@@ -67,8 +67,13 @@ extension Array where Element: Real {
   /// An array of zeros that `body` fills, from several threads if it likes.
   init(count: Int, filledBy body: (Elements<Element>) -> Void) {
     self.init(repeating: 0, count: count)
+    withElements(body)
+  }
+
+  /// Lends the array's memory to `body`.
+  mutating func withElements(_ body: (Elements<Element>) -> Void) {
     unsafe withUnsafeMutableBufferPointer { buffer in
-      body(unsafe Elements(base: buffer.baseAddress, count: count))
+      body(unsafe Elements(base: buffer.baseAddress, count: buffer.count))
     }
   }
 }

@@ -1,6 +1,7 @@
 import AutoEPCore
 
-/// A tensor that owns its memory. Values go in and come out as Double.
+/// A tensor of a test. Values go in and come out as Double. Its memory is never freed, for a view may
+/// be in use after the last mention of its tensor.
 @safe
 final class Tensor {
   let view: TensorView
@@ -25,8 +26,6 @@ final class Tensor {
   convenience init(integers: [Int], _ shape: [Int], _ dtype: DataType = .i32) {
     self.init(integers.map { Double($0) }, shape, dtype)
   }
-
-  deinit { unsafe memory.deallocate() }
 
   /// The elements.
   var values: [Double] {

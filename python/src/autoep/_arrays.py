@@ -48,6 +48,8 @@ def plain(name: str, x: Any, ndim: int | None) -> Array:
             raise InvalidArgumentError(
                 f"{name}: got a DTensor; pass its own part, {name}.to_local()"
             )
+        if x.layout is not sys.modules["torch"].strided:
+            raise InvalidArgumentError(f"{name}: expected a dense tensor, got layout {x.layout}")
         dense = x.detach().contiguous()
     elif is_numpy(x):
         dense = sys.modules["numpy"].ascontiguousarray(x) if x.ndim else x

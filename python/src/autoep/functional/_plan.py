@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from autoep._arrays import Array, plain
 from autoep._native import engine
@@ -19,6 +19,9 @@ from autoep._options import (
 )
 from autoep.comm import Communicator, handle_of
 from autoep.functional._runtime import context
+
+if TYPE_CHECKING:
+    import torch
 
 _INT64_MAX = 2**63 - 1
 
@@ -96,7 +99,7 @@ def experts_plan(
     num_experts: int,
     hidden_size: int,
     ffn_size: int,
-    dtype: str,
+    dtype: str | torch.dtype,
     comm: Communicator | None = None,
     activation: Activation = "silu",
     gate: Gate = "concatenated",
@@ -146,7 +149,7 @@ def experts_options(
     num_experts: int,
     hidden_size: int,
     ffn_size: int,
-    dtype: str,
+    dtype: str | torch.dtype,
     *,
     activation: Activation,
     gate: Gate,

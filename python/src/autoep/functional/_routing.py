@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from autoep._arrays import Array, dtype_name, empty, is_torch, plain, same_kind
 from autoep._native import engine
 from autoep._options import GROUP_SCORES, SCORES, RouteOptions, choice, integer, real
+from autoep.errors import InvalidArgumentError
 from autoep.functional._runtime import context
 
 _UINT64_MAX = 2**64 - 1
@@ -117,6 +118,11 @@ def route_options(
     sinkhorn_iterations: int = 3,
 ) -> RouteOptions:
     """Checks the types of the options of `route`; whether they fit is the engine's to say."""
+    if group_score is None and (num_groups, topk_groups) != (1, 1):
+        raise InvalidArgumentError(
+            f"num_groups: {num_groups!r} groups, {topk_groups!r} of them used, need a group_score,"
+            " 'max' or 'top2_sum'"
+        )
     return RouteOptions(
         score=choice("score", score, SCORES),
         top_k=integer("top_k", top_k, 1),

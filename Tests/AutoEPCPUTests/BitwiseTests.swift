@@ -1,0 +1,136 @@
+import AutoEPCore
+import Testing
+
+@testable import AutoEPCPU
+
+/// The same bits wherever a row stands, beside however many others, on however many threads.
+@Suite struct BitwiseTests {
+  private let inSize = 270
+  private let outSize = 35
+
+  @Test(arguments: testKernels, [DataType.f64, .f32, .bf16])
+  func aRowsProductDependsOnTheRowAlone(kernels: KernelSet, dtype: DataType) throws {
+    let backend = testBackend(kernels: kernels)
+    var random = Random(71)
+    let row = random.values(inSize)
+    for layout in [WeightLayout.outIn, .inOut] {
+      let weight = random.values(inSize * outSize)
+      let alone = try product(backend, row, [1], weight, layout, dtype)
+      // Row 0, the rows around every tile's end, and a second row block.
+      for (place, count) in [(0, 2), (3, 4), (5, 17), (13, 14), (14, 15), (95, 97), (299, 300)] {
+        var rows = random.values(count * inSize)
+        rows.replaceSubrange(place * inSize..<(place + 1) * inSize, with: row)
+        let out = try product(backend, rows, [count], weight, layout, dtype)
+        let width = alone.count
+        #expect(Array(out[place * width..<(place + 1) * width]) == alone, "\(place) of \(count)")
+      }
+    }
+  }
+
+  @Test(arguments: testKernels, [DataType.f64, .f32, .bf16])
+  func aGroupsProductsDoNotDependOnOtherGroups(kernels: KernelSet, dtype: DataType) throws {
+    let backend = testBackend(kernels: kernels)
+    var random = Random(72)
+    let (rows, weights) = (random.values(40 * inSize), random.values(3 * inSize * outSize))
+    let together = try product(backend, rows, [9, 20, 11], weights, .outIn, dtype)
+    let alone = try product(
+      backend, Array(rows[9 * inSize..<29 * inSize]), [20],
+      Array(weights[inSize * outSize..<2 * inSize * outSize]), .outIn, dtype)
+    let rowBytes = outSize * dtype.byteCount
+    #expect(Array(together[9 * rowBytes..<29 * rowBytes]) == alone)
+  }
+
+  @Test(arguments: testKernels)
+  func productsAreTheSameOnAnyNumberOfThreads(kernels: KernelSet) throws {
+    for dtype in [DataType.f64, .f32, .bf16] {
+      var random = Random(73)
+      let counts = [100, 0, 311]
+      let rows = random.tensor([411, 9], dtype)
+      let gradOut = random.tensor([411, 300], dtype)
+      let weights = random.tensor([3, 300, 9], dtype)
+      let results = try [1, 2, 3].map { threads in
+        let backend = testBackend(threads: threads, kernels: kernels)
+        let (out, gradWeights) = (Tensor([411, 300], dtype), Tensor([3, 300, 9], dtype))
+        try backend.groupedGEMM(
+          rows.view, weights: weights.view, layout: .outIn, bias: nil, rowsPerGroup: counts,
+          into: out.view)
+        try backend.groupedGEMMWeightGradient(
+          gradOut: gradOut.view, rows: rows.view, layout: .outIn, rowsPerGroup: counts,
+          into: gradWeights.view)
+        return out.bytes + gradWeights.bytes
+      }
+      #expect(results[1] == results[0])
+      #expect(results[2] == results[0])
+    }
+  }
+
+  @Test(arguments: [DataType.f64, .f32, .bf16])
+  func otherStepsAreTheSameOnAnyNumberOfThreads(dtype: DataType) throws {
+    let results = try [1, 2, 3].map { try allSteps(testBackend(threads: $0), dtype) }
+    #expect(results[1] == results[0])
+    #expect(results[2] == results[0])
+  }
+
+  /// Every step but the products, on sizes that several threads share.
+  private func allSteps(_ backend: CPUBackend, _ dtype: DataType) throws -> [[UInt8]] {
+    var random = Random(74)
+    let (numTokens, topK, width, numExperts) = (700, 2, 96, 32)
+    let wide: DataType = dtype == .f64 ? .f64 : .f32
+    var configuration = RouteConfiguration(score: .sinkhorn, topK: topK)
+    configuration.sinkhornIterations = 3
+    let logits = random.tensor([numTokens, numExperts], dtype)
+    let topkIdx = Tensor([numTokens, topK], .i32)
+    let topkWeights = Tensor([numTokens, topK], wide)
+    let tokensPerExpert = Tensor([numExperts], .i32)
+    try backend.route(
+      configuration, logits: logits.view, selectionBias: nil, topkIdx: topkIdx.view,
+      topkWeights: topkWeights.view, tokensPerExpert: tokensPerExpert.view)
+    let gradLogits = Tensor([numTokens, numExperts], dtype)
+    try backend.routeBackward(
+      configuration, logits: logits.view, topkIdx: topkIdx.view,
+      gradTopkWeights: topkWeights.view, into: gradLogits.view)
+    let loss = Tensor([1], wide)
+    backend.routerZLoss(logits: logits.view, into: loss.view)
+
+    let x = random.tensor([numTokens, width], dtype)
+    let rowOfSlot = Tensor([numTokens, topK], .i32)
+    try backend.sortByExpert(
+      topkIdx: topkIdx.view, numExperts: numExperts, rowOfSlot: rowOfSlot.view,
+      tokensPerExpert: tokensPerExpert.view)
+    let rows = Tensor([numTokens * topK, width], dtype)
+    try backend.permute(x.view, rowOfSlot: rowOfSlot.view, weights: nil, into: rows.view)
+    let y = Tensor([numTokens, width], dtype)
+    try backend.unpermute(
+      rows.view, rowOfSlot: rowOfSlot.view, weights: topkWeights.view, into: y.view)
+    let gradWeights = Tensor([numTokens, topK], wide)
+    try backend.slotDot(x.view, rows.view, rowOfSlot: rowOfSlot.view, into: gradWeights.view)
+    let sums = Tensor([numExperts, width], dtype)
+    backend.groupedRowSum(
+      rows.view, rowsPerGroup: tokensPerExpert.integers, into: sums.view)
+    let experts = ExpertsConfiguration(
+      numExperts: numExperts, hiddenSize: width, ffnSize: width / 2, dtype: dtype)
+    let activated = Tensor([numTokens * topK, width / 2], dtype)
+    backend.activate(experts, hidden: rows.view, into: activated.view)
+    let gradRows = Tensor([numTokens * topK, width], dtype)
+    backend.activateBackward(
+      experts, hidden: rows.view, gradOut: activated.view, into: gradRows.view)
+    return [
+      topkIdx, topkWeights, tokensPerExpert, gradLogits, loss, rowOfSlot, rows, y, gradWeights,
+      sums, activated, gradRows,
+    ].map(\.bytes)
+  }
+
+  private func product(
+    _ backend: CPUBackend, _ rows: [Double], _ counts: [Int], _ weights: [Double],
+    _ layout: WeightLayout, _ dtype: DataType
+  ) throws -> [UInt8] {
+    let numRows = counts.reduce(0, +)
+    let shape = layout == .outIn ? [outSize, inSize] : [inSize, outSize]
+    let out = Tensor([numRows, outSize], dtype)
+    try backend.groupedGEMM(
+      Tensor(rows, [numRows, inSize], dtype).view,
+      weights: Tensor(weights, [counts.count] + shape, dtype).view, layout: layout, bias: nil,
+      rowsPerGroup: counts, into: out.view)
+    return out.bytes
+  }
+}

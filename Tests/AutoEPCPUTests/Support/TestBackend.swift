@@ -1,0 +1,22 @@
+import AutoEPCore
+import Glibc
+import Testing
+
+@testable import AutoEPCPU
+
+/// The kernels that this machine runs. OpenBLAS, which serves processors without AVX2, shows those it
+/// has for them.
+let testKernels = {
+  unsafe setenv("OPENBLAS_CORETYPE", "Sandybridge", 1)
+  return KernelSet.available()
+}()
+
+/// A backend with the best kernels, or with given ones.
+func testBackend(threads: Int = 2, kernels: KernelSet? = nil) -> CPUBackend {
+  CPUBackend(threadCount: threads, kernels: kernels ?? testKernels[0])
+}
+
+extension KernelSet: CustomTestStringConvertible {
+  /// The name in a test's output.
+  public var testDescription: String { name }
+}

@@ -1,0 +1,57 @@
+import AutoEPCore
+import Synchronization
+import Testing
+
+@testable import AutoEPCPU
+
+@Suite struct ThreadPoolTests {
+  @Test(arguments: [1, 2, 3, 8], [0, 1, 7, 1000])
+  func eachItemIsDoneOnce(threads: Int, count: Int) {
+    let pool = ThreadPool(threadCount: threads)
+    for grain in [1, 3, 5000] {
+      #expect(itemsDone(by: pool, count, grain) == Array(repeating: 1, count: count))
+    }
+  }
+
+  @Test func hostThreadsMayShareAPool() async {
+    let pool = ThreadPool(threadCount: 2)
+    await withTaskGroup(of: Bool.self) { group in
+      for _ in 0..<8 {
+        group.addTask {
+          (0..<50).allSatisfy { _ in itemsDone(by: pool, 64, 1) == Array(repeating: 1, count: 64) }
+        }
+      }
+      for await allDone in group { #expect(allDone) }
+    }
+  }
+
+  @Test func aBodyMayUseThePool() {
+    let pool = ThreadPool(threadCount: 3)
+    let total = Mutex(0)
+    pool.forEachRange(of: 6, grain: 1) { outer in
+      pool.forEachRange(of: 10, grain: 1) { inner in
+        total.withLock { $0 += outer.count * inner.count }
+      }
+    }
+    #expect(total.withLock { $0 } == 60)
+  }
+
+  @Test func theLowestFailureIsThrown() throws {
+    let failure = FirstFailure()
+    for item in [7, 3, 9, 3] {
+      failure.note(EngineError(.invalidArgument, "item \(item)"), at: item)
+    }
+    let error = try #require(throws: EngineError.self) { try failure.rethrow() }
+    #expect(error.message == "item 3")
+  }
+}
+
+private func itemsDone(by pool: ThreadPool, _ count: Int, _ grain: Int) -> [Int] {
+  let done = Mutex([Int](repeating: 0, count: count))
+  pool.forEachRange(of: count, grain: grain) { range in
+    done.withLock { done in
+      for item in range { done[item] += 1 }
+    }
+  }
+  return done.withLock { $0 }
+}

@@ -1,0 +1,319 @@
+"""Bad input to the C extension itself: whatever each argument is, it raises or it returns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+import autoep
+from autoep._native import engine
+
+T, H, F, E, K = 4, 8, 6, 3, 2
+N = T * K
+# One integer type's error, one of Python's argument parsing, and AutoEP's own.
+REFUSALS = (autoep.Error, TypeError, OverflowError, ValueError)
+
+ROUTE = (1, K, 0, 0.0, 1.0, 0, 1, 1, 1, 3)
+EXPERTS = (E, H, F, 1, 1, 2, 1, 1, 1.0, 7.0)
+
+
+def f32(*shape: int) -> torch.Tensor:
+    return torch.ones(*shape)
+
+
+def i32(*shape: int) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.int32)
+
+
+IDX = torch.tensor([[0, 1], [1, 2], [2, 0], [0, 1]])
+SLOTS = torch.arange(N, dtype=torch.int32).view(T, K)
+COUNTS = torch.tensor([3, 3, 2])
+
+
+def calls() -> dict[str, tuple[Any, ...]]:
+    """Arguments of each function with which it succeeds."""
+    context = engine.context_create(1)
+    comm = engine.comm_create_self()
+    plan, info = engine.experts_plan(context, comm, EXPERTS, IDX)
+    workspace = torch.empty(max(info[-2:]) + 64, dtype=torch.uint8)
+    weights = (f32(E, 2 * F, H), f32(E, 2 * F), f32(E, H, F), f32(E, H))
+    gradients = tuple(torch.empty_like(weight) for weight in weights)
+    rows, hidden, expert_rows = f32(N, H), f32(N, 2 * F), f32(N, H)
+    scores = f32(T, K)
+    return {
+        "version": (),
+        "context_create": (1,),
+        "context_num_threads": (context,),
+        "context_statistics": (context,),
+        "context_reset_statistics": (context,),
+        "comm_create_self": (),
+        "comm_create_local": (2, 1.0),
+        "comm_create_callback": (object(), 0, 1, 1.0),
+        "comm_rank": (comm,),
+        "all_to_all": (comm, f32(2, 3), [2], f32(2, 3), [2]),
+        "exchange_counts": (comm, [4]),
+        "all_reduce": (comm, f32(3)),
+        "barrier": (comm,),
+        "route": (context, ROUTE, f32(T, E), f32(E), i32(T, K), f32(T, K), i32(E)),
+        "route_backward": (context, ROUTE, f32(T, E), IDX.int(), f32(T, K), f32(T, E)),
+        "router_z_loss": (context, f32(T, E), f32(1)),
+        "router_z_loss_backward": (context, f32(T, E), f32(1), f32(T, E)),
+        "jitter": (context, f32(T, H), 0.1, 7, f32(T, H)),
+        "sort_by_expert": (context, IDX, E, i32(T, K), i32(E)),
+        "permute": (context, f32(T, H), SLOTS, f32(N, H)),
+        "permute_backward": (context, f32(N, H), SLOTS, f32(T, H)),
+        "unpermute": (context, f32(N, H), SLOTS, scores, f32(T, H)),
+        "unpermute_backward": (
+            context,
+            f32(T, H),
+            f32(N, H),
+            SLOTS,
+            scores,
+            f32(N, H),
+            f32(T, K),
+        ),
+        "grouped_gemm": (context, f32(N, H), f32(E, F, H), 1, COUNTS, f32(N, F)),
+        "grouped_gemm_weight_grad": (context, f32(N, F), f32(N, H), 1, COUNTS, f32(E, F, H)),
+        "expert_range": (E, 2, 0),
+        "experts_plan": (context, comm, EXPERTS, IDX),
+        "plan_tokens_per_expert": (plan,),
+        "experts_forward": (
+            context,
+            plan,
+            weights,
+            f32(T, H),
+            scores,
+            rows,
+            hidden,
+            expert_rows,
+            f32(T, H),
+            workspace,
+        ),
+        "experts_backward": (
+            context,
+            plan,
+            weights,
+            f32(T, H),
+            None,
+            scores,
+            rows,
+            hidden,
+            expert_rows,
+            f32(T, H),
+            f32(T, K),
+            gradients,
+            workspace,
+        ),
+    }
+
+
+# Not called here: they begin and end MPI, which test_functional_ranks.py does.
+UNCALLED = {"comm_create_mpi", "mpi_finalize"}
+
+NAMES = sorted(calls())
+
+
+def closed(handle: Any) -> Any:
+    handle.close()
+    return handle
+
+
+def read_only() -> numpy.ndarray:
+    array = numpy.ones((T, H), numpy.float32)
+    array.flags.writeable = False
+    return array
+
+
+def bad_values() -> list[Any]:
+    """What an argument may be replaced with; each is wrong nearly everywhere."""
+
+    class Producer:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def __dlpack__(self, **_: Any) -> Any:
+            if isinstance(self.answer, Exception):
+                raise self.answer
+            return self.answer
+
+    return [
+        object(),
+        None,
+        0,
+        -1,
+        10**30,
+        -(10**30),
+        1.5,
+        float("nan"),
+        "text",
+        b"bytes",
+        [],
+        (),
+        {},
+        [10**30],
+        [None],
+        (None,) * 4,
+        (None,) * 10,
+        (10**30,) * 10,
+        (-1,) * 10,
+        ROUTE[:-1],
+        engine.context_create(1),
+        engine.comm_create_self(),
+        closed(engine.context_create(1)),
+        closed(engine.comm_create_self()),
+        engine.Handle,
+        Producer(None),
+        Producer("capsule"),
+        Producer(RuntimeError("no memory to lend")),
+        Producer(torch.ones(2).__dlpack__()),
+        torch.ones(2, 2, device="meta"),
+        torch.ones(2, 2, requires_grad=True),
+        torch.ones(2, 2, dtype=torch.complex64),
+        torch.ones(2, 2, dtype=torch.bool),
+        torch.ones((1,) * 12),
+        torch.ones(0),
+        torch.ones(0, 0),
+        torch.tensor(1.0),
+        torch.ones(1).expand(2**40),
+        torch.ones(1, 1).expand(2**31, 2**31),
+        f32(H, T).T,
+        f32(T, H)[:, ::2],
+        f32(T, H).double(),
+        f32(T, H).half(),
+        IDX - 5,
+        IDX + 2**40,
+        read_only(),
+        numpy.array(["text"]),
+        numpy.array([object()]),
+    ]
+
+
+# What Python reaches by other ways: Handle.close, and what becomes an exception or a check.
+ELSEWHERE = {"context_free", "comm_free", "plan_free", "abi_version", "status_name"}
+
+
+def test_every_function_of_the_header_is_here() -> None:
+    header = Path(__file__).resolve().parents[2] / "include" / "autoep.h"
+    declared = re.findall(r"^[\w *]*?\bautoep_(\w+)\(", header.read_text(), re.MULTILINE)
+    assert len(declared) > 30
+    assert set(declared) == set(NAMES) | UNCALLED | ELSEWHERE
+
+
+def test_every_function_is_called_here() -> None:
+    functions = {name for name in dir(engine) if not name.startswith("_")} - {"Handle"}
+    assert functions == set(NAMES) | UNCALLED
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_good_call_succeeds(name: str) -> None:
+    getattr(engine, name)(*calls()[name])
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+@pytest.mark.parametrize("name", NAMES)
+def test_any_value_in_any_place_is_survived(name: str) -> None:
+    function, arguments = getattr(engine, name), calls()[name]
+    for place in range(len(arguments)):
+        for value in bad_values():
+            try:
+                function(*arguments[:place], value, *arguments[place + 1 :])
+            except REFUSALS as error:
+                assert str(error), f"argument {place} = {value!r} was refused without a text"
+    function(*calls()[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_object_without_meaning_is_refused(name: str) -> None:
+    function, arguments = getattr(engine, name), calls()[name]
+    for place in range(len(arguments)):
+        if (name, place) == ("comm_create_callback", 0):
+            continue  # a transport is any object; its use shows whether it is one
+        with pytest.raises(REFUSALS):
+            function(*arguments[:place], object(), *arguments[place + 1 :])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_wrong_number_of_arguments_is_refused(name: str) -> None:
+    function, arguments = getattr(engine, name), calls()[name]
+    with pytest.raises(TypeError, match=name):
+        function(*arguments, None)
+    if arguments:
+        with pytest.raises(TypeError, match=name):
+            function(*arguments[:-1])
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_weights_of_any_kind_are_survived(place: int) -> None:
+    for name, argument in (
+        ("experts_forward", 2),
+        ("experts_backward", 2),
+        ("experts_backward", 11),
+    ):
+        arguments = calls()[name]
+        for value in bad_values():
+            weights = list(arguments[argument])
+            weights[place] = value
+            changed = list(arguments)
+            changed[argument] = tuple(weights)
+            try:
+                getattr(engine, name)(*changed)
+            except REFUSALS as error:
+                assert str(error)
+
+
+def test_outputs_cannot_be_read_only() -> None:
+    arguments = calls()["jitter"]
+    with pytest.raises(autoep.InvalidArgumentError, match="y: an output cannot be read-only"):
+        engine.jitter(*arguments[:-1], read_only())
+    engine.jitter(arguments[0], read_only(), *arguments[2:])
+
+
+def test_a_workspace_must_be_large_dense_and_aligned() -> None:
+    arguments = calls()["experts_forward"]
+    good = arguments[-1]
+    assert good.data_ptr() % 64 == 0
+    for workspace, text in (
+        (None, "expected .* bytes"),
+        (good[:64], "expected .* bytes"),
+        (good[1:], "aligned"),
+        (good[::2], "dense bytes"),
+        (good.int(), "dense bytes"),
+    ):
+        with pytest.raises(autoep.InvalidArgumentError, match=f"workspace: .*{text}"):
+            engine.experts_forward(*arguments[:-1], workspace)
+
+
+def test_handles_cannot_be_made_or_mixed_up() -> None:
+    with pytest.raises(TypeError):
+        engine.Handle()
+    with pytest.raises(autoep.InvalidArgumentError, match="expected a context of the engine"):
+        engine.context_num_threads(engine.comm_create_self())
+
+
+def test_what_a_producer_raises_is_told() -> None:
+    context = engine.context_create(1)
+    wanting = torch.ones(2, 2, requires_grad=True)
+    with pytest.raises(autoep.InvalidArgumentError, match=r"logits: .*detach\(\)"):
+        engine.router_z_loss(context, wanting, f32(1))
+
+
+def test_memory_is_given_back() -> None:
+    """A call, good or bad, holds no reference to its tensors afterwards."""
+    import sys
+
+    context = engine.context_create(1)
+    x = numpy.ones((T, H), numpy.float32)
+    y = numpy.ones((T, H), numpy.float32)
+    before = sys.getrefcount(x), sys.getrefcount(y)
+    for _ in range(10):
+        engine.jitter(context, x, 0.1, 1, y)
+        with pytest.raises(autoep.InvalidArgumentError):
+            engine.jitter(context, x, 2.0, 1, y)
+        with pytest.raises(autoep.InvalidArgumentError):
+            engine.jitter(context, x, 0.1, -1, y)
+    assert (sys.getrefcount(x), sys.getrefcount(y)) == before
