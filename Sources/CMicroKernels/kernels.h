@@ -19,10 +19,10 @@ void portable_f64_gemm(ptrdiff_t depth, const double *a, const double *b, double
                        ptrdiff_t stride);
 
 enum {
-  AVX512_F32_ROWS = 14,
-  AVX512_F32_COLUMNS = 32,
-  AVX512_F64_ROWS = 14,
-  AVX512_F64_COLUMNS = 16,
+  AVX512_F32_ROWS = 8,
+  AVX512_F32_COLUMNS = 48,
+  AVX512_F64_ROWS = 8,
+  AVX512_F64_COLUMNS = 24,
   AVX2_F32_ROWS = 6,
   AVX2_F32_COLUMNS = 16,
   AVX2_F64_ROWS = 6,

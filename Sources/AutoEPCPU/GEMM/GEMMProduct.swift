@@ -2,7 +2,7 @@
 ///
 /// Each element is summed over K in blocks of one fixed depth, each block in order: its bits depend
 /// on its row, its column and the kernel alone.
-struct GEMMProduct<S: Scalar> {
+struct GEMMProduct<S: Packable> {
   let a: Matrix<S>
   let b: Matrix<S>
   /// One value a column, added last.
@@ -14,15 +14,16 @@ struct GEMMProduct<S: Scalar> {
     _ tile: GEMMTile, _ blocking: GEMMBlocking, _ kernel: TileKernel<S.Wide>,
     _ scratch: GEMMScratch<S.Wide>
   ) {
-    scratch.sums.fill(0)
+    let sums = scratch.sums[0..<tile.rows.count.roundedUp(to: kernel.rows) * blocking.columns]
+    sums.fill(0)
     for start in stride(from: 0, to: a.columns, by: blocking.depth) {
       let depths = start..<min(start + blocking.depth, a.columns)
-      a.pack(rows: tile.rows, columns: depths, panelRows: kernel.rows, into: scratch.a)
-      b.transposed.pack(
-        rows: tile.columns, columns: depths, panelRows: kernel.columns, into: scratch.b)
+      a.block(rows: tile.rows, columns: depths).pack(panelRows: kernel.rows, into: scratch.a)
+      b.block(rows: depths, columns: tile.columns).transposed
+        .pack(panelRows: kernel.columns, into: scratch.b)
       multiplyPanels(tile, depth: depths.count, blocking, kernel, scratch)
     }
-    store(scratch.sums, of: tile, stride: blocking.columns)
+    store(sums, of: tile, stride: blocking.columns)
   }
 
   private func multiplyPanels(
@@ -40,13 +41,16 @@ struct GEMMProduct<S: Scalar> {
   }
 
   private func store(_ sums: Elements<S.Wide>, of tile: GEMMTile, stride: Int) {
-    for row in 0..<tile.rows.count {
-      let rowSums = sums.row(row, width: stride)
-      for column in 0..<tile.columns.count {
-        let place = tile.columns.lowerBound + column
-        let sum = bias.map { rowSums[column] + $0[place].wide } ?? rowSums[column]
-        out[tile.rows.lowerBound + row, place] = S(rounding: sum)
-      }
+    let bias = bias?[tile.columns]
+    for (index, row) in tile.rows.enumerated() {
+      let sums = sums.row(index, width: stride)
+      if let bias { sums.add(bias) }
+      out.row(row, columns: tile.columns).store(sums)
     }
   }
+}
+
+extension Int {
+  /// The next multiple of a divisor.
+  fileprivate func roundedUp(to divisor: Int) -> Int { (self + divisor - 1) / divisor * divisor }
 }

@@ -27,8 +27,20 @@ struct Matrix<S: Scalar> {
       elements, rows: columns, columns: rows, rowStride: columnStride, columnStride: rowStride)
   }
 
-  subscript(row: Int, column: Int) -> S {
-    get { elements[row * rowStride + column * columnStride] }
-    nonmutating set { elements[row * rowStride + column * columnStride] = newValue }
+  /// A part of the matrix.
+  func block(rows: Range<Int>, columns: Range<Int>) -> Matrix {
+    let first = rows.lowerBound * rowStride + columns.lowerBound * columnStride
+    return Matrix(
+      elements[min(first, elements.count)..<elements.count], rows: rows.count,
+      columns: columns.count, rowStride: rowStride, columnStride: columnStride)
   }
+
+  /// A part of a row of a row-major matrix.
+  func row(_ row: Int, columns: Range<Int>) -> Elements<S> {
+    assert(columnStride == 1)
+    return elements[row * rowStride + columns.lowerBound..<row * rowStride + columns.upperBound]
+  }
+
+  /// The address of the first element, for C.
+  var pointer: UnsafeMutablePointer<S>? { unsafe elements.pointer }
 }

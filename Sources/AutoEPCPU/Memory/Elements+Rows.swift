@@ -17,6 +17,11 @@ extension Elements where Element: Scalar {
     for index in 0..<count { sum[index] += factor * self[index].wide }
   }
 
+  /// Rounds the first of the sums into this row.
+  func store(_ sums: Elements<Element.Wide>) {
+    for index in 0..<count { self[index] = Element(rounding: sums[index]) }
+  }
+
   /// The inner product with a row of the same length. The order of the sum is fixed: 16 running sums,
   /// which a vector unit holds, added up at the end.
   func dot(_ other: Elements) -> Element.Wide {
@@ -29,5 +34,12 @@ extension Elements where Element: Scalar {
     }
     for index in whole..<count { sums[index - whole] += self[index].wide * other[index].wide }
     return sums.indices.reduce(0) { $0 + sums[$1] }
+  }
+}
+
+extension Elements where Element: Real {
+  /// self += a row at most as long.
+  func add<S: Scalar>(_ row: Elements<S>) where S.Wide == Element {
+    for index in 0..<row.count { self[index] += row[index].wide }
   }
 }
