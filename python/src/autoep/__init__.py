@@ -11,13 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from autoep.errors import (
+    CheckpointError,
     CommunicationError,
+    ConfigError,
     DeadlineError,
     Error,
     InternalError,
     InvalidArgumentError,
     InvalidHandleError,
     MissingLibraryError,
+    ModelError,
     OutOfMemoryError,
     UnsupportedError,
 )
@@ -30,14 +33,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointError",
     "CommunicationError",
     "Communicator",
+    "ConfigError",
     "DeadlineError",
     "Error",
     "InternalError",
     "InvalidArgumentError",
     "InvalidHandleError",
     "MissingLibraryError",
+    "ModelError",
     "OutOfMemoryError",
     "UnsupportedError",
     "functional",

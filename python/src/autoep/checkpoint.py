@@ -11,7 +11,8 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ def save(
     unfinished = root / f".{tag}.unfinished"
     run = _run_state(engine, client_state or {})
     _on_rank_zero(engine, lambda: _begin(root, unfinished))
-    with _dcp_errors(f"cannot write {unfinished}"):
+    with _dcp_says(f"cannot write {unfinished}"):
         dcp.save(_tensors(engine), checkpoint_id=unfinished, no_dist=engine.world_size == 1)
     _on_rank_zero(engine, lambda: _finish(root, unfinished, tag, run))
 
@@ -99,23 +100,35 @@ def _optimizer_state(engine: Engine, parameter: nn.Parameter) -> dict[str, Any]:
     return {} if engine.optimizer is None else engine.optimizer.state.get(parameter, {})
 
 
+def _setup(engine: Engine) -> dict[str, Any]:
+    """What two runs have in common, if one can go on from the other's checkpoint."""
+    names = _stepped_names(engine)
+    optimizer, scheduler = engine.optimizer, engine.lr_scheduler
+    groups = [] if optimizer is None else optimizer.param_groups
+    return {
+        "ranks": engine.world_size,
+        "autoep_size": engine.groups.ep_size,
+        "optimizer": None if optimizer is None else type(optimizer).__name__,
+        "lr_scheduler": None if scheduler is None else type(scheduler).__name__,
+        "parameter groups": [[names[p] for p in group["params"]] for group in groups],
+    }
+
+
 def _run_state(engine: Engine, client_state: dict[str, Any]) -> bytes:
     """Everything that is no large tensor, in torch's format, in which only plain data is read."""
-    names = _stepped_names(engine)
     groups = [] if engine.optimizer is None else engine.optimizer.param_groups
     scheduler = engine.lr_scheduler
     run = {
-        "world_size": engine.world_size,
-        "ep_size": engine.groups.ep_size,
+        "setup": _setup(engine),
         "global_steps": engine.global_steps,
         "micro_steps": engine.micro_steps,
         "groups": [
-            {**group, "params": [names[parameter] for parameter in group["params"]]}
+            {option: value for option, value in group.items() if option != "params"}
             for group in groups
         ],
         "optimizer_values": {
             name: {k: v for k, v in state.items() if not isinstance(v, torch.Tensor)}
-            for parameter, name in names.items()
+            for parameter, name in _stepped_names(engine).items()
             for state in [_optimizer_state(engine, parameter)]
         },
         "scheduler": None if scheduler is None else scheduler.state_dict(),
@@ -190,24 +203,16 @@ def _check_tag(tag: str) -> None:
 
 
 def _check_same_run(engine: Engine, path: Path, run: dict[str, Any]) -> None:
-    now = (engine.world_size, engine.groups.ep_size)
-    then = (run["world_size"], run["ep_size"])
-    if now != then:
+    """Raises where the checkpoint was written by a run that this one cannot go on from."""
+    for what, now in _setup(engine).items():
+        then = run["setup"][what]
+        if now == then:
+            continue
+        if isinstance(now, list):
+            raise CheckpointError(f"{path} was written with other parameter groups")
         raise CheckpointError(
-            f"{path} is of {then[0]} ranks with autoep_size {then[1]}, this run of {now[0]} with"
-            f" {now[1]}; loading another layout is not supported yet. Launch {then[0]} ranks and"
-            f" set expert_parallel.autoep_size to {then[1]}."
-        )
-    names = _stepped_names(engine)
-    groups = [] if engine.optimizer is None else engine.optimizer.param_groups
-    if [[names[p] for p in group["params"]] for group in groups] != [
-        group["params"] for group in run["groups"]
-    ]:
-        raise CheckpointError(f"{path} was written with other parameter groups of the optimizer")
-    if (engine.lr_scheduler is None) != (run["scheduler"] is None):
-        raise CheckpointError(
-            f"{path} was written with{'out' * (run['scheduler'] is None)} one"
-            " learning-rate scheduler; configure the same"
+            f"{path} was written with {what} {then}, and this run has {now}. Continue it with"
+            f" {then}; reading it into another layout is not supported yet."
         )
 
 
@@ -227,7 +232,7 @@ def _load_tensors(engine: Engine, path: Path) -> None:
     random = torch.get_rng_state()
     wanted[f"{_RANDOM}{engine.global_rank}"] = random
     _check_names(path, wanted, stored)
-    with _dcp_errors(f"cannot read {path}"):
+    with _dcp_says(f"cannot read {path}"):
         dcp.load(wanted, checkpoint_id=path, no_dist=engine.world_size == 1)
     engine.masters.publish()
     torch.set_rng_state(random)
@@ -259,7 +264,7 @@ def _restore(engine: Engine, run: dict[str, Any]) -> None:
     engine.micro_steps = run["micro_steps"]
     if engine.optimizer is not None:
         for group, saved in zip(engine.optimizer.param_groups, run["groups"], strict=True):
-            group.update({name: value for name, value in saved.items() if name != "params"})
+            group.update(saved)
         for parameter, name in _stepped_names(engine).items():
             values = run["optimizer_values"][name]
             if values:
@@ -268,18 +273,15 @@ def _restore(engine: Engine, run: dict[str, Any]) -> None:
         engine.lr_scheduler.load_state_dict(run["scheduler"])
 
 
-class _dcp_errors:  # noqa: N801
-    """Turns DCP's errors, which all ranks get, into one of ours."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, CheckpointException):
-            raise CheckpointError(f"{self._what}: {error}") from error
+@contextmanager
+def _dcp_says(what: str) -> Iterator[None]:
+    """Turns DCP's errors, which all ranks get, into one of ours; a single process is no news."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        try:
+            yield
+        except CheckpointException as error:
+            raise CheckpointError(f"{what}: {error}") from error
 
 
 def _on_rank_zero(engine: Engine, action: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -61,6 +62,8 @@ def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int
 def make_groups(world: World, ep_size: int, timeout: float) -> ExpertGroups:
     """Makes the groups: consecutive ranks share experts; collective over all ranks.
 
+    Engines of the same size share them: a process group has threads and sockets of its own.
+
     Args:
         world: All ranks.
         ep_size: Divides their number.
@@ -68,6 +71,14 @@ def make_groups(world: World, ep_size: int, timeout: float) -> ExpertGroups:
     """
     if world.size == 1:
         return ExpertGroups(1, 0, Communicator.alone(), None)
+    return _make_groups(dist.group.WORLD, world, ep_size, timeout)
+
+
+@functools.cache
+def _make_groups(
+    everyone: dist.ProcessGroup, world: World, ep_size: int, timeout: float
+) -> ExpertGroups:
+    """Makes the groups once for each process group that has all ranks."""
     grid = torch.arange(world.size).view(-1, ep_size)  # [EDP, EP]
     # The EP group is one of its own even where it holds all ranks: its exchanges are not to mix
     # with the all-reduces of DDP.

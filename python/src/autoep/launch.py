@@ -22,6 +22,9 @@ _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 _ADDRESS_INTS = 256
 
+# The world that was joined over MPI, whose process group a second call finds started.
+_joined_over_mpi: World | None = None
+
 
 class World(NamedTuple):
     """All ranks of the run, and this one among them.
@@ -47,6 +50,8 @@ def join_world(timeout: float) -> World:
     Args:
         timeout: Seconds after which a missing rank is an error.
     """
+    if _joined_over_mpi is not None:
+        return _joined_over_mpi
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
     if _from_environment("WORLD_SIZE") > 1 and "RANK" in os.environ:
@@ -75,6 +80,7 @@ def share_cores(world: World, num_threads: int | None) -> None:
 
 
 def _join_over_mpi(timeout: float) -> World:
+    global _joined_over_mpi
     comm = Communicator.mpi(timeout=timeout)
     announced = _from_environment(*_MPI_SIZES)
     if comm.size != announced:
@@ -90,7 +96,8 @@ def _join_over_mpi(timeout: float) -> World:
         world_size=comm.size,
         timeout=timedelta(seconds=timeout),
     )
-    return World(comm.rank, comm.size, _local_rank(), mpi=True)
+    _joined_over_mpi = World(comm.rank, comm.size, _local_rank(), mpi=True)
+    return _joined_over_mpi
 
 
 def _shared_store(comm: Communicator, timeout: float) -> dist.TCPStore:

@@ -1,0 +1,476 @@
+"""What the engine does besides the numbers: reruns, checkpoints, loaders, generate, errors."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from unittest import mock
+
+import models
+import pytest
+import torch
+import torch.distributed as dist
+from cases_parity import ADAMW, start
+from conftest import assert_close
+from registry import Ranks, case
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+import autoep
+from autoep import functional
+from autoep.engine import Engine
+
+BF16 = [False, True]
+
+
+def train(engine: Engine, ranks: Ranks, steps: range, **options) -> list[float]:
+    """Trains, and returns this rank's losses."""
+    losses = []
+    accumulation = engine.gradient_accumulation_steps()
+    for step in steps:
+        for of_ranks in models.micro_batches(step, accumulation, ranks.size):
+            loss = engine(**of_ranks[ranks.rank], **options).loss
+            losses.append(loss.item())
+            engine.backward(loss)
+            engine.step()
+    return losses
+
+
+def full(
+    ranks: Ranks, bf16: bool, ep_size: int | None = None, optimizer: dict = ADAMW, **changes
+) -> Engine:
+    """An engine with everything a run may have."""
+    return start(
+        models.tiny("mixtral", attention_dropout=0.1, **changes),
+        ep_size,
+        optimizer=optimizer,
+        scheduler={"type": "WarmupLR", "params": {"warmup_max_lr": 0.01, "warmup_num_steps": 3}},
+        bf16={"enabled": bf16},
+        gradient_accumulation_steps=2,
+        gradient_clipping=0.5,
+    )
+
+
+@case(bf16=BF16, ep_size=[1, 2, 4])
+def a_rerun_has_the_same_bits(ranks: Ranks, bf16: bool, ep_size: int) -> None:
+    runs = []
+    for _ in range(2):
+        engine = full(ranks, bf16, ep_size)
+        torch.manual_seed(ranks.rank)
+        runs.append((train(engine, ranks, range(3)), models.bits(engine)))
+    assert runs[0] == runs[1]
+
+
+@case(bf16=BF16, ep_size=[1, 2, 4])
+def a_checkpoint_continues_with_the_same_bits(ranks: Ranks, bf16: bool, ep_size: int) -> None:
+    engine = full(ranks, bf16, ep_size)
+    torch.manual_seed(ranks.rank)
+    train(engine, ranks, range(2))
+    engine.save_checkpoint(ranks.folder, client_state={"epoch": 3, "of": [1.5, "a"]})
+    expected = train(engine, ranks, range(2, 4)), models.bits(engine), engine.get_lr()
+
+    other = full(ranks, bf16, ep_size, seed=7)
+    path, client_state = other.load_checkpoint(ranks.folder)
+    assert path == str(ranks.folder / "global_step2")
+    assert client_state == {"epoch": 3, "of": [1.5, "a"]}
+    assert other.global_steps == 2
+    found = train(other, ranks, range(2, 4)), models.bits(other), other.get_lr()
+    assert found == expected
+
+
+@case(sizes=(2, 4))
+def a_checkpoint_of_another_layout_is_refused(ranks: Ranks) -> None:
+    engine = full(ranks, False, ranks.size)
+    train(engine, ranks, range(1))
+    engine.save_checkpoint(ranks.folder, "here")
+    with pytest.raises(autoep.CheckpointError, match=f"autoep_size {ranks.size}, and this"):
+        full(ranks, False, 1).load_checkpoint(ranks.folder, "here")
+    with pytest.raises(autoep.CheckpointError, match="optimizer AdamW, and this run has SGD"):
+        full(ranks, False, ranks.size, {"type": "SGD"}).load_checkpoint(ranks.folder)
+    with pytest.raises(autoep.CheckpointError, match="other parameter groups"):
+        full(ranks, False, ranks.size, num_hidden_layers=1).load_checkpoint(ranks.folder)
+    with pytest.raises(autoep.CheckpointError, match="LambdaLR, and this run has None"):
+        start(models.tiny("mixtral"), ranks.size, optimizer=ADAMW).load_checkpoint(ranks.folder)
+
+
+@case()
+def a_failed_save_leaves_the_checkpoint_before(ranks: Ranks) -> None:
+    engine = full(ranks, False)
+    train(engine, ranks, range(1))
+    engine.save_checkpoint(ranks.folder, "mine")
+    saved = models.bits(engine)
+    for failing in ("rename", "fsync", "replace"):
+        train(engine, ranks, range(1, 2))
+        with (
+            mock.patch(f"os.{failing}", side_effect=OSError(28, "No space left")),
+            pytest.raises(autoep.CheckpointError, match="No space left"),
+        ):
+            engine.save_checkpoint(ranks.folder, f"not_{failing}")
+    other = full(ranks, False, seed=7)
+    assert other.load_checkpoint(ranks.folder)[0] == str(ranks.folder / "mine")
+    assert models.bits(other) == saved
+
+
+@case()
+def a_failed_overwrite_leaves_the_checkpoint_before(ranks: Ranks) -> None:
+    """Also when it fails between the two renames."""
+    engine = full(ranks, False)
+    train(engine, ranks, range(1))
+    engine.save_checkpoint(ranks.folder, "mine")
+    saved = models.bits(engine)
+    train(engine, ranks, range(1, 2))
+    rename, calls = os.rename, []
+
+    def second_fails(source, target) -> None:
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    with (
+        mock.patch("os.rename", second_fails),
+        pytest.raises(autoep.CheckpointError, match="Input/output"),
+    ):
+        engine.save_checkpoint(ranks.folder, "mine")
+    other = full(ranks, False, seed=7)
+    other.load_checkpoint(ranks.folder)
+    assert models.bits(other) == saved
+    engine.save_checkpoint(ranks.folder, "mine")
+    other.load_checkpoint(ranks.folder)
+    assert models.bits(other) == models.bits(engine)
+
+
+@case()
+def wrong_checkpoints_are_refused(ranks: Ranks) -> None:
+    engine = full(ranks, False)
+    with pytest.warns(UserWarning, match="no checkpoint to load"):
+        assert engine.load_checkpoint(ranks.folder) == (None, {})
+    with pytest.raises(autoep.CheckpointError, match="it has: none"):
+        engine.load_checkpoint(ranks.folder, "missing")
+    for tag in ("latest", "a/b", "..", ".hidden"):
+        with pytest.raises(autoep.CheckpointError, match="tag"):
+            engine.save_checkpoint(ranks.folder, tag)
+    with pytest.raises(autoep.CheckpointError, match="client_state"):
+        engine.save_checkpoint(ranks.folder, client_state={"engine": Ranks})
+    engine.backward(engine(**models.batch(ranks.rank)).loss)
+    engine.step()
+    with pytest.raises(autoep.CheckpointError, match="half-summed"):
+        engine.save_checkpoint(ranks.folder)
+
+
+@case(reentrant=[False, True], bf16=BF16, ep_size=[1, 2, 4])
+def recomputed_activations_change_nothing(
+    ranks: Ranks, reentrant: bool, bf16: bool, ep_size: int
+) -> None:
+    runs = []
+    for recomputes in (False, True):
+        engine = full(ranks, bf16, ep_size)
+        if recomputes:
+            engine.module.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        torch.manual_seed(ranks.rank)
+        losses = train(engine, ranks, range(2), use_cache=False)
+        runs.append((losses, models.bits(engine), engine.expert_load().tolist()))
+    assert runs[0] == runs[1]
+
+
+@case(ep_size=[1, 2, 4])
+def evaluation_leaves_no_trace(ranks: Ranks, ep_size: int) -> None:
+    model = models.tiny("deepseek_v3", dtype=torch.float64)
+    plain = models.tiny("deepseek_v3", dtype=torch.float64).eval()
+    engine = start(model, ep_size, optimizer=ADAMW).eval()
+    mine = models.batch(ranks.rank, length=5 + ranks.rank)
+    before = models.bits(engine)
+    with torch.no_grad():
+        output = engine(**mine)
+        assert_close([output.logits], [plain(**mine).logits])
+    assert not output.logits.requires_grad
+    assert models.bits(engine) == before
+    assert engine.expert_load().sum() == 0
+    assert not engine.training
+    assert engine.train().module.training
+
+
+@case(ep_size=[1, 2, 4])
+def generate_waits_for_the_longest(ranks: Ranks, ep_size: int) -> None:
+    """Ranks generate different numbers of tokens from prompts of different lengths."""
+    plain = models.tiny("qwen3_moe", use_cache=True).eval()
+    engine = start(models.tiny("qwen3_moe", use_cache=True), ep_size).eval()
+    prompt = models.batch(ranks.rank, rows=1, length=3 + ranks.rank)["input_ids"]
+    options = {"max_new_tokens": 4 + 3 * ranks.rank, "do_sample": False, "pad_token_id": 0}
+    found = engine.generate(prompt, **options)
+    assert torch.equal(found, plain.generate(prompt, **options))
+    if ranks.size > 1:
+        with pytest.raises(autoep.ModelError, match="synced_gpus"):
+            engine.module.generate(prompt, synced_gpus=False, **options)
+
+
+@case()
+def an_optimizer_of_the_caller_is_pointed_anew(ranks: Ranks) -> None:
+    model = models.tiny("mixtral", dtype=torch.float64)
+    plain = models.PlainRun(models.tiny("mixtral", dtype=torch.float64))
+
+    def grouped(model: nn.Module) -> torch.optim.Optimizer:
+        experts = [p for name, p in model.named_parameters() if ".experts." in name]
+        others = [p for name, p in model.named_parameters() if ".experts." not in name]
+        groups = [
+            {"params": others[:3] + experts[:1]},
+            {"params": others[3:] + experts[1:], "lr": 1e-3, "weight_decay": 0.3, "name": "b"},
+        ]
+        return torch.optim.AdamW(groups, lr=1e-2)
+
+    plain.optimizer = grouped(plain.model)
+    optimizer = grouped(model)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    theirs = torch.optim.lr_scheduler.StepLR(plain.optimizer, 1, 0.5)
+    config = {"expert_parallel": {"enabled": True}}
+    engine, given, loader, scheduler = autoep.initialize(
+        model=model, optimizer=optimizer, lr_scheduler=schedule, config=config
+    )
+    assert (given, scheduler, loader) == (optimizer, schedule, None)
+    assert [len(group["params"]) for group in optimizer.param_groups] == [
+        len(group["params"]) for group in plain.optimizer.param_groups
+    ]
+    for step in range(3):
+        batches = models.micro_batches(step, 1, ranks.size)
+        plain.backward(batches)
+        engine.backward(engine(**batches[0][ranks.rank]).loss)
+        engine.step()
+        plain.step()
+        theirs.step()
+    assert engine.get_lr() == [group["lr"] for group in plain.optimizer.param_groups]
+    assert optimizer.param_groups[1]["name"] == "b"
+    models.assert_same_weights(engine, plain.model)
+
+
+@case()
+def optimizers_that_do_not_fit_are_refused(ranks: Ranks) -> None:
+    model = models.tiny("mixtral")
+    stepped = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(**models.batch(0)).loss.backward()
+    stepped.step()
+    with pytest.raises(autoep.ModelError, match="already has state"):
+        autoep.initialize(model=model, optimizer=stepped, config={})
+    foreign = torch.optim.SGD([nn.Parameter(torch.zeros(3))], lr=0.1)
+    with pytest.raises(autoep.ModelError, match="not one of the model's"):
+        autoep.initialize(model=models.tiny("mixtral"), optimizer=foreign, config={})
+    if ranks.size > 1:
+        model = models.tiny("mixtral")
+        fused = torch.optim.AdamW(model.parameters(), foreach=True)
+        with pytest.raises(autoep.ModelError, match="group of their own"):
+            autoep.initialize(model=model, optimizer=fused, config={})
+
+
+@case(kind=["fused", "foreach"])
+def fused_optimizers_step_sharded_experts(ranks: Ranks, kind: str) -> None:
+    """Made by the configuration, or by a function from groups that keep the experts apart."""
+    params = {"lr": 1e-2, kind: True}
+    weights = []
+    for way in ("named", "made"):
+        config = {"optimizer": {"type": "adamw", "params": params}} if way == "named" else {}
+        make = partial(torch.optim.AdamW, **params) if way == "made" else None
+        engine, *_ = autoep.initialize(model=models.tiny("mixtral"), optimizer=make, config=config)
+        train(engine, ranks, range(2))
+        weights.append(models.bits(engine))
+    assert weights[0] == weights[1]
+    plain = models.PlainRun(models.tiny("mixtral"), partial(torch.optim.AdamW, **params))
+    for step in range(2):
+        plain.backward(models.micro_batches(step, 1, ranks.size))
+        plain.step()
+    drift = [
+        (models.local(p.detach()) - models.own_part(engine, name, plain.model.get_parameter(name)))
+        for name, p in engine.module.named_parameters()
+    ]
+    assert max(d.abs().max().item() if d.numel() else 0.0 for d in drift) <= 2 * 2 * 1e-2
+
+
+@case()
+def only_the_given_parameters_are_trained(ranks: Ranks) -> None:
+    model = models.tiny("mixtral")
+    given = [p for name, p in model.named_parameters() if ".gate." in name or ".experts." in name]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    engine, *_ = autoep.initialize(
+        model=model,
+        model_parameters=[{"params": given, "lr": 1e-2}],
+        config={"optimizer": {"type": "SGD"}, "bf16": {"enabled": False}},
+    )
+    train(engine, ranks, range(1))
+    for name, parameter in engine.module.named_parameters():
+        expected = models.own_part(engine, name, before[name])
+        is_given = ".gate." in name or ".experts." in name
+        changed = not torch.equal(models.local(parameter.detach()), expected)
+        assert changed == (is_given and expected.numel() > 0), name
+
+
+@case(sizes=(2, 4))
+def ranks_start_from_the_weights_of_rank_0(ranks: Ranks) -> None:
+    engine = start(models.tiny("deepseek_v3", seed=100 + ranks.rank))
+    plain = models.tiny("deepseek_v3", seed=100)
+    for name, parameter in engine.module.named_parameters():
+        expected = models.own_part(engine, name, plain.get_parameter(name))
+        assert torch.equal(models.local(parameter), expected), name
+    for name, buffer in engine.module.named_buffers():
+        assert torch.equal(buffer, plain.get_buffer(name)), name
+
+
+@case(sizes=(2, 4))
+def experts_are_sharded_and_the_rest_is_freed(ranks: Ranks) -> None:
+    model = models.tiny("mixtral")
+    experts = model.model.layers[0].mlp.experts
+    whole = experts.gate_up_proj
+    engine = start(model, 2)
+    sharded = engine.module.model.layers[0].mlp.experts.gate_up_proj
+    assert isinstance(sharded, DTensor)
+    assert sharded.shape == (8, 48, 32)
+    assert sharded.to_local().shape == (4, 48, 32)
+    assert whole.untyped_storage().nbytes() == 0
+    assert engine.groups.mesh.shape == (ranks.size // 2, 2)
+
+
+@case(ep_size=[1, 2, 4])
+def a_parameter_used_on_one_rank_only_does_not_hang(ranks: Ranks, ep_size: int) -> None:
+    class Sometimes(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+            self.once = nn.Parameter(torch.ones(3))
+            self.never = nn.Parameter(torch.ones(3))
+
+        def forward(self, uses: bool, **batch: torch.Tensor) -> torch.Tensor:
+            loss = self.model(**batch).loss
+            return loss + self.once.sum() if uses else loss
+
+    engine = start(Sometimes(models.tiny("mixtral")), ep_size, optimizer={"type": "SGD"})
+    for step in range(3):
+        engine.backward(engine(ranks.rank == 0, **models.batch(step)))
+        assert_close([engine.module.once.grad], [torch.full((3,), 1 / ranks.size)])
+        assert engine.module.never.grad is None or not engine.module.never.grad.any()
+        engine.step()
+
+
+@case()
+def sinkhorn_replaces_the_choice_alone(ranks: Ranks) -> None:
+    model = models.tiny("mixtral", output_router_logits=True, router_aux_loss_coef=0.1)
+    gate = model.model.layers[0].mlp.gate
+    seen: list[tuple[torch.Tensor, ...]] = []
+    gate.register_forward_hook(lambda module, given, routed: seen.append(routed))
+    engine = start(model, expert_parallel={"router": "sinkhorn"}, optimizer=ADAMW)
+    assert engine.module.model.layers[0].mlp.gate is gate
+    for training in (True, False):
+        output = engine.train(training)(**models.batch(ranks.rank))
+        logits, weights, idx = seen[-1]
+        assert torch.equal(output.router_logits[0], logits)
+        expected = functional.route(logits.detach(), 2, score="sinkhorn", training=training)
+        assert torch.equal(idx, expected.topk_idx.long())
+        assert torch.equal(weights, expected.topk_weights)
+        plain = logits.topk(2).indices.sort().values
+        assert torch.equal(idx.sort().values, plain) != training
+        if training:
+            engine.backward(output.loss)
+            assert gate.weight.grad.norm() > 0
+            engine.step()
+            balanced = engine.expert_load()[0]
+            unbalanced = plain.flatten().bincount(minlength=8)
+            if ranks.size == 1:
+                assert balanced.max() < unbalanced.max()
+
+
+@case()
+def the_load_counts_every_choice_once(ranks: Ranks) -> None:
+    engine = start(models.tiny("mixtral"), optimizer=ADAMW, gradient_accumulation_steps=2)
+    train(engine, ranks, range(2))
+    load = engine.expert_load()
+    assert load.shape == (2, 8)
+    assert load.sum(dim=1).tolist() == [ranks.size * 2 * 24 * 2] * 2
+
+
+class Samples(Dataset):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": torch.full((4,), index), "labels": torch.full((4,), index)}
+
+
+class Stream(IterableDataset):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self):
+        return (Samples(self.count)[index] for index in range(self.count))
+
+
+def loader_of(data, **config):
+    config["train_micro_batch_size_per_gpu"] = 2
+    return autoep.initialize(model=models.tiny("mixtral"), training_data=data, config=config)[2]
+
+
+@case()
+def a_dataset_is_split_evenly_and_shuffled_anew(ranks: Ranks) -> None:
+    loader = loader_of(Samples(13), seed=3)
+    epochs = [[batch["input_ids"][:, 0].tolist() for batch in loader] for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    everyone: list = [epochs] * ranks.size
+    if ranks.size > 1:
+        dist.all_gather_object(everyone, epochs)
+    for epoch in range(2):
+        parts = [of_rank[epoch] for of_rank in everyone]
+        assert len({len(part) for part in parts}) == 1
+        assert {sample for part in parts for batch in part for sample in batch} == set(range(13))
+    assert len(loader_of(Samples(13), dataloader_drop_last=True)) == -(-13 // ranks.size) // 2
+
+
+@case()
+def uneven_batches_end_together(ranks: Ranks) -> None:
+    for data in (Stream(6 + 4 * ranks.rank), DataLoader(Samples(6 + 4 * ranks.rank), 2)):
+        loader = loader_of(data)
+        assert [len(list(loader)) for _ in range(2)] == [3, 3]
+    with pytest.raises(autoep.ConfigError, match="collate_fn"):
+        autoep.initialize(
+            model=models.tiny("mixtral"),
+            training_data=DataLoader(Samples(4)),
+            collate_fn=list,
+            config={},
+        )
+
+
+@case()
+def without_expert_parallelism_the_model_is_left_alone(ranks: Ranks) -> None:
+    model = models.tiny("mixtral", dtype=torch.float64)
+    plain = models.PlainRun(models.tiny("mixtral", dtype=torch.float64))
+    engine = start(model, expert_parallel={"enabled": False}, optimizer=ADAMW)
+    batches = models.micro_batches(0, 1, ranks.size)
+    plain.backward(batches)
+    engine.backward(engine(**batches[0][ranks.rank]).loss)
+    models.assert_same_gradients(engine, plain.model)
+    assert not any(isinstance(p, DTensor) for p in engine.module.parameters())
+    engine.step()
+    assert engine.expert_load().numel() == 0
+
+
+@case()
+def a_size_that_does_not_divide_the_ranks_is_refused(ranks: Ranks) -> None:
+    with pytest.raises(autoep.ConfigError, match=r"autoep_size: given 3; allowed with \d ranks: 1"):
+        start(models.tiny("mixtral"), 3)
+    with pytest.raises(autoep.ConfigError, match=rf"a multiple of {2 * ranks.size}"):
+        start(
+            models.tiny("mixtral"),
+            train_batch_size=2 * ranks.size + 1,
+            train_micro_batch_size_per_gpu=2,
+        )
+
+
+@case()
+def steps_come_after_backwards(ranks: Ranks) -> None:
+    engine = start(models.tiny("mixtral"), optimizer=ADAMW)
+    with pytest.raises(autoep.Error, match="comes after"):
+        engine.step()
+    assert engine.get_global_grad_norm() is None
+    assert engine.is_gradient_accumulation_boundary()
+    bare = start(models.tiny("mixtral"))
+    bare.backward(bare(**models.batch(0)).loss)
+    with pytest.raises(autoep.Error, match="no optimizer"):
+        bare.step()

@@ -1,0 +1,218 @@
+"""The same numbers as plain HF: logits, losses, gradients, norms, weights."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import models
+import torch
+from conftest import assert_close
+from models import PlainRun
+from registry import Ranks, case
+
+import autoep
+from autoep.config import PRESET_NAMES
+from autoep.engine import Engine
+
+ADAMW = {"type": "AdamW", "params": {"lr": 1e-2, "weight_decay": 0.1}}
+DTYPES = {"f64": torch.float64, "f32": torch.float32}
+
+
+def start(model, ep_size: int | None = None, **config) -> Engine:
+    config.setdefault("expert_parallel", {})["autoep_size"] = ep_size or "auto"
+    config["expert_parallel"]["timeout"] = 60.0
+    return autoep.initialize(model=model, config=config)[0]
+
+
+@case(preset=list(PRESET_NAMES), dtype=list(DTYPES), ep_size=[1, 2, 4])
+def one_step_is_that_of_plain_hf(ranks: Ranks, preset: str, dtype: str, ep_size: int) -> None:
+    model = models.tiny(preset, dtype=DTYPES[dtype])
+    plain = PlainRun(copy.deepcopy(model))
+    engine = start(model, ep_size, optimizer=ADAMW)
+    batches = models.micro_batches(0, 1, ranks.size)
+    (theirs,) = plain.backward(batches)
+    mine = engine(**batches[0][ranks.rank])
+    engine.backward(mine.loss)
+    assert_close([mine.logits, mine.loss], [theirs[ranks.rank].logits, theirs[ranks.rank].loss])
+    models.assert_same_gradients(engine, plain.model)
+    engine.step()
+    models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, DTYPES[dtype])
+
+
+@case(preset=list(PRESET_NAMES), ep_size=[1, 2, 4])
+def several_steps_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> None:
+    """Accumulation, clipping and AdamW, in f64, where nothing hides behind rounding."""
+    model = models.tiny(preset, dtype=torch.float64)
+    clipping = 0.5
+    plain = PlainRun(
+        copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1), clipping
+    )
+    engine = start(
+        model,
+        ep_size,
+        optimizer=ADAMW,
+        gradient_accumulation_steps=2,
+        gradient_clipping=clipping,
+    )
+    for step in range(3):
+        batches = models.micro_batches(step, 2, ranks.size)
+        theirs = plain.backward(batches)
+        assert plain.norm > clipping
+        for micro in range(2):
+            mine = engine(**batches[micro][ranks.rank])
+            assert_close([mine.loss], [theirs[micro][ranks.rank].loss])
+            engine.backward(mine.loss)
+            engine.step()
+        models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float64)
+        plain.step()
+    assert engine.global_steps == 3
+    models.assert_same_weights(engine, plain.model)
+
+
+@case(preset=["mixtral", "qwen3_moe"], ep_size=[1, 2, 4])
+def aux_loss_is_that_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> None:
+    model = models.tiny(
+        preset, dtype=torch.float64, output_router_logits=True, router_aux_loss_coef=0.1
+    )
+    plain = PlainRun(copy.deepcopy(model))
+    engine = start(model, ep_size)
+    batches = models.micro_batches(0, 1, ranks.size)
+    (of_ranks,) = plain.backward(batches)
+    theirs = of_ranks[ranks.rank]
+    mine = engine(**batches[0][ranks.rank])
+    engine.backward(mine.loss)
+    assert theirs.aux_loss > 0
+    assert_close(
+        [mine.loss, mine.aux_loss, *mine.router_logits],
+        [theirs.loss, theirs.aux_loss, *theirs.router_logits],
+    )
+    models.assert_same_gradients(engine, plain.model)
+
+
+@case(preset=list(PRESET_NAMES), ep_size=[1, 2, 4])
+def bf16_losses_are_within_its_spacing(ranks: Ranks, preset: str, ep_size: int) -> None:
+    """Over several steps, the median loss is off by less than bfloat16's spacing from f32's."""
+    model = models.tiny(preset)
+    plain = PlainRun(
+        copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1), 1.0
+    )
+    engine = start(
+        model,
+        ep_size,
+        optimizer={"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.1}},
+        bf16={"enabled": True},
+        gradient_accumulation_steps=2,
+        gradient_clipping=1.0,
+    )
+    errors = []
+    for step in range(4):
+        batches = models.micro_batches(step, 2, ranks.size)
+        theirs = plain.backward(batches)
+        for micro in range(2):
+            mine = engine(**batches[micro][ranks.rank])
+            assert mine.logits.dtype == torch.bfloat16
+            expected = theirs[micro][ranks.rank].loss.item()
+            errors.append(abs(mine.loss.item() - expected) / expected)
+            engine.backward(mine.loss)
+            engine.step()
+        plain.step()
+    assert sorted(errors)[len(errors) // 2] <= 2**-8, errors
+    assert {s["exp_avg"].dtype for s in engine.optimizer.state.values()} == {torch.float32}
+
+
+@case(ep_size=[1, 2, 4])
+def bf16_gradients_add_up_in_f32(ranks: Ranks, ep_size: int) -> None:
+    """Sixteen micro-batches at once give the mean of sixteen taken alone, not one rounded."""
+    count = 16
+    batches = models.micro_batches(0, count, ranks.size)
+
+    def backward(engine: Engine, some: list[list[models.Batch]]) -> dict[str, torch.Tensor]:
+        for of_ranks in some:
+            engine.backward(engine(**of_ranks[ranks.rank]).loss)
+            if some[-1] is not of_ranks:
+                engine.step()
+        return models.gradients(engine)
+
+    together = start(
+        models.tiny("mixtral"),
+        ep_size,
+        bf16={"enabled": True},
+        gradient_accumulation_steps=count,
+    )
+    sums = {name: g.double() for name, g in backward(together, batches).items()}
+    means = {name: torch.zeros_like(total) for name, total in sums.items()}
+    for of_ranks in batches:
+        alone = start(models.tiny("mixtral"), ep_size, bf16={"enabled": True})
+        for name, gradient in backward(alone, [of_ranks]).items():
+            assert gradient.dtype == torch.float32
+            means[name] += gradient.double() / count
+    assert_close(
+        [total.float() for total in sums.values()], [mean.float() for mean in means.values()]
+    )
+
+
+@case(experts=[5, 3], ep_size=[2, 4])
+def experts_need_not_divide_evenly(ranks: Ranks, experts: int, ep_size: int) -> None:
+    """With 5 experts over 4 ranks the last rank has none; with 3 too."""
+    model = models.tiny("mixtral", experts=experts, dtype=torch.float64)
+    plain = PlainRun(copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1))
+    engine = start(model, ep_size, optimizer=ADAMW)
+    for step in range(2):
+        batches = models.micro_batches(step, 1, ranks.size)
+        plain.backward(batches)
+        engine.backward(engine(**batches[0][ranks.rank]).loss)
+        models.assert_same_gradients(engine, plain.model)
+        engine.step()
+        models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float64)
+        plain.step()
+    models.assert_same_weights(engine, plain.model)
+
+
+@case(ep_size=[1, 2, 4])
+def all_tokens_on_two_experts(ranks: Ranks, ep_size: int) -> None:
+    """The others get zeros for gradients, also a rank that receives no token at all."""
+    model = models.tiny("mixtral", dtype=torch.float64)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate.weight.zero_()  # equal logits: the same two experts for every token
+    plain = PlainRun(copy.deepcopy(model))
+    engine = start(model, ep_size, optimizer=ADAMW)
+    batches = models.micro_batches(0, 1, ranks.size)
+    plain.backward(batches)
+    engine.backward(engine(**batches[0][ranks.rank]).loss)
+    models.assert_same_gradients(engine, plain.model)
+    engine.step()
+    load = engine.expert_load()
+    assert (load > 0).sum(dim=1).tolist() == [2, 2]
+    assert load.sum(dim=1).tolist() == [2 * 24 * ranks.size] * 2
+
+
+@case(ep_size=[1, 2, 4])
+def every_expert_for_every_token(ranks: Ranks, ep_size: int) -> None:
+    model = models.tiny("mixtral", experts=4, num_experts_per_tok=4, dtype=torch.float64)
+    plain = PlainRun(copy.deepcopy(model))
+    engine = start(model, ep_size)
+    batches = models.micro_batches(0, 1, ranks.size)
+    plain.backward(batches)
+    engine.backward(engine(**batches[0][ranks.rank]).loss)
+    models.assert_same_gradients(engine, plain.model)
+
+
+@case(frozen=["experts", "dense", "all but the routers"], ep_size=[1, 2, 4])
+def frozen_parameters_stay(ranks: Ranks, frozen: str, ep_size: int) -> None:
+    model = models.tiny("mixtral", dtype=torch.float64)
+    for name, parameter in model.named_parameters():
+        kind = "experts" if ".experts." in name else "router" if ".gate." in name else "dense"
+        stays = kind == frozen or (frozen == "dense" and kind == "router")
+        parameter.requires_grad = not stays and (frozen[0] != "a" or kind == "router")
+    plain = PlainRun(copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1))
+    engine = start(model, ep_size, optimizer=ADAMW)
+    for step in range(2):
+        batches = models.micro_batches(step, 1, ranks.size)
+        plain.backward(batches)
+        engine.backward(engine(**batches[0][ranks.rank]).loss)
+        models.assert_same_gradients(engine, plain.model)
+        engine.step()
+        plain.step()
+    models.assert_same_weights(engine, plain.model)

@@ -1,0 +1,43 @@
+"""Runs the cases on one rank: `run_cases.py FOLDER`. Each rank writes what became of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import cases_engine  # noqa: F401
+import cases_parity  # noqa: F401
+import torch
+from registry import CASES, Ranks
+
+from autoep.launch import join_world
+
+TIMEOUT = 60.0
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    world = join_world(TIMEOUT)
+    with (folder / f"rank{world.rank}.jsonl").open("w") as results:
+        for index, case in enumerate(CASES.values()):
+            if not case.fits(world.size):
+                continue
+            ranks = Ranks(world.rank, world.size, folder / f"case{index}")
+            ranks.folder.mkdir(exist_ok=True)
+            try:
+                case.run(ranks, **case.arguments)
+            except BaseException:
+                report(results, case.name, traceback.format_exc())
+                raise  # the other ranks may be waiting in an exchange: end them
+            report(results, case.name, None)
+
+
+def report(results, name: str, failure: str | None) -> None:
+    results.write(json.dumps({"case": name, "failure": failure}) + "\n")
+    results.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
