@@ -32,13 +32,10 @@ extension CPUBackend {
     let activation = GatedActivation<S.Wide>(configuration)
     let (numRows, width) = (out.shape[0], out.shape[1])
     let out = Elements<S>(out)
-    forEachRowRange(of: numRows, width: width) {
-      var row = HiddenRow<S.Wide>(gate: configuration.gate, width: width)
-      for index in $0 {
-        row.load(hidden.row(index, width: row.hiddenWidth))
-        activation.apply(&row)
-        out.row(index, width: width).store(row.gate)
-      }
+    forEachRow(of: numRows, width: width, configuration.gate) { (index, row: HiddenRow<S.Wide>) in
+      row.load(hidden.row(index, width: row.hiddenWidth))
+      activation.apply(row)
+      out.row(index, width: width).store(row.gate)
     }
   }
 
@@ -49,18 +46,24 @@ extension CPUBackend {
     let activation = GatedActivation<S.Wide>(configuration)
     let (numRows, width) = (gradOut.shape[0], gradOut.shape[1])
     let (gradOut, gradHidden) = (Elements<S>(gradOut), Elements<S>(gradHidden))
-    forEachRowRange(of: numRows, width: width) {
-      var row = HiddenRow<S.Wide>(gate: configuration.gate, width: width)
-      for index in $0 {
-        row.load(hidden.row(index, width: row.hiddenWidth))
-        activation.differentiate(&row, gradOut: gradOut.row(index, width: width).widened())
-        row.store(into: gradHidden.row(index, width: row.hiddenWidth))
-      }
+    forEachRow(of: numRows, width: width, configuration.gate) { (index, row: HiddenRow<S.Wide>) in
+      row.load(hidden.row(index, width: row.hiddenWidth))
+      gradOut.row(index, width: width).widen(into: row.gradOut)
+      activation.differentiate(row)
+      row.store(into: gradHidden.row(index, width: row.hiddenWidth))
     }
   }
 
-  private func forEachRowRange(of numRows: Int, width: Int, _ body: (Range<Int>) -> Void) {
-    // An exponential costs as much as some 16 plain operations.
-    pool.forEachRange(of: numRows, grain: Self.grain(elementsPerItem: width * 16), body)
+  /// Calls `body` with the number of each row, and memory for it.
+  private func forEachRow<R: Real>(
+    of numRows: Int, width: Int, _ gate: ExpertsConfiguration.Gate,
+    _ body: (Int, HiddenRow<R>) -> Void
+  ) {
+    pool.forEachRange(of: numRows, grain: Self.grain(elementsPerItem: width * 4)) { range in
+      scratch.withMemory(byteCount: HiddenRow<R>.byteCount(width: width)) { memory in
+        let row = HiddenRow<R>(gate: gate, width: width, memory)
+        for index in range { body(index, row) }
+      }
+    }
   }
 }

@@ -5,22 +5,23 @@ struct ClampedSwiGLU<R: Real> {
   let limit: R
 
   /// Replaces the row's gate by the activation.
-  func apply(_ row: inout HiddenRow<R>) {
-    for index in row.gate.indices {
+  func apply(_ row: HiddenRow<R>) {
+    row.scratch.setSigmoid(row.gate) { alpha * clampedGate($0) }
+    for index in 0..<row.gate.count {
       let g = clampedGate(row.gate[index])
-      row.gate[index] = (clampedUp(row.up[index]) + 1) * g * R.sigmoid(alpha * g)
+      row.gate[index] = (clampedUp(row.up[index]) + 1) * g * row.scratch[index]
     }
   }
 
   /// Replaces the row by its gradient.
-  func differentiate(_ row: inout HiddenRow<R>, gradOut: [R]) {
-    for index in row.gate.indices {
-      let (gate, up) = (row.gate[index], row.up[index])
+  func differentiate(_ row: HiddenRow<R>) {
+    row.scratch.setSigmoid(row.gate) { alpha * clampedGate($0) }
+    for index in 0..<row.gate.count {
+      let (gate, up, s) = (row.gate[index], row.up[index], row.scratch[index])
       let (g, u) = (clampedGate(gate), clampedUp(up))
-      let s = R.sigmoid(alpha * g)
-      let gateDerivative = (u + 1) * (s + alpha * g * s * R.sigmoid(-alpha * g))
-      row.gate[index] = gate > limit ? 0 : gradOut[index] * gateDerivative
-      row.up[index] = up > limit || up < -limit ? 0 : gradOut[index] * g * s
+      let gateDerivative = (u + 1) * (s + alpha * g * s * (1 - s))
+      row.gate[index] = gate > limit ? 0 : row.gradOut[index] * gateDerivative
+      row.up[index] = up > limit || up < -limit ? 0 : row.gradOut[index] * g * s
     }
   }
 

@@ -33,7 +33,7 @@ extension CPUBackend {
     }
   }
 
-  private func multiply<S: Packable>(
+  private func multiply<S: RowScalar>(
     _ rows: Elements<S>, _ weights: TensorView, _ layout: WeightLayout, _ bias: TensorView?,
     _ groups: RowGroups, _ out: TensorView
   ) {
@@ -54,7 +54,7 @@ extension CPUBackend {
       })
   }
 
-  private func multiplyOuter<S: Packable>(
+  private func multiplyOuter<S: RowScalar>(
     _ left: Elements<S>, _ right: TensorView, _ groups: RowGroups, _ gradWeights: TensorView
   ) {
     let (leftSize, rightSize) = (gradWeights.shape[1], gradWeights.shape[2])
@@ -74,7 +74,7 @@ extension CPUBackend {
   }
 
   /// Shares the tiles of all products out over the threads.
-  private func compute<S: Packable>(_ products: [GEMMProduct<S>]) {
+  private func compute<S: RowScalar>(_ products: [GEMMProduct<S>]) {
     let kernel = S.Wide.kernel(of: kernels)
     let blocking = GEMMBlocking(kernel)
     let tiles = blocking.tiles(groups: products.map { ($0.out.rows, $0.out.columns) })

@@ -2,7 +2,7 @@
 ///
 /// Each element is summed over K in blocks of one fixed depth, each block in order: its bits depend
 /// on its row, its column and the kernel alone.
-struct GEMMProduct<S: Packable> {
+struct GEMMProduct<S: RowScalar> {
   let a: Matrix<S>
   let b: Matrix<S>
   /// One value a column, added last.

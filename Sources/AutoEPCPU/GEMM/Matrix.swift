@@ -44,3 +44,12 @@ struct Matrix<S: Scalar> {
   /// The address of the first element, for C.
   var pointer: UnsafeMutablePointer<S>? { unsafe elements.pointer }
 }
+
+extension Matrix where S: RowScalar {
+  /// Widens the block into panels of `panelRows` rows each, the last one filled up with zeros. In a
+  /// panel the rows of one column follow each other.
+  func pack(panelRows: Int, into packed: Elements<S.Wide>) {
+    assert(packed.count >= (rows + panelRows - 1) / panelRows * panelRows * columns)
+    unsafe S.pack(self, panelRows: panelRows, into: packed.pointer)
+  }
+}

@@ -47,6 +47,12 @@ struct Elements<Element> {
   /// The address, for C; nil only when there is no element.
   var pointer: UnsafeMutablePointer<Element>? { unsafe base }
 
+  /// Replaces each element by a function of it.
+  @inline(__always)
+  func replace(_ function: (Element) -> Element) {
+    for index in 0..<count { self[index] = function(self[index]) }
+  }
+
   /// Sets every element.
   func fill(_ value: Element) {
     for index in 0..<count { self[index] = value }

@@ -1,3 +1,4 @@
+import CMicroKernels
 import Glibc
 
 /// A type that the backend computes in: Float or Double.
@@ -6,6 +7,9 @@ protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Scalar where Wide == Se
   static func log(_ x: Self) -> Self
   static func tanh(_ x: Self) -> Self
   static func erf(_ x: Self) -> Self
+
+  /// Replaces each value by its exponential.
+  static func exponentiate(_ values: Elements<Self>)
 
   /// The matrix kernel of this type.
   static func kernel(of set: KernelSet) -> TileKernel<Self>
@@ -16,6 +20,9 @@ extension Float: Real {
   static func log(_ x: Float) -> Float { logf(x) }
   static func tanh(_ x: Float) -> Float { tanhf(x) }
   static func erf(_ x: Float) -> Float { erff(x) }
+  static func exponentiate(_ values: Elements<Float>) {
+    unsafe exponential_f32(values.pointer, values.count)
+  }
   static func kernel(of set: KernelSet) -> TileKernel<Float> { set.f32 }
 }
 
@@ -24,6 +31,7 @@ extension Double: Real {
   static func log(_ x: Double) -> Double { Glibc.log(x) }
   static func tanh(_ x: Double) -> Double { Glibc.tanh(x) }
   static func erf(_ x: Double) -> Double { Glibc.erf(x) }
+  static func exponentiate(_ values: Elements<Double>) { values.replace { exp($0) } }
   static func kernel(of set: KernelSet) -> TileKernel<Double> { set.f64 }
 }
 

@@ -110,7 +110,7 @@ extension CPUBackend {
     }
   }
 
-  private func slotDot<S: Scalar>(
+  private func slotDot<S: RowScalar>(
     _ x: Elements<S>, _ rows: TensorView, _ map: RowOfSlot, _ gradWeights: TensorView
   ) {
     let (numTokens, width) = (map.numTokens, rows.rowElementCount)

@@ -1,0 +1,79 @@
+/* The exponential of many values. The compiler makes vectors of the plain loop, for each instruction
+ * set its own. */
+#include "exponential.h"
+
+#include <stdint.h>
+#include <string.h>
+
+static inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+/* 2^exponent, for -126 to 127. */
+static inline float power_of_two(int32_t exponent) {
+  uint32_t bits = (uint32_t)(exponent + 127) << 23;
+  float result;
+  memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+/* x = n ln 2 + r with |r| <= ln 2 / 2; then e^x = 2^n e^r. */
+__attribute__((always_inline)) static inline float exponential(float x) {
+#pragma clang fp contract(fast)
+  const float log2_e = 1.44269504f;
+  /* ln 2 in two parts; a product with n of at most 8 bits is exact in the first. */
+  const float ln2_high = 0.693359375f;
+  const float ln2_low = -2.12194440e-4f;
+  /* Adding it leaves a whole number in the low bits. */
+  const float round = 12582912.0f;
+
+  /* Beyond these the result is infinite or zero. */
+  x = x > 89.0f ? 89.0f : x;
+  x = x < -104.0f ? -104.0f : x;
+  float rounded = x * log2_e + round;
+  float whole = rounded - round;
+  float r = (x - whole * ln2_high) - whole * ln2_low;
+  float sum = 1.9875691500e-4f;
+  sum = sum * r + 1.3981999507e-3f;
+  sum = sum * r + 8.3334519073e-3f;
+  sum = sum * r + 4.1665795894e-2f;
+  sum = sum * r + 1.6666665459e-1f;
+  sum = sum * r + 5.0000001201e-1f;
+  float e = sum * (r * r) + r + 1.0f;
+  /* In two steps, for 2^n alone may lie beyond float's range. */
+  int32_t n = (int32_t)(bits_of(rounded) - bits_of(round));
+  int32_t half = n >> 1;
+  return e * power_of_two(half) * power_of_two(n - half);
+}
+
+__attribute__((always_inline)) static inline void exponentials(float *values, ptrdiff_t count) {
+  for (ptrdiff_t i = 0; i < count; i++) {
+    values[i] = exponential(values[i]);
+  }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f,fma"))) static void avx512(float *values, ptrdiff_t count) {
+  exponentials(values, count);
+}
+
+__attribute__((target("avx2,fma"))) static void avx2(float *values, ptrdiff_t count) {
+  exponentials(values, count);
+}
+#endif
+
+void exponential_f32(float *values, ptrdiff_t count) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) {
+    avx512(values, count);
+    return;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    avx2(values, count);
+    return;
+  }
+#endif
+  exponentials(values, count);
+}
