@@ -1,4 +1,7 @@
-"""Runs the cases on one rank: `run_cases.py FOLDER`. Each rank writes what became of them."""
+"""Runs the cases of modules on one rank: `run_cases.py FOLDER MODULE...`.
+
+Each rank writes what became of them into the folder.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import cases_engine  # noqa: F401
 import cases_parity  # noqa: F401
+import cases_script  # noqa: F401
 import torch
 from registry import CASES, Ranks
 
@@ -17,12 +21,12 @@ from autoep.launch import join_world
 TIMEOUT = 60.0
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, modules: list[str]) -> None:
     torch.set_num_threads(1)
     world = join_world(TIMEOUT)
     with (folder / f"rank{world.rank}.jsonl").open("w") as results:
         for index, case in enumerate(CASES.values()):
-            if not case.fits(world.size):
+            if not case.fits(world.size) or case.run.__module__ not in modules:
                 continue
             ranks = Ranks(world.rank, world.size, folder / f"case{index}")
             ranks.folder.mkdir(exist_ok=True)
@@ -40,4 +44,4 @@ def report(results, name: str, failure: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cases_engine  # noqa: F401
 import cases_parity  # noqa: F401
+import cases_script  # noqa: F401
 import pytest
 from registry import CASES
 
 HERE = Path(__file__).parent
 MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
+
+class Launch(NamedTuple):
+    """How ranks are started.
+
+    Attributes:
+        command: The launcher and its options, before the interpreter or the script.
+        size: The number of ranks.
+        modules: The modules whose cases they run: those of numbers for every launcher, the
+            others once for each number of ranks.
+    """
+
+    command: list[str]
+    size: int
+    modules: tuple[str, ...]
+
+    def cases(self) -> list[str]:
+        """The names of the cases that it runs."""
+        return [
+            name
+            for name, case in CASES.items()
+            if case.fits(self.size) and case.run.__module__ in self.modules
+        ]
+
+
+NUMBERS = ("cases_parity",)
+EVERYTHING = ("cases_parity", "cases_engine", "cases_script")
 LAUNCHES = {
-    "python": ([], 1),
-    "mpirun-1": ([*MPIRUN, "1"], 1),
-    "mpirun-2": ([*MPIRUN, "2"], 2),
-    "mpirun-4": ([*MPIRUN, "4"], 4),
-    "torchrun-2": ([*TORCHRUN, "2"], 2),
-    "torchrun-4": ([*TORCHRUN, "4"], 4),
+    "python": Launch([], 1, EVERYTHING),
+    "mpirun-1": Launch([*MPIRUN, "1"], 1, NUMBERS),
+    "mpirun-2": Launch([*MPIRUN, "2"], 2, NUMBERS),
+    "mpirun-4": Launch([*MPIRUN, "4"], 4, EVERYTHING),
+    "torchrun-2": Launch([*TORCHRUN, "2"], 2, EVERYTHING),
+    "torchrun-4": Launch([*TORCHRUN, "4"], 4, NUMBERS),
 }
 
 
 def launch(name: str, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command, _ = LAUNCHES[name]
+    command = LAUNCHES[name].command
     if command[:1] == ["mpirun"] and shutil.which("mpirun") is None:
         pytest.skip("there is no mpirun")
     start = command if command[1:3] == TORCHRUN[1:3] else [*command, sys.executable]
@@ -49,43 +80,60 @@ def launch(name: str, script: str, *arguments: str) -> subprocess.CompletedProce
     )
 
 
+class Outcomes(NamedTuple):
+    """What became of a launch.
+
+    Attributes:
+        reports: For each case, what each rank said: None for a pass.
+        output: The end of what the launch wrote.
+        returncode: Its exit status.
+    """
+
+    reports: dict[str, list[str | None]]
+    output: str
+    returncode: int
+
+
 @pytest.fixture(scope="session")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """The outcomes of a launch by case: None for a pass, else what every rank said."""
-    folder = tmp_path_factory.mktemp(request.param)
-    result = launch(request.param, "run_cases.py", str(folder))
-    output = f"{result.stdout[-4000:]}\n{result.stderr[-8000:]}"
-    found: dict[str, list[str | None]] = {}
-    for lines in sorted(folder.glob("rank*.jsonl")):
-        for line in lines.read_text().splitlines():
-            entry = json.loads(line)
-            found.setdefault(entry["case"], []).append(entry["failure"])
-    return found, output, result.returncode
+def outcomes_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outcomes]:
+    """Gives the outcomes of a launch, which is made once."""
+
+    @functools.cache
+    def outcomes(name: str) -> Outcomes:
+        folder = tmp_path_factory.mktemp(name)
+        result = launch(name, "run_cases.py", str(folder), *LAUNCHES[name].modules)
+        reports: dict[str, list[str | None]] = {}
+        for lines in sorted(folder.glob("rank*.jsonl")):
+            for line in lines.read_text().splitlines():
+                entry = json.loads(line)
+                reports.setdefault(entry["case"], []).append(entry["failure"])
+        output = f"{result.stdout[-4000:]}\n{result.stderr[-8000:]}"
+        return Outcomes(reports, output, result.returncode)
+
+    return outcomes
 
 
-CASES_OF_LAUNCHES = [
-    pytest.param(launcher, name, id=f"{launcher}-{name}")
-    for launcher, (_, size) in LAUNCHES.items()
-    for name, case in CASES.items()
-    if case.fits(size)
-]
-
-
-@pytest.mark.parametrize(("outcomes", "name"), CASES_OF_LAUNCHES, indirect=["outcomes"])
-def test_case(outcomes, name: str, request: pytest.FixtureRequest) -> None:
-    found, output, _ = outcomes
-    launcher = request.node.callspec.params["outcomes"]
-    size = LAUNCHES[launcher][1]
-    reports = found.get(name, [])
+@pytest.mark.parametrize(
+    ("launcher", "name"),
+    [
+        pytest.param(launcher, name, id=f"{launcher}-{name}")
+        for launcher, how in LAUNCHES.items()
+        for name in how.cases()
+    ],
+)
+def test_case(outcomes_of: Callable[[str], Outcomes], launcher: str, name: str) -> None:
+    outcomes = outcomes_of(launcher)
+    reports = outcomes.reports.get(name, [])
     failures = [failure for failure in reports if failure is not None]
     assert not failures, "\n".join(failures)
-    assert len(reports) == size, f"{len(reports)} of {size} ranks ran it\n{output}"
+    size = LAUNCHES[launcher].size
+    assert len(reports) == size, f"{len(reports)} of {size} ranks ran it\n{outcomes.output}"
 
 
-@pytest.mark.parametrize("outcomes", LAUNCHES, indirect=True)
-def test_launch_ends_well(outcomes) -> None:
-    _, output, returncode = outcomes
-    assert returncode == 0, output
+@pytest.mark.parametrize("launcher", LAUNCHES)
+def test_launch_ends_well(outcomes_of: Callable[[str], Outcomes], launcher: str) -> None:
+    outcomes = outcomes_of(launcher)
+    assert outcomes.returncode == 0, outcomes.output
 
 
 @pytest.mark.parametrize("launcher", ["mpirun-2", "torchrun-2"])
