@@ -29,7 +29,7 @@ struct GEMMBlocking {
   /// The tiles of all groups' results.
   func tiles(groups: [(rows: Int, columns: Int)]) -> [GEMMTile] {
     var tiles: [GEMMTile] = []
-    for (group, size) in groups.enumerated() {
+    for (group, size) in groups.enumerated() where size.rows > 0 && size.columns > 0 {
       for rows in evenParts(of: size.rows, most: rows, unit: kernelRows) {
         for columns in evenParts(of: size.columns, most: columns, unit: kernelColumns) {
           tiles.append(GEMMTile(group: group, rows: rows, columns: columns))
@@ -41,7 +41,6 @@ struct GEMMBlocking {
 
   /// Cuts a length into the fewest parts of at most `most`, about equal, in whole units.
   private func evenParts(of length: Int, most: Int, unit: Int) -> [Range<Int>] {
-    guard length > 0 else { return [] }
     let partCount = (length - 1) / most + 1
     let part = ((length - 1) / partCount + 1).roundedUp(to: unit)
     return stride(from: 0, to: length, by: part).map { $0..<min($0 + part, length) }

@@ -26,12 +26,9 @@ struct KernelSet: Sendable {
   }
 
   private static func best() throws(EngineError) -> KernelSet {
-    guard let set = Kind.allCases.lazy.compactMap(KernelSet.init).first else {
-      throw EngineError(.internal, "no matrix kernel for this machine")
+    for kind in Kind.allCases {
+      if let set = KernelSet(kind) { return set }
     }
-    return set
+    throw EngineError(.internal, "no matrix kernel for this machine")
   }
-
-  /// All that this machine can run, best first.
-  static func available() -> [KernelSet] { Kind.allCases.compactMap { KernelSet($0) } }
 }

@@ -59,8 +59,8 @@ extension CPUBackend {
 
   /// Copies blocks of rows.
   public func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock]) {
-    let rowBytes = source.rowElementCount * source.dtype.byteCount
     guard let from = unsafe source.data, let to = unsafe target.data else { return }
+    let rowBytes = source.rowElementCount * source.dtype.byteCount
     let perBlock = blocks.reduce(0) { $0 + $1.count } * rowBytes / max(blocks.count, 1)
     pool.forEachRange(of: blocks.count, grain: Self.grain(elementsPerItem: perBlock / 4)) {
       for block in blocks[$0] {

@@ -26,13 +26,17 @@ extension CPUBackend {
   }
 
   private func zLoss<S: Scalar>(_ logits: Elements<S>, numTokens: Int, into loss: TensorView) {
-    var sum = 0.0
-    for token in 0..<numTokens {
-      let row = logits.row(token, width: logits.count / numTokens).widened()
-      let value = Double(logSumExp(row))
-      sum += value * value
+    guard numTokens > 0 else { return loss.store([S.Wide.zero]) }
+    let numExperts = logits.count / numTokens
+    let squares = [Double](count: numTokens) { squares in
+      pool.forEachRange(of: numTokens, grain: Self.grain(elementsPerItem: numExperts * 8)) {
+        for token in $0 {
+          let value = Double(logSumExp(logits.row(token, width: numExperts).widened()))
+          squares[token] = value * value
+        }
+      }
     }
-    loss.store([numTokens > 0 ? S.Wide(sum / Double(numTokens)) : 0])
+    loss.store([S.Wide(squares.reduce(0, +) / Double(numTokens))])
   }
 
   private func zLossBackward<S: Scalar>(
