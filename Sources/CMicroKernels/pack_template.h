@@ -36,11 +36,16 @@ static void pack_elements(const STORED *source, ptrdiff_t row_stride, ptrdiff_t 
 /* Rows that follow each other in memory: a copy. */
 static void pack_contiguous_rows(const STORED *source, ptrdiff_t depth_stride, ptrdiff_t rows,
                                  ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  for (ptrdiff_t p = 0; p < depth; p++, source += depth_stride, packed += panel_rows) {
-    for (ptrdiff_t r = 0; r < rows; r++) {
-      packed[r] = WIDEN(source[r]);
+  ptrdiff_t whole_rows = rows - rows % 4;
+  for (ptrdiff_t p = 0; p < depth; p++) {
+    for (ptrdiff_t r = 0; r < whole_rows; r += 4) {
+      vector four;
+      load4(source + p * depth_stride + r, &four);
+      __builtin_memcpy(packed + p * panel_rows + r, &four, sizeof four);
     }
   }
+  pack_elements(source + whole_rows, 1, depth_stride, rows - whole_rows, depth, panel_rows,
+                packed + whole_rows);
 }
 
 /* Depths that follow each other in memory: a transposition. */
@@ -68,19 +73,30 @@ static void fill_with_zeros(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t panel_row
   }
 }
 
+/* One panel: `rows` rows, and zeros up to `panel_rows`. */
+static void pack_panel(const STORED *source, ptrdiff_t row_stride, ptrdiff_t depth_stride,
+                       ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
+  if (row_stride == 1) {
+    pack_contiguous_rows(source, depth_stride, rows, depth, panel_rows, packed);
+  } else if (depth_stride == 1) {
+    pack_contiguous_depths(source, row_stride, rows, depth, panel_rows, packed);
+  } else {
+    pack_elements(source, row_stride, depth_stride, rows, depth, panel_rows, packed);
+  }
+  fill_with_zeros(rows, depth, panel_rows, packed);
+}
+
 void PACK(const STORED *source, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t rows,
           ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  for (; rows > 0; rows -= panel_rows) {
-    ptrdiff_t count = rows < panel_rows ? rows : panel_rows;
-    if (row_stride == 1) {
-      pack_contiguous_rows(source, depth_stride, count, depth, panel_rows, packed);
-    } else if (depth_stride == 1) {
-      pack_contiguous_depths(source, row_stride, count, depth, panel_rows, packed);
-    } else {
-      pack_elements(source, row_stride, depth_stride, count, depth, panel_rows, packed);
+  /* Where rows follow each other in memory, panels share cache lines: a few depths of all panels are
+   * packed before the next. */
+  ptrdiff_t depths_at_once = row_stride == 1 ? 16 : depth;
+  for (ptrdiff_t p = 0; p < depth; p += depths_at_once) {
+    ptrdiff_t depths = depth - p < depths_at_once ? depth - p : depths_at_once;
+    for (ptrdiff_t r = 0; r < rows; r += panel_rows) {
+      pack_panel(source + r * row_stride + p * depth_stride, row_stride, depth_stride,
+                 rows - r < panel_rows ? rows - r : panel_rows, depths, panel_rows,
+                 packed + r * depth + p * panel_rows);
     }
-    fill_with_zeros(count, depth, panel_rows, packed);
-    source += panel_rows * row_stride;
-    packed += panel_rows * depth;
   }
 }

@@ -49,8 +49,3 @@ struct GEMMProduct<S: RowScalar> {
     }
   }
 }
-
-extension Int {
-  /// The next multiple of a divisor.
-  fileprivate func roundedUp(to divisor: Int) -> Int { (self + divisor - 1) / divisor * divisor }
-}

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoep.config import Config, read_config, resolve_batch_sizes
 from autoep.data import EvenLoader, build_loader
-from autoep.dense import DenseParallel, has_trained_dense
 from autoep.detect import find_moe_layers
 from autoep.engine import Engine
 from autoep.errors import ConfigError, ModelError
@@ -94,7 +93,6 @@ def initialize(
     optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
     lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
     loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
-    company = world.size > 1 and has_trained_dense(model)
     engine = Engine(
         module=model,
         config=settings,
@@ -102,7 +100,6 @@ def initialize(
         world=world,
         groups=groups,
         masters=masters,
-        dense=DenseParallel(model, masters) if company else None,
         optimizer=optimizer,
         lr_scheduler=lr_scheduler,
         training_dataloader=loader,

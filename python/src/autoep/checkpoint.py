@@ -46,11 +46,10 @@ def save(
     _check_tag(tag)
     root = Path(folder)
     unfinished = root / f".{tag}.unfinished"
-    run = _run_state(engine, client_state or {})
-    _on_rank_zero(engine, lambda: _begin(root, unfinished))
+    _on_rank_zero(engine, lambda: _begin(root, unfinished, _run_state(engine, client_state or {})))
     with _dcp_says(f"cannot write {unfinished}"):
         dcp.save(_tensors(engine), checkpoint_id=unfinished, no_dist=engine.world_size == 1)
-    _on_rank_zero(engine, lambda: _finish(root, unfinished, tag, run))
+    _on_rank_zero(engine, lambda: _finish(root, unfinished, tag))
 
 
 def load(
@@ -117,7 +116,7 @@ def _setup(engine: Engine) -> dict[str, Any]:
 def _run_state(engine: Engine, client_state: dict[str, Any]) -> bytes:
     """Everything that is no large tensor, in torch's format, in which only plain data is read."""
     groups = [] if engine.optimizer is None else engine.optimizer.param_groups
-    scheduler = engine.lr_scheduler
+    scheduler, loader = engine.lr_scheduler, engine.training_dataloader
     run = {
         "setup": _setup(engine),
         "global_steps": engine.global_steps,
@@ -132,6 +131,7 @@ def _run_state(engine: Engine, client_state: dict[str, Any]) -> bytes:
             for state in [_optimizer_state(engine, parameter)]
         },
         "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "epoch": None if loader is None else loader.epoch,
         "client_state": client_state,
     }
     written = io.BytesIO()
@@ -146,14 +146,15 @@ def _run_state(engine: Engine, client_state: dict[str, Any]) -> bytes:
     return written.getvalue()
 
 
-def _begin(root: Path, unfinished: Path) -> None:
+def _begin(root: Path, unfinished: Path, run: bytes) -> None:
     root.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _finish(root: Path, unfinished: Path, tag: str, run: bytes) -> None:
-    """Gives a whole checkpoint its name, and points `latest` at it."""
+    unfinished.mkdir()
     _write_synced(unfinished / _RUN_FILE, run)
+
+
+def _finish(root: Path, unfinished: Path, tag: str) -> None:
+    """Gives a whole checkpoint its name, and points `latest` at it."""
     former = _former(root, tag)
     if (root / tag).exists():
         shutil.rmtree(former, ignore_errors=True)
@@ -236,9 +237,9 @@ def _load_tensors(engine: Engine, path: Path) -> None:
         dcp.load(wanted, checkpoint_id=path, no_dist=engine.world_size == 1)
     engine.masters.publish()
     torch.set_rng_state(random)
-    for parameter, state in states.items():
-        if state:
-            engine.optimizer.state[parameter] = state
+    if engine.optimizer is not None:
+        engine.optimizer.state.clear()  # a checkpoint from before the first step has none
+        engine.optimizer.state.update({p: state for p, state in states.items() if state})
 
 
 def _like_stored(about: TensorStorageMetadata, parameter: nn.Parameter) -> torch.Tensor:
@@ -271,6 +272,8 @@ def _restore(engine: Engine, run: dict[str, Any]) -> None:
                 engine.optimizer.state[parameter].update(values)
     if engine.lr_scheduler is not None:
         engine.lr_scheduler.load_state_dict(run["scheduler"])
+    if engine.training_dataloader is not None and run["epoch"] is not None:
+        engine.training_dataloader.epoch = run["epoch"]
 
 
 @contextmanager
@@ -290,7 +293,7 @@ def _on_rank_zero(engine: Engine, action: Callable[[], None]) -> None:
     if engine.global_rank == 0:
         try:
             action()
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             outcome = [f"{type(error).__name__}: {error}"]
     if engine.world_size > 1:
         dist.broadcast_object_list(outcome, src=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -119,8 +120,12 @@ def _finalize_mpi_at_exit(comm: Communicator) -> None:
 
 
 def _finalize_mpi(communicators: weakref.WeakSet[Communicator], process: int) -> None:
-    """Ends MPI in the process that began it, not in a forked child."""
-    if process != os.getpid():
+    """Ends MPI in the process that began it, not in a forked child.
+
+    Nor after an exception that nobody caught: ending MPI waits for all ranks, and they for this
+    one; without it the launcher sees the failure and ends them.
+    """
+    if process != os.getpid() or getattr(sys, "last_value", None) is not None:
         return
     for comm in list(communicators):
         comm.close()

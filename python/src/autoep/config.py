@@ -120,7 +120,7 @@ class BF16Config:
     enabled: bool = key(False, FLAG)
 
     refused: ClassVar[dict[str, Refusal]] = {
-        "immediate_grad_update": Refusal("gradients are reduced by DDP", (True, "auto")),
+        "immediate_grad_update": Refusal("gradients are reduced when a step ends", (True, "auto")),
         "check_grad_overflow": Refusal("bfloat16 has the range of float32", (False, "auto")),
     }
 
@@ -197,8 +197,8 @@ class Config:
         ),
         "amp": Refusal("apex is not used; use bf16", enabled_only=True),
         "torch_autocast": Refusal("use bf16", enabled_only=True),
-        "prescale_gradients": Refusal("gradients are averaged by DDP", (False,)),
-        "gradient_predivide_factor": Refusal("gradients are averaged by DDP", (1, 1.0)),
+        "prescale_gradients": Refusal("gradients are averaged as they are", (False,)),
+        "gradient_predivide_factor": Refusal("gradients are averaged as they are", (1, 1.0)),
         "sparse_gradients": Refusal("gradients are dense", (False,)),
         "communication_data_type": Refusal("gradients travel in float32", (None, "fp32")),
         "wall_clock_breakdown": Refusal("there is no such timer; use torch.profiler", (False,)),

@@ -18,6 +18,10 @@ class EvenLoader:
     """A loader whose batches end on all ranks together, though some have more.
 
     Every rank has to join every exchange of a step, so no rank may run a batch more than others.
+
+    Attributes:
+        epoch: The number of the next epoch, from 0, which decides its order. A checkpoint keeps
+            it; where a run stopped within an epoch is for the script to keep.
     """
 
     def __init__(self, loader: DataLoader, agrees: bool) -> None:
@@ -30,14 +34,14 @@ class EvenLoader:
         """
         self._loader = loader
         self._agrees = agrees
-        self._epoch = 0
+        self.epoch = 0
 
     def __iter__(self) -> Iterator[Any]:
         """Yields the batches of one epoch, in a new order; collective where the ranks agree."""
         set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:
-            set_epoch(self._epoch)
-        self._epoch += 1
+            set_epoch(self.epoch)
+        self.epoch += 1
         return self._together() if self._agrees else iter(self._loader)
 
     def __len__(self) -> int:

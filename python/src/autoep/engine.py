@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from autoep import checkpoint
 from autoep.config import BatchSizes, Config
 from autoep.data import EvenLoader
-from autoep.dense import DenseParallel
 from autoep.errors import Error
 from autoep.gradients import Gradients
 from autoep.groups import ExpertGroups
@@ -53,7 +52,6 @@ class Engine:
         world: World,
         groups: ExpertGroups,
         masters: Masters,
-        dense: DenseParallel | None,
         optimizer: Optimizer | None,
         lr_scheduler: LRScheduler | None,
         training_dataloader: EvenLoader | None,
@@ -70,20 +68,15 @@ class Engine:
         self.global_steps = 0
         self.micro_steps = 0
         self._batch_sizes = batch_sizes
-        self._dense = dense
         self._gradients = Gradients(module, masters, groups, world.size)
         self._load = load
         self._global_norm: float | None = None
         self._went_backward = False
+        self._reduced = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model's forward; collective."""
-        trains = self.training and torch.is_grad_enabled()
-        with self._load.counted(trains):
-            if trains and self._dense is not None:
-                return self._dense.forward(
-                    self.is_gradient_accumulation_boundary(), *args, **kwargs
-                )
+        with self._load.counted(torch.is_grad_enabled()):
             return self.module(*args, **kwargs)
 
     def backward(self, loss: torch.Tensor) -> torch.Tensor:
@@ -96,14 +89,21 @@ class Engine:
         Returns:
             The loss.
         """
-        boundary = self.is_gradient_accumulation_boundary()
-        part = loss / self._batch_sizes.accumulation
-        if self._dense is not None and boundary:
-            part = self._dense.reach_all(part)
-        part.backward()
-        self._gradients.after_backward(boundary)
+        if self._reduced:
+            raise Error("engine.backward comes before engine.reduce_gradients, not after it")
+        (loss / self._batch_sizes.accumulation).backward()
+        self._gradients.accumulate()
         self._went_backward = True
         return loss
+
+    def reduce_gradients(self) -> None:
+        """Averages the gradients of a step over the ranks, for scripts that read them; collective.
+
+        `step` does so by itself. Until then each rank has the sum of its own backwards.
+        """
+        if not self._reduced:
+            self._gradients.reduce()
+            self._reduced = True
 
     def step(self) -> None:
         """Ends a micro-batch; steps the optimizer after the last one of a step; collective."""
@@ -188,8 +188,6 @@ class Engine:
             True.
         """
         checkpoint.save(self, save_dir, tag or f"global_step{self.global_steps}", client_state)
-        if self._dense is not None:
-            self._dense.restart()
         return True
 
     def load_checkpoint(
@@ -209,6 +207,7 @@ class Engine:
     def _step_optimizer(self) -> None:
         if self.optimizer is None:
             raise Error("there is no optimizer: name one in the configuration, or pass one")
+        self.reduce_gradients()
         self._global_norm = self._gradients.global_norm()
         if self.config.gradient_clipping > 0:
             self._gradients.clip(self._global_norm, self.config.gradient_clipping)
@@ -217,6 +216,7 @@ class Engine:
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self._gradients.clear()
+        self._reduced = False
         self._load.end_step()
         self.global_steps += 1
         self._report()

@@ -1,13 +1,18 @@
 """The gradients of a step: summed over micro-batches and ranks, measured, clipped.
 
 The loss of a step is the mean over ranks of their losses, so every gradient is a sum over all
-ranks divided by their number. DDP does so for the plain parameters. For the experts, the
-all-to-all's backward has already summed over the ranks of the EP group.
+ranks divided by their number. For the experts, the all-to-all's backward has already summed over
+the ranks of the EP group.
+
+The sums over ranks are made once, when a step ends, from whatever the backwards have left. DDP
+would begin them in the last backward, and counts on a forward of its own before it: a model called
+directly, or two forwards before their backwards, would go unsummed without a word.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -15,9 +20,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
+from autoep.errors import ModelError
 from autoep.groups import ExpertGroups
 from autoep.precision import Masters
 from autoep.sharding import local
+
+# What is sent at a time, as DDP's buckets are.
+_BUCKET_BYTES = 25 << 20
 
 
 class Gradients:
@@ -26,22 +35,31 @@ class Gradients:
     def __init__(
         self, model: nn.Module, masters: Masters, groups: ExpertGroups, world_size: int
     ) -> None:
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._dense = [p for p in trained if not isinstance(p, DTensor)]
-        self._experts = [p for p in trained if isinstance(p, DTensor)]
+        self._model = model
+        self._trained = _trained(model)
+        self._dense = [p for p in self._trained if not isinstance(p, DTensor)]
+        self._experts = [p for p in self._trained if isinstance(p, DTensor)]
         self._masters = masters
         self._mesh = groups.mesh
         self._world_size = world_size
 
-    def after_backward(self, boundary: bool) -> None:
-        """Adds up what a backward left; at the end of an accumulation, over the ranks too."""
-        if boundary and self._world_size > 1:
-            self._drop_reduced()
-        else:
-            self._accumulate(self._dense)
-        self._accumulate(self._experts)
-        if boundary:
-            self._reduce_experts()
+    def accumulate(self) -> None:
+        """Adds what a backward left to the float32 sums of a bf16 run."""
+        for parameter in self._trained:
+            self._masters.accumulate(parameter)
+
+    def reduce(self) -> None:
+        """Averages the gradients over the ranks; collective.
+
+        Raises:
+            ModelError: Parameters were frozen or unfrozen since `autoep.initialize`.
+        """
+        self._check_trained()
+        if self._world_size == 1:
+            return
+        self._fill_missing()
+        self._average_dense()
+        self._sum_experts()
 
     def global_norm(self) -> float:
         """Returns the norm over all parameters of the model, the same on every rank; collective.
@@ -67,20 +85,35 @@ class Gradients:
             parameter.grad = None
             self._masters.of(parameter).grad = None
 
-    def _drop_reduced(self) -> None:
-        """Frees the bfloat16 gradients whose average DDP's hook has left with the masters."""
-        for parameter in self._dense:
-            if self._masters.has(parameter):
-                parameter.grad = None
+    def _check_trained(self) -> None:
+        now = _trained(self._model)
+        if len(now) != len(self._trained) or any(
+            a is not b for a, b in zip(now, self._trained, strict=True)
+        ):
+            raise ModelError(
+                f"the model had {len(self._trained)} trained parameters at autoep.initialize, and"
+                f" now has {len(now)} or others: freeze and unfreeze parameters before it"
+            )
 
-    def _accumulate(self, parameters: list[nn.Parameter]) -> None:
-        for parameter in parameters:
-            self._masters.accumulate(parameter)
+    def _fill_missing(self) -> None:
+        """Gives zeros to a parameter that only other ranks have used."""
+        owners = [self._masters.of(parameter) for parameter in self._trained]
+        used = torch.tensor([owner.grad is not None for owner in owners], dtype=torch.uint8)
+        dist.all_reduce(used, op=dist.ReduceOp.MAX)
+        for owner, by_someone in zip(owners, used.tolist(), strict=True):
+            if by_someone and owner.grad is None:
+                owner.grad = torch.zeros_like(owner)
 
-    def _reduce_experts(self) -> None:
+    def _average_dense(self) -> None:
+        for bucket in _buckets(self._reduced(self._dense)):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            dist.all_reduce(flat.div_(self._world_size))
+            parts = flat.split([gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view(gradient.shape))
+
+    def _sum_experts(self) -> None:
         """Sums over the ranks that hold the same experts, and divides by the number of ranks."""
-        if self._mesh is None:
-            return
         group = self._mesh.get_group("edp")
         sums = self._reduced(self._experts)
         if dist.get_world_size(group) > 1:
@@ -94,3 +127,21 @@ class Gradients:
         """This rank's parts of the gradients, where there are some."""
         owners = (self._masters.of(parameter) for parameter in parameters)
         return [local(owner.grad) for owner in owners if owner.grad is not None]
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Parts gradients, in order, into runs of one dtype and of about `_BUCKET_BYTES`."""
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and (gradient.dtype != bucket[0].dtype or size + gradient.nbytes > _BUCKET_BYTES):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        yield bucket

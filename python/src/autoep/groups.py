@@ -81,7 +81,7 @@ def _make_groups(
     """Makes the groups once for each process group that has all ranks."""
     grid = torch.arange(world.size).view(-1, ep_size)  # [EDP, EP]
     # The EP group is one of its own even where it holds all ranks: its exchanges are not to mix
-    # with the all-reduces of DDP.
+    # with the all-reduces of the gradients.
     ep_group = _own_group(grid.tolist(), world.rank, timeout)
     edp_group = _own_group(grid.t().tolist(), world.rank, timeout)
     mesh = DeviceMesh.from_group(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,14 @@ from autoep.errors import ConfigError, ModelError
 ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 Stepped = Callable[[nn.Parameter], nn.Parameter]
 
-# Optimizers of torch that an engine cannot step: they call the loss again, or want sparse grads.
-_UNFIT = ("LBFGS", "SparseAdam", "Optimizer")
+# Optimizers of torch that an engine cannot step, each with the reason.
+_UNFIT = {
+    "LBFGS": "it computes the loss again within a step",
+    "SparseAdam": "gradients are dense",
+    "Adafactor": "its steps depend on norms of whole weights, and experts are sharded",
+    "Rprop": "torch's does not step sharded experts",
+    "Optimizer": "it is only the base of others",
+}
 
 
 def build_optimizer(
@@ -46,8 +52,10 @@ def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
     """Points the caller's optimizer at what is stepped; groups and their options stay.
 
     Raises:
-        ModelError: It has state, which belongs to the parameters that it had.
+        ModelError: It has state, which belongs to the parameters that it had, or it is of a kind
+            that cannot step sharded experts.
     """
+    _check_kind(optimizer)
     if optimizer.state:
         raise ModelError(
             f"the optimizer ({type(optimizer).__name__}) already has state, which would be lost:"
@@ -65,7 +73,15 @@ def make_optimizer(
     stepped: Stepped,
 ) -> Optimizer:
     """Has the caller's function make the optimizer from groups of what is stepped."""
-    return make(_split_sharded(_stepped_groups(parameters, stepped)))
+    optimizer = make(_split_sharded(_stepped_groups(parameters, stepped)))
+    _check_kind(optimizer)
+    return optimizer
+
+
+def _check_kind(optimizer: Optimizer) -> None:
+    name = type(optimizer).__name__
+    if name in _UNFIT:
+        raise ModelError(f"the optimizer is {name}, which cannot be used here: {_UNFIT[name]}")
 
 
 def find_class(
@@ -74,7 +90,7 @@ def find_class(
     name: str,
     path: str,
     *,
-    exclude: Sequence[str] = (),
+    exclude: Mapping[str, str],
     also: Sequence[str] = (),
 ) -> type:
     """Finds a class of a module by its name, in any case of letters.
@@ -84,7 +100,7 @@ def find_class(
         base: What it derives from.
         name: The name given.
         path: Where in the configuration it stands.
-        exclude: Classes that are not meant.
+        exclude: Classes that cannot be used, each with the reason.
         also: Names that the error tells as well, because they are found elsewhere.
 
     Raises:
@@ -99,6 +115,12 @@ def find_class(
     if name.lower() in known:
         return known[name.lower()]
     names = sorted({*also, *(value.__name__ for value in known.values())})
+    for excluded, reason in exclude.items():
+        if name.lower() == excluded.lower():
+            raise ConfigError(
+                f"config: {path}: given {name!r}, which cannot be used here: {reason}. Allowed:"
+                f" {', '.join(names)}."
+            )
     raise ConfigError(
         f"config: {path}: given {name!r}; allowed: {', '.join(names)}.{nearest(name, names)}"
     )

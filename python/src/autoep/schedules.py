@@ -30,8 +30,14 @@ from autoep.optim import construct, find_class
 
 _PATH = "scheduler.params"
 
-# Schedulers of torch that an engine cannot step: they want a metric, or other schedulers.
-_UNFIT = ("LRScheduler", "ReduceLROnPlateau", "SequentialLR", "ChainedScheduler", "LambdaLR")
+# Schedulers of torch that a configuration cannot make, each with the reason.
+_UNFIT = {
+    "LRScheduler": "it is only the base of others",
+    "ReduceLROnPlateau": "it wants a metric at each step",
+    "SequentialLR": "it is made of other schedulers: pass lr_scheduler to initialize",
+    "ChainedScheduler": "it is made of other schedulers: pass lr_scheduler to initialize",
+    "LambdaLR": "it wants a function: pass lr_scheduler to initialize",
+}
 
 # The part of the way from the lowest to the highest rate, after a number of steps.
 Ramp = Callable[[int], float]

@@ -16,8 +16,13 @@ Replacements = dict[nn.Parameter, nn.Parameter]
 
 
 def check_model(model: nn.Module) -> None:
-    """Raises where the model's tensors are not on the CPU, or are there in name only."""
+    """Raises where the model's tensors are not on the CPU, or are there in name only or in part."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, DTensor):
+            raise ModelError(
+                f"{name} is sharded already: give autoep.initialize a model that neither it nor"
+                " another has distributed"
+            )
         if tensor.device.type != "cpu":
             raise ModelError(
                 f"{name} is on the device {tensor.device}; this build computes on CPUs. Move the"

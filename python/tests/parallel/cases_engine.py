@@ -328,27 +328,6 @@ def experts_are_sharded_and_the_rest_is_freed(ranks: Ranks) -> None:
     assert engine.groups.mesh.shape == (ranks.size // 2, 2)
 
 
-@case(ep_size=[1, 2, 4])
-def a_parameter_used_on_one_rank_only_does_not_hang(ranks: Ranks, ep_size: int) -> None:
-    class Sometimes(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self.model = model
-            self.once = nn.Parameter(torch.ones(3))
-            self.never = nn.Parameter(torch.ones(3))
-
-        def forward(self, uses: bool, **batch: torch.Tensor) -> torch.Tensor:
-            loss = self.model(**batch).loss
-            return loss + self.once.sum() if uses else loss
-
-    engine = start(Sometimes(models.tiny("mixtral")), ep_size, optimizer={"type": "SGD"})
-    for step in range(3):
-        engine.backward(engine(ranks.rank == 0, **models.batch(step)))
-        assert_close([engine.module.once.grad], [torch.full((3,), 1 / ranks.size)])
-        assert engine.module.never.grad is None or not engine.module.never.grad.any()
-        engine.step()
-
-
 @case()
 def sinkhorn_replaces_the_choice_alone(ranks: Ranks) -> None:
     model = models.tiny("mixtral", output_router_logits=True, router_aux_loss_coef=0.1)
@@ -488,16 +467,3 @@ def ranks_divide_the_cores(ranks: Ranks) -> None:
     finally:
         torch.set_num_threads(torch_threads)
         functional.set_num_threads(1)
-
-
-@case()
-def steps_come_after_backwards(ranks: Ranks) -> None:
-    engine = start(models.tiny("mixtral"), optimizer=ADAMW)
-    with pytest.raises(autoep.Error, match="comes after"):
-        engine.step()
-    assert engine.get_global_grad_norm() is None
-    assert engine.is_gradient_accumulation_boundary()
-    bare = start(models.tiny("mixtral"))
-    bare.backward(bare(**models.batch(0)).loss)
-    with pytest.raises(autoep.Error, match="no optimizer"):
-        bare.step()

@@ -141,7 +141,8 @@ def local(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def gradients(engine: Engine) -> dict[str, torch.Tensor | None]:
-    """This rank's part of each gradient, by the parameter's name."""
+    """This rank's part of each gradient of a step, by the parameter's name; collective."""
+    engine.reduce_gradients()
     named = engine.module.named_parameters()
     return {name: local(engine.masters.of(p).grad) for name, p in named}
 
