@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import autoep
 from autoep import functional
 from autoep.engine import Engine
+from autoep.launch import join_world
 
 BF16 = [False, True]
 
@@ -440,3 +441,29 @@ def a_size_that_does_not_divide_the_ranks_is_refused(ranks: Ranks) -> None:
             train_batch_size=2 * ranks.size + 1,
             train_micro_batch_size_per_gpu=2,
         )
+
+
+@case()
+def ranks_divide_the_cores(ranks: Ranks) -> None:
+    """Nobody has chosen: the engine's threads (and torch's under mpirun) fit the cores."""
+    torch_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(64)
+        with mock.patch.dict(os.environ):
+            for name in ("AUTOEP_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                os.environ.pop(name, None)
+            start(models.tiny("mixtral"))
+        mine = (os.sched_getaffinity(0), functional.num_threads(), torch.get_num_threads())
+        everyone: list = [mine] * ranks.size
+        if ranks.size > 1:
+            dist.all_gather_object(everyone, mine)
+        cores = set().union(*(affinity for affinity, _, _ in everyone))
+        fits = max(ranks.size, len(cores))
+        assert sum(threads for _, threads, _ in everyone) <= fits
+        by_mpi = join_world(60.0).mpi
+        assert not by_mpi or sum(threads for _, _, threads in everyone) <= fits
+        start(models.tiny("mixtral"), expert_parallel={"num_threads": 3})
+        assert functional.num_threads() == 3
+    finally:
+        torch.set_num_threads(torch_threads)
+        functional.set_num_threads(1)

@@ -14,6 +14,7 @@ from models import PlainRun
 from registry import Ranks, case
 from torch import nn
 
+import autoep
 from autoep.errors import Error, ModelError
 
 
@@ -162,3 +163,37 @@ def steps_come_after_backwards(ranks: Ranks) -> None:
     bare.backward(bare(**models.batch(0)).loss)
     with pytest.raises(Error, match="no optimizer"):
         bare.step()
+
+
+@case()
+def going_back_before_the_first_step_forgets_the_optimizer(ranks: Ranks) -> None:
+    engine = start(models.tiny("mixtral"), optimizer=ADAMW)
+    engine.save_checkpoint(ranks.folder)
+
+    def step() -> dict[str, bytes]:
+        batch = models.micro_batches(0, 1, ranks.size)[0][ranks.rank]
+        engine.backward(engine(**batch).loss)
+        engine.step()
+        return models.bits(engine)
+
+    first = step()
+    step()
+    engine.load_checkpoint(ranks.folder)
+    assert step() == first
+
+
+@case()
+def a_checkpoint_keeps_the_order_of_the_next_epoch(ranks: Ranks) -> None:
+    def begin():
+        config = {"expert_parallel": {"timeout": 60.0}, "train_micro_batch_size_per_gpu": 2}
+        data = list(range(32))
+        return autoep.initialize(model=models.tiny("mixtral"), config=config, training_data=data)
+
+    engine, _, loader, _ = begin()
+    first = [batch.tolist() for batch in loader]
+    engine.save_checkpoint(ranks.folder)
+    second = [batch.tolist() for batch in loader]
+    assert second != first
+    resumed, _, loader, _ = begin()
+    resumed.load_checkpoint(ranks.folder)
+    assert [batch.tolist() for batch in loader] == second

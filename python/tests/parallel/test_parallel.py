@@ -142,3 +142,11 @@ def test_missing_rank_is_named_at_the_deadline(launcher: str, tmp_path: Path) ->
     said = (tmp_path / "error.txt").read_text() if (tmp_path / "error.txt").exists() else ""
     assert "DeadlineError" in said, result.stderr[-4000:]
     assert "rank 1" in said or "ranks 1" in said, said
+
+
+@pytest.mark.parametrize("launcher", ["mpirun-2", "torchrun-2"])
+def test_an_exception_on_one_rank_ends_the_job(launcher: str) -> None:
+    """Long before the deadline: `launch` waits for less than that."""
+    result = launch(launcher, "failing_rank.py")
+    assert result.returncode != 0
+    assert "this rank has had enough" in result.stderr

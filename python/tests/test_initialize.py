@@ -1,0 +1,261 @@
+"""`autoep.initialize` on one rank: what it refuses, and what it makes of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import autoep
+from autoep.detect import find_moe_layers
+from autoep.groups import choose_ep_size
+
+sys.path.insert(0, str(Path(__file__).parent / "parallel"))
+import models
+
+
+def initialize(**arguments):
+    arguments.setdefault("model", models.tiny("mixtral"))
+    arguments.setdefault("config", {})
+    return autoep.initialize(**arguments)
+
+
+def rates(engine, steps: int) -> list[float]:
+    """The rate of each of the next steps."""
+    found = []
+    for step in range(steps):
+        found.append(engine.get_lr()[0])
+        engine.backward(engine(**models.batch(step)).loss)
+        engine.step()
+    return found
+
+
+class DenseModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(2, 2)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"model": None}, autoep.ModelError, "model: given NoneType"),
+        ({"model": "mixtral"}, autoep.ModelError, "model: given str"),
+        ({"model": DenseModel()}, autoep.ModelError, "no MoE layer.*another kind: ModuleList"),
+        ({"mpu": object()}, autoep.ConfigError, "mpu: given"),
+        ({"config": None}, autoep.ConfigError, "none was given"),
+        ({"optimizer": 3}, autoep.ConfigError, "optimizer: given int"),
+        ({"lr_scheduler": object()}, autoep.ConfigError, "without an optimizer"),
+        ({"config": {"scheduler": {"type": "WarmupLR"}}}, autoep.ConfigError, "no optimizer"),
+        (
+            {"config": {"expert_parallel": {"preset_model": "qwen3_moe"}}},
+            autoep.ModelError,
+            "no MoE layer of qwen3_moe.*another kind: MixtralExperts",
+        ),
+        ({"config": {"expert_parallel": {"autoep_size": 2}}}, autoep.ConfigError, "with 1 ranks"),
+    ],
+)
+def test_a_wrong_argument_says_what_is_allowed(arguments, error, says: str) -> None:
+    with pytest.raises(error, match=f"(?s){says}"):
+        initialize(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        ({"type": "AdamV"}, "type: given 'AdamV'.*mean \"Adam"),
+        ({"type": "LBFGS"}, "given 'LBFGS', which cannot be used here: it computes the loss again"),
+        ({"type": "adafactor"}, "norms of whole weights"),
+        ({"params": {"lr": 1}}, "optimizer.type: missing"),
+        ({"type": "AdamW", "params": {"learning_rate": 1}}, "params.learning_rate: AdamW has no"),
+        ({"type": "AdamW", "params": {"lr": -1}}, "AdamW refuses them: Invalid learning rate"),
+        ({"type": "Adam", "params": {"weight_decay": 0.1}}, 'Write "AdamW"'),
+    ],
+)
+def test_a_wrong_optimizer_is_refused(optimizer: dict, says: str) -> None:
+    with pytest.raises(autoep.ConfigError, match=says):
+        initialize(config={"optimizer": optimizer})
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "says"),
+    [
+        ({"type": "WarmUp"}, "scheduler.type: given 'WarmUp'.*WarmupLR"),
+        ({"type": "ReduceLROnPlateau"}, "it wants a metric.*Allowed: ConstantLR"),
+        ({"type": "StepLR", "params": {"size": 1}}, "params.size: StepLR has no"),
+        ({"type": "StepLR"}, "StepLR refuses them"),
+        ({"type": "WarmupDecayLR"}, "total_num_steps: given None"),
+        ({"type": "WarmupLR", "params": {"warmup_steps": 1}}, 'mean "warmup_num_steps"'),
+        ({"type": "WarmupLR", "params": {"warmup_max_lr": 0}}, "warmup_max_lr: given 0"),
+        ({"params": {"a": 1}}, "scheduler.type: missing"),
+    ],
+)
+def test_a_wrong_scheduler_is_refused(scheduler: dict, says: str) -> None:
+    config = {"optimizer": {"type": "SGD"}, "scheduler": scheduler}
+    with pytest.raises(autoep.ConfigError, match=says):
+        initialize(config=config)
+
+
+def test_what_is_given_twice_is_refused() -> None:
+    model = models.tiny("mixtral")
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(autoep.ConfigError, match="optimizer: given to initialize, and named"):
+        initialize(model=model, optimizer=sgd, config={"optimizer": {"type": "SGD"}})
+    with pytest.raises(autoep.ConfigError, match="model_parameters: given with an optimizer"):
+        initialize(model=model, optimizer=sgd, model_parameters=model.parameters())
+    other = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(other, 1)
+    with pytest.raises(autoep.ConfigError, match="another optimizer"):
+        initialize(model=model, optimizer=sgd, lr_scheduler=schedule)
+
+
+def test_models_that_cannot_be_trained_are_refused() -> None:
+    with pytest.raises(autoep.ModelError, match=r"bfloat16.*float32 training"):
+        initialize(model=models.tiny("mixtral", dtype=torch.bfloat16))
+    with torch.device("meta"):
+        model = models.tiny("mixtral")
+    with pytest.raises(autoep.ModelError, match=r"meta.*weights loaded"):
+        initialize(model=model)
+    model = models.tiny("mixtral", hidden_act="relu")
+    with pytest.raises(autoep.ModelError, match=r"hidden_act='relu'.*silu"):
+        initialize(model=model)
+    model = models.tiny("mixtral")
+    experts = model.model.layers[1].mlp.experts
+    experts.down_proj = nn.Parameter(experts.down_proj[..., :5])
+    with pytest.raises(autoep.ModelError, match=r"layers\.1\.mlp\.experts.*goes with \[8, 10, 32"):
+        initialize(model=model)
+
+
+@pytest.mark.parametrize("preset", models.PRESET_NAMES)
+def test_layers_are_found_with_and_without_the_preset(preset: str) -> None:
+    model = models.tiny(preset, experts=6)
+    found = find_moe_layers(model, preset)
+    assert [layer.name for layer in found] == [layer.name for layer in find_moe_layers(model)]
+    dense = 1 if preset.startswith("deepseek") else 0
+    assert [layer.name for layer in found] == [f"model.layers.{i}.mlp" for i in range(dense, 2)]
+    for layer in found:
+        assert (layer.num_experts, layer.hidden_size, layer.ffn_size) == (6, 32, 24)
+        assert layer.activation == "silu"
+
+
+def test_a_class_derived_from_a_familys_is_found() -> None:
+    model = models.tiny("mixtral")
+    experts = model.model.layers[0].mlp.experts
+    experts.__class__ = type("MyExperts", (type(experts),), {})
+    assert len(find_moe_layers(model)) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "world", "experts", "size"),
+    [
+        (None, 1, 8, 1),
+        (None, 4, 8, 4),
+        (None, 8, 6, 4),
+        (None, 6, 5, 3),
+        (2, 4, 8, 2),
+        (8, 8, 3, 8),
+    ],
+)
+def test_the_size_of_the_groups(wanted, world: int, experts: int, size: int) -> None:
+    assert choose_ep_size(wanted, world, experts) == size
+
+
+def test_args_may_name_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text('{"gradient_accumulation_steps": 3}')
+    arguments = argparse.Namespace(deepspeed_config=str(path))
+    engine, *_ = autoep.initialize(arguments, models.tiny("mixtral"))
+    assert engine.gradient_accumulation_steps() == 3
+    assert engine.train_batch_size() == 3
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [
+        ({"type": "adamw"}, torch.optim.AdamW),
+        ({"type": "Adam"}, torch.optim.Adam),
+        ({"type": "Adam", "params": {"adam_w_mode": True, "weight_decay": 0.1}}, torch.optim.AdamW),
+        ({"type": "Adam", "params": {"adam_w_mode": False, "weight_decay": 1}}, torch.optim.Adam),
+        ({"type": "AdamW", "params": {"lr": "auto", "torch_adam": True}}, torch.optim.AdamW),
+        ({"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9}}, torch.optim.SGD),
+        ({"type": "Adagrad"}, torch.optim.Adagrad),
+        ({"type": "RMSprop"}, torch.optim.RMSprop),
+    ],
+)
+def test_optimizers_of_torch_by_name(optimizer: dict, kind: type[Optimizer]) -> None:
+    plain = models.tiny("mixtral")
+    before = copy.deepcopy(plain.state_dict())
+    engine, made, *_ = initialize(model=plain, config={"optimizer": optimizer})
+    assert type(made) is kind
+    engine.backward(engine(**models.batch(0)).loss)
+    engine.step()
+    assert not any(torch.equal(p, before[name]) for name, p in engine.module.named_parameters())
+
+
+def test_an_optimizer_and_a_scheduler_may_be_functions() -> None:
+    engine, optimizer, _, scheduler = initialize(
+        optimizer=partial(torch.optim.SGD, lr=0.5),
+        lr_scheduler=partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5),
+    )
+    assert scheduler.optimizer is optimizer is engine.optimizer
+    assert rates(engine, 3) == [0.5, 0.25, 0.125]
+
+
+def test_warmups_count_as_those_of_deepspeed() -> None:
+    def of(scheduler: str, steps: int, **params) -> list[float]:
+        config = {
+            "optimizer": {"type": "SGD", "params": {"lr": 0.1}},
+            "scheduler": {"type": scheduler, "params": params},
+        }
+        return rates(initialize(config=config)[0], steps)
+
+    linear = {"warmup_num_steps": 4, "warmup_type": "linear", "warmup_max_lr": 0.4}
+    assert of("WarmupLR", 8, **linear) == pytest.approx([0, 0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    log = {"warmup_num_steps": 4, "warmup_min_lr": 0.02, "warmup_max_lr": "auto"}
+    assert of("WarmupLR", 5, **log) == pytest.approx(
+        [0.02 + 0.08 * math.log(max(1, n)) / math.log(4) for n in range(5)]
+    )
+    decay = of("WarmupDecayLR", 11, total_num_steps=8, **linear)
+    assert decay[:5] == pytest.approx([0, 0, 0.1, 0.2, 0.3])
+    assert decay[5:] == pytest.approx([0.4, 0.3, 0.2, 0.1, 0, 0])
+    cosine = of("WarmupCosineLR", 10, total_num_steps=8, warmup_num_steps=4, cos_min_ratio=0.1)
+    assert cosine[:5] == pytest.approx([0.1 * math.log(max(1, n)) / math.log(4) for n in range(5)])
+    falls = [0.1 * (0.1 + 0.9 * (1 + math.cos(math.pi * n / 4)) / 2) for n in (1, 2, 3, 4, 4)]
+    assert cosine[5:] == pytest.approx(falls)
+
+
+def test_the_state_of_the_run_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"optimizer": {"type": "SGD", "params": {"lr": 0.25}}, "steps_per_print": 2}
+    rates(initialize(config=config)[0], 5)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["autoep: step 2", "autoep: step 4"]
+    assert "lr 0.25, grad norm" in lines[0]
+
+
+def test_buffers_and_what_transformers_keeps_stay_float32() -> None:
+    model = models.tiny("deepseek_v3")
+    model._keep_in_fp32_modules_strict = ["mlp.gate"]
+    engine, *_ = initialize(model=model, config={"bf16": {"enabled": True}})
+    for name, parameter in engine.module.named_parameters():
+        expected = torch.float32 if ".mlp.gate." in name else torch.bfloat16
+        assert parameter.dtype == expected, name
+    assert {buffer.dtype for buffer in engine.module.buffers()} == {torch.float32}
+
+
+def test_tied_weights_stay_tied_in_bf16() -> None:
+    model = models.tiny("mixtral", tie_word_embeddings=True)
+    config = {"bf16": {"enabled": True}, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
+    engine, optimizer, *_ = initialize(model=model, config=config)
+    assert engine.module.lm_head.weight is engine.module.model.embed_tokens.weight
+    rates(engine, 1)
+    masters = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(masters) == len(list(engine.module.parameters()))
+    assert {p.dtype for p in masters} == {torch.float32}
