@@ -1,4 +1,3 @@
-import AutoEPCore
 import Synchronization
 import Testing
 
@@ -34,15 +33,6 @@ import Testing
       }
     }
     #expect(total.withLock { $0 } == 60)
-  }
-
-  @Test func theLowestFailureIsThrown() throws {
-    let failure = FirstFailure()
-    for item in [7, 3, 9, 3] {
-      failure.note(EngineError(.invalidArgument, "item \(item)"), at: item)
-    }
-    let error = try #require(throws: EngineError.self) { try failure.rethrow() }
-    #expect(error.message == "item 3")
   }
 }
 
