@@ -60,6 +60,7 @@ let package = Package(
     .executableTarget(
       name: "AutoEPMPILaws", dependencies: ["AutoEPCore", "AutoEPMPI", "AutoEPTransportLaws"],
       path: "Tests/AutoEPMPILaws", swiftSettings: testing),
+    // The laws on every transport; MPI's by starting the program above.
     .testTarget(
       name: "AutoEPTransportTests",
       dependencies: [
@@ -71,6 +72,8 @@ let package = Package(
     .testTarget(
       name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore"], swiftSettings: strict),
     // The C interface, called as a C program calls it.
-    .testTarget(name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"]),
+    .testTarget(
+      name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"],
+      swiftSettings: testing),
   ]
 )

@@ -52,7 +52,7 @@ extension TensorChecker {
     guard config.device_id == 0 else {
       throw error("config.device_id", "is \(config.device_id); expected 0 for the CPU")
     }
-    let most: Int32 = 4096
+    let most: Int32 = 1024
     guard (0...most).contains(config.num_threads) else {
       throw error("config.num_threads", "is \(config.num_threads); expected 0 to \(most)")
     }

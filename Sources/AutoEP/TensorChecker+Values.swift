@@ -47,7 +47,8 @@ extension TensorChecker {
     return slots
   }
 
-  /// A config struct of the caller, at least as long as this library's.
+  /// A config struct of the caller. One of a newer header is longer: what this library does not
+  /// know must then be zero.
   func config<Config: BitwiseCopyable>(
     _ config: UnsafePointer<Config>?, _ name: String
   ) throws(EngineError) -> Config {
@@ -60,6 +61,12 @@ extension TensorChecker {
       throw error(
         "\(name).struct_size",
         "is \(size); expected sizeof(\(Config.self)) = \(MemoryLayout<Config>.size)")
+    }
+    let known = MemoryLayout<Config>.size
+    let unknown = unsafe UnsafeRawBufferPointer(
+      start: UnsafeRawPointer(config) + known, count: min(size, known + 4096) - known)
+    guard unsafe unknown.allSatisfy({ $0 == 0 }) else {
+      throw error(name, "sets fields that this library is too old to know; use a newer library")
     }
     return unsafe config.pointee
   }

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results")
+    parser.add_argument("--out", type=Path, default=Path(".demo"), help="folder for the results")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 

@@ -29,6 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import autoep
 
 HERE = Path(__file__).parent
+FAMILIES = ("mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
 SEQUENCE = 256
 SMALL = dict(
     vocab_size=256,
@@ -37,10 +38,12 @@ SMALL = dict(
     moe_intermediate_size=512,
     num_hidden_layers=4,
     num_attention_heads=8,
-    num_key_value_heads=4,
+    num_key_value_heads=8,
     num_local_experts=8,
     num_experts=8,
     num_experts_per_tok=2,
+    n_group=2,
+    topk_group=1,
     max_position_embeddings=SEQUENCE,
     pad_token_id=0,
     bos_token_id=1,
@@ -55,6 +58,7 @@ def main() -> None:
         sys.exit(launch(args.ranks))
     report = train_plain(args) if args.plain else train(args)
     if report is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report))
 
 
@@ -84,8 +88,9 @@ def train_plain(args: argparse.Namespace) -> dict:
     before = peak_memory()
     model = build_model(args.model)
     config = json.loads(args.config.read_text())
-    optimizer = torch.optim.AdamW(model.parameters(), **config["optimizer"]["params"])
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, **config["scheduler"]["params"])
+    chosen, schedule = config["optimizer"], config["scheduler"]
+    optimizer = getattr(torch.optim, chosen["type"])(model.parameters(), **chosen["params"])
+    scheduler = getattr(torch.optim.lr_scheduler, schedule["type"])(optimizer, **schedule["params"])
 
     losses, started = [], time.perf_counter()
     for batch in progress(args, "plain HF", show=True):
@@ -103,11 +108,11 @@ def train_plain(args: argparse.Namespace) -> dict:
 def build_model(name: str) -> torch.nn.Module:
     """A model with random weights: a family of transformers made small, or a config's own size."""
     torch.manual_seed(0)
-    if Path(name).exists():
-        config = AutoConfig.from_pretrained(name)
-    else:
+    if name in FAMILIES:
         config = AutoConfig.for_model(name, **SMALL)
-    return AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
+    else:
+        config = AutoConfig.from_pretrained(name)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def batches(steps: int, size: int):
@@ -180,16 +185,18 @@ def launch(ranks: int) -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; the batch is the config's."""
+    """The command line; the batch is the config's, if it says one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="mixtral", help="a model type, or a config's folder")
+    parser.add_argument(
+        "--model", default="mixtral", help=f"{', '.join(FAMILIES)}, or the folder of a config"
+    )
     parser.add_argument("--config", type=Path, default=HERE / "ds_config.json")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--ranks", type=int, default=1, help="ranks to start with mpirun")
     parser.add_argument("--plain", action="store_true", help="train without AutoEP")
-    parser.add_argument("--out", type=Path, default=Path("run.json"), help="the report")
+    parser.add_argument("--out", type=Path, default=Path(".demo/run.json"), help="the report")
     args = parser.parse_args()
-    args.batch = json.loads(args.config.read_text())["train_batch_size"]
+    args.batch = json.loads(args.config.read_text()).get("train_batch_size", 8)
     return args
 
 

@@ -56,10 +56,22 @@ _LAZY = {"initialize": "autoep._initialize", "Communicator": "autoep.comm"}
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        return getattr(_load(_LAZY[name]), name)
     if name == "functional":
         return importlib.import_module("autoep.functional")
     raise AttributeError(f"module 'autoep' has no attribute {name!r}")
+
+
+def _load(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingLibraryError(
+            "autoep.initialize needs torch, which is not installed; install the training"
+            " libraries with `pip install './python[train]'`"
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -80,6 +81,9 @@ def initialize(
     ep_size = choose_ep_size(experts.autoep_size if layers else 1, world.size, fewest)
     groups = make_groups(world, ep_size, experts.timeout)
 
+    loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
+    _rehearse(settings)
+
     if world.size > 1:
         start_from_rank_zero(model)
         keep_generate_in_step(model)
@@ -92,7 +96,6 @@ def initialize(
     stepped = _Stepped(model, sharded, rounded, masters)
     optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
     lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
-    loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
     engine = Engine(
         module=model,
         config=settings,
@@ -150,6 +153,13 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
                 f"{name}: given to initialize, and named in the configuration"
                 f" ({section.type}); remove one of them"
             )
+
+
+def _rehearse(settings: Config) -> None:
+    """Builds optimizer and scheduler for nothing: what is wrong shows while the model is whole."""
+    optimizer = build_optimizer(settings.optimizer, [nn.Parameter(torch.zeros(1))], lambda p: p)
+    if optimizer is not None:
+        build_scheduler(settings.scheduler, optimizer)
 
 
 def _choose_precision(model: nn.Module, settings: Config) -> tuple[Replacements, Masters]:

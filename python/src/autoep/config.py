@@ -47,7 +47,8 @@ class ExpertParallelConfig:
         autoep_size: Ranks that share one set of experts; divides the number of ranks. Default:
             the largest divisor of the number of ranks that is at most the number of experts.
         preset_model: The family of the model. Default: found from the model.
-        router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training.
+        router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training,
+            with weights of its own.
         num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
             cores that this rank may use, divided among the ranks that share them.
         timeout: Seconds after which a missing rank is an error.

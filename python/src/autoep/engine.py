@@ -89,6 +89,9 @@ class Engine:
         Returns:
             The loss.
         """
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            given = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise Error(f"engine.backward: given {given}; expected a loss, a tensor of one element")
         if self._reduced:
             raise Error("engine.backward comes before engine.reduce_gradients, not after it")
         (loss / self._batch_sizes.accumulation).backward()
@@ -122,6 +125,11 @@ class Engine:
     def eval(self) -> Engine:
         """Puts the model into evaluation mode."""
         return self.train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return torch.device("cpu")
 
     @property
     def training(self) -> bool:

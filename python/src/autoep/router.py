@@ -15,6 +15,8 @@ class SinkhornForward:
     """Stands in for the forward of one router: its logits, and a choice made from them.
 
     The router stays the model's own instance, with its weights, its hooks and what it returns.
+    The weights are Sinkhorn routing's, in training and in eval: the model's renormalisation and
+    scale are not applied to them.
     """
 
     def __init__(self, router: nn.Module) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 
 import models
 import torch
+import torch.distributed as dist
 from conftest import assert_close
 from models import PlainRun
 from registry import Ranks, case
@@ -65,9 +66,37 @@ def several_steps_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int)
             engine.backward(mine.loss)
             engine.step()
         models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float64)
+        assert len(set(of_all_ranks(engine.get_global_grad_norm()))) == 1
         plain.step()
     assert engine.global_steps == 3
     models.assert_same_weights(engine, plain.model)
+
+
+@case(preset=list(PRESET_NAMES), ep_size=[1, 2, 4])
+def several_steps_in_f32_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> None:
+    """With SGD, which does not magnify the rounding of small gradients as Adam does."""
+    sgd = {"lr": 1e-2, "momentum": 0.9}
+    model = models.tiny(preset)
+    plain = PlainRun(copy.deepcopy(model), partial(torch.optim.SGD, **sgd))
+    engine = start(model, ep_size, optimizer={"type": "SGD", "params": sgd})
+    for step in range(3):
+        batches = models.micro_batches(step, 1, ranks.size)
+        (theirs,) = plain.backward(batches)
+        mine = engine(**batches[0][ranks.rank])
+        assert_close([mine.loss], [theirs[ranks.rank].loss])
+        engine.backward(mine.loss)
+        engine.step()
+        models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float32)
+        plain.step()
+    models.assert_same_weights(engine, plain.model)
+
+
+def of_all_ranks(value: float) -> list[float]:
+    if not dist.is_initialized():
+        return [value]
+    values = [0.0] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 @case(preset=["mixtral", "qwen3_moe"], ep_size=[1, 2, 4])
