@@ -53,6 +53,8 @@ class DenseModel(nn.Module):
         ({"mpu": object()}, autoep.ConfigError, "mpu: given"),
         ({"config": None}, autoep.ConfigError, "none was given"),
         ({"optimizer": 3}, autoep.ConfigError, "optimizer: given int"),
+        ({"training_data": 3}, autoep.ConfigError, "training_data: given int"),
+        ({"training_data": [1], "collate_fn": 3}, autoep.ConfigError, "collate_fn: given int"),
         ({"lr_scheduler": object()}, autoep.ConfigError, "without an optimizer"),
         ({"config": {"scheduler": {"type": "WarmupLR"}}}, autoep.ConfigError, "no optimizer"),
         (
@@ -102,6 +104,14 @@ def test_a_wrong_scheduler_is_refused(scheduler: dict, says: str) -> None:
     config = {"optimizer": {"type": "SGD"}, "scheduler": scheduler}
     with pytest.raises(autoep.ConfigError, match=says):
         initialize(config=config)
+
+
+@pytest.mark.parametrize(
+    "given", [3, "weights", ["weight"], [{"lr": 1.0}], [{"params": 3}], [{"params": []}, 3]]
+)
+def test_wrong_model_parameters_are_refused(given: object) -> None:
+    with pytest.raises(autoep.ModelError, match="model_parameters: expected"):
+        initialize(model_parameters=given, config={"optimizer": {"type": "SGD"}})
 
 
 def test_what_is_given_twice_is_refused() -> None:

@@ -82,9 +82,9 @@ def build_loader(
     """
     if data is None:
         return None
+    _check_given(data, collate_fn)
     company = world.size > 1
     if isinstance(data, DataLoader):
-        _check_loader(data, collate_fn)
         return EvenLoader(data, agrees=company)
     options = {
         "batch_size": micro_batch_size,
@@ -99,8 +99,16 @@ def build_loader(
     return EvenLoader(DataLoader(data, sampler=sampler, **options), agrees=False)
 
 
-def _check_loader(loader: DataLoader, collate_fn: object) -> None:
-    if collate_fn is not None:
+def _check_given(data: object, collate_fn: object) -> None:
+    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if not sized and not isinstance(data, DataLoader | IterableDataset):
+        raise ConfigError(
+            f"training_data: given {type(data).__name__}; allowed: a dataset with a length, a"
+            " torch IterableDataset, or a torch DataLoader"
+        )
+    if collate_fn is not None and not callable(collate_fn):
+        raise ConfigError(f"collate_fn: given {type(collate_fn).__name__}; allowed: a function")
+    if collate_fn is not None and isinstance(data, DataLoader):
         raise ConfigError(
             "collate_fn: given with a DataLoader, which has one of its own; pass the dataset as"
             " training_data, or give the loader its collate_fn"

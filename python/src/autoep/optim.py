@@ -165,16 +165,23 @@ def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
 
 
 def _stepped_groups(parameters: ParameterGroups, stepped: Stepped) -> list[dict[str, Any]]:
-    given = list(parameters)
+    given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    return [
-        {**group, "params": [stepped(p) for p in _listed(group["params"]) if p.requires_grad]}
-        for group in groups
-    ]
+    trained = [[stepped(p) for p in _listed(group) if p.requires_grad] for group in groups]
+    return [{**group, "params": part} for group, part in zip(groups, trained, strict=True)]
 
 
-def _listed(params: nn.Parameter | Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [params] if isinstance(params, torch.Tensor) else list(params)
+def _listed(group: object) -> list[nn.Parameter]:
+    params = group.get("params") if isinstance(group, dict) else None
+    listed = [params] if isinstance(params, torch.Tensor) else params
+    if isinstance(listed, Iterable):
+        listed = list(listed)
+        if all(isinstance(parameter, nn.Parameter) for parameter in listed):
+            return listed
+    raise ModelError(
+        "model_parameters: expected parameters of the model, or groups of them such as"
+        f' {{"params": [...], "lr": 1e-4}}; got {str(group)[:200]}'
+    )
 
 
 def _split_sharded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
