@@ -260,6 +260,20 @@ def test_buffers_and_what_transformers_keeps_stay_float32() -> None:
     assert {buffer.dtype for buffer in engine.module.buffers()} == {torch.float32}
 
 
+def test_an_optimizer_of_the_caller_steps_float32_weights_in_bf16() -> None:
+    model = models.tiny("mixtral")
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    given = list(model.parameters())
+    optimizer = torch.optim.SGD([{"params": given[:5]}, {"params": given[5:], "lr": 0.2}], lr=0.1)
+    engine, *_ = initialize(model=model, optimizer=optimizer, config={"bf16": {"enabled": True}})
+    rates(engine, 1)
+    stepped = [p for group in optimizer.param_groups for p in group["params"]]
+    for (name, computing), master in zip(engine.module.named_parameters(), stepped, strict=True):
+        assert master.dtype == torch.float32
+        assert not torch.equal(master, before[name]), name
+        assert torch.equal(computing, master.bfloat16()), name
+
+
 def test_tied_weights_stay_tied_in_bf16() -> None:
     model = models.tiny("mixtral", tie_word_embeddings=True)
     config = {"bf16": {"enabled": True}, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
