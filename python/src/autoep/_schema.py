@@ -144,9 +144,11 @@ def _whole(low: int) -> Callable[[Any, str], int]:
     return read
 
 
-def _number(low: float, *, above: bool = False) -> Callable[[Any, str], float]:
+def _number(
+    low: float, high: float = math.inf, *, above: bool = False
+) -> Callable[[Any, str], float]:
     def read(value: Any, path: str) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value) or value < low:
+        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
             raise ValueError
         if above and value == low:
             raise ValueError
@@ -191,6 +193,7 @@ POSITIVE = Kind("a whole number of 1 or more", _whole(1))
 COUNT = Kind("a whole number of 0 or more", _whole(0))
 AMOUNT = Kind("a number of 0 or more", _number(0.0))
 ABOVE_ZERO = Kind("a number above 0", _number(0.0, above=True))
+SECONDS = Kind("seconds, above 0 and at most 1000000", _number(0.0, 1e6, above=True))
 FLAG = Kind("true or false", _exactly(bool))
 TEXT = Kind("a string", _exactly(str))
 OBJECT = Kind("an object", _exactly(dict))

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from autoep._schema import (
-    ABOVE_ZERO,
     AMOUNT,
     COUNT,
     FLAG,
     OBJECT,
     POSITIVE,
+    SECONDS,
     TEXT,
     Refusal,
     key,
@@ -59,7 +59,7 @@ class ExpertParallelConfig:
     preset_model: str | None = key(None, optional(one_of(*PRESET_NAMES)))
     router: str = key("model", one_of("model", "sinkhorn"))
     num_threads: int | None = key(None, POSITIVE)
-    timeout: float = key(600.0, ABOVE_ZERO)
+    timeout: float = key(600.0, SECONDS)
 
     refused: ClassVar[dict[str, Refusal]] = {
         "deterministic": Refusal("every result is deterministic", (True, "auto")),
