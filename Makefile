@@ -20,7 +20,7 @@ test: lint test-swift test-python
 
 test-swift: system
 	swift build
-	swift test
+	swift test --disable-xctest
 
 test-python: $(VENV)/installed
 	$(BIN)/python -m pytest python/tests
