@@ -1,17 +1,21 @@
 import AutoEPCore
 
-/// The activation of an expert, applied to rows.
+/// The activation of an expert, applied to rows. Each function is called by its own type, so that
+/// the compiler makes a loop for it.
 enum GatedActivation<R: Real> {
-  case plain(any ActivationFunction<R>)
+  case silu
+  case gelu
+  case geluTanh
+  case reluSquared
   case clampedSwiGLU(ClampedSwiGLU<R>)
 
   init(_ configuration: ExpertsConfiguration) {
     self =
       switch configuration.activation {
-      case .silu: .plain(SiLU())
-      case .gelu: .plain(GELU())
-      case .geluTanh: .plain(GELUTanh())
-      case .reluSquared: .plain(ReLUSquared())
+      case .silu: .silu
+      case .gelu: .gelu
+      case .geluTanh: .geluTanh
+      case .reluSquared: .reluSquared
       case .clampedSwiGLU:
         .clampedSwiGLU(
           ClampedSwiGLU(
@@ -22,9 +26,10 @@ enum GatedActivation<R: Real> {
   /// Replaces the row's gate by the activation.
   func apply(_ row: HiddenRow<R>) {
     switch self {
-    case .plain(let function):
-      function.apply(row.gate, scratch: row.scratch)
-      for index in 0..<row.up.count { row.gate[index] *= row.up[index] }
+    case .silu: apply(SiLU(), row)
+    case .gelu: apply(GELU(), row)
+    case .geluTanh: apply(GELUTanh(), row)
+    case .reluSquared: apply(ReLUSquared(), row)
     case .clampedSwiGLU(let function): function.apply(row)
     }
   }
@@ -32,12 +37,20 @@ enum GatedActivation<R: Real> {
   /// Replaces the row by its gradient.
   func differentiate(_ row: HiddenRow<R>) {
     switch self {
-    case .plain(let function): differentiate(row, function)
+    case .silu: differentiate(SiLU(), row)
+    case .gelu: differentiate(GELU(), row)
+    case .geluTanh: differentiate(GELUTanh(), row)
+    case .reluSquared: differentiate(ReLUSquared(), row)
     case .clampedSwiGLU(let function): function.differentiate(row)
     }
   }
 
-  private func differentiate(_ row: HiddenRow<R>, _ function: any ActivationFunction<R>) {
+  private func apply<F: ActivationFunction<R>>(_ function: F, _ row: HiddenRow<R>) {
+    function.apply(row.gate, scratch: row.scratch)
+    for index in 0..<row.up.count { row.gate[index] *= row.up[index] }
+  }
+
+  private func differentiate<F: ActivationFunction<R>>(_ function: F, _ row: HiddenRow<R>) {
     // Scratch gets the values, the gate its derivatives.
     function.differentiate(row.gate, values: row.scratch)
     if row.up.count == 0 {
