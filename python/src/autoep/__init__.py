@@ -1,8 +1,9 @@
 """Expert parallelism for HuggingFace Mixture-of-Experts models.
 
 `autoep.initialize(...)` spreads a model's experts over the ranks; `autoep.functional` has the
-operations by themselves. Importing this package loads neither torch nor the engine: both are
-loaded when first used.
+operations by themselves. With both imported, transformers knows the name "autoep" as an
+implementation of experts and of expert parallelism. Importing this package loads neither torch,
+transformers nor the engine: each is loaded when first used.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from autoep.doors import open_doors
 from autoep.errors import (
     CheckpointError,
     CommunicationError,
@@ -76,3 +78,6 @@ def _load(module: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+open_doors()
