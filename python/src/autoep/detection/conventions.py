@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as torch_functional
 
 from autoep.detection.spec import MoELayerSpec, own_activation
+from autoep.errors import ModelError
 from autoep.functional import Activation, Gate
 
 _MARKS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
@@ -37,8 +38,18 @@ def spec_by_convention(experts: nn.Module) -> MoELayerSpec:
     """Says what experts compute that follow transformers' convention.
 
     Args:
-        experts: A module for which `follows_convention` holds; its weights are not read.
+        experts: The module; its weights are not read.
+
+    Raises:
+        ModelError: It does not follow the convention.
     """
+    if not follows_convention(experts):
+        missing = [mark for mark in _MARKS if not hasattr(experts, mark)]
+        raise ModelError(
+            f"{type(experts).__name__} has no {', '.join(missing)}: it is not an experts module as"
+            " transformers 5 builds it (`use_experts_implementation`), so what it computes is"
+            " unknown"
+        )
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     return MoELayerSpec(
         family=family_of(experts),

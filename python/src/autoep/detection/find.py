@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from autoep.detection.conventions import follows_convention, spec_by_convention
-from autoep.detection.spec import MoELayer, MoELayerSpec
+from autoep.detection.spec import MoELayer, MoELayerSpec, sizes_of
 from autoep.errors import ModelError
 
 _ROUTERS = ("gate", "router")
@@ -37,33 +37,9 @@ def describe(model: nn.Module, name: str, spec: MoELayerSpec) -> MoELayer:
     experts = model.get_submodule(name)
     block_name = name.rpartition(".")[0]
     block = model.get_submodule(block_name)
-    count, hidden_size, ffn_size = _sizes(name, experts, spec)
+    count, hidden_size, ffn_size = sizes_of(experts, spec, name)
     router = next((getattr(block, r) for r in _ROUTERS if hasattr(block, r)), None)
     return MoELayer(block_name, block, spec, router, experts, count, hidden_size, ffn_size)
-
-
-def _sizes(name: str, experts: nn.Module, spec: MoELayerSpec) -> tuple[int, int, int]:
-    """E, H and F, by the weight `down`; all others must agree, and be known."""
-    shapes = {weight: tuple(parameter.shape) for weight, parameter in experts.named_parameters()}
-    down = shapes.get(spec.down, ())
-    if len(down) != 3:
-        raise ModelError(
-            f"{name}: expected `{spec.down}` with three dimensions; it has {list(down)}"
-        )
-    sizes = down if spec.layout == "out_in" else (down[0], down[2], down[1])
-    for weight, expected in spec.weight_shapes(*sizes).items():
-        if shapes.get(weight) != expected:
-            raise ModelError(
-                f"{name}: `{weight}` is {list(shapes.get(weight, ()))}, but `{spec.down}` of"
-                f" {list(down)} goes with {list(expected)}"
-            )
-    known = (*spec.weight_names(), f"{spec.post_norm}.")
-    if unknown := sorted(weight for weight in shapes if not weight.startswith(known)):
-        raise ModelError(
-            f"{name}: it has parameters of unknown use, {', '.join(unknown)}, beside"
-            f" {', '.join(spec.weight_names())}: leaving them out would change what it computes"
-        )
-    return sizes
 
 
 def _no_layers(model: nn.Module, preset: str | None, found: list[MoELayer]) -> ModelError:

@@ -16,7 +16,7 @@ from torch import nn
 from autoep.comm import Communicator
 from autoep.detection.spec import MoELayer
 from autoep.errors import ModelError
-from autoep.layer import run_experts
+from autoep.experts_module import run_experts
 
 _TOLERANCE = 1e-4
 # What is computed, at most. The other sizes are the model's: modules may know them.
@@ -50,14 +50,14 @@ def _check(layer: MoELayer) -> None:
             expected_TH = _own_forward(twin)(x_TH, topk_idx_TK, topk_weights_TK)
         except Exception as error:
             raise _unlike(layer, f"calling it so fails: {error}") from error
-        found_TH, _ = run_experts(
+        found_TH = run_experts(
             twin,
-            layer.spec,
-            layer.num_experts,
             x_TH,
             topk_idx_TK,
             topk_weights_TK,
-            Communicator.alone(),
+            num_experts=layer.num_experts,
+            comm=Communicator.alone(),
+            spec=layer.spec,
         )
     _compare(layer, found_TH, expected_TH)
 

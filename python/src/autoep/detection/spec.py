@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autoep.errors import ModelError
 from autoep.functional import Activation, Gate, Layout, ScoreApply
 
 if TYPE_CHECKING:
@@ -109,3 +110,27 @@ class MoELayer:
 def own_activation(experts: nn.Module, gate: Gate) -> Callable[[torch.Tensor], torch.Tensor]:
     """The experts' own function of the pre-activation, [R, G] to [R, F]."""
     return experts.act_fn if gate == "none" else experts._apply_gate
+
+
+def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, int, int]:
+    """E, H and F, by the weight `down`; all others must agree, and be known."""
+    shapes = {weight: tuple(parameter.shape) for weight, parameter in experts.named_parameters()}
+    down = shapes.get(spec.down, ())
+    if len(down) != 3:
+        raise ModelError(
+            f"{name}: expected `{spec.down}` with three dimensions; it has {list(down)}"
+        )
+    sizes = down if spec.layout == "out_in" else (down[0], down[2], down[1])
+    for weight, expected in spec.weight_shapes(*sizes).items():
+        if shapes.get(weight) != expected:
+            raise ModelError(
+                f"{name}: `{weight}` is {list(shapes.get(weight, ()))}, but `{spec.down}` of"
+                f" {list(down)} goes with {list(expected)}"
+            )
+    known = (*spec.weight_names(), f"{spec.post_norm}.")
+    if unknown := sorted(weight for weight in shapes if not weight.startswith(known)):
+        raise ModelError(
+            f"{name}: it has parameters of unknown use, {', '.join(unknown)}, beside"
+            f" {', '.join(spec.weight_names())}: leaving them out would change what it computes"
+        )
+    return sizes
