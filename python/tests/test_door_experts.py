@@ -16,7 +16,7 @@ from transformers.integrations.moe import use_experts_implementation
 
 import autoep
 from autoep import functional
-from autoep.experts_module import maths_of, run_experts
+from autoep.experts_module import run_experts, spec_of
 
 E, H, FFN, K, T = 5, 16, 12, 2, 23
 
@@ -136,8 +136,8 @@ def test_an_unknown_class_is_computed_as_transformers_does(kind: str, dtype: tor
     experts.config = ModuleConfig("autoep")
     found = results(experts, experts(x, idx, weights), x, weights)
     assert_close(found, expected)
-    activation = maths_of(experts).activation
-    assert (activation and activation["activation"]) == KINDS[kind][1]
+    spec = spec_of(experts)
+    assert (spec.activation if spec.fused() else None) == KINDS[kind][1]
 
 
 @pytest.mark.parametrize("kind", ["clamped", "softcapped", "norm after"])
@@ -269,14 +269,14 @@ def test_generate_goes_through_the_engine() -> None:
 
 def test_what_is_not_of_the_convention_is_refused() -> None:
     with pytest.raises(autoep.ModelError, match=r"Linear has no has_gate.*is unknown"):
-        maths_of(nn.Linear(2, 2))
+        spec_of(nn.Linear(2, 2))
     experts, (x, idx, weights) = case("silu", torch.float32)
     experts.down_proj = nn.Parameter(torch.randn(E, H, FFN + 1))
-    with pytest.raises(autoep.ModelError, match=r"gives 24 numbers a row.*goes with 26"):
+    with pytest.raises(autoep.ModelError, match=r"`gate_up_proj` is.*goes with .5, 26"):
         run_experts(experts, x, idx, weights, num_experts=E, comm=autoep.Communicator.alone())
     flat = make_class()(ModuleConfig("autoep"))
     flat.down_proj = nn.Parameter(torch.randn(E * H, FFN))
-    with pytest.raises(autoep.ModelError, match="three dimensions each"):
+    with pytest.raises(autoep.ModelError, match="with three dimensions"):
         flat(x, idx, weights)
 
 

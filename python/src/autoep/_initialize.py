@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoep.config import Config, read_config, resolve_batch_sizes
 from autoep.data import EvenLoader, build_loader
-from autoep.detect import find_moe_layers
+from autoep.detection import find_moe_layers
+from autoep.detection.probe import check_specs
 from autoep.engine import Engine
 from autoep.errors import ConfigError, ModelError
 from autoep.generation import keep_generate_in_step
@@ -73,6 +74,7 @@ def initialize(
     experts = settings.expert_parallel
     layers = find_moe_layers(model, experts.preset_model) if experts.enabled else []
     check_model(model)
+    check_specs(layers)
 
     world = join_world(experts.timeout)
     share_cores(world, experts.num_threads)

@@ -30,8 +30,6 @@ from autoep._schema import (
 )
 from autoep.errors import ConfigError
 
-PRESET_NAMES = ("mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
-
 _CUSTOM_LAYERS = "layers are found by preset, and custom patterns are not read"
 _FROM_MODEL = "the model's own router decides it"
 _ZERO_ONLY = "it acts with ZeRO stages 1 to 3 only, which are not supported yet"
@@ -46,7 +44,7 @@ class ExpertParallelConfig:
         enabled: False trains the model as it is, with data parallelism only.
         autoep_size: Ranks that share one set of experts; divides the number of ranks. Default:
             the largest divisor of the number of ranks that is at most the number of experts.
-        preset_model: The family of the model. Default: found from the model.
+        preset_model: The family to look for in the model, by its `model_type`. Default: any.
         router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training,
             with weights of its own.
         num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
@@ -56,7 +54,7 @@ class ExpertParallelConfig:
 
     enabled: bool = key(True, FLAG)
     autoep_size: int | None = key(None, POSITIVE)
-    preset_model: str | None = key(None, optional(one_of(*PRESET_NAMES)))
+    preset_model: str | None = key(None, optional(TEXT))
     router: str = key("model", one_of("model", "sinkhorn"))
     num_threads: int | None = key(None, POSITIVE)
     timeout: float = key(600.0, SECONDS)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autoep.comm import Communicator
-from autoep.experts_module import run_experts, weights_of
+from autoep.experts_module import run_experts, spec_of, weights_of
 
 
 def experts_forward(
@@ -27,7 +27,7 @@ def experts_forward(
     Returns:
         [T, H] in the dtype of `hidden_states`.
     """
-    weights = weights_of(experts)
+    weights = weights_of(experts, spec_of(experts))
     num_experts = weights.down.shape[0]
     if experts._is_expert_parallel:
         elsewhere = top_k_index >= num_experts
