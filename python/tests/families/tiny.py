@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import re
@@ -102,6 +101,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
     },
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "head_dim": 8},
+    "doge": {"is_moe": True, "num_experts": 16},
     "dots3_note_audio_encoder": {"adapter_input_size": 32, "adapter_out_dim": 32},
     "dots3_note_vision_encoder": {
         **_SPARSE,
@@ -128,6 +128,7 @@ _OWN: dict[str, dict[str, Any]] = {
             "mrope_section": [1, 1, 2],
         },
     },
+    "longcat_flash": {"zero_expert_num": 4},
     "mimo_v2_flash": {"num_key_value_heads": 2},
     "glm5_next_text": {
         "qk_rope_head_dim": 0,
@@ -144,7 +145,7 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "muse_spark_audio": {"num_hidden_layers": 4, "out_hidden_size": 32},
     "muse_spark_text": {"moe_hidden_size": 16},
-        "nemotron3_5_transcribe_word_timestamp": {"blank_token_id": 3},
+    "nemotron3_5_transcribe_word_timestamp": {"blank_token_id": 3},
     "nemotron3_diarization": {"head_config": {"audio_hidden_size": 32}},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
     "qwen3_omni_moe_talker_text": {"shared_expert_intermediate_size": 24},
@@ -214,6 +215,7 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 _FLOAT32 = (
     "beam",
     "inkling2",
+    "jetmoe",
     "inkling2_text",
     "muse_spark",
     "muse_spark_text",
