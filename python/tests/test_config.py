@@ -66,6 +66,12 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         ({"expert_parallel": {"enabled": 1}}, ["enabled: given 1 (int)", "true or false"]),
         ({"expert_parallel": {"preset_model": 3}}, ["preset_model: given 3", "a string"]),
         ({"expert_parallel": {"router": "topk"}}, ["'model', 'sinkhorn'"]),
+        ({"expert_parallel": {"load_balance_coeff": -1}}, ["load_balance_coeff: given -1"]),
+        (
+            {"expert_parallel": {"load_balance_coeff": 1e-3, "router": "sinkhorn"}},
+            ["load_balance_coeff: given 0.001", "remove one of the two"],
+        ),
+        ({"expert_parallel": {"fused_router": "no"}}, ["fused_router", "true or false"]),
         ({"expert_parallel": {"timeout": 0}}, ["timeout: given 0", "above 0"]),
         ({"expert_parallel": {"timeout": float("inf")}}, ["timeout: given inf"]),
         ({"expert_parallel": {"deterministic": False}}, ["deterministic", "not supported"]),

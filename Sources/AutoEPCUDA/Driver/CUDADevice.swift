@@ -26,14 +26,18 @@ public final class CUDADevice: Sendable {
   public static func shared(_ ordinal: Int, nvrtcPath: String?) throws(EngineError) -> CUDADevice {
     try devices.withLock { devices throws(EngineError) in
       if let device = devices[ordinal] { return device }
-      let device = try CUDADevice(ordinal, nvrtcPath: nvrtcPath)
+      let driver = try CUDADriver.shared()
+      let device = try CUDADevice(
+        ordinal, driver,
+        KernelCompiler(
+          library: NVRTCLibrary.shared(path: nvrtcPath), cache: KernelCache.ofUser(),
+          driverVersion: driver.version()))
       devices[ordinal] = device
       return device
     }
   }
 
-  private init(_ ordinal: Int, nvrtcPath: String?) throws(EngineError) {
-    let driver = try CUDADriver.shared()
+  init(_ ordinal: Int, _ driver: CUDADriver, _ compiler: KernelCompiler) throws(EngineError) {
     let device = try driver.device(ordinal)
     architecture = try Architecture(
       major: driver.attribute(cuda_compute_capability_major, of: device),
@@ -46,13 +50,11 @@ public final class CUDADevice: Sendable {
     processorCount = try driver.attribute(cuda_multiprocessor_count, of: device)
     l2Bytes = try driver.attribute(cuda_l2_cache_size, of: device)
     sharedBytesPerBlock = try driver.attribute(cuda_max_shared_bytes_per_block_optin, of: device)
-    compiler = try KernelCompiler(
-      library: NVRTCLibrary.shared(path: nvrtcPath), cache: KernelCache.ofUser(),
-      driverVersion: driver.version())
     let context = try DeviceContext(device, driver)
     faults = try context.run { () throws(EngineError) in try FaultWord(driver) }
     self.context = context
     self.driver = driver
+    self.compiler = compiler
     self.ordinal = ordinal
   }
 

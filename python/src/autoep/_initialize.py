@@ -25,6 +25,8 @@ from autoep.layer import replace_experts_forward
 from autoep.optim import ParameterGroups, adopt_optimizer, build_optimizer, make_optimizer
 from autoep.precision import Masters, check_float32, compute_in_bf16
 from autoep.router import balance_routers
+from autoep.routing.balance import BiasBalancer
+from autoep.routing.fused import fuse_routers
 from autoep.schedules import build_scheduler
 from autoep.sharding import Replacements, check_model, shard_experts, start_from_rank_zero
 
@@ -90,10 +92,14 @@ def initialize(
         start_from_rank_zero(model)
         keep_generate_in_step(model)
     sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
-    rounded, masters = _choose_precision(model, settings)
+    coefficient = experts.load_balance_coeff
+    balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
+    rounded, masters = _choose_precision(model, settings, balancer)
     load = replace_experts_forward(layers, groups.comm)
     if experts.router == "sinkhorn":
         balance_routers(layers)
+    elif experts.fused_router:
+        fuse_routers(layers)
 
     stepped = _Stepped(model, sharded, rounded, masters)
     optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
@@ -109,6 +115,7 @@ def initialize(
         lr_scheduler=lr_scheduler,
         training_dataloader=loader,
         load=load,
+        balancer=balancer,
     )
     return engine, optimizer, loader, lr_scheduler
 
@@ -164,9 +171,11 @@ def _rehearse(settings: Config) -> None:
         build_scheduler(settings.scheduler, optimizer)
 
 
-def _choose_precision(model: nn.Module, settings: Config) -> tuple[Replacements, Masters]:
+def _choose_precision(
+    model: nn.Module, settings: Config, balancer: BiasBalancer | None
+) -> tuple[Replacements, Masters]:
     if settings.bf16.enabled:
-        return compute_in_bf16(model)
+        return compute_in_bf16(model, () if balancer is None else balancer.biases)
     check_float32(model)
     return {}, Masters()
 
