@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from autoep import functional
     from autoep._initialize import initialize
     from autoep.comm import Communicator
+    from autoep.inspection import inspect
 
 __version__ = "0.1.0"
 
@@ -50,10 +51,15 @@ __all__ = [
     "UnsupportedError",
     "functional",
     "initialize",
+    "inspect",
 ]
 
 # What is loaded on first use, and the module that has it.
-_LAZY = {"initialize": "autoep._initialize", "Communicator": "autoep.comm"}
+_LAZY = {
+    "initialize": "autoep._initialize",
+    "inspect": "autoep.inspection",
+    "Communicator": "autoep.comm",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -71,7 +77,7 @@ def _load(module: str) -> Any:
         if error.name != "torch":
             raise
         raise MissingLibraryError(
-            "autoep.initialize needs torch, which is not installed; install the training"
+            f"{module} needs torch, which is not installed; install the training"
             " libraries with `pip install './python[train]'`"
         ) from error
 

@@ -63,6 +63,7 @@ def run_experts(
     num_experts: int,
     comm: Communicator,
     spec: MoELayerSpec | None = None,
+    weights: ExpertsWeights | None = None,
 ) -> torch.Tensor:
     """Computes the weighted sum of each token's experts, [T, H]; collective.
 
@@ -74,13 +75,14 @@ def run_experts(
         num_experts: E, over all ranks.
         comm: The ranks.
         spec: What they compute; None to find it out by transformers' convention.
+        weights: The weights to compute with; None for the module's.
     """
     spec = spec_of(experts) if spec is None else spec
     if spec.identity_experts:
         return _with_identity_experts(
-            experts, x_TH, topk_idx_TK, topk_weights_TK, num_experts, comm, spec
+            experts, x_TH, topk_idx_TK, topk_weights_TK, num_experts, comm, spec, weights
         )
-    weights = weights_of(experts, spec)
+    weights = weights_of(experts, spec) if weights is None else weights
     if not spec.fused():
         return composed_experts(
             x_TH,
@@ -126,6 +128,7 @@ def _with_identity_experts(
     num_experts: int,
     comm: Communicator,
     spec: MoELayerSpec,
+    weights: ExpertsWeights | None,
 ) -> torch.Tensor:
     """Adds what experts give that return their input: those numbered E and above.
 
@@ -141,6 +144,7 @@ def _with_identity_experts(
         num_experts=num_experts,
         comm=comm,
         spec=dataclasses.replace(spec, identity_experts=0),
+        weights=weights,
     )
     wide = torch.promote_types(topk_weights_TK.dtype, x_TH.dtype)
     kept_T1 = topk_weights_TK.to(wide).masked_fill(~here_TK, 0.0).sum(1, keepdim=True)

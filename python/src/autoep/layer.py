@@ -15,7 +15,9 @@ from autoep.block import BlockForward
 from autoep.calls import CALLS
 from autoep.comm import Communicator
 from autoep.detection import MoELayer
-from autoep.experts_module import run_experts
+from autoep.experts_module import run_experts, weights_of
+from autoep.functional import expert_range
+from autoep.lora import ExpertAdapters
 
 
 class ExpertLoad:
@@ -57,12 +59,21 @@ class ExpertLoad:
 class ExpertsForward:
     """Stands in for the forward of one layer's experts."""
 
-    def __init__(self, layer: MoELayer, index: int, comm: Communicator, load: ExpertLoad) -> None:
+    def __init__(
+        self,
+        layer: MoELayer,
+        adapters: ExpertAdapters,
+        index: int,
+        comm: Communicator,
+        load: ExpertLoad,
+    ) -> None:
         self._layer = layer
+        self._adapters = adapters
         self._index = index
         self._comm = comm
         self._load = load
         self._receive = CALLS.get(layer.call, CALLS["routed"]).receive
+        self._first, _ = expert_range(layer.num_experts, comm.size, comm.rank)
 
     def __call__(self, *arguments: Any, **named: Any) -> torch.Tensor:
         """Sends the tokens to their experts and returns the weighted sums; collective.
@@ -76,6 +87,7 @@ class ExpertsForward:
         """
         layer = self._layer
         x, topk_idx_TK, topk_weights_TK = self._receive(*arguments, **named)
+        weights = weights_of(layer.experts, layer.spec)
         y_TH = run_experts(
             layer.experts,
             x.reshape(-1, layer.hidden_size),
@@ -84,20 +96,23 @@ class ExpertsForward:
             num_experts=layer.num_experts,
             comm=self._comm,
             spec=layer.spec,
+            weights=self._adapters.add_to(weights, layer.spec, self._first),
         )
         self._load.add(self._index, topk_idx_TK)
         return y_TH.view(x.shape)
 
 
-def replace_experts_forward(layers: list[MoELayer], comm: Communicator) -> ExpertLoad:
+def replace_experts_forward(
+    layers: list[MoELayer], adapters: list[ExpertAdapters], comm: Communicator
+) -> ExpertLoad:
     """Replaces the forward of each layer's experts, or what else calls them, by the engine's."""
     load = ExpertLoad(layers)
-    for index, layer in enumerate(layers):
-        forward = ExpertsForward(layer, index, comm, load)
+    for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
+        forward = ExpertsForward(layer, around, index, comm, load)
         if layer.call == "block":
             layer.block.forward = BlockForward(layer, layer.routing, forward)
         elif layer.call == "moe":
             layer.block.moe = forward
         else:
-            layer.experts.forward = forward
+            around.called(layer.experts).forward = forward
     return load

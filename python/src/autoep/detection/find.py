@@ -15,6 +15,8 @@ from autoep.errors import ModelError
 
 _ROUTERS = ("gate", "router")
 
+WRAPPED = "base_layer"  # PEFT's name of what a wrapper is around
+
 
 def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELayer]:
     """Finds the MoE layers of a model, in the order of its modules.
@@ -56,12 +58,24 @@ def _search(model: nn.Module) -> Iterator[MoELayer | None]:
 
 def _describe(model: nn.Module, name: str, experts: nn.Module) -> MoELayer:
     """Describes the layer of experts that follow the convention."""
+    if type(experts).__module__.startswith("peft."):  # it hands out what it wraps as its own
+        raise ModelError(
+            f"{name}: PEFT's {type(experts).__name__} is around these experts; supported there is"
+            " LoRA through `target_parameters`"
+        )
     spec = spec_by_convention(experts)
     sizes = sizes_of(experts, spec, name)
-    block_name = name.rpartition(".")[0]
+    block_name = without_wrappers(name).rpartition(".")[0]
     block = model.get_submodule(block_name)
     router = next((getattr(block, r) for r in _ROUTERS if hasattr(block, r)), None)
     return MoELayer(block_name, block, spec, router, experts, *sizes)
+
+
+def without_wrappers(name: str) -> str:
+    """The name that a module has where PEFT has put nothing around it."""
+    while name.endswith(f".{WRAPPED}"):
+        name = name.removesuffix(f".{WRAPPED}")
+    return name
 
 
 def _no_layers(model: nn.Module, preset: str | None, found: list[MoELayer]) -> ModelError:

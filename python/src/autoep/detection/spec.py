@@ -170,8 +170,14 @@ class MoELayer:
     pieces: Pieces | None = None
 
     def weight_names(self) -> list[str]:
-        """The experts' parameters that are sharded."""
+        """The experts' parameters that are sharded, once they are stacked."""
         return self.spec.weight_names()
+
+    def parameter_names(self) -> list[str]:
+        """The experts' parameters as they are."""
+        if self.pieces is None:
+            return self.weight_names()
+        return [name for name, _ in self.experts.named_parameters()]
 
 
 def own_activation(experts: nn.Module, gate: Gate) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -188,7 +194,11 @@ def _apply_gate(experts: nn.Module, hidden_RG: torch.Tensor) -> torch.Tensor:
 
 def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, int, int]:
     """E, H and F, by the weight `down`; all others must agree, and be known."""
-    shapes = {weight: tuple(parameter.shape) for weight, parameter in experts.named_parameters()}
+    # PEFT moves a parameter for the time of a forward, and puts a computed one in its place.
+    shapes = {
+        weight.removeprefix("parametrizations.").removesuffix(".original"): tuple(parameter.shape)
+        for weight, parameter in experts.named_parameters()
+    }
     down = shapes.get(spec.down, ())
     if len(down) != 3:
         raise ModelError(

@@ -35,6 +35,9 @@ def twin_of(
         if id(parameter) not in others:
             shape = (shapes or {}).get(name, tuple(parameter.shape))
             others[id(parameter)] = _random(shape, generator)
+    for buffer in module.buffers():
+        if buffer.is_meta:
+            others[id(buffer)] = torch.zeros_like(buffer, device="cpu")
     for part in module.modules():
         config = getattr(part, "config", None)
         others[id(config)] = config
