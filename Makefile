@@ -8,6 +8,8 @@ SYSTEM_PACKAGES := python3-dev python3-venv libopenblas-dev libopenmpi-dev openm
 # The CPU build where the index has one; a CUDA build of this version works as well.
 TORCH := torch==2.13.0
 TRANSFORMERS := transformers==5.23.0
+# CUDA's compiler: the tests compile every kernel, with or without a GPU.
+NVRTC := nvidia-cuda-nvrtc==13.0.88
 SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
@@ -18,7 +20,7 @@ demo: $(VENV)/installed
 
 test: lint test-swift test-python
 
-test-swift: system
+test-swift: $(VENV)/tools
 	swift build
 	swift test --disable-xctest
 
@@ -50,8 +52,8 @@ system:
 $(VENV)/tools: | system
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet $(TORCH) $(TRANSFORMERS) numpy pytest hypothesis matplotlib tqdm \
-	  psutil ruff
+	$(BIN)/pip install --quiet $(TORCH) $(TRANSFORMERS) $(NVRTC) numpy pytest hypothesis \
+	  matplotlib tqdm psutil ruff
 	touch $@
 
 $(VENV)/installed: $(VENV)/tools $(SOURCES)

@@ -29,6 +29,12 @@ let package = Package(
     .target(
       name: "AutoEPCPU", dependencies: ["AutoEPCore", "CMicroKernels", "COpenBLAS"],
       swiftSettings: strict),
+    // Typedefs of the CUDA driver's and NVRTC's functions, which are looked up at run time.
+    .systemLibrary(name: "CCUDA", path: "Sources/CCUDA"),
+    // The CUDA backend: the driver, the kernels, and their compiler at run time.
+    .target(
+      name: "AutoEPCUDA", dependencies: ["AutoEPCore", "CCUDA"],
+      resources: [.embedInCode("Kernels")], swiftSettings: strict),
     // A transport that the host supplies as a table of C functions.
     .target(
       name: "AutoEPCallback", dependencies: ["AutoEPCore", "CAutoEP"], swiftSettings: strict),
@@ -71,6 +77,10 @@ let package = Package(
     // The CPU backend against naive loops in f64.
     .testTarget(
       name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore"], swiftSettings: strict),
+    // The CUDA backend without a GPU: the cache, the loaders, and every kernel compiled.
+    .testTarget(
+      name: "AutoEPCUDATests", dependencies: ["AutoEPCUDA", "AutoEPCore", "CCUDA"],
+      swiftSettings: testing),
     // The C interface, called as a C program calls it.
     .testTarget(
       name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"],

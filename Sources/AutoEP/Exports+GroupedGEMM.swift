@@ -21,7 +21,7 @@ public func autoep_grouped_gemm(
     let out = try unsafe check.tensor(out, "out", ["R", "out"], [rows.dtype])
     try backend.groupedGEMM(
       rows, weights: weights, layout: layout, bias: nil,
-      rowsPerGroup: check.rowsPerGroup(groups, rows: rows.shape[0]), into: out)
+      rowsPerGroup: groups, into: out)
   }
 }
 
@@ -44,7 +44,7 @@ public func autoep_grouped_gemm_weight_grad(
       [rows.dtype])
     try backend.groupedGEMMWeightGradient(
       gradOut: gradOut, rows: rows, layout: layout,
-      rowsPerGroup: check.rowsPerGroup(groups, rows: rows.shape[0]), into: gradWeights)
+      rowsPerGroup: groups, into: gradWeights)
   }
 }
 

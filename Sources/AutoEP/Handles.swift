@@ -2,11 +2,11 @@ import AutoEPCore
 
 /// A device, its threads and its counters.
 final class EngineContext: Sendable {
-  let backend: any ComputeBackend
+  let backend: any HostBackend
   let numThreads: Int
   let statistics = ExpertsStatistics()
 
-  init(backend: any ComputeBackend, numThreads: Int) {
+  init(backend: any HostBackend, numThreads: Int) {
     self.backend = backend
     self.numThreads = numThreads
   }

@@ -70,28 +70,4 @@ extension TensorChecker {
     }
     return unsafe config.pointee
   }
-
-  /// rows_per_group [E] as numbers that sum to `rows`.
-  func rowsPerGroup(_ tensor: TensorView, rows: Int) throws(EngineError) -> [Int] {
-    var remaining = rows
-    var counts: [Int] = []
-    for group in 0..<tensor.elementCount {
-      let count =
-        unsafe tensor.dtype == .i32
-        ? Int(tensor.load(Int32.self, at: group)) : Int(tensor.load(Int64.self, at: group))
-      guard count >= 0, count <= remaining else {
-        throw error(
-          "rows_per_group",
-          "has \(count) at index \(group), with \(remaining) of \(rows) rows left;"
-            + " expected 0 to that")
-      }
-      remaining -= count
-      counts.append(count)
-    }
-    guard remaining == 0 else {
-      throw error(
-        "rows_per_group", "sums to \(rows - remaining); expected the \(rows) rows of the tensor")
-    }
-    return counts
-  }
 }

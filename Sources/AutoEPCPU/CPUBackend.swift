@@ -4,7 +4,7 @@ import AutoEPCore
 ///
 /// May be used from several threads at once. Results depend neither on the number of threads nor on
 /// where a row stands.
-public final class CPUBackend: ComputeBackend {
+public final class CPUBackend: HostBackend {
   let pool: ThreadPool
   let kernels: KernelSet
   let scratch = ScratchStore()

@@ -13,9 +13,9 @@ extension AllToAllDispatcher {
       try tellFailure(ranges)
       throw error
     }
-    return DispatchPlan(
+    return try DispatchPlan(
       topkIdx: topkIdx, rowOfSlot: rowOfSlot, tokensPerExpertSent: sent, expertRanges: ranges,
-      rank: transport.rank, countsReceived: try exchangeCounts(sent, ranges))
+      rank: transport.rank, countsReceived: exchangeCounts(sent, ranges))
   }
 
   private func sort(

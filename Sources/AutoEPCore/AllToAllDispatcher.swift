@@ -1,10 +1,10 @@
 /// Sends each routed copy to the rank that owns its expert, by an all-to-all over a transport.
 public struct AllToAllDispatcher: TokenDispatcher {
-  let backend: any ComputeBackend
+  let backend: any HostBackend
   let transport: any Transport
 
   /// A dispatcher over the ranks of a transport.
-  public init(backend: any ComputeBackend, transport: any Transport) {
+  public init(backend: any HostBackend, transport: any Transport) {
     self.backend = backend
     self.transport = transport
   }

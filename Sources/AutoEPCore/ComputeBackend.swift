@@ -2,6 +2,9 @@
 ///
 /// Callers have checked shapes and dtypes; legend as in autoep.h. Outputs (`into`) are completely
 /// overwritten. Sums are in f32 (f64 for f64 tensors), in a fixed order, and rounded once.
+///
+/// A backend of another device only starts the work. What its data holds wrong shows later: it throws
+/// from a call after that one.
 public protocol ComputeBackend: AnyObject, Sendable {
   // MARK: Routing
 
@@ -19,13 +22,17 @@ public protocol ComputeBackend: AnyObject, Sendable {
   ) throws(EngineError)
 
   /// Mean over tokens of logsumexp(logits)².
-  func routerZLoss(logits: TensorView, into loss: TensorView)
+  func routerZLoss(logits: TensorView, into loss: TensorView) throws(EngineError)
 
   /// The gradient of the z-loss to the logits.
-  func routerZLossBackward(logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView)
+  func routerZLossBackward(
+    logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView
+  ) throws(EngineError)
 
   /// y = x times uniform noise in [1 - epsilon, 1 + epsilon], a function of seed and index.
-  func jitter(_ x: TensorView, epsilon: Double, seed: UInt64, into y: TensorView)
+  func jitter(
+    _ x: TensorView, epsilon: Double, seed: UInt64, into y: TensorView
+  ) throws(EngineError)
 
   // MARK: Permutation
 
@@ -49,38 +56,46 @@ public protocol ComputeBackend: AnyObject, Sendable {
     _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView, into gradWeights: TensorView
   ) throws(EngineError)
 
-  /// Copies blocks of rows; the blocks' targets do not overlap and cover `target`.
-  func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock])
-
   // MARK: Grouped GEMM
 
   /// out[r] = rows[r] · W[group of r] (+ bias of the group). A row's result does not depend on
-  /// where it stands.
+  /// where it stands. `rowsPerGroup` [E], i32 or i64, is in the backend's memory, as all tensors.
   func groupedGEMM(
     _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
-    rowsPerGroup: [Int], into out: TensorView
+    rowsPerGroup: TensorView, into out: TensorView
   ) throws(EngineError)
 
   /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r]; an empty group gets zeros.
   func groupedGEMMWeightGradient(
-    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: [Int],
+    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: TensorView,
     into gradWeights: TensorView
   ) throws(EngineError)
 
   /// For each group, Σ over its rows of gradOut[r]: the gradient of a bias.
-  func groupedRowSum(_ gradOut: TensorView, rowsPerGroup: [Int], into sums: TensorView)
+  func groupedRowSum(
+    _ gradOut: TensorView, rowsPerGroup: TensorView, into sums: TensorView
+  ) throws(EngineError)
 
   // MARK: Activation
 
   /// out [R,F] = activation of hidden [R,G].
-  func activate(_ configuration: ExpertsConfiguration, hidden: TensorView, into out: TensorView)
+  func activate(
+    _ configuration: ExpertsConfiguration, hidden: TensorView, into out: TensorView
+  ) throws(EngineError)
 
   /// gradHidden [R,G] from gradOut [R,F]; gradHidden may be gradOut's or hidden's memory only if
   /// G = F.
   func activateBackward(
     _ configuration: ExpertsConfiguration, hidden: TensorView, gradOut: TensorView,
     into gradHidden: TensorView
-  )
+  ) throws(EngineError)
+}
+
+/// A backend in host memory, whose results are there when a call returns: what expert parallelism over
+/// a transport needs.
+public protocol HostBackend: ComputeBackend {
+  /// Copies blocks of rows; the blocks' targets do not overlap and cover `target`.
+  func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock])
 }
 
 /// A run of rows that moves as one.

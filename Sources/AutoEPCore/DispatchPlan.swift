@@ -12,6 +12,8 @@ public final class DispatchPlan: Sendable {
   public let tokensPerExpertSent: [Int]
   /// Copies this rank receives for each of its experts, `[e]`.
   public let tokensPerExpertReceived: [Int]
+  /// The same as a tensor, i64.
+  public let rowsPerExpert: HostBuffer
   /// Rows to each rank, `[P]`.
   public let sendRows: [Int]
   /// Rows from each rank, `[P]`.
@@ -31,7 +33,7 @@ public final class DispatchPlan: Sendable {
   init(
     topkIdx: TensorView, rowOfSlot: HostBuffer, tokensPerExpertSent: [Int],
     expertRanges: [Range<Int>], rank: Int, countsReceived: [[Int]]
-  ) {
+  ) throws(EngineError) {
     numTokens = topkIdx.shape[0]
     topK = topkIdx.shape[1]
     self.rowOfSlot = rowOfSlot
@@ -44,6 +46,7 @@ public final class DispatchPlan: Sendable {
     tokensPerExpertReceived = localExperts.indices.map { expert in
       countsReceived.reduce(0) { $0 + $1[expert - expertRanges[rank].lowerBound] }
     }
+    rowsPerExpert = try HostBuffer(integers: tokensPerExpertReceived)
     arrivalBlocks = Self.arrivalBlocks(countsReceived, numExperts: localExperts.count)
   }
 

@@ -39,7 +39,7 @@ extension ExpertsPath {
         bias: gradients.gateUpBias)
       try backend.groupedGEMM(
         gradHidden, weights: weights.gateUp, layout: configuration.weightLayout.transposed,
-        bias: nil, rowsPerGroup: plan.tokensPerExpertReceived, into: gradRows)
+        bias: nil, rowsPerGroup: plan.rowsPerExpert.view, into: gradRows)
     }
   }
 
@@ -54,14 +54,14 @@ extension ExpertsPath {
       let activated = try arena.take(
         [plan.rowsReceived, configuration.ffnSize], configuration.dtype)
       if gradients.down != nil {
-        backend.activate(configuration, hidden: saved.hidden, into: activated)
+        try backend.activate(configuration, hidden: saved.hidden, into: activated)
       }
       try weightGradients(
         plan, gradOut: gradRows, rows: activated, into: gradients.down, bias: gradients.downBias)
       try backend.groupedGEMM(
         gradRows, weights: weights.down, layout: configuration.weightLayout.transposed, bias: nil,
-        rowsPerGroup: plan.tokensPerExpertReceived, into: activated)
-      backend.activateBackward(
+        rowsPerGroup: plan.rowsPerExpert.view, into: activated)
+      try backend.activateBackward(
         configuration, hidden: saved.hidden, gradOut: activated, into: gradHidden)
     }
   }
@@ -73,10 +73,10 @@ extension ExpertsPath {
     if let weight {
       try backend.groupedGEMMWeightGradient(
         gradOut: gradOut, rows: rows, layout: configuration.weightLayout,
-        rowsPerGroup: plan.tokensPerExpertReceived, into: weight)
+        rowsPerGroup: plan.rowsPerExpert.view, into: weight)
     }
     if let bias {
-      backend.groupedRowSum(gradOut, rowsPerGroup: plan.tokensPerExpertReceived, into: bias)
+      try backend.groupedRowSum(gradOut, rowsPerGroup: plan.rowsPerExpert.view, into: bias)
     }
   }
 }

@@ -2,12 +2,12 @@
 /// combine, unpermute. Legend as in autoep.h.
 public struct ExpertsPath {
   let configuration: ExpertsConfiguration
-  let backend: any ComputeBackend
+  let backend: any HostBackend
   let dispatcher: any TokenDispatcher
 
   /// A layer's path on one backend and one dispatcher.
   public init(
-    _ configuration: ExpertsConfiguration, backend: any ComputeBackend,
+    _ configuration: ExpertsConfiguration, backend: any HostBackend,
     dispatcher: any TokenDispatcher
   ) {
     self.configuration = configuration
@@ -42,13 +42,13 @@ public struct ExpertsPath {
     try arena.scope { (arena) throws(EngineError) in
       try backend.groupedGEMM(
         saved.rows, weights: weights.gateUp, layout: configuration.weightLayout,
-        bias: weights.gateUpBias, rowsPerGroup: plan.tokensPerExpertReceived, into: saved.hidden)
+        bias: weights.gateUpBias, rowsPerGroup: plan.rowsPerExpert.view, into: saved.hidden)
       let activated = try arena.take(
         [plan.rowsReceived, configuration.ffnSize], configuration.dtype)
-      backend.activate(configuration, hidden: saved.hidden, into: activated)
+      try backend.activate(configuration, hidden: saved.hidden, into: activated)
       try backend.groupedGEMM(
         activated, weights: weights.down, layout: configuration.weightLayout,
-        bias: weights.downBias, rowsPerGroup: plan.tokensPerExpertReceived, into: results)
+        bias: weights.downBias, rowsPerGroup: plan.rowsPerExpert.view, into: results)
     }
   }
 

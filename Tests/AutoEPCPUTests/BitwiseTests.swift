@@ -44,7 +44,7 @@ import Testing
   func productsAreTheSameOnAnyNumberOfThreads(kernels: KernelSet) throws {
     for dtype in [DataType.f64, .f32, .bf16] {
       var random = Random(73)
-      let counts = [100, 0, 311]
+      let counts = Tensor(integers: [100, 0, 311], [3]).view
       let rows = random.tensor([411, 9], dtype)
       let gradOut = random.tensor([411, 300], dtype)
       let weights = random.tensor([3, 300, 9], dtype)
@@ -105,8 +105,8 @@ import Testing
     let gradWeights = Tensor([numTokens, topK], wide)
     try backend.slotDot(x.view, rows.view, rowOfSlot: rowOfSlot.view, into: gradWeights.view)
     let sums = Tensor([numExperts, width], dtype)
-    backend.groupedRowSum(
-      rows.view, rowsPerGroup: tokensPerExpert.integers, into: sums.view)
+    try backend.groupedRowSum(
+      rows.view, rowsPerGroup: tokensPerExpert.view, into: sums.view)
     let experts = ExpertsConfiguration(
       numExperts: numExperts, hiddenSize: width, ffnSize: width / 2, dtype: dtype)
     let activated = Tensor([numTokens * topK, width / 2], dtype)
@@ -130,7 +130,7 @@ import Testing
     try backend.groupedGEMM(
       Tensor(rows, [numRows, inSize], dtype).view,
       weights: Tensor(weights, [counts.count] + shape, dtype).view, layout: layout, bias: nil,
-      rowsPerGroup: counts, into: out.view)
+      rowsPerGroup: Tensor(integers: counts, [counts.count]).view, into: out.view)
     return out.bytes
   }
 }

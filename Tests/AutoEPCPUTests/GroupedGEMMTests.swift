@@ -20,7 +20,7 @@ import Testing
           let out = Tensor([size.numRows, size.outSize], dtype)
           try backend.groupedGEMM(
             rows.view, weights: weights.view, layout: layout, bias: bias?.view,
-            rowsPerGroup: size.rowsPerGroup, into: out.view)
+            rowsPerGroup: counts(size.rowsPerGroup), into: out.view)
           expectClose(out, product(size, rows.values, weights.values, layout, bias?.values))
         }
       }
@@ -38,7 +38,7 @@ import Testing
         let gradWeights = Tensor(size.weightShape(layout), dtype)
         try backend.groupedGEMMWeightGradient(
           gradOut: gradOut.view, rows: rows.view, layout: layout,
-          rowsPerGroup: size.rowsPerGroup, into: gradWeights.view)
+          rowsPerGroup: counts(size.rowsPerGroup), into: gradWeights.view)
         expectClose(gradWeights, outerProduct(size, gradOut.values, rows.values, layout))
       }
     }
@@ -50,8 +50,8 @@ import Testing
       var random = Random(63)
       let gradOut = random.tensor([size.numRows, size.outSize], dtype)
       let sums = Tensor([size.rowsPerGroup.count, size.outSize], dtype)
-      testBackend().groupedRowSum(
-        gradOut.view, rowsPerGroup: size.rowsPerGroup, into: sums.view)
+      try testBackend().groupedRowSum(
+        gradOut.view, rowsPerGroup: counts(size.rowsPerGroup), into: sums.view)
       let values = gradOut.values
       var reference = [Double](repeating: 0, count: sums.view.elementCount)
       for (row, group) in size.groupOfRow.enumerated() {
@@ -63,20 +63,32 @@ import Testing
     }
   }
 
-  @Test(arguments: [[3, 2], [-1, 6, 0], [Int.max, Int.max, 7], [5, 0, 1], [4, 0, 0]])
+  @Test(arguments: [[3, 2], [-1, 6, 0], [1 << 62, 1 << 62, 7], [5, 0, 1], [4, 0, 0]])
   func countsThatDoNotFitAreRefused(rowsPerGroup: [Int]) {
+    let groups = Tensor(integers: rowsPerGroup, [rowsPerGroup.count], .i64).view
     let (rows, out) = (Tensor([5, 2], .f32), Tensor([5, 4], .f32))
     let weights = Tensor([3, 4, 2], .f32)
     #expect(throws: EngineError.self) {
       try testBackend().groupedGEMM(
-        rows.view, weights: weights.view, layout: .outIn, bias: nil, rowsPerGroup: rowsPerGroup,
+        rows.view, weights: weights.view, layout: .outIn, bias: nil, rowsPerGroup: groups,
         into: out.view)
     }
     #expect(throws: EngineError.self) {
       try testBackend().groupedGEMMWeightGradient(
-        gradOut: out.view, rows: rows.view, layout: .outIn, rowsPerGroup: rowsPerGroup,
+        gradOut: out.view, rows: rows.view, layout: .outIn, rowsPerGroup: groups,
         into: weights.view)
     }
+    #expect(throws: EngineError.self) {
+      try testBackend().groupedRowSum(
+        out.view, rowsPerGroup: groups, into: Tensor([3, 4], .f32).view)
+    }
+  }
+
+  /// Of either type that counts may have.
+  private func counts(_ rowsPerGroup: [Int]) -> TensorView {
+    Tensor(
+      integers: rowsPerGroup, [rowsPerGroup.count], rowsPerGroup.count % 2 == 0 ? .i32 : .i64
+    ).view
   }
 
   private func product(

@@ -4,7 +4,7 @@ extension CPUBackend {
   /// out[r] = rows[r] · W[group of r] (+ bias); throws where the counts do not fit the rows.
   public func groupedGEMM(
     _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
-    rowsPerGroup: [Int], into out: TensorView
+    rowsPerGroup: TensorView, into out: TensorView
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerGroup, groupCount: weights.shape[0], rowCount: rows.shape[0])
@@ -18,7 +18,7 @@ extension CPUBackend {
 
   /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r].
   public func groupedGEMMWeightGradient(
-    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: [Int],
+    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: TensorView,
     into gradWeights: TensorView
   ) throws(EngineError) {
     let groups = try RowGroups(

@@ -2,25 +2,28 @@ import AutoEPCore
 
 extension CPUBackend {
   /// For each group, Σ over its rows of gradOut[r].
-  public func groupedRowSum(_ gradOut: TensorView, rowsPerGroup: [Int], into sums: TensorView) {
+  public func groupedRowSum(
+    _ gradOut: TensorView, rowsPerGroup: TensorView, into sums: TensorView
+  ) throws(EngineError) {
+    let groups = try RowGroups(
+      rowsPerGroup, groupCount: sums.shape[0], rowCount: gradOut.shape[0])
     switch gradOut.dtype {
-    case .f32: sumRows(Elements<Float>(gradOut), rowsPerGroup, sums)
-    case .f64: sumRows(Elements<Double>(gradOut), rowsPerGroup, sums)
-    case .bf16: sumRows(Elements<BFloat16>(gradOut), rowsPerGroup, sums)
+    case .f32: sumRows(Elements<Float>(gradOut), groups, sums)
+    case .f64: sumRows(Elements<Double>(gradOut), groups, sums)
+    case .bf16: sumRows(Elements<BFloat16>(gradOut), groups, sums)
     case .f16, .i32, .i64: assertionFailure("callers check the dtype")
     }
   }
 
   private func sumRows<S: Scalar>(
-    _ gradOut: Elements<S>, _ rowsPerGroup: [Int], _ sums: TensorView
+    _ gradOut: Elements<S>, _ groups: RowGroups, _ sums: TensorView
   ) {
     let width = sums.shape[1]
     let sums = Elements<S>(sums)
-    let firstRows = rowsPerGroup.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1) }
-    pool.forEachRange(of: rowsPerGroup.count, grain: 1) {
+    pool.forEachRange(of: groups.ranges.count, grain: 1) {
       for group in $0 {
-        let range = firstRows[group]..<firstRows[group + 1]
-        sums.row(group, width: width).store(sumInBlocks(gradOut.rows(range, width: width), width))
+        let rows = gradOut.rows(groups.ranges[group], width: width)
+        sums.row(group, width: width).store(sumInBlocks(rows, width))
       }
     }
   }

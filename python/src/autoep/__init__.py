@@ -1,8 +1,9 @@
 """Expert parallelism for HuggingFace Mixture-of-Experts models.
 
 `autoep.initialize(...)` spreads a model's experts over the ranks; `autoep.functional` has the
-operations by themselves. Importing this package loads neither torch nor the engine: both are
-loaded when first used.
+operations by themselves. With both imported, transformers knows the name "autoep" as an
+implementation of experts and of expert parallelism. Importing this package loads neither torch,
+transformers nor the engine: each is loaded when first used.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from autoep.doors import open_doors
 from autoep.errors import (
     CheckpointError,
     CommunicationError,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from autoep import functional
     from autoep._initialize import initialize
     from autoep.comm import Communicator
+    from autoep.inspection import inspect
 
 __version__ = "0.1.0"
 
@@ -48,10 +51,15 @@ __all__ = [
     "UnsupportedError",
     "functional",
     "initialize",
+    "inspect",
 ]
 
 # What is loaded on first use, and the module that has it.
-_LAZY = {"initialize": "autoep._initialize", "Communicator": "autoep.comm"}
+_LAZY = {
+    "initialize": "autoep._initialize",
+    "inspect": "autoep.inspection",
+    "Communicator": "autoep.comm",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -69,10 +77,13 @@ def _load(module: str) -> Any:
         if error.name != "torch":
             raise
         raise MissingLibraryError(
-            "autoep.initialize needs torch, which is not installed; install the training"
+            f"{module} needs torch, which is not installed; install the training"
             " libraries with `pip install './python[train]'`"
         ) from error
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+open_doors()

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoep.config import Config, read_config, resolve_batch_sizes
 from autoep.data import EvenLoader, build_loader
-from autoep.detect import find_moe_layers
+from autoep.detection import find_moe_layers
+from autoep.detection.probe import check_specs
 from autoep.engine import Engine
 from autoep.errors import ConfigError, ModelError
 from autoep.generation import keep_generate_in_step
@@ -24,6 +25,8 @@ from autoep.layer import replace_experts_forward
 from autoep.optim import ParameterGroups, adopt_optimizer, build_optimizer, make_optimizer
 from autoep.precision import Masters, check_float32, compute_in_bf16
 from autoep.router import balance_routers
+from autoep.routing.balance import BiasBalancer
+from autoep.routing.fused import fuse_routers
 from autoep.schedules import build_scheduler
 from autoep.sharding import Replacements, check_model, shard_experts, start_from_rank_zero
 
@@ -73,6 +76,7 @@ def initialize(
     experts = settings.expert_parallel
     layers = find_moe_layers(model, experts.preset_model) if experts.enabled else []
     check_model(model)
+    check_specs(layers)
 
     world = join_world(experts.timeout)
     share_cores(world, experts.num_threads)
@@ -88,10 +92,14 @@ def initialize(
         start_from_rank_zero(model)
         keep_generate_in_step(model)
     sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
-    rounded, masters = _choose_precision(model, settings)
+    coefficient = experts.load_balance_coeff
+    balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
+    rounded, masters = _choose_precision(model, settings, balancer)
     load = replace_experts_forward(layers, groups.comm)
     if experts.router == "sinkhorn":
         balance_routers(layers)
+    elif experts.fused_router:
+        fuse_routers(layers)
 
     stepped = _Stepped(model, sharded, rounded, masters)
     optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
@@ -107,6 +115,7 @@ def initialize(
         lr_scheduler=lr_scheduler,
         training_dataloader=loader,
         load=load,
+        balancer=balancer,
     )
     return engine, optimizer, loader, lr_scheduler
 
@@ -162,9 +171,11 @@ def _rehearse(settings: Config) -> None:
         build_scheduler(settings.scheduler, optimizer)
 
 
-def _choose_precision(model: nn.Module, settings: Config) -> tuple[Replacements, Masters]:
+def _choose_precision(
+    model: nn.Module, settings: Config, balancer: BiasBalancer | None
+) -> tuple[Replacements, Masters]:
     if settings.bf16.enabled:
-        return compute_in_bf16(model)
+        return compute_in_bf16(model, () if balancer is None else balancer.biases)
     check_float32(model)
     return {}, Masters()
 

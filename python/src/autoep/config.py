@@ -30,8 +30,6 @@ from autoep._schema import (
 )
 from autoep.errors import ConfigError
 
-PRESET_NAMES = ("mixtral", "qwen3_moe", "deepseek_v2", "deepseek_v3")
-
 _CUSTOM_LAYERS = "layers are found by preset, and custom patterns are not read"
 _FROM_MODEL = "the model's own router decides it"
 _ZERO_ONLY = "it acts with ZeRO stages 1 to 3 only, which are not supported yet"
@@ -46,9 +44,12 @@ class ExpertParallelConfig:
         enabled: False trains the model as it is, with data parallelism only.
         autoep_size: Ranks that share one set of experts; divides the number of ranks. Default:
             the largest divisor of the number of ranks that is at most the number of experts.
-        preset_model: The family of the model. Default: found from the model.
+        preset_model: The family to look for in the model, by its `model_type`. Default: any.
         router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training,
             with weights of its own.
+        fused_router: Whether the engine routes where it has the maths of a model's router.
+        load_balance_coeff: By how much the bias that a router adds for the choice of experts moves
+            in a step, against the load of all ranks. Default: it does not.
         num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
             cores that this rank may use, divided among the ranks that share them.
         timeout: Seconds after which a missing rank is an error.
@@ -56,8 +57,10 @@ class ExpertParallelConfig:
 
     enabled: bool = key(True, FLAG)
     autoep_size: int | None = key(None, POSITIVE)
-    preset_model: str | None = key(None, optional(one_of(*PRESET_NAMES)))
+    preset_model: str | None = key(None, optional(TEXT))
     router: str = key("model", one_of("model", "sinkhorn"))
+    fused_router: bool = key(True, FLAG)
+    load_balance_coeff: float | None = key(None, optional(AMOUNT))
     num_threads: int | None = key(None, POSITIVE)
     timeout: float = key(600.0, SECONDS)
 
@@ -73,9 +76,6 @@ class ExpertParallelConfig:
         "routed_scaling_factor": Refusal(_FROM_MODEL, ("auto",)),
         "num_expert_groups": Refusal(_FROM_MODEL, (None, "auto")),
         "num_limited_groups": Refusal(_FROM_MODEL, (None, "auto")),
-        "load_balance_coeff": Refusal(
-            "expert biases are not updated; use the model's output_router_logits", (None,)
-        ),
         **dict.fromkeys(
             (
                 "moe_layer_pattern",
@@ -253,6 +253,7 @@ def read_config(given: str | Path | Mapping[str, Any] | Config | None) -> Config
         given = _read_json(Path(given))
     config = read_section(Config, given)
     _check_zero_stage(config.zero_optimization.stage)
+    _check_balance(config.expert_parallel)
     return config
 
 
@@ -303,6 +304,16 @@ def _check_zero_stage(stage: int) -> None:
             "0",
             "ZeRO stages 1 to 3 are not supported yet; the experts are sharded by"
             " expert_parallel.autoep_size instead. Set it to 0 or remove zero_optimization.",
+        )
+
+
+def _check_balance(experts: ExpertParallelConfig) -> None:
+    if experts.load_balance_coeff and experts.router == "sinkhorn":
+        raise wrong_value(
+            "expert_parallel.load_balance_coeff",
+            experts.load_balance_coeff,
+            'null with "router": "sinkhorn"',
+            "Sinkhorn routing balances the choice itself and reads no bias; remove one of the two.",
         )
 
 

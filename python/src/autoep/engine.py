@@ -20,6 +20,7 @@ from autoep.groups import ExpertGroups
 from autoep.launch import World
 from autoep.layer import ExpertLoad
 from autoep.precision import Masters
+from autoep.routing.balance import BiasBalancer
 
 
 class Engine:
@@ -56,6 +57,7 @@ class Engine:
         lr_scheduler: LRScheduler | None,
         training_dataloader: EvenLoader | None,
         load: ExpertLoad,
+        balancer: BiasBalancer | None,
     ) -> None:
         self.module = module
         self.config = config
@@ -70,6 +72,7 @@ class Engine:
         self._batch_sizes = batch_sizes
         self._gradients = Gradients(module, masters, groups, world.size)
         self._load = load
+        self._balancer = balancer
         self._global_norm: float | None = None
         self._went_backward = False
         self._reduced = False
@@ -226,6 +229,8 @@ class Engine:
         self._gradients.clear()
         self._reduced = False
         self._load.end_step()
+        if self._balancer is not None:
+            self._balancer.update(self.expert_load())
         self.global_steps += 1
         self._report()
 

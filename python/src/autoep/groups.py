@@ -87,7 +87,7 @@ def _make_groups(
     mesh = DeviceMesh.from_group(
         [edp_group, ep_group], "cpu", mesh=grid, mesh_dim_names=("edp", "ep")
     )
-    comm = _communicator(world, ep_group, timeout)
+    comm = make_communicator(world, ep_group, timeout)
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
 
 
@@ -98,7 +98,8 @@ def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.Pr
     return next(group for group, ranks in zip(made, all_ranks, strict=True) if rank in ranks)
 
 
-def _communicator(world: World, ep_group: dist.ProcessGroup, timeout: float) -> Communicator:
+def make_communicator(world: World, ep_group: dist.ProcessGroup, timeout: float) -> Communicator:
+    """Makes what moves rows between the ranks of a group; collective over them."""
     ranks = dist.get_process_group_ranks(ep_group)
     if len(ranks) == 1:
         return Communicator.alone()

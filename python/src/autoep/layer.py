@@ -10,10 +10,9 @@ from contextlib import contextmanager
 
 import torch
 
-from autoep import functional
 from autoep.comm import Communicator
-from autoep.detect import MoELayer
-from autoep.sharding import local
+from autoep.detection import MoELayer
+from autoep.experts_module import run_experts
 
 
 class ExpertLoad:
@@ -30,10 +29,11 @@ class ExpertLoad:
         self.last = torch.zeros(len(layers), most, dtype=torch.long)
         self._current = torch.zeros_like(self.last)
 
-    def add(self, index: int, tokens_per_expert: list[int]) -> None:
-        """Counts the choices of one layer, [E], for one micro-batch."""
+    def add(self, index: int, topk_idx_TK: torch.Tensor) -> None:
+        """Counts the choices of one layer for one micro-batch."""
         if self.counting:
-            self._current[index, : len(tokens_per_expert)] += torch.tensor(tokens_per_expert)
+            chosen = topk_idx_TK.flatten().cpu()
+            self._current[index] += torch.bincount(chosen, minlength=self._current.shape[1])
 
     @contextmanager
     def counted(self, counting: bool) -> Iterator[None]:
@@ -60,31 +60,30 @@ class ExpertsForward:
         self._load = load
 
     def __call__(
-        self, x_TH: torch.Tensor, topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor
+        self, x: torch.Tensor, topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor
     ) -> torch.Tensor:
         """Sends the tokens to their experts and returns the weighted sums; collective.
 
         Args:
-            x_TH: [T, H].
+            x: [..., H], T tokens in all.
             topk_idx_TK: [T, K], each in [0, E).
             topk_weights_TK: [T, K].
 
         Returns:
-            [T, H].
+            The shape of x.
         """
         layer = self._layer
-        plan = functional.experts_plan(
+        y_TH = run_experts(
+            layer.experts,
+            x.reshape(-1, layer.hidden_size),
             topk_idx_TK,
+            topk_weights_TK,
             num_experts=layer.num_experts,
-            hidden_size=layer.hidden_size,
-            ffn_size=layer.ffn_size,
-            dtype=x_TH.dtype,
             comm=self._comm,
-            activation=layer.activation,
+            spec=layer.spec,
         )
-        self._load.add(self._index, plan.tokens_per_expert_sent())
-        gate_up, down = (local(getattr(layer.experts, name)) for name in layer.weight_names())
-        return functional.experts(x_TH, None, topk_weights_TK, gate_up, down, plan=plan)
+        self._load.add(self._index, topk_idx_TK)
+        return y_TH.view(x.shape)
 
 
 def replace_experts_forward(layers: list[MoELayer], comm: Communicator) -> ExpertLoad:

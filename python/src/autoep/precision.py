@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -59,11 +61,17 @@ def check_float32(model: nn.Module) -> None:
             )
 
 
-def compute_in_bf16(model: nn.Module) -> tuple[Replacements, Masters]:
+def compute_in_bf16(
+    model: nn.Module, unrounded: Collection[torch.Tensor] = ()
+) -> tuple[Replacements, Masters]:
     """Makes the model compute in bfloat16.
 
     Buffers, and the modules that transformers keeps in float32, stay as they are. float32 weights
     go on as the masters, unrounded.
+
+    Args:
+        model: The model.
+        unrounded: Parameters that stay as they are too.
 
     Returns:
         The bfloat16 parameter of each one replaced, and the masters of those that are trained.
@@ -71,8 +79,11 @@ def compute_in_bf16(model: nn.Module) -> tuple[Replacements, Masters]:
     replaced: Replacements = {}
     masters = Masters()
     kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
+    stays = {id(tensor) for tensor in unrounded}
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or any(f".{part}." in f".{name}." for part in kept):
+            continue
+        if id(parameter) in stays:
             continue
         computing = parameter
         if parameter.dtype != torch.bfloat16:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autoep import functional
-from autoep.detect import MoELayer
+from autoep.detection import MoELayer
 
 Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from autoep.detect import MoELayer
+from autoep.detection import MoELayer
 from autoep.errors import ModelError
 from autoep.functional import expert_range
 
@@ -51,9 +51,10 @@ def shard_experts(layers: list[MoELayer], ep_mesh: DeviceMesh) -> Replacements:
     replaced: Replacements = {}
     for layer in layers:
         for name in layer.weight_names():
-            whole = getattr(layer.experts, name)
+            whole = layer.experts.get_parameter(name)
             replaced[whole] = _shard(whole, ep_mesh)
-            setattr(layer.experts, name, replaced[whole])
+            owner, _, attribute = name.rpartition(".")
+            setattr(layer.experts.get_submodule(owner), attribute, replaced[whole])
             # The caller's optimizer or list may hold the parameter: free what it holds.
             whole.data = whole.data.new_empty(0)
     return replaced

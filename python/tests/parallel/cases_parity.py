@@ -9,11 +9,10 @@ import models
 import torch
 import torch.distributed as dist
 from conftest import assert_close
-from models import PlainRun
+from models import PRESET_NAMES, PlainRun
 from registry import Ranks, case
 
 import autoep
-from autoep.config import PRESET_NAMES
 from autoep.engine import Engine
 
 ADAMW = {"type": "AdamW", "params": {"lr": 1e-2, "weight_decay": 0.1}}

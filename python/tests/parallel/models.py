@@ -11,7 +11,6 @@ from conftest import assert_close
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from autoep.config import PRESET_NAMES
 from autoep.engine import Engine
 
 VOCABULARY = 64
@@ -51,7 +50,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "deepseek_v3": ("DeepseekV3", {**_DEEPSEEK, "n_group": 2, "topk_group": 1}, "n_routed_experts"),
 }
-assert tuple(_FAMILIES) == PRESET_NAMES
+PRESET_NAMES = tuple(_FAMILIES)
 
 
 def tiny(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cases_engine  # noqa: F401
 import cases_parity  # noqa: F401
+import cases_routing  # noqa: F401
 import cases_script  # noqa: F401
 import torch
 from registry import CASES, Ranks

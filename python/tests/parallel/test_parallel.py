@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import cases_engine  # noqa: F401
 import cases_parity  # noqa: F401
+import cases_routing  # noqa: F401
 import cases_script  # noqa: F401
 import pytest
 from registry import CASES
@@ -47,7 +48,7 @@ class Launch(NamedTuple):
 
 
 NUMBERS = ("cases_parity",)
-EVERYTHING = ("cases_parity", "cases_engine", "cases_script")
+EVERYTHING = ("cases_parity", "cases_engine", "cases_routing", "cases_script")
 LAUNCHES = {
     "python": Launch([], 1, EVERYTHING),
     "mpirun-1": Launch([*MPIRUN, "1"], 1, NUMBERS),

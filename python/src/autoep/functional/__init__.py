@@ -25,7 +25,15 @@ from autoep.functional._permutation import (
     unpermute,
     unpermute_backward,
 )
-from autoep.functional._plan import Plan, expert_range, experts_plan
+from autoep.functional._plan import (
+    Activation,
+    Gate,
+    Layout,
+    Plan,
+    ScoreApply,
+    expert_range,
+    experts_plan,
+)
 from autoep.functional._routing import (
     Routing,
     jitter,
@@ -44,11 +52,15 @@ from autoep.functional._runtime import (
 )
 
 __all__ = [
+    "Activation",
     "ExpertsGradients",
     "ExpertsSaved",
+    "Gate",
+    "Layout",
     "Permuted",
     "Plan",
     "Routing",
+    "ScoreApply",
     "Statistics",
     "all_to_all",
     "all_to_all_backward",

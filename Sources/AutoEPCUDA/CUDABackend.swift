@@ -1,0 +1,36 @@
+import AutoEPCore
+import CCUDA
+
+/// The steps of an MoE layer on one stream of one GPU. Calls launch kernels and return: they neither
+/// wait nor allocate, so that they can be captured in a graph.
+public final class CUDABackend: Sendable {
+  /// Where the work is done.
+  public let device: CUDADevice
+  let stream: CUDAStream
+
+  /// A backend for a stream of the host program, which outlives it; nil for the default stream.
+  public init(_ device: CUDADevice, stream: UnsafeMutableRawPointer?) {
+    self.device = device
+    unsafe self.stream = CUDAStream(stream)
+  }
+
+  /// Throws what a kernel of an earlier call has found wrong with its data.
+  public func checkFaults() throws(EngineError) { try device.faults.check() }
+
+  /// A kernel of this device.
+  func kernel(
+    _ source: KernelSource, _ name: String, _ defines: [String] = []
+  ) throws(EngineError) -> CUDAKernel {
+    try device.kernel(source, name, defines)
+  }
+
+  /// Sets all bytes of a tensor to zero.
+  func zero(_ tensor: TensorView) throws(EngineError) {
+    if tensor.byteCount == 0 { return }
+    let result = try device.context.run { () throws(EngineError) in
+      unsafe device.driver.functions.memsetD8Async(
+        tensor.address.bits, 0, tensor.byteCount, stream.handle)
+    }
+    try device.driver.check("cuMemsetD8Async", result)
+  }
+}

@@ -1,0 +1,4 @@
+extension KernelSource {
+  /// Every source there is, so that a test can compile each.
+  static let all: [KernelSource] = []
+}

@@ -1,0 +1,169 @@
+import AutoEPCore
+import CCUDA
+import Glibc
+import Synchronization
+
+/// NVIDIA's run-time compiler. Found once a process, at the first CUDA context.
+@safe
+struct NVRTCLibrary: @unchecked Sendable {
+  static let sonames = ["libnvrtc.so.13", "libnvrtc.so.12"]
+  static let variable = "AUTOEP_NVRTC"
+  private static let found = Mutex<NVRTCLibrary?>(nil)
+
+  /// Where the compiler was found.
+  let name: String
+  /// Major and minor.
+  let version: (major: Int, minor: Int)
+  private let getErrorString: nvrtcGetErrorString_t
+  private let createProgram: nvrtcCreateProgram_t
+  private let destroyProgram: nvrtcDestroyProgram_t
+  private let compileProgram: nvrtcCompileProgram_t
+  private let getProgramLogSize: nvrtcGetProgramLogSize_t
+  private let getProgramLog: nvrtcGetProgramLog_t
+  private let getCUBINSize: nvrtcGetCUBINSize_t
+  private let getCUBIN: nvrtcGetCUBIN_t
+
+  /// The compiler of this process, which the first caller finds; `path` is a place to look.
+  static func shared(path: String?) throws(EngineError) -> NVRTCLibrary {
+    try found.withLock { found throws(EngineError) in
+      if let found { return found }
+      let library = try find(environment: environmentValue(variable), path: path)
+      found = library
+      return library
+    }
+  }
+
+  /// Takes what the environment names, else what is loaded already, else `path`, else what the
+  /// loader finds.
+  static func find(environment: String?, path: String?) throws(EngineError) -> NVRTCLibrary {
+    if let environment { return try open(environment, from: variable) }
+    for soname in sonames {
+      if let library = try? DynamicLibrary(loaded: soname) { return try use(library) }
+    }
+    if let path { return try open(path, from: "config.nvrtc_path") }
+    for soname in sonames {
+      if let library = try? DynamicLibrary(opening: soname) { return try use(library) }
+    }
+    throw missing("neither \(sonames.joined(separator: " nor ")) can be found")
+  }
+
+  private static func open(_ path: String, from source: String) throws(EngineError) -> NVRTCLibrary
+  {
+    do throws(LoaderError) {
+      return try NVRTCLibrary(DynamicLibrary(opening: path))
+    } catch {
+      throw missing("\(error.reason) (\(path) is what \(source) says)")
+    }
+  }
+
+  private static func use(_ library: DynamicLibrary) throws(EngineError) -> NVRTCLibrary {
+    do throws(LoaderError) {
+      return try NVRTCLibrary(library)
+    } catch {
+      throw missing(error.reason)
+    }
+  }
+
+  private static func missing(_ reason: String) -> EngineError {
+    EngineError(
+      .missingLibrary,
+      """
+      cannot compile CUDA kernels: \(reason). The library is NVIDIA's NVRTC, which comes with \
+      PyTorch's CUDA packages and with `pip install nvidia-cuda-nvrtc`: hand its path in as \
+      config.nvrtc_path or as \(variable)
+      """)
+  }
+
+  private init(_ library: DynamicLibrary) throws(LoaderError) {
+    name = library.name
+    unsafe getErrorString = try library.function("nvrtcGetErrorString")
+    unsafe createProgram = try library.function("nvrtcCreateProgram")
+    unsafe destroyProgram = try library.function("nvrtcDestroyProgram")
+    unsafe compileProgram = try library.function("nvrtcCompileProgram")
+    unsafe getProgramLogSize = try library.function("nvrtcGetProgramLogSize")
+    unsafe getProgramLog = try library.function("nvrtcGetProgramLog")
+    unsafe getCUBINSize = try library.function("nvrtcGetCUBINSize")
+    unsafe getCUBIN = try library.function("nvrtcGetCUBIN")
+    let getVersion: nvrtcVersion_t = unsafe try library.function("nvrtcVersion")
+    var (major, minor): (Int32, Int32) = (0, 0)
+    guard unsafe getVersion(&major, &minor) == nvrtc_success else {
+      throw LoaderError(reason: "\(library.name) does not tell its version")
+    }
+    version = (Int(major), Int(minor))
+    loadBuiltins(beside: library)
+  }
+
+  /// Loads the compiler's second library from the same folder: the compiler itself asks the loader,
+  /// which does not look there. Where it is not, the compiler's own search has to find it.
+  private func loadBuiltins(beside library: DynamicLibrary) {
+    guard let folder = library.folder(ofFunction: "nvrtcVersion") else { return }
+    let name = "libnvrtc-builtins.so.\(version.major).\(version.minor)"
+    _ = try? DynamicLibrary(opening: "\(folder)/\(name)")
+  }
+
+  /// An image for a device, and what the compiler said of it.
+  struct Output {
+    let image: [UInt8]
+    let log: String
+  }
+
+  /// Compiles a source; throws the compiler's log if it does not.
+  func compile(_ source: [UInt8], name: String, options: [String]) throws(EngineError) -> Output {
+    var program: nvrtc_program?
+    // The compiler takes text that ends with NUL.
+    let text = source.map { CChar(bitPattern: $0) } + [0]
+    try check("nvrtcCreateProgram", unsafe createProgram(&program, text, name, 0, nil, nil))
+    defer { _ = unsafe destroyProgram(&program) }
+    let result = unsafe withCStrings(options) { options in
+      unsafe compileProgram(program, Int32(options.count), options.baseAddress)
+    }
+    let log = try unsafe bytes(
+      "nvrtcGetProgramLog", size: { unsafe getProgramLogSize(program, $0) },
+      copy: { unsafe getProgramLog(program, $0) })
+    let logText = String(decoding: log.prefix { $0 != 0 }, as: UTF8.self)
+    try check(
+      "nvrtcCompileProgram of \(name) with \(options.joined(separator: " "))", result, log: logText)
+    let image = try unsafe bytes(
+      "nvrtcGetCUBIN", size: { unsafe getCUBINSize(program, $0) },
+      copy: { unsafe getCUBIN(program, $0) })
+    return Output(image: image, log: logText)
+  }
+
+  /// Asks for a size, then for as many bytes.
+  private func bytes(
+    _ call: String, size: (UnsafeMutablePointer<Int>) -> nvrtc_result,
+    copy: (UnsafeMutablePointer<CChar>) -> nvrtc_result
+  ) throws(EngineError) -> [UInt8] {
+    var count = 0
+    try check("\(call)Size", unsafe size(&count))
+    // One more, so that there is memory to point to.
+    var bytes = [CChar](repeating: 0, count: count + 1)
+    try check(call, unsafe copy(&bytes))
+    return bytes.prefix(count).map { UInt8(bitPattern: $0) }
+  }
+
+  private func check(
+    _ call: String, _ result: nvrtc_result, log: String = ""
+  ) throws(EngineError) {
+    guard result != nvrtc_success else { return }
+    let text = unsafe getErrorString(result).map { unsafe String(cString: $0) }
+    throw EngineError(.internal, "\(call): \(text ?? "the unknown error \(result)")\n\(log)")
+  }
+}
+
+/// Lends an array of C strings.
+private func withCStrings<Result>(
+  _ texts: [String], _ body: (UnsafeMutableBufferPointer<UnsafePointer<CChar>?>) -> Result
+) -> Result {
+  let copies = unsafe texts.map { unsafe strdup($0) }
+  defer { unsafe copies.forEach { copy in unsafe free(copy) } }
+  var pointers = unsafe copies.map { unsafe UnsafePointer($0) }
+  return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0) }
+}
+
+/// The value of an environment variable that is set and not empty.
+func environmentValue(_ name: String) -> String? {
+  guard let value = unsafe getenv(name) else { return nil }
+  let text = unsafe String(cString: value)
+  return text.isEmpty ? nil : text
+}

@@ -1,0 +1,157 @@
+import AutoEPCore
+import CCUDA
+import Synchronization
+
+/// One GPU: its primary context, which PyTorch uses as well, and the kernels that are loaded on it.
+/// Made once a process and ordinal, and never let go.
+public final class CUDADevice: Sendable {
+  /// As the driver numbers those that this process may use.
+  public let ordinal: Int
+  let architecture: Architecture
+  /// Streaming multiprocessors.
+  let processorCount: Int
+  /// Bytes of the cache that all of them share.
+  let l2Bytes: Int
+  /// Shared memory that a block can have.
+  let sharedBytesPerBlock: Int
+  let driver: CUDADriver
+  let faults: FaultWord
+  let context: DeviceContext
+  private let compiler: KernelCompiler
+  private let kernels = Mutex(LoadedKernels())
+
+  private static let devices = Mutex<[Int: CUDADevice]>([:])
+
+  /// The device of a number. The first caller's `nvrtcPath` is a place to look for the compiler.
+  public static func shared(_ ordinal: Int, nvrtcPath: String?) throws(EngineError) -> CUDADevice {
+    try devices.withLock { devices throws(EngineError) in
+      if let device = devices[ordinal] { return device }
+      let driver = try CUDADriver.shared()
+      let device = try CUDADevice(
+        ordinal, driver,
+        KernelCompiler(
+          library: NVRTCLibrary.shared(path: nvrtcPath), cache: KernelCache.ofUser(),
+          driverVersion: driver.version()))
+      devices[ordinal] = device
+      return device
+    }
+  }
+
+  init(_ ordinal: Int, _ driver: CUDADriver, _ compiler: KernelCompiler) throws(EngineError) {
+    let device = try driver.device(ordinal)
+    architecture = try Architecture(
+      major: driver.attribute(cuda_compute_capability_major, of: device),
+      minor: driver.attribute(cuda_compute_capability_minor, of: device))
+    guard architecture.runs(.portable) else {
+      throw EngineError(
+        .unsupported,
+        "CUDA device \(ordinal) is an \(architecture.name); expected sm_80 (Ampere) or newer")
+    }
+    processorCount = try driver.attribute(cuda_multiprocessor_count, of: device)
+    l2Bytes = try driver.attribute(cuda_l2_cache_size, of: device)
+    sharedBytesPerBlock = try driver.attribute(cuda_max_shared_bytes_per_block_optin, of: device)
+    let context = try DeviceContext(device, driver)
+    faults = try context.run { () throws(EngineError) in try FaultWord(driver) }
+    self.context = context
+    self.driver = driver
+    self.compiler = compiler
+    self.ordinal = ordinal
+  }
+
+  /// A kernel of a source, which is compiled and loaded when it is first asked for.
+  ///
+  /// - Parameter defines: one of the source's variants.
+  func kernel(
+    _ source: KernelSource, _ name: String, _ defines: [String] = []
+  ) throws(EngineError) -> CUDAKernel {
+    try kernels.withLock { kernels throws(EngineError) in
+      try kernels.find(source, name, defines, on: self)
+    }
+  }
+
+  /// Loads a source's image.
+  fileprivate func load(
+    _ source: KernelSource, _ defines: [String]
+  ) throws(EngineError) -> DeviceModule {
+    guard source.variants.contains(defines), architecture.runs(source.target) else {
+      throw EngineError(
+        .internal, "\(source.name) is not made for \(defines) on \(architecture.name)")
+    }
+    let image = try compiler.image(of: source, defines, for: architecture)
+    var module: cuda_module?
+    try driver.check(
+      "cuModuleLoadDataEx of \(source.name), compiled by \(compiler.library.name)",
+      unsafe driver.functions.moduleLoadDataEx(&module, image, 0, nil, nil))
+    guard let module = unsafe module else {
+      throw EngineError(.internal, "cuModuleLoadDataEx gave no module")
+    }
+    return unsafe DeviceModule(handle: module)
+  }
+}
+
+/// An image on a device.
+@safe
+private struct DeviceModule: @unchecked Sendable {
+  let handle: cuda_module
+}
+
+/// What is loaded on a device, by file, variant and kernel.
+private struct LoadedKernels {
+  private struct ModuleName: Hashable {
+    let source: String
+    let defines: [String]
+  }
+
+  private struct KernelName: Hashable {
+    let module: ModuleName
+    let kernel: String
+  }
+
+  private var modules: [ModuleName: DeviceModule] = [:]
+  private var kernels: [KernelName: CUDAKernel] = [:]
+
+  mutating func find(
+    _ source: KernelSource, _ name: String, _ defines: [String], on device: CUDADevice
+  ) throws(EngineError) -> CUDAKernel {
+    let moduleName = ModuleName(source: source.name, defines: defines)
+    let kernelName = KernelName(module: moduleName, kernel: name)
+    if let kernel = kernels[kernelName] { return kernel }
+    let kernel = try device.context.run { () throws(EngineError) in
+      let loaded =
+        if let module = modules[moduleName] { module } else {
+          try device.load(source, defines)
+        }
+      modules[moduleName] = loaded
+      return try unsafe CUDAKernel(
+        name, in: loaded.handle, device.context, device.driver,
+        sharedBytesPerBlock: device.sharedBytesPerBlock)
+    }
+    kernels[kernelName] = kernel
+    return kernel
+  }
+}
+
+extension CUDADriver {
+  /// The device of a number, checked against those there are.
+  fileprivate func device(_ ordinal: Int) throws(EngineError) -> cuda_device {
+    var count: Int32 = 0
+    try check("cuDeviceGetCount", unsafe functions.deviceGetCount(&count))
+    guard (0..<Int(count)).contains(ordinal) else {
+      throw EngineError(
+        .invalidArgument,
+        "there is no CUDA device \(ordinal): this process may use \(count), numbered from 0")
+    }
+    var device: cuda_device = 0
+    try check("cuDeviceGet", unsafe functions.deviceGet(&device, Int32(ordinal)))
+    return device
+  }
+
+  fileprivate func attribute(
+    _ attribute: Int32, of device: cuda_device
+  ) throws(EngineError) -> Int {
+    var value: Int32 = 0
+    try check(
+      "cuDeviceGetAttribute", unsafe functions.deviceGetAttribute(&value, attribute, device))
+    return Int(value)
+  }
+}

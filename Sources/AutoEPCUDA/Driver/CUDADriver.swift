@@ -1,0 +1,59 @@
+import AutoEPCore
+import CCUDA
+
+/// NVIDIA's driver, initialised. Opened once a process.
+@safe
+public struct CUDADriver: Sendable {
+  static let soname = "libcuda.so.1"
+  private static let opened = Result { () throws(EngineError) in try CUDADriver(opening: soname) }
+
+  let functions: DriverFunctions
+
+  /// The driver of this machine; throws `.missingLibrary` where there is none.
+  public static func shared() throws(EngineError) -> CUDADriver { try opened.get() }
+
+  /// Initialises the driver that the loader finds under a name.
+  init(opening name: String) throws(EngineError) {
+    do throws(LoaderError) {
+      functions = try DriverFunctions(DynamicLibrary(opening: name))
+    } catch {
+      throw EngineError(
+        .missingLibrary,
+        """
+        cannot compute on a CUDA device: \(error.reason). \(Self.soname) comes with NVIDIA's \
+        driver: install one for CUDA 12.0 or newer (start a container with its GPUs), or compute \
+        on the CPU
+        """)
+    }
+    try check("cuInit", functions.initialise(0))
+  }
+
+  /// As the driver counts: 13000 for CUDA 13.0.
+  func version() throws(EngineError) -> Int {
+    var version: Int32 = 0
+    try check("cuDriverGetVersion", unsafe functions.driverGetVersion(&version))
+    return Int(version)
+  }
+
+  /// Every call of the driver passes here: turns its result into our error.
+  func check(_ call: String, _ result: cuda_result) throws(EngineError) {
+    guard result != cuda_success else { return }
+    let kind: EngineError.Kind =
+      switch result {
+      case cuda_error_out_of_memory: .outOfMemory
+      case cuda_error_no_device: .unsupported
+      default: .internal
+      }
+    throw EngineError(kind, "\(call): \(text(of: result))")
+  }
+
+  private func text(of result: cuda_result) -> String {
+    var name: UnsafePointer<CChar>?
+    var text: UnsafePointer<CChar>?
+    guard unsafe functions.getErrorName(result, &name) == cuda_success,
+      unsafe functions.getErrorString(result, &text) == cuda_success,
+      let name = unsafe name, let text = unsafe text
+    else { return "the unknown error \(result)" }
+    return unsafe "\(String(cString: name)), \(String(cString: text))"
+  }
+}

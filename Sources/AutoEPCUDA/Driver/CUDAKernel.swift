@@ -1,0 +1,83 @@
+import AutoEPCore
+import CCUDA
+
+/// A kernel that is loaded on a device, and stays so until the process ends.
+@safe
+struct CUDAKernel: @unchecked Sendable {
+  private let name: String
+  private let function: cuda_function
+  private let context: DeviceContext
+  private let driver: CUDADriver
+
+  /// Finds a kernel in a module and allows it all the shared memory that a block can have; the
+  /// context is current.
+  init(
+    _ name: String, in module: cuda_module, _ context: DeviceContext, _ driver: CUDADriver,
+    sharedBytesPerBlock: Int
+  ) throws(EngineError) {
+    let functions = driver.functions
+    var function: cuda_function?
+    try driver.check(
+      "cuModuleGetFunction of \(name)", unsafe functions.moduleGetFunction(&function, module, name))
+    guard let function = unsafe function else {
+      throw EngineError(.internal, "cuModuleGetFunction gave no function \(name)")
+    }
+    var staticBytes: Int32 = 0
+    try driver.check(
+      "cuFuncGetAttribute",
+      unsafe functions.funcGetAttribute(&staticBytes, cuda_function_shared_bytes, function))
+    try driver.check(
+      "cuFuncSetAttribute",
+      unsafe functions.funcSetAttribute(
+        function, cuda_function_max_dynamic_shared_bytes, Int32(sharedBytesPerBlock) - staticBytes))
+    self.name = name
+    unsafe self.function = unsafe function
+    self.context = context
+    self.driver = driver
+  }
+
+  /// Puts a launch into a stream; an empty grid is no launch. Arguments are those of the kernel, in
+  /// their order and of their sizes.
+  func launch<each Argument: KernelArgument>(
+    grid: LaunchSize, block: LaunchSize, sharedBytes: Int = 0, cluster: LaunchSize? = nil,
+    on stream: CUDAStream, _ arguments: repeat each Argument
+  ) throws(EngineError) {
+    if grid.isEmpty { return }
+    let (grid, block) = (try grid.checked("grid"), try block.checked("block"))
+    let cluster = try cluster?.checked("cluster")
+    var attribute = cuda_launch_attribute()
+    attribute.id = cuda_launch_cluster_dimension
+    if let cluster { (attribute.value.x, attribute.value.y, attribute.value.z) = cluster }
+    let result = try context.run { () throws(EngineError) in
+      unsafe withPointers(repeat each arguments) { pointers in
+        unsafe withUnsafeMutablePointer(to: &attribute) { attribute in
+          var config = unsafe cuda_launch_config(
+            grid_x: grid.x, grid_y: grid.y, grid_z: grid.z, block_x: block.x, block_y: block.y,
+            block_z: block.z, shared_bytes: UInt32(sharedBytes), stream: stream.handle,
+            attributes: attribute, attribute_count: cluster == nil ? 0 : 1)
+          return unsafe driver.functions.launchKernelEx(&config, function, pointers, nil)
+        }
+      }
+    }
+    try driver.check("cuLaunchKernelEx of \(name)", result)
+  }
+}
+
+/// Lends an array of pointers to the arguments' bits.
+private func withPointers<each Argument: KernelArgument, Result>(
+  _ arguments: repeat each Argument,
+  to body: (UnsafeMutablePointer<UnsafeMutableRawPointer?>?) -> Result
+) -> Result {
+  // All that a kernel can take; each argument at a multiple of what a tensor map needs.
+  let (limit, alignment) = (4096, 64)
+  return unsafe withUnsafeTemporaryAllocation(byteCount: limit, alignment: alignment) { memory in
+    var used = 0
+    var pointers: [UnsafeMutableRawPointer?] = unsafe []
+    for argument in repeat each arguments {
+      unsafe memory.storeBytes(of: argument.bits, toByteOffset: used, as: type(of: argument.bits))
+      unsafe pointers.append(memory.baseAddress.map { unsafe $0 + used })
+      used += (MemoryLayout.size(ofValue: argument.bits) + alignment - 1) / alignment * alignment
+    }
+    return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0.baseAddress) }
+  }
+}

@@ -1,0 +1,10 @@
+import CCUDA
+
+/// A queue of work on a device, borrowed from the host program.
+@safe
+struct CUDAStream: @unchecked Sendable {
+  let handle: cuda_stream?
+
+  /// A cudaStream_t or CUstream; nil for the device's default stream.
+  init(_ stream: UnsafeMutableRawPointer?) { unsafe handle = OpaquePointer(stream) }
+}

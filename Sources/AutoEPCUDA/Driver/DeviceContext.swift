@@ -1,0 +1,32 @@
+import AutoEPCore
+import CCUDA
+
+/// A device's primary context, which all of the process shares. Retained until the process ends.
+@safe
+struct DeviceContext: @unchecked Sendable {
+  private let driver: CUDADriver
+  private let context: cuda_context
+
+  init(_ device: cuda_device, _ driver: CUDADriver) throws(EngineError) {
+    var context: cuda_context?
+    try driver.check(
+      "cuDevicePrimaryCtxRetain", unsafe driver.functions.devicePrimaryCtxRetain(&context, device))
+    guard let context = unsafe context else {
+      throw EngineError(.internal, "cuDevicePrimaryCtxRetain gave no context")
+    }
+    self.driver = driver
+    unsafe self.context = unsafe context
+  }
+
+  /// Runs `body` with this context current, and then leaves the thread as it was.
+  func run<Result>(
+    _ body: () throws(EngineError) -> Result
+  ) throws(EngineError) -> Result {
+    var previous: cuda_context?
+    try driver.check("cuCtxGetCurrent", unsafe driver.functions.ctxGetCurrent(&previous))
+    if unsafe previous == context { return try body() }
+    try driver.check("cuCtxSetCurrent", unsafe driver.functions.ctxSetCurrent(context))
+    defer { _ = unsafe driver.functions.ctxSetCurrent(previous) }
+    return try body()
+  }
+}

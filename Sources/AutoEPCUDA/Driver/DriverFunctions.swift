@@ -1,0 +1,47 @@
+import CCUDA
+
+/// The functions of the driver's library that are used here.
+@safe
+struct DriverFunctions: @unchecked Sendable {
+  let initialise: cuInit_t
+  let driverGetVersion: cuDriverGetVersion_t
+  let getErrorName: cuGetErrorName_t
+  let getErrorString: cuGetErrorString_t
+  let deviceGetCount: cuDeviceGetCount_t
+  let deviceGet: cuDeviceGet_t
+  let deviceGetAttribute: cuDeviceGetAttribute_t
+  let devicePrimaryCtxRetain: cuDevicePrimaryCtxRetain_t
+  let ctxSetCurrent: cuCtxSetCurrent_t
+  let ctxGetCurrent: cuCtxGetCurrent_t
+  let moduleLoadDataEx: cuModuleLoadDataEx_t
+  let moduleGetFunction: cuModuleGetFunction_t
+  let funcGetAttribute: cuFuncGetAttribute_t
+  let funcSetAttribute: cuFuncSetAttribute_t
+  let launchKernelEx: cuLaunchKernelEx_t
+  let memHostAlloc: cuMemHostAlloc_t
+  let memHostGetDevicePointer: cuMemHostGetDevicePointer_v2_t
+  let memsetD8Async: cuMemsetD8Async_t
+  let tensorMapEncodeTiled: cuTensorMapEncodeTiled_t
+
+  init(_ library: DynamicLibrary) throws(LoaderError) {
+    unsafe initialise = try library.function("cuInit")
+    unsafe driverGetVersion = try library.function("cuDriverGetVersion")
+    unsafe getErrorName = try library.function("cuGetErrorName")
+    unsafe getErrorString = try library.function("cuGetErrorString")
+    unsafe deviceGetCount = try library.function("cuDeviceGetCount")
+    unsafe deviceGet = try library.function("cuDeviceGet")
+    unsafe deviceGetAttribute = try library.function("cuDeviceGetAttribute")
+    unsafe devicePrimaryCtxRetain = try library.function("cuDevicePrimaryCtxRetain")
+    unsafe ctxSetCurrent = try library.function("cuCtxSetCurrent")
+    unsafe ctxGetCurrent = try library.function("cuCtxGetCurrent")
+    unsafe moduleLoadDataEx = try library.function("cuModuleLoadDataEx")
+    unsafe moduleGetFunction = try library.function("cuModuleGetFunction")
+    unsafe funcGetAttribute = try library.function("cuFuncGetAttribute")
+    unsafe funcSetAttribute = try library.function("cuFuncSetAttribute")
+    unsafe launchKernelEx = try library.function("cuLaunchKernelEx")
+    unsafe memHostAlloc = try library.function("cuMemHostAlloc")
+    unsafe memHostGetDevicePointer = try library.function("cuMemHostGetDevicePointer_v2")
+    unsafe memsetD8Async = try library.function("cuMemsetD8Async")
+    unsafe tensorMapEncodeTiled = try library.function("cuTensorMapEncodeTiled")
+  }
+}

@@ -1,0 +1,55 @@
+import AutoEPCore
+import CCUDA
+
+/// A value that a kernel takes, in the bits in which it takes it.
+protocol KernelArgument {
+  associatedtype Bits: BitwiseCopyable
+  var bits: Bits { get }
+}
+
+/// A place in a device's memory.
+struct DeviceAddress: Sendable, Hashable, KernelArgument {
+  let bits: UInt64
+
+  init(_ bits: UInt64) { self.bits = bits }
+
+  /// The address some bytes further on.
+  static func + (address: DeviceAddress, byteCount: Int) -> DeviceAddress {
+    DeviceAddress(address.bits + UInt64(byteCount))
+  }
+}
+
+extension TensorView {
+  /// The first element's place; 0 for a tensor without elements.
+  var address: DeviceAddress { DeviceAddress(UInt64(unsafe UInt(bitPattern: data))) }
+}
+
+extension TensorView: KernelArgument {
+  /// Kernels take a tensor as its address.
+  var bits: UInt64 { address.bits }
+}
+
+/// A tensor that may be left out is a null pointer.
+extension Optional: KernelArgument where Wrapped == TensorView {
+  var bits: UInt64 { self?.bits ?? 0 }
+}
+
+extension Int32: KernelArgument {
+  var bits: Int32 { self }
+}
+
+extension UInt32: KernelArgument {
+  var bits: UInt32 { self }
+}
+
+extension Int64: KernelArgument {
+  var bits: Int64 { self }
+}
+
+extension UInt64: KernelArgument {
+  var bits: UInt64 { self }
+}
+
+extension Float: KernelArgument {
+  var bits: Float { self }
+}

@@ -1,0 +1,21 @@
+/// What a compiler's log says of a slow kernel.
+struct CompileLog {
+  let text: String
+
+  /// The lines that no kernel may have: warnings, setmaxnreg or WGMMA given up (C7508, C7509), and
+  /// registers that went to memory.
+  var problems: [String] {
+    text.split(separator: "\n").map(String.init).filter { line in
+      ["warning", "C7508", "C7509"].contains { line.contains($0) } || usesLocalMemory(line)
+    }
+  }
+
+  /// Whether the log tells of at least one kernel.
+  var tellsOfKernels: Bool { text.contains("bytes stack frame") }
+
+  private func usesLocalMemory(_ line: String) -> Bool {
+    let numbers = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/
+    guard let match = line.firstMatch(of: numbers) else { return false }
+    return [match.1, match.2, match.3].contains { $0 != "0" }
+  }
+}

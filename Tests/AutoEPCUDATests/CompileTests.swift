@@ -1,0 +1,109 @@
+import AutoEPCore
+import Foundation
+import Testing
+
+@testable import AutoEPCUDA
+
+/// One image that some device may ask for.
+struct KernelBuild: Sendable, CustomTestStringConvertible {
+  let source: KernelSource
+  let defines: [String]
+  let architecture: Architecture
+
+  var testDescription: String {
+    ([source.name] + defines + [architecture.name]).joined(separator: " ")
+  }
+
+  static let all = KernelSource.all.flatMap { source in
+    [Architecture(major: 8, minor: 0), Architecture(major: 9, minor: 0)]
+      .filter { $0.runs(source.target) }
+      .flatMap { architecture in
+        source.variants.map {
+          KernelBuild(source: source, defines: $0, architecture: architecture)
+        }
+      }
+  }
+}
+
+@Suite struct KernelListTests {
+  @Test("every file of kernels is in the list, once, with its variants told apart")
+  func list() throws {
+    let folder = TestCompiler.package.appending(path: "Sources/AutoEPCUDA/Kernels")
+    let files = try FileManager.default.contentsOfDirectory(atPath: folder.path)
+    #expect(files.filter { $0.hasSuffix(".cu") }.sorted() == KernelSource.all.map(\.name).sorted())
+    for source in KernelSource.all {
+      #expect(Set(source.variants).count == source.variants.count, "\(source.name)")
+      #expect(!source.variants.isEmpty, "\(source.name)")
+    }
+  }
+}
+
+@Suite(
+  .enabled(
+    if: TestCompiler.path != nil,
+    "no NVRTC: set AUTOEP_NVRTC, or `make test`, which installs nvidia-cuda-nvrtc"))
+struct CompileTests {
+  @Test("compiles without a warning, a spill or a stack frame", arguments: KernelBuild.all)
+  func compiles(build: KernelBuild) throws {
+    let output = try TestCompiler.open().compile(
+      build.source.text, name: build.source.name,
+      options: build.architecture.options(build.defines))
+    let log = CompileLog(text: output.log)
+    #expect(log.tellsOfKernels)
+    #expect(log.problems.isEmpty)
+    // ELF, as the driver loads it.
+    #expect(output.image.starts(with: [0x7F, 0x45, 0x4C, 0x46]))
+  }
+
+  private static let slow = [
+    ("warning", "extern \"C\" __global__ void f(int *x) { int unused; *x = 1; }"),
+    (
+      "stack frame",
+      """
+      extern "C" __global__ void f(int *x) {
+        int t[64];
+        for (int i = 0; i < 64; i++) t[i] = i;
+        for (int i = 0; i < 64; i++) t[x[i] & 63] += x[i + 64];
+        for (int i = 0; i < 64; i++) x[i] = t[i];
+      }
+      """
+    ),
+    (
+      "C7508",
+      """
+      extern "C" __global__ void f(int *x) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        *x = 1;
+      }
+      """
+    ),
+  ]
+
+  @Test("a slow kernel's log is told from a good one", arguments: slow)
+  func slowKernels(word: String, source: String) throws {
+    let output = try TestCompiler.open().compile(
+      Array(source.utf8), name: "slow.cu", options: Architecture(major: 9, minor: 0).options([]))
+    let log = CompileLog(text: output.log)
+    #expect(log.problems.contains { $0.contains(word) }, "\(output.log)")
+  }
+
+  @Test("a source that does not compile is an error with the compiler's words")
+  func badSource() throws {
+    let compiler = try TestCompiler.open()
+    do {
+      _ = try compiler.compile(Array("int f( {".utf8), name: "bad.cu", options: ["-arch=sm_80"])
+      Issue.record("no failure")
+    } catch {
+      #expect(error.kind == .internal)
+      #expect(error.message.contains("bad.cu") && error.message.contains("error"))
+    }
+  }
+
+  @Test("an unknown option is an error with the call's name")
+  func badOption() throws {
+    let compiler = try TestCompiler.open()
+    #expect(throws: EngineError.self) {
+      _ = try compiler.compile(Array("".utf8), name: "a.cu", options: ["--no-such-option"])
+    }
+  }
+}

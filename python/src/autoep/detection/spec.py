@@ -1,0 +1,136 @@
+"""What a MoE layer is to the engine: the maths of its experts, and where its parts are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autoep.errors import ModelError
+from autoep.functional import Activation, Gate, Layout, ScoreApply
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class MoELayerSpec:
+    """What the experts of a layer compute, and the names of their weights.
+
+    expert(x) = post_norm(down(activation(gate_up(x) + bias)) + bias). The weights are stacked:
+    [e, G, H] and [e, H, F] for the layout "out_in", transposed for "in_out".
+
+    Attributes:
+        family: Where it comes from: the `model_type` of the experts' config, or a class.
+        gate_up: The experts' parameter that multiplies the input; a dotted path is allowed, as
+            in all that follow.
+        down: The parameter that gives the output.
+        gate_up_bias: [e, G]; None for experts without biases.
+        down_bias: [e, H].
+        gate: How gate and up lie in gate_up.
+        layout: How a weight lies.
+        score_apply: Whether a token's weight multiplies an expert's output or its input.
+        activation: The engine's name of it; None for one that the engine does not have: then the
+            experts' own function computes it, between the engine's products.
+        swiglu_alpha: Of "clamped_swiglu".
+        swiglu_limit: Of the clamped activations.
+        post_norm: The experts' module that each output goes through before its weight.
+    """
+
+    family: str
+    gate_up: str = "gate_up_proj"
+    down: str = "down_proj"
+    gate_up_bias: str | None = None
+    down_bias: str | None = None
+    gate: Gate = "concatenated"
+    layout: Layout = "out_in"
+    score_apply: ScoreApply = "after"
+    activation: Activation | None = "silu"
+    swiglu_alpha: float = 1.702
+    swiglu_limit: float = 7.0
+    post_norm: str | None = None
+
+    def weight_names(self) -> list[str]:
+        """The parameters that have a part for each expert: those that are sharded."""
+        names = (self.gate_up, self.gate_up_bias, self.down, self.down_bias)
+        return [name for name in names if name is not None]
+
+    def weight_shapes(
+        self, num_experts: int, hidden_size: int, ffn_size: int
+    ) -> dict[str, tuple[int, ...]]:
+        """The shapes of those parameters, by name."""
+        wide = ffn_size if self.gate == "none" else 2 * ffn_size
+        shapes = {
+            self.gate_up: (num_experts, wide, hidden_size),
+            self.down: (num_experts, hidden_size, ffn_size),
+        }
+        if self.layout == "in_out":
+            shapes = {name: (e, i, o) for name, (e, o, i) in shapes.items()}
+        biases = {
+            self.gate_up_bias: (num_experts, wide),
+            self.down_bias: (num_experts, hidden_size),
+        }
+        return shapes | {name: shape for name, shape in biases.items() if name is not None}
+
+    def fused(self) -> bool:
+        """Whether the engine computes an expert as a whole."""
+        return self.activation is not None and self.post_norm is None
+
+
+@dataclass(frozen=True)
+class MoELayer:
+    """A MoE layer that was found in a model.
+
+    Attributes:
+        name: The name in the model of the module that the experts and their router are in.
+        block: That module.
+        spec: What the experts compute.
+        router: The block's router; None where there is none of a known name.
+        experts: The module whose forward is replaced.
+        num_experts: E.
+        hidden_size: H of the experts (of a latent space, where there is one).
+        ffn_size: F.
+    """
+
+    name: str
+    block: nn.Module
+    spec: MoELayerSpec
+    router: nn.Module | None
+    experts: nn.Module
+    num_experts: int
+    hidden_size: int
+    ffn_size: int
+
+    def weight_names(self) -> list[str]:
+        """The experts' parameters that are sharded."""
+        return self.spec.weight_names()
+
+
+def own_activation(experts: nn.Module, gate: Gate) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The experts' own function of the pre-activation, [R, G] to [R, F]."""
+    return experts.act_fn if gate == "none" else experts._apply_gate
+
+
+def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, int, int]:
+    """E, H and F, by the weight `down`; all others must agree, and be known."""
+    shapes = {weight: tuple(parameter.shape) for weight, parameter in experts.named_parameters()}
+    down = shapes.get(spec.down, ())
+    if len(down) != 3:
+        raise ModelError(
+            f"{name}: expected `{spec.down}` with three dimensions; it has {list(down)}"
+        )
+    sizes = down if spec.layout == "out_in" else (down[0], down[2], down[1])
+    for weight, expected in spec.weight_shapes(*sizes).items():
+        if shapes.get(weight) != expected:
+            raise ModelError(
+                f"{name}: `{weight}` is {list(shapes.get(weight, ()))}, but `{spec.down}` of"
+                f" {list(down)} goes with {list(expected)}"
+            )
+    known = (*spec.weight_names(), f"{spec.post_norm}.")
+    if unknown := sorted(weight for weight in shapes if not weight.startswith(known)):
+        raise ModelError(
+            f"{name}: it has parameters of unknown use, {', '.join(unknown)}, beside"
+            f" {', '.join(spec.weight_names())}: leaving them out would change what it computes"
+        )
+    return sizes

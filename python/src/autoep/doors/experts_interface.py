@@ -1,0 +1,45 @@
+"""`experts_implementation="autoep"`: the engine's experts path, in one process."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoep.comm import Communicator
+from autoep.experts_module import run_experts, spec_of, weights_of
+
+
+def experts_forward(
+    experts: nn.Module,
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    """Computes the experts of a layer, as transformers' own implementations do.
+
+    Args:
+        experts: The experts module.
+        hidden_states: [T, H].
+        top_k_index: [T, K]. Where the experts are a part of a larger set, `num_experts` stands
+            for those that are not among them.
+        top_k_weights: [T, K].
+
+    Returns:
+        [T, H] in the dtype of `hidden_states`.
+    """
+    weights = weights_of(experts, spec_of(experts))
+    num_experts = weights.down.shape[0]
+    if experts._is_expert_parallel:
+        elsewhere = top_k_index >= num_experts
+        top_k_index = top_k_index.masked_fill(elsewhere, 0)
+        top_k_weights = top_k_weights.masked_fill(elsewhere, 0.0)
+    # Under autocast the weights' dtype decides, as in transformers.
+    y_TH = run_experts(
+        experts,
+        hidden_states.to(weights.down.dtype),
+        top_k_index,
+        top_k_weights,
+        num_experts=num_experts,
+        comm=Communicator.alone(),
+    )
+    return y_TH.to(hidden_states.dtype)

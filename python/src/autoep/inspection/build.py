@@ -1,0 +1,69 @@
+"""Building a model without its weights, from whatever says what it is."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from autoep.errors import ConfigError
+
+# The kinds of models that are tried, those that generate text first.
+_KINDS = (
+    "AutoModelForCausalLM",
+    "AutoModelForMultimodalLM",
+    "AutoModelForImageTextToText",
+    "AutoModelForSeq2SeqLM",
+    "AutoModel",
+)
+
+
+def model_on_meta(given: nn.Module | transformers.PretrainedConfig | str | PathLike[str]) -> Any:
+    """Returns a model, built on the meta device unless it is one already.
+
+    Args:
+        given: A model; a config; the path of a config.json or of its folder; or the name of a
+            model on the Hub, of which the config alone is read.
+
+    Raises:
+        ConfigError: It cannot be read, or it is of no model of transformers.
+    """
+    if isinstance(given, nn.Module):
+        return given
+    config = given if isinstance(given, transformers.PretrainedConfig) else _read(given)
+    for kind in (getattr(transformers, name, None) for name in _KINDS):
+        if kind is not None and type(config) in kind._model_mapping:
+            return _build(kind, config)
+    raise ConfigError(
+        f"inspect: {type(config).__name__} (model_type {config.model_type!r}) is the config of no"
+        f" model that transformers {transformers.__version__} can build by itself; build the model"
+        " and give it instead"
+    )
+
+
+def _build(kind: Any, config: transformers.PretrainedConfig) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config)
+    except Exception as error:  # whatever a model makes of a config it cannot take
+        raise ConfigError(
+            f"inspect: transformers {transformers.__version__} cannot build the model of this"
+            f" {type(config).__name__}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(given: object) -> transformers.PretrainedConfig:
+    if not isinstance(given, str | PathLike):
+        raise ConfigError(
+            f"inspect: given {type(given).__name__}; allowed: a model, a config, the path of a"
+            " config.json or of its folder, the name of a model on the Hub"
+        )
+    path = Path(given)
+    try:
+        return transformers.AutoConfig.from_pretrained(str(path if path.exists() else given))
+    except Exception as error:  # a config of no known kind, or whose values do not fit
+        raise ConfigError(f"inspect: {given} cannot be read as a config: {error}") from error

@@ -1,0 +1,223 @@
+"""`autoep.inspect`: the MoE blocks of a model, their sizes, and what is not supported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autoep.detection import MoELayer, find_moe_layers, follows_convention
+from autoep.errors import ModelError
+from autoep.inspection.build import model_on_meta
+from autoep.inspection.routers import describe_router, maths_without_weights
+from autoep.inspection.table import as_text
+
+if TYPE_CHECKING:
+    import transformers
+
+_SHARED = ("shared_experts", "shared_expert", "shared_mlp")
+_EP_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """MoE blocks of a model that are alike.
+
+    Attributes:
+        names: The blocks' names in the model.
+        family: Where they come from.
+        num_experts: E.
+        top_k: K; None where neither the router nor the config says.
+        hidden_size: H of the experts.
+        ffn_size: F.
+        activation: The engine's name of it; None for one that the module computes itself.
+        router: The router's maths, in words.
+        shared_experts: The block's experts that every token goes to, in words; empty for none.
+        parameters: Of the experts of one block.
+        expert_bytes: Of one expert.
+        doors: The ways that these experts can be reached: 1 `autoep.initialize`, 2
+            `experts_implementation`, 3 `ep_implementation`.
+    """
+
+    names: tuple[str, ...]
+    family: str
+    num_experts: int
+    top_k: int | None
+    hidden_size: int
+    ffn_size: int
+    activation: str | None
+    router: str
+    shared_experts: str
+    parameters: int
+    expert_bytes: int
+    doors: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """Modules that look like experts, and why they are not spread.
+
+    Attributes:
+        names: Their names in the model.
+        reason: Why.
+    """
+
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What AutoEP sees in a model. Printed, it is a table.
+
+    Attributes:
+        model: The model's class.
+        blocks: Its MoE blocks; those that are alike are together.
+        unsupported: What is not spread.
+        parameters: Of the whole model.
+        dense_bytes: Of all weights but those of the experts that are spread.
+        dtype: Of the experts' weights.
+    """
+
+    model: str
+    blocks: tuple[Blocks, ...]
+    unsupported: tuple[Unsupported, ...]
+    parameters: int
+    dense_bytes: int
+    dtype: str
+
+    def expert_bytes(self, ep_size: int) -> int:
+        """The experts' weights on the rank that has most of them, in bytes."""
+        return sum(
+            len(blocks.names) * blocks.expert_bytes * -(-blocks.num_experts // ep_size)
+            for blocks in self.blocks
+        )
+
+    def ep_sizes(self) -> list[int]:
+        """The sizes that leave no rank without experts, among the powers of two."""
+        fewest = min((blocks.num_experts for blocks in self.blocks), default=1)
+        return [size for size in _EP_SIZES if size <= fewest]
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+
+def inspect(
+    model: nn.Module | transformers.PretrainedConfig | str | PathLike[str],
+) -> Inspection:
+    """Says what AutoEP sees in a model; loads no weights and changes nothing.
+
+    Args:
+        model: A model; a config; the path of a config.json or of its folder; or the name of a
+            model on the Hub, of which the config alone is read.
+
+    Raises:
+        ConfigError: It cannot be read, or is of no model of transformers.
+    """
+    built = model_on_meta(model)
+    layers, refusal = _layers(built)
+    spread = {id(p) for layer in layers for p in _expert_weights(layer).values()}
+    return Inspection(
+        model=type(built).__name__,
+        blocks=tuple(_describe(built, alike) for alike in _alike(layers)),
+        unsupported=tuple(_unsupported(built, layers, refusal)),
+        parameters=sum(p.numel() for p in built.parameters()),
+        dense_bytes=sum(p.nbytes for p in built.parameters() if id(p) not in spread),
+        dtype=str(next(built.parameters()).dtype).removeprefix("torch."),
+    )
+
+
+def _layers(model: nn.Module) -> tuple[list[MoELayer], str]:
+    """The layers that are spread, or the reason why none is."""
+    try:
+        return find_moe_layers(model), ""
+    except ModelError as error:
+        return [], str(error)
+
+
+def _alike(layers: list[MoELayer]) -> list[list[MoELayer]]:
+    """The layers, those together that differ in nothing but their names."""
+    groups: dict[Any, list[MoELayer]] = {}
+    for layer in layers:
+        sizes = (layer.num_experts, layer.hidden_size, layer.ffn_size)
+        kind = (layer.spec, sizes, type(layer.router), _router_numbers(layer), _shared(layer.block))
+        groups.setdefault(kind, []).append(layer)
+    return list(groups.values())
+
+
+def _router_numbers(layer: MoELayer) -> tuple[tuple[str, Any], ...]:
+    kept = {} if layer.router is None else vars(layer.router)
+    return tuple((n, v) for n, v in kept.items() if isinstance(v, bool | int | float | str))
+
+
+def _describe(model: nn.Module, alike: list[MoELayer]) -> Blocks:
+    layer = alike[0]
+    maths = None
+    if layer.router is not None:
+        maths = maths_without_weights(layer.router, layer.num_experts)
+    weights = _expert_weights(layer)
+    return Blocks(
+        names=tuple(other.name for other in alike),
+        family=layer.spec.family,
+        num_experts=layer.num_experts,
+        top_k=_top_k(layer) if maths is None else maths.top_k,
+        hidden_size=layer.hidden_size,
+        ffn_size=layer.ffn_size,
+        activation=layer.spec.activation,
+        router=describe_router(layer.router, maths),
+        shared_experts=_shared(layer.block),
+        parameters=sum(p.numel() for p in weights.values()),
+        expert_bytes=sum(p.nbytes for p in weights.values()) // layer.num_experts,
+        doors=tuple(_doors(model, layer)),
+    )
+
+
+def _expert_weights(layer: MoELayer) -> dict[str, nn.Parameter]:
+    return {name: layer.experts.get_parameter(name) for name in layer.weight_names()}
+
+
+def _top_k(layer: MoELayer) -> int | None:
+    holders = (layer.router, layer.block, getattr(layer.experts, "config", None))
+    names = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_topk")
+    values = (getattr(holder, name, None) for holder in holders for name in names)
+    return next((value for value in values if type(value) is int), None)
+
+
+def _shared(block: nn.Module) -> str:
+    name = next((name for name in _SHARED if getattr(block, name, None) is not None), None)
+    if name is None:
+        return ""
+    count = sum(p.numel() for p in getattr(block, name).parameters())
+    gated = ", gated" if hasattr(block, "shared_expert_gate") else ""
+    return f"{name} of {count:,} parameters{gated}"
+
+
+def _doors(model: nn.Module, layer: MoELayer) -> Iterator[int]:
+    yield 1
+    if follows_convention(layer.experts):
+        yield 2
+    if "ep_dispatch_experts" in (getattr(model, "_ep_plan", None) or {}).values():
+        yield 3
+
+
+def _unsupported(model: nn.Module, layers: list[MoELayer], refusal: str) -> Iterator[Unsupported]:
+    """Modules named as experts that belong to no layer, by their class."""
+    known = {id(part) for layer in layers for part in layer.block.modules()}
+    others: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if _looks_like_experts(name, module) and id(module) not in known:
+            others.setdefault(type(module).__name__, []).append(name)
+    for kind, names in others.items():
+        yield Unsupported(
+            tuple(names), refusal or f"{kind}: how it computes its experts is not known"
+        )
+    if refusal and not others:
+        yield Unsupported((), refusal)
+
+
+def _looks_like_experts(name: str, module: nn.Module) -> bool:
+    own = name.rpartition(".")[2]
+    return own == "experts" and next(module.parameters(), None) is not None

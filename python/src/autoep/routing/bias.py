@@ -1,0 +1,29 @@
+"""Where a router keeps the bias that is added to its scores for the choice only."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+# transformers' names of it: on the router, on a module of the router's, or on the block.
+_NAMES = ("e_score_correction_bias", "expert_bias")
+
+
+def selection_bias(module: nn.Module, num_experts: int) -> torch.Tensor | None:
+    """Returns the selection bias of a router, or of a block that has one router.
+
+    Args:
+        module: The router or its block.
+        num_experts: E.
+
+    Returns:
+        A buffer or parameter of E numbers; None where there is not exactly one.
+    """
+    found = {
+        tensor
+        for part in module.modules()
+        for name in _NAMES
+        for tensor in [getattr(part, name, None)]
+        if isinstance(tensor, torch.Tensor) and tensor.numel() == num_experts
+    }
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,307 @@
+"""`experts_implementation="autoep"`: transformers' models with the engine's experts."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import assert_close, run_ranks
+from torch import nn
+from transformers.integrations.moe import use_experts_implementation
+
+import autoep
+from autoep import functional
+from autoep.experts_module import run_experts, spec_of
+
+E, H, FFN, K, T = 5, 16, 12, 2, 23
+
+
+class ModuleConfig:
+    """As much of a config as an experts module reads."""
+
+    def __init__(self, implementation: str) -> None:
+        self._experts_implementation = implementation
+
+
+def make_class(
+    apply_gate: Any = None,
+    act_fn: Any = nn.functional.silu,
+    numbers: dict[str, float] | None = None,
+    **marks: bool,
+) -> type[nn.Module]:
+    """An experts class that no one knows, of transformers' convention."""
+    gated, transposed = marks.get("has_gate", True), marks.get("is_transposed", False)
+
+    class UnknownExperts(nn.Module):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+            self.num_experts = E
+            self.act_fn = act_fn
+            width = 2 * FFN if gated else FFN
+            first, second = (E, width, H), (E, H, FFN)
+            if transposed:
+                first, second = (E, H, width), (E, FFN, H)
+            name = "gate_up_proj" if gated else "up_proj"
+            self.register_parameter(name, nn.Parameter(torch.randn(first)))
+            self.down_proj = nn.Parameter(torch.randn(second))
+            if marks.get("has_bias"):
+                self.register_parameter(f"{name}_bias", nn.Parameter(torch.randn(E, width)))
+                self.down_proj_bias = nn.Parameter(torch.randn(E, H))
+            if marks.get("has_post_expert_norm"):
+                self.post_expert_norm = nn.RMSNorm(H, eps=1e-6)
+            for number, value in (numbers or {}).items():
+                setattr(self, number, value)
+
+        def forward(self, hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> None:
+            raise AssertionError("another implementation was asked for")
+
+    if apply_gate is not None:
+        UnknownExperts._apply_gate = apply_gate
+    return use_experts_implementation(UnknownExperts, **marks)
+
+
+def softcapped(self: nn.Module, gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return nn.functional.silu(gate.clamp(max=2.0)) * up.clamp(-2.0, 2.0)
+
+
+def interleaved_clamped(self: nn.Module, gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up[..., ::2].clamp(max=self.limit), gate_up[..., 1::2]
+    return (up.clamp(-self.limit, self.limit) + 1) * gate * torch.sigmoid(self.alpha * gate)
+
+
+def gate_second(self: nn.Module, gate_up: torch.Tensor) -> torch.Tensor:
+    up, gate = gate_up.chunk(2, dim=-1)
+    return nn.functional.silu(gate) * up
+
+
+def relu_squared(x: torch.Tensor) -> torch.Tensor:
+    return nn.functional.relu(x).square()
+
+
+CLAMPED = {"alpha": 1.3, "limit": 2.5}
+KINDS: dict[str, tuple[dict[str, Any], str | None]] = {
+    "silu": ({}, "silu"),
+    "gelu": ({"act_fn": nn.functional.gelu}, "gelu"),
+    "gelu_tanh": ({"act_fn": nn.GELU(approximate="tanh")}, "gelu_tanh"),
+    "transposed, biases": ({"is_transposed": True, "has_bias": True}, "silu"),
+    "no gate": (
+        {"has_gate": False, "act_fn": lambda x: nn.functional.relu(x).square()},
+        "relu_squared",
+    ),
+    "no gate, biases": ({"has_gate": False, "has_bias": True}, "silu"),
+    "clamped": (
+        {
+            "apply_gate": interleaved_clamped,
+            "numbers": CLAMPED,
+            "is_concatenated": False,
+            "is_transposed": True,
+            "has_bias": True,
+        },
+        "clamped_swiglu",
+    ),
+    "softcapped": ({"apply_gate": softcapped, "has_bias": True}, None),
+    "softcapped, transposed": ({"apply_gate": softcapped, "is_transposed": True}, None),
+    "gate second": ({"apply_gate": gate_second}, None),
+    "no gate, elu": ({"has_gate": False, "act_fn": nn.functional.elu}, None),
+    "norm after": ({"has_post_expert_norm": True, "has_bias": True}, None),
+}
+
+
+def case(kind: str, dtype: torch.dtype) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """A module, and what its forward takes."""
+    torch.manual_seed(3)
+    experts = make_class(**KINDS[kind][0])(ModuleConfig("batched_mm")).to(dtype)
+    x = torch.randn(T, H, dtype=dtype, requires_grad=True)
+    weights, idx = torch.randn(T, E).to(dtype).softmax(-1).topk(K)
+    return experts, (x, idx, weights.detach().requires_grad_())
+
+
+def results(experts: nn.Module, y: torch.Tensor, x: torch.Tensor, weights: torch.Tensor) -> list:
+    """The output, and the gradients of everything."""
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(5)).to(y.dtype)
+    wanted = [x, weights, *experts.parameters()]
+    return [y, *torch.autograd.grad((y * direction).sum(), wanted)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_class_is_computed_as_transformers_does(kind: str, dtype: torch.dtype) -> None:
+    experts, (x, idx, weights) = case(kind, dtype)
+    expected = results(experts, experts(x, idx, weights), x, weights)
+    experts.config = ModuleConfig("autoep")
+    found = results(experts, experts(x, idx, weights), x, weights)
+    assert_close(found, expected)
+    spec = spec_of(experts)
+    assert (spec.activation if spec.fused() else None) == KINDS[kind][1]
+
+
+@pytest.mark.parametrize("kind", ["clamped", "softcapped", "norm after"])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_experts_over_ranks_give_what_one_rank_gives(kind: str, ranks: int) -> None:
+    """4 ranks share 5 experts as 2, 2, 1 and none."""
+    experts, (x, idx, weights) = case(kind, torch.float64)
+    expected = results(experts, experts(x, idx, weights), x, weights)
+    direction = torch.randn(T, H, generator=torch.Generator().manual_seed(5)).double()
+    splits = [T - 4 * (ranks - 1), *[4] * (ranks - 1)]
+
+    def on_rank(comm: autoep.Communicator) -> list[torch.Tensor]:
+        mine = copy.deepcopy(experts)
+        first, count = functional.expert_range(E, comm.size, comm.rank)
+        for name, whole in list(mine.named_parameters(recurse=False)):
+            setattr(mine, name, nn.Parameter(whole.detach()[first : first + count].clone()))
+        own_x, own_idx, own_weights, own_direction = (
+            part.detach().split(splits)[comm.rank].clone() for part in (x, idx, weights, direction)
+        )
+        own_x.requires_grad_()
+        own_weights.requires_grad_()
+        y = run_experts(mine, own_x, own_idx, own_weights, num_experts=E, comm=comm)
+        (y * own_direction).sum().backward()
+        return [y, own_x.grad, own_weights.grad, *(p.grad for p in mine.parameters())]
+
+    parts = list(zip(*run_ranks(ranks, on_rank), strict=True))
+    joined = [torch.cat(part) for part in parts]
+    for index, (name, _) in enumerate(experts.named_parameters()):
+        if "norm" in name:  # every rank has it whole, and a part of its gradient
+            joined[3 + index] = torch.stack(parts[3 + index]).sum(0)
+    assert_close(joined, expected)
+
+
+def test_choices_of_experts_elsewhere_count_for_nothing() -> None:
+    """transformers' expert parallelism marks them with the number of experts that are here."""
+    experts, (x, idx, weights) = case("transposed, biases", torch.float64)
+    experts._is_expert_parallel = True
+    idx = idx.clone()
+    idx[::3, 1] = E
+    idx[5] = E
+    expected = results(experts, experts(x, idx, weights), x, weights)
+    experts.config = ModuleConfig("autoep")
+    found = results(experts, experts(x, idx, weights), x, weights)
+    assert_close(found, expected)
+    assert not found[0][5].any()
+    assert not found[2][5].any()
+
+
+def test_under_autocast_the_weights_decide_the_type() -> None:
+    experts, (x, idx, weights) = case("silu", torch.float32)
+    expected = experts(x, idx, weights)
+    experts.config = ModuleConfig("autoep")
+    y = experts(x.bfloat16(), idx, weights)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, experts(x.bfloat16().float(), idx, weights).bfloat16())
+    assert (y - expected).norm() < 0.02 * expected.norm()
+
+
+_SIZES = dict(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=24,
+    moe_intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    num_local_experts=6,
+    num_experts=6,
+    num_experts_per_tok=2,
+    initializer_range=0.2,
+    use_cache=False,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("family", "own"),
+    [
+        ("Mixtral", {}),
+        ("Qwen3Moe", {}),
+        ("GptOss", {"layer_types": ["full_attention"] * 2}),
+        ("HYV4", {"num_experts": 6, "swiglu_limit": 0.5}),
+    ],
+)
+def test_models_learn_as_with_transformers_own(family: str, own: dict[str, Any]) -> None:
+    config = getattr(transformers, f"{family}Config")(**{**_SIZES, **own})
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).double()
+    ids = torch.randint(64, (2, 12))
+    outputs = []
+    for implementation in ("batched_mm", "autoep"):
+        model.set_experts_implementation(implementation)
+        functional.reset_statistics()
+        output = model(input_ids=ids, labels=ids)
+        model.zero_grad()
+        output.loss.backward()
+        grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        outputs.append([output.logits, *grads])
+    assert_close(*reversed(outputs))
+    assert model.get_experts_implementation()[""] == "autoep"
+
+
+def test_from_pretrained_takes_the_name(tmp_path: Any) -> None:
+    config = transformers.MixtralConfig(**_SIZES)
+    model = transformers.MixtralForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, experts_implementation="autoep"
+    )
+    ids = torch.arange(12).view(1, 12)
+    functional.reset_statistics()
+    with torch.no_grad():
+        assert_close([loaded(ids).logits], [model(ids).logits])
+    assert functional.statistics().forward_calls == config.num_hidden_layers
+
+
+def test_generate_goes_through_the_engine() -> None:
+    torch.manual_seed(0)
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**_SIZES)).eval()
+    prompt = torch.arange(5).view(1, 5)
+    expected = model.generate(prompt, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    model.set_experts_implementation("autoep")
+    found = model.generate(prompt, max_new_tokens=6, do_sample=False, pad_token_id=0)
+    assert torch.equal(found, expected)
+
+
+def test_what_is_not_of_the_convention_is_refused() -> None:
+    with pytest.raises(autoep.ModelError, match=r"Linear has no has_gate.*is unknown"):
+        spec_of(nn.Linear(2, 2))
+    experts, (x, idx, weights) = case("silu", torch.float32)
+    experts.down_proj = nn.Parameter(torch.randn(E, H, FFN + 1))
+    with pytest.raises(autoep.ModelError, match=r"`gate_up_proj` is.*goes with .5, 26"):
+        run_experts(experts, x, idx, weights, num_experts=E, comm=autoep.Communicator.alone())
+    flat = make_class()(ModuleConfig("autoep"))
+    flat.down_proj = nn.Parameter(torch.randn(E * H, FFN))
+    with pytest.raises(autoep.ModelError, match="with three dimensions"):
+        flat(x, idx, weights)
+
+
+IMPORT_ORDERS = {
+    "autoep first": "import autoep; assert 'torch' not in sys.modules; import transformers",
+    "transformers first": "import transformers; import autoep",
+    "registries first": (
+        "import transformers.integrations.moe, transformers.distributed.expert_parallel;"
+        " import autoep"
+    ),
+}
+
+
+@pytest.mark.parametrize("order", IMPORT_ORDERS)
+def test_the_name_is_known_in_either_order_of_imports(order: str) -> None:
+    script = f"""
+import sys
+{IMPORT_ORDERS[order]}
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.distributed.expert_parallel import EPImplementationInterface
+assert "autoep" in ALL_EXPERTS_FUNCTIONS and "autoep" in EPImplementationInterface()
+import inspect
+assert "class ExpertsInterface" in inspect.getsource(sys.modules["transformers.integrations.moe"])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
