@@ -1,43 +1,55 @@
 // out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16, sums
-// in f32. Rows stand in expert order, or are gathered: row r is then token slot_of_row[r] / K.
+// in f32. Rows stand in expert order.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, GATHER, B_MAJOR (0: weight [.., N, K]; 1: [.., K, N])
-// and the epilogue. A tile's rows past its expert's end are computed and never stored.
-
-// A tile of this block: `rows` rows from `row` on, of `expert`; `shared`: the cluster's other tile is
-// of the same expert.
-struct Tile {
-  int row;
-  int rows;
-  int expert;
-  int shared;
-};
+// Chosen at compile time: STAGES, STAGING_CHUNKS, B_MAJOR (0: weight [.., N, K]; 1: [.., K, N]) and the
+// epilogue. A tile's rows past its expert's end are computed and never stored.
 
 struct Arguments {
-  TensorMap a;  // [rows, K], boxes of 64 k and 128 rows; gathered: [T, K], boxes of one row
+  TensorMap a;  // [rows, K], boxes of 64 k and 128 rows
   TensorMap b;  // (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half, k, expert), 64 and 64
-  const Tile* tiles;       // [pairs, 2]
-  const int* pair_count;   // [1]
-  const int* slot_of_row;  // [rows]; gathered only
-  int top_k;
-  int tokens;    // T
-  int k_blocks;  // of 64
+  const Tile* tiles;      // [pairs, 2]
+  const int* pair_count;  // [1]
+  int k_blocks;           // of 64
   int n_tiles;
   Epilogue::Arguments epilogue;
 };
 
+// This block's part of a unit of work: a row tile and a column tile.
 struct Unit {
-  int pair;
-  int n;
+  Tile tile;
+  int n;  // -1: there is no more work
 };
 
-// The order of the work: RASTER pairs of row tiles by all column tiles, then the next pairs.
-__device__ __forceinline__ Unit unit_at(int index, int pairs, int n_tiles) {
-  const int group = index / (RASTER * n_tiles);
-  const int rest = index - group * RASTER * n_tiles;
+// Unit `index`, in the order of RASTER pairs of row tiles by all column tiles, then the next pairs.
+__device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
+  const int pairs = *arguments.pair_count;
+  if (index >= pairs * arguments.n_tiles) return {{0, 0, 0, 0}, -1};
+  const int group = index / (RASTER * arguments.n_tiles);
+  const int rest = index - group * RASTER * arguments.n_tiles;
   const int height = min(RASTER, pairs - group * RASTER);
-  return {group * RASTER + rest % height, rest / height};
+  const int pair = group * RASTER + rest % height;
+  return {arguments.tiles[pair * CLUSTER + cluster_rank()], rest / height};
 }
+
+// The units of this block's cluster, each looked up while the one before is worked on.
+struct Schedule {
+  const Arguments& arguments;
+  int index;
+  Unit next;
+
+  __device__ __forceinline__ explicit Schedule(const Arguments& arguments)
+      : arguments(arguments),
+        index(blockIdx.x / CLUSTER),
+        next(unit_at(arguments, blockIdx.x / CLUSTER)) {}
+
+  // Puts the next unit into `unit`; false when there is none.
+  __device__ __forceinline__ bool take(Unit& unit) {
+    unit = next;
+    index += gridDim.x / CLUSTER;
+    next = unit_at(arguments, index);
+    return unit.n >= 0;
+  }
+};
 
 __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout& layout,
                                        const Tile& tile, int stage, int k, int n, u32 rank) {
@@ -63,33 +75,22 @@ __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout&
   }
 }
 
-// One lane feeds the stages; gathered rows are asked for one by one, by a thread a row.
+// One thread feeds the stages.
 __device__ __forceinline__ void produce(const Arguments& arguments, const Layout& layout) {
-  const int thread = threadIdx.x;
   const u32 rank = cluster_rank();
   Ring ring;
-  for (int index = blockIdx.x / CLUSTER; index < *arguments.pair_count * arguments.n_tiles;
-       index += gridDim.x / CLUSTER) {
-    const Unit unit = unit_at(index, *arguments.pair_count, arguments.n_tiles);
-    const Tile tile = arguments.tiles[unit.pair * CLUSTER + cluster_rank()];
-    // Past the end: a token that is not there, which the TMA reads as zeros.
-    const int token = GATHER && thread < tile.rows
-                          ? arguments.slot_of_row[tile.row + thread] / arguments.top_k
-                          : arguments.tokens;
+  Schedule schedule(arguments);
+  Unit unit;
+  while (schedule.take(unit)) {
+    const Tile& tile = unit.tile;
     for (int block = 0; block < arguments.k_blocks; ++block, ring.advance()) {
       const u32 barrier = layout.full(ring.stage);
       const int k = block * TILE_K;
       barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
-      if (thread == 0) {
-        barrier_expect_bytes(barrier, tile.rows > 0 ? STAGE_BYTES : 0);
-        if (tile.rows > 0) load_b(arguments, layout, tile, ring.stage, k, unit.n, rank);
-      }
+      barrier_expect_bytes(barrier, tile.rows > 0 ? STAGE_BYTES : 0);
       if (tile.rows == 0) continue;
-      if (GATHER) {
-        load_box(layout.a(ring.stage) + thread * 128, &arguments.a, barrier, k, token);
-      } else if (thread == 0) {
-        load_box(layout.a(ring.stage), &arguments.a, barrier, k, tile.row);
-      }
+      load_box(layout.a(ring.stage), &arguments.a, barrier, k, tile.row);
+      load_b(arguments, layout, tile, ring.stage, k, unit.n, rank);
     }
   }
 }
@@ -108,10 +109,10 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   Ring ring;
   u32 parity = 0;  // of the barriers of the epilogue
   float sums[128];
-  for (int index = blockIdx.x / CLUSTER; index < *arguments.pair_count * arguments.n_tiles;
-       index += gridDim.x / CLUSTER) {
-    const Unit unit = unit_at(index, *arguments.pair_count, arguments.n_tiles);
-    const Tile tile = arguments.tiles[unit.pair * CLUSTER + cluster_rank()];
+  Schedule schedule(arguments);
+  Unit unit;
+  while (schedule.take(unit)) {
+    const Tile& tile = unit.tile;
     const Slab slab = {warp, tile.row + warp * SLAB_M, tile.rows - warp * SLAB_M, tile.expert,
                        unit.n * Epilogue::COLUMNS};
     if (tile.rows <= group * (TILE_M / CONSUMERS)) {
@@ -139,7 +140,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<40>();
-    if (threadIdx.x < (GATHER ? 128 : 1)) produce(arguments, layout);
+    if (threadIdx.x == 0) produce(arguments, layout);
   } else {
     registers_take<232>();
     consume(arguments, layout);

@@ -1,18 +1,14 @@
-// For each expert, grad [M, N] = sum over its rows r of a[r] (x) b[r]; bf16, sums in f32. Either
-// operand may be gathered: row r is then token slot_of_row[r] / K. Empty experts get zeros.
+// For each expert, grad [M, N] = sum over its rows r of a[r] (x) b[r]; bf16, sums in f32. Empty experts
+// get zeros.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, GATHER (0: none, 1: a, 2: b), OUTPUT (0: bf16,
-// 1: f32, 2: added to f32).
+// Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32).
 
 struct Arguments {
-  TensorMap a;    // [rows, M], boxes of 64 columns and 64 rows; gathered: [T, M], boxes of one row
+  TensorMap a;    // [rows, M], boxes of 64 columns and 64 rows
   TensorMap b;    // [rows, N], the same
   TensorMap out;  // [E, M, N], boxes of 64 columns and 16 rows; bf16 output only
   float* floats;  // [E, M, N]; f32 output only
   const int* expert_offsets;  // [E + 1]
-  const int* slot_of_row;     // [rows]; gathered only
-  int top_k;
-  int tokens;   // T
   int experts;  // E
   int m;
   int n;
@@ -44,24 +40,9 @@ __device__ __forceinline__ int units(const Arguments& arguments) {
   return arguments.experts * arguments.m_pairs * arguments.n_tiles;
 }
 
-// Loads columns [column, + 64 boxes) of an operand's rows; gathered: one box of row `token` at line
-// `line`. `both`: for the cluster.
-template <bool gather, bool both>
-__device__ __forceinline__ void load_operand(const TensorMap* map, u32 target, u32 barrier,
-                                             int column, int boxes, int row, int line, int token) {
-  for (int box = 0; box < boxes; ++box) {
-    const u32 place = target + box * BLOCK_BYTES + (gather ? line * 128 : 0);
-    if (both) {
-      load_box_for_both(place, map, barrier, column + box * 64, gather ? token : row);
-    } else {
-      load_box(place, map, barrier, column + box * 64, gather ? token : row);
-    }
-  }
-}
-
-// One lane feeds the stages; gathered rows are asked for one by one, by a thread a row.
+// One thread feeds the stages. The cluster's tiles stand above one another: each block loads half of
+// the columns of b for both.
 __device__ __forceinline__ void produce(const Arguments& arguments, const Layout& layout) {
-  const int thread = threadIdx.x;
   const u32 rank = cluster_rank();
   Ring ring;
   for (int index = blockIdx.x / CLUSTER; index < units(arguments);
@@ -69,23 +50,17 @@ __device__ __forceinline__ void produce(const Arguments& arguments, const Layout
     const Unit unit = unit_at(arguments, index);
     for (int at = 0; at < unit.rows; at += TILE_K, ring.advance()) {
       const u32 barrier = layout.full(ring.stage);
-      const int row = at + thread;
-      // Past the end: a token that is not there, which the TMA reads as zeros.
-      const int token = GATHER && row < unit.rows
-                            ? arguments.slot_of_row[unit.row + row] / arguments.top_k
-                            : arguments.tokens;
+      const int row = unit.row + at;
       barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
-      if (thread == 0) barrier_expect_bytes(barrier, STAGE_BYTES);
-      if (thread == 0 || GATHER == 1) {
-        load_operand<GATHER == 1, false>(&arguments.a, layout.a(ring.stage), barrier,
-                                         unit.m + rank * TILE_M, TILE_M / 64, unit.row + at,
-                                         thread, token);
+      barrier_expect_bytes(barrier, STAGE_BYTES);
+      for (int box = 0; box < TILE_M / 64; ++box) {
+        load_box(layout.a(ring.stage) + box * BLOCK_BYTES, &arguments.a, barrier,
+                 unit.m + rank * TILE_M + box * 64, row);
       }
-      // The cluster's tiles stand above one another: each block loads half of the columns for both.
-      if (thread == 0 || GATHER == 2) {
-        load_operand<GATHER == 2, true>(&arguments.b, layout.b(ring.stage) + rank * (B_BYTES / 2),
-                                        barrier, unit.n + rank * (TILE_N / 2), TILE_N / 128,
-                                        unit.row + at, thread, token);
+      for (int i = 0; i < TILE_N / 128; ++i) {
+        const int box = rank * (TILE_N / 128) + i;
+        load_box_for_both(layout.b(ring.stage) + box * BLOCK_BYTES, &arguments.b, barrier,
+                          unit.n + box * 64, row);
       }
     }
   }
@@ -186,7 +161,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<40>();
-    if (threadIdx.x < (GATHER ? TILE_K : 1)) produce(arguments, layout);
+    if (threadIdx.x == 0) produce(arguments, layout);
   } else {
     registers_take<232>();
     consume(arguments, layout);
