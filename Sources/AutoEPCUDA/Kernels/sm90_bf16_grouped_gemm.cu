@@ -1,17 +1,18 @@
 // out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16, sums
 // in f32. Rows stand in expert order.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, B_MAJOR (0: weight [.., N, K]; 1: [.., K, N]) and the
-// epilogue. A tile's rows past its expert's end are computed and never stored.
+// Chosen at compile time: STAGES, STAGING_CHUNKS, B_MAJOR (0: weight [.., N, K]; 1: [.., K, N]),
+// EPILOGUE (1: the product; 2: SwiGLU; 3: its backward). A tile's rows past its expert's end are computed and never stored.
 
 struct Arguments {
-  TensorMap a;  // [rows, K], boxes of 64 k and 128 rows
-  TensorMap b;  // (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half, k, expert), 64 and 64
+  const TensorMap& a;     // [rows, K], boxes of 64 k and 128 rows
+  const TensorMap& b;     // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half, k,
+                          // expert), boxes of 64 n and 64 k
   const Tile* tiles;      // [pairs, 2]
   const int* pair_count;  // [1]
   int k_blocks;           // of 64
   int n_tiles;
-  Epilogue::Arguments epilogue;
+  const Epilogue::Arguments& epilogue;
 };
 
 // This block's part of a unit of work: a row tile and a column tile.
@@ -134,9 +135,12 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
-    sm90_bf16_grouped_gemm(const __grid_constant__ Arguments arguments) {
+    sm90_bf16_grouped_gemm(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
+                           const Tile* tiles, const int* pair_count, int k_blocks, int n_tiles,
+                           const __grid_constant__ Epilogue::Arguments epilogue) {
   extern __shared__ unsigned char shared[];
   const Layout layout(shared);
+  const Arguments arguments = {a, b, tiles, pair_count, k_blocks, n_tiles, epilogue};
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<40>();

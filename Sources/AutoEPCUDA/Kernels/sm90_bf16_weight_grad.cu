@@ -4,12 +4,12 @@
 // Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32).
 
 struct Arguments {
-  TensorMap a;    // [rows, M], boxes of 64 columns and 64 rows
-  TensorMap b;    // [rows, N], the same
-  TensorMap out;  // [E, M, N], boxes of 64 columns and 16 rows; bf16 output only
-  float* floats;  // [E, M, N]; f32 output only
+  const TensorMap& a;         // [rows, M], boxes of 64 columns and 64 rows
+  const TensorMap& b;         // [rows, N], the same
+  const TensorMap& out;       // [E, M, N], boxes of 64 columns and 16 rows; bf16 output only
+  float* floats;              // [E, M, N]; f32 output only
   const int* expert_offsets;  // [E + 1]
-  int experts;  // E
+  int experts;                // E
   int m;
   int n;
   int m_pairs;  // of 2 TILE_M
@@ -155,9 +155,14 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
-    sm90_bf16_weight_grad(const __grid_constant__ Arguments arguments) {
+    sm90_bf16_weight_grad(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
+                          const __grid_constant__ TensorMap out, float* floats,
+                          const int* expert_offsets, int experts, int m, int n) {
   extern __shared__ unsigned char shared[];
   const Layout layout(shared);
+  const Arguments arguments = {a, b, out, floats, expert_offsets, experts, m, n,
+                               (m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M),
+                               (n + TILE_N - 1) / TILE_N};
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<40>();

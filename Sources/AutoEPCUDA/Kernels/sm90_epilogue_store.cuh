@@ -1,5 +1,7 @@
 // The product itself, with a bias where there is one.
 
+#if EPILOGUE == 1
+
 struct Epilogue {
   struct Arguments {
     Target out;                  // [rows, 1, columns]
@@ -49,3 +51,5 @@ struct Epilogue {
     }
   }
 };
+
+#endif

@@ -1,6 +1,8 @@
 // hidden = [gate | up], kept for the backward, and silu(gate) * up. A tile holds 128 columns of gate
 // and the same columns of up, 128 further in each thread's sums.
 
+#if EPILOGUE == 2
+
 struct Epilogue {
   struct Arguments {
     Target hidden;  // [rows, 2, columns]
@@ -42,3 +44,5 @@ struct Epilogue {
     stores_commit();
   }
 };
+
+#endif

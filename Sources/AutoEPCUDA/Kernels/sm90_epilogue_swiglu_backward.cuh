@@ -3,6 +3,8 @@
 //   grad_up = s d silu(gate), grad_gate = s d up silu'(gate), scaled = s a (for the down weight's
 //   gradient), and the part of <grad_y, expert's result> = sum over F of d a of this tile's columns.
 
+#if EPILOGUE == 3
+
 struct Epilogue {
   struct Arguments {
     TensorMap hidden;         // [rows, 2, columns], boxes of 64 columns and 16 rows
@@ -129,3 +131,5 @@ struct Epilogue {
     }
   }
 };
+
+#endif
