@@ -19,9 +19,10 @@ struct Epilogue {
   static constexpr int CHUNKS = TILE_N / CHUNK_N;
 
   // The products hide the way of the first two chunks of the pre-activation to shared memory, and of
-  // the others to the L2 cache. All stores of the tile before have read their chunks.
+  // the others to the L2 cache.
   __device__ __forceinline__ static void prepare(const Arguments& arguments, const Layout& layout,
                                                  const Slab& slab, u32&) {
+    wait_sent<0>();
     if ((threadIdx.x & 31) != 0 || slab.rows <= 0) return;
     load_hidden(arguments, layout, slab, 0);
     load_hidden(arguments, layout, slab, 1);
@@ -49,8 +50,7 @@ struct Epilogue {
   __device__ __forceinline__ static void finish(const Arguments& arguments, const Layout& layout,
                                                 const Slab& slab, float (&sums)[128],
                                                 u32& parity) {
-    const int lane = threadIdx.x & 31;
-    const int upper = lane >> 2;
+    const int upper = (threadIdx.x & 31) >> 2;
     const float weights[2] = {
         upper < slab.rows ? arguments.row_weight[slab.row + upper] : 0.0f,
         upper + 8 < slab.rows ? arguments.row_weight[slab.row + upper + 8] : 0.0f};
@@ -65,54 +65,63 @@ struct Epilogue {
       const u32 scaled = layout.chunk(slab.warp, 4);
       barrier_wait(layout.loaded(slab.warp, which), parity >> which & 1);
       parity ^= 1 << which;
-      differentiate(gate, up, scaled, sums + chunk * 32, weights, dots);
+      // While the chunk before leaves, half of this one; then its places are free for the next.
+      const float* d = sums + chunk * 32;
+      u32 first[2][4];
+      differentiate(gate, up, 0, d, weights, dots, first[0]);
+      differentiate(gate, up, 1, d + 8, weights, dots, first[1]);
+      wait_sent<0>();
+      if (chunk > 0 && chunk + 1 < CHUNKS && (threadIdx.x & 31) == 0) {
+        load_hidden(arguments, layout, slab, chunk + 1);
+      }
+      store_matrices(fragment_address(scaled, 0), first[0]);
+      store_matrices(fragment_address(scaled, 1), first[1]);
+#pragma unroll
+      for (int pair = 2; pair < 4; ++pair) {
+        u32 own[4];
+        differentiate(gate, up, pair, d + 8 * pair, weights, dots, own);
+        store_matrices(fragment_address(scaled, pair), own);
+      }
       seal_chunks();
       send_rows(arguments.grad_hidden, gate, column, 0, slab.row, slab.rows);
       send_rows(arguments.grad_hidden, up, column, 1, slab.row, slab.rows);
       send_rows(arguments.scaled, scaled, column, 0, slab.row, slab.rows);
       stores_commit();
-      wait_sent<0>();
-      if (lane == 0 && chunk + 2 < CHUNKS) load_hidden(arguments, layout, slab, chunk + 2);
     }
     write_dots(arguments, slab, dots);
   }
 
-  // Reads gate and up of a chunk, and leaves their gradients in their place.
-  __device__ __forceinline__ static void differentiate(u32 gate_chunk, u32 up_chunk,
-                                                       u32 scaled_chunk, const float* d,
-                                                       const float (&weights)[2],
-                                                       float (&dots)[2]) {
+  // 16 columns of gate and up, which their gradients replace; `scaled` gets the weighted activation.
+  __device__ __forceinline__ static void differentiate(u32 gate_chunk, u32 up_chunk, int pair,
+                                                       const float* d, const float (&weights)[2],
+                                                       float (&dots)[2], u32 (&scaled)[4]) {
+    u32 gates[4], ups[4];
+    load_matrices(fragment_address(gate_chunk, pair), gates);
+    load_matrices(fragment_address(up_chunk, pair), ups);
 #pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-      u32 gates[4], ups[4], scaled[4];
-      load_matrices(fragment_address(gate_chunk, pair), gates);
-      load_matrices(fragment_address(up_chunk, pair), ups);
+    for (int m = 0; m < 4; ++m) {
+      const float weight = weights[m & 1];
+      float grad_gate[2], grad_up[2], scaled_a[2];
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        const float weight = weights[m & 1];
-        float grad_gate[2], grad_up[2], scaled_a[2];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float gate = i ? bf16_high(gates[m]) : bf16_low(gates[m]);
-          const float up = i ? bf16_high(ups[m]) : bf16_low(ups[m]);
-          const float grad = d[8 * pair + 2 * m + i];
-          const float s = sigmoid(gate);
-          const float silu = gate * s;
-          const float a = silu * up;
-          const float weighted = weight * grad;
-          dots[m & 1] += grad * a;
-          scaled_a[i] = weight * a;
-          grad_up[i] = weighted * silu;
-          grad_gate[i] = weighted * up * (s + silu * (1.0f - s));
-        }
-        gates[m] = to_bf16x2(grad_gate[0], grad_gate[1]);
-        ups[m] = to_bf16x2(grad_up[0], grad_up[1]);
-        scaled[m] = to_bf16x2(scaled_a[0], scaled_a[1]);
+      for (int i = 0; i < 2; ++i) {
+        const float gate = i ? bf16_high(gates[m]) : bf16_low(gates[m]);
+        const float up = i ? bf16_high(ups[m]) : bf16_low(ups[m]);
+        const float grad = d[2 * m + i];
+        const float s = sigmoid(gate);
+        const float silu = gate * s;
+        const float a = silu * up;
+        const float weighted = weight * grad;
+        dots[m & 1] += grad * a;
+        scaled_a[i] = weight * a;
+        grad_up[i] = weighted * silu;
+        grad_gate[i] = weighted * up * (s + silu * (1.0f - s));
       }
-      store_matrices(fragment_address(gate_chunk, pair), gates);
-      store_matrices(fragment_address(up_chunk, pair), ups);
-      store_matrices(fragment_address(scaled_chunk, pair), scaled);
+      gates[m] = to_bf16x2(grad_gate[0], grad_gate[1]);
+      ups[m] = to_bf16x2(grad_up[0], grad_up[1]);
+      scaled[m] = to_bf16x2(scaled_a[0], scaled_a[1]);
     }
+    store_matrices(fragment_address(gate_chunk, pair), gates);
+    store_matrices(fragment_address(up_chunk, pair), ups);
   }
 
   __device__ __forceinline__ static void write_dots(const Arguments& arguments, const Slab& slab,
