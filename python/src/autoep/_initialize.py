@@ -22,6 +22,7 @@ from autoep.generation import keep_generate_in_step
 from autoep.groups import choose_ep_size, make_groups
 from autoep.launch import join_world, share_cores
 from autoep.layer import replace_experts_forward
+from autoep.lora import ExpertAdapters
 from autoep.optim import ParameterGroups, adopt_optimizer, build_optimizer, make_optimizer
 from autoep.precision import Masters, check_float32, compute_in_bf16
 from autoep.router import balance_routers
@@ -75,6 +76,7 @@ def initialize(
     _check_given_once(settings, optimizer, lr_scheduler)
     experts = settings.expert_parallel
     layers = find_moe_layers(model, experts.preset_model) if experts.enabled else []
+    adapters = [ExpertAdapters(layer) for layer in layers]
     check_model(model)
     check_specs(layers)
 
@@ -95,7 +97,7 @@ def initialize(
     coefficient = experts.load_balance_coeff
     balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
     rounded, masters = _choose_precision(model, settings, balancer)
-    load = replace_experts_forward(layers, groups.comm)
+    load = replace_experts_forward(layers, adapters, groups.comm)
     if experts.router == "sinkhorn":
         balance_routers(layers)
     elif experts.fused_router:

@@ -62,6 +62,7 @@ def run_experts(
     num_experts: int,
     comm: Communicator,
     spec: MoELayerSpec | None = None,
+    weights: ExpertsWeights | None = None,
 ) -> torch.Tensor:
     """Computes the weighted sum of each token's experts, [T, H]; collective.
 
@@ -73,9 +74,10 @@ def run_experts(
         num_experts: E, over all ranks.
         comm: The ranks.
         spec: What they compute; None to find it out by transformers' convention.
+        weights: The weights to compute with; None for the module's.
     """
     spec = spec_of(experts) if spec is None else spec
-    weights = weights_of(experts, spec)
+    weights = weights_of(experts, spec) if weights is None else weights
     if not spec.fused():
         return composed_experts(
             x_TH,

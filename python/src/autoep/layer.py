@@ -12,7 +12,9 @@ import torch
 
 from autoep.comm import Communicator
 from autoep.detection import MoELayer
-from autoep.experts_module import run_experts
+from autoep.experts_module import run_experts, weights_of
+from autoep.functional import expert_range
+from autoep.lora import ExpertAdapters
 
 
 class ExpertLoad:
@@ -53,11 +55,20 @@ class ExpertLoad:
 class ExpertsForward:
     """Stands in for the forward of one layer's experts."""
 
-    def __init__(self, layer: MoELayer, index: int, comm: Communicator, load: ExpertLoad) -> None:
+    def __init__(
+        self,
+        layer: MoELayer,
+        adapters: ExpertAdapters,
+        index: int,
+        comm: Communicator,
+        load: ExpertLoad,
+    ) -> None:
         self._layer = layer
+        self._adapters = adapters
         self._index = index
         self._comm = comm
         self._load = load
+        self._first, _ = expert_range(layer.num_experts, comm.size, comm.rank)
 
     def __call__(
         self, x: torch.Tensor, topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor
@@ -73,6 +84,7 @@ class ExpertsForward:
             The shape of x.
         """
         layer = self._layer
+        weights = weights_of(layer.experts, layer.spec)
         y_TH = run_experts(
             layer.experts,
             x.reshape(-1, layer.hidden_size),
@@ -81,14 +93,17 @@ class ExpertsForward:
             num_experts=layer.num_experts,
             comm=self._comm,
             spec=layer.spec,
+            weights=self._adapters.add_to(weights, layer.spec, self._first),
         )
         self._load.add(self._index, topk_idx_TK)
         return y_TH.view(x.shape)
 
 
-def replace_experts_forward(layers: list[MoELayer], comm: Communicator) -> ExpertLoad:
+def replace_experts_forward(
+    layers: list[MoELayer], adapters: list[ExpertAdapters], comm: Communicator
+) -> ExpertLoad:
     """Replaces the forward of the experts of each layer; the modules stay the model's own."""
     load = ExpertLoad(layers)
-    for index, layer in enumerate(layers):
-        layer.experts.forward = ExpertsForward(layer, index, comm, load)
+    for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
+        around.called.forward = ExpertsForward(layer, around, index, comm, load)
     return load

@@ -10,6 +10,8 @@ from autoep.errors import ModelError
 
 _ROUTERS = ("gate", "router")
 
+WRAPPED = "base_layer"  # PEFT's name of what a wrapper is around
+
 
 def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELayer]:
     """Finds the MoE layers of a model, in the order of its modules.
@@ -35,11 +37,23 @@ def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELaye
 def describe(model: nn.Module, name: str, spec: MoELayerSpec) -> MoELayer:
     """Describes the layer of the experts of a name, after checking the shapes of their weights."""
     experts = model.get_submodule(name)
-    block_name = name.rpartition(".")[0]
+    if type(experts).__module__.startswith("peft."):  # it hands out what it wraps as its own
+        raise ModelError(
+            f"{name}: PEFT's {type(experts).__name__} is around these experts; supported there is"
+            " LoRA through `target_parameters`"
+        )
+    block_name = without_wrappers(name).rpartition(".")[0]
     block = model.get_submodule(block_name)
     count, hidden_size, ffn_size = sizes_of(experts, spec, name)
     router = next((getattr(block, r) for r in _ROUTERS if hasattr(block, r)), None)
     return MoELayer(block_name, block, spec, router, experts, count, hidden_size, ffn_size)
+
+
+def without_wrappers(name: str) -> str:
+    """The name that a module has where PEFT has put nothing around it."""
+    while name.endswith(f".{WRAPPED}"):
+        name = name.removesuffix(f".{WRAPPED}")
+    return name
 
 
 def _no_layers(model: nn.Module, preset: str | None, found: list[MoELayer]) -> ModelError:

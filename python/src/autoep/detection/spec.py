@@ -114,7 +114,11 @@ def own_activation(experts: nn.Module, gate: Gate) -> Callable[[torch.Tensor], t
 
 def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, int, int]:
     """E, H and F, by the weight `down`; all others must agree, and be known."""
-    shapes = {weight: tuple(parameter.shape) for weight, parameter in experts.named_parameters()}
+    # PEFT moves a parameter for the time of a forward, and puts a computed one in its place.
+    shapes = {
+        weight.removeprefix("parametrizations.").removesuffix(".original"): tuple(parameter.shape)
+        for weight, parameter in experts.named_parameters()
+    }
     down = shapes.get(spec.down, ())
     if len(down) != 3:
         raise ModelError(
