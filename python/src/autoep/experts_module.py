@@ -6,6 +6,7 @@ token, E experts, e of this rank.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from typing import NamedTuple
 
@@ -77,6 +78,10 @@ def run_experts(
         weights: The weights to compute with; None for the module's.
     """
     spec = spec_of(experts) if spec is None else spec
+    if spec.identity_experts:
+        return _with_identity_experts(
+            experts, x_TH, topk_idx_TK, topk_weights_TK, num_experts, comm, spec, weights
+        )
     weights = weights_of(experts, spec) if weights is None else weights
     if not spec.fused():
         return composed_experts(
@@ -113,3 +118,34 @@ def _attribute(experts: nn.Module, path: str) -> torch.Tensor:
     """A weight by its dotted path; not `get_parameter`, which wants no computed one."""
     owner, _, name = path.rpartition(".")
     return getattr(experts.get_submodule(owner), name)
+
+
+def _with_identity_experts(
+    experts: nn.Module,
+    x_TH: torch.Tensor,
+    topk_idx_TK: torch.Tensor,
+    topk_weights_TK: torch.Tensor,
+    num_experts: int,
+    comm: Communicator,
+    spec: MoELayerSpec,
+    weights: ExpertsWeights | None,
+) -> torch.Tensor:
+    """Adds what experts give that return their input: those numbered E and above.
+
+    Their choices go to the other experts in turn, with weight zero.
+    """
+    here_TK = topk_idx_TK >= num_experts
+    in_turn_TK = torch.arange(here_TK.numel(), device=here_TK.device).view(here_TK.shape)
+    y_TH = run_experts(
+        experts,
+        x_TH,
+        torch.where(here_TK, in_turn_TK % num_experts, topk_idx_TK),
+        topk_weights_TK.masked_fill(here_TK, 0.0),
+        num_experts=num_experts,
+        comm=comm,
+        spec=dataclasses.replace(spec, identity_experts=0),
+        weights=weights,
+    )
+    wide = torch.promote_types(topk_weights_TK.dtype, x_TH.dtype)
+    kept_T1 = topk_weights_TK.to(wide).masked_fill(~here_TK, 0.0).sum(1, keepdim=True)
+    return y_TH + x_TH * kept_T1.to(x_TH.dtype)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from autoep.block import BlockForward
+from autoep.calls import CALLS
 from autoep.comm import Communicator
 from autoep.detection import MoELayer
 from autoep.experts_module import run_experts, weights_of
@@ -35,6 +38,7 @@ class ExpertLoad:
         """Counts the choices of one layer for one micro-batch."""
         if self.counting:
             chosen = topk_idx_TK.flatten().cpu()
+            chosen = chosen[chosen < self._current.shape[1]]  # others are experts without weights
             self._current[index] += torch.bincount(chosen, minlength=self._current.shape[1])
 
     @contextmanager
@@ -68,22 +72,21 @@ class ExpertsForward:
         self._index = index
         self._comm = comm
         self._load = load
+        self._receive = CALLS.get(layer.call, CALLS["routed"]).receive
         self._first, _ = expert_range(layer.num_experts, comm.size, comm.rank)
 
-    def __call__(
-        self, x: torch.Tensor, topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor
-    ) -> torch.Tensor:
+    def __call__(self, *arguments: Any, **named: Any) -> torch.Tensor:
         """Sends the tokens to their experts and returns the weighted sums; collective.
 
         Args:
-            x: [..., H], T tokens in all.
-            topk_idx_TK: [T, K], each in [0, E).
-            topk_weights_TK: [T, K].
+            *arguments: The tokens [..., H], T in all, and their choices, as the block gives them.
+            **named: The same, by name.
 
         Returns:
-            The shape of x.
+            [..., H].
         """
         layer = self._layer
+        x, topk_idx_TK, topk_weights_TK = self._receive(*arguments, **named)
         weights = weights_of(layer.experts, layer.spec)
         y_TH = run_experts(
             layer.experts,
@@ -102,8 +105,14 @@ class ExpertsForward:
 def replace_experts_forward(
     layers: list[MoELayer], adapters: list[ExpertAdapters], comm: Communicator
 ) -> ExpertLoad:
-    """Replaces the forward of the experts of each layer; the modules stay the model's own."""
+    """Replaces the forward of each layer's experts, or what else calls them, by the engine's."""
     load = ExpertLoad(layers)
     for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
-        around.called.forward = ExpertsForward(layer, around, index, comm, load)
+        forward = ExpertsForward(layer, around, index, comm, load)
+        if layer.call == "block":
+            layer.block.forward = BlockForward(layer, layer.routing, forward)
+        elif layer.call == "moe":
+            layer.block.moe = forward
+        else:
+            around.called(layer.experts).forward = forward
     return load

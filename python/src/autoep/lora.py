@@ -20,11 +20,7 @@ from autoep.experts_module import ExpertsWeights
 
 
 class ExpertAdapters:
-    """The adapters around the experts of one layer; there may be none.
-
-    Attributes:
-        called: The module that the block calls for its experts.
-    """
+    """The adapters around the experts of one layer; there may be none."""
 
     def __init__(self, layer: MoELayer) -> None:
         """Finds them.
@@ -33,8 +29,12 @@ class ExpertAdapters:
             ModelError: There is something else around the experts, or a merged adapter.
         """
         chain = _from_the_block(layer)
-        self.called = chain[0]
+        self._outermost = chain[0]
         self._of_weight = {wrapper.parameter_name: wrapper for wrapper in chain[:-1]}
+
+    def called(self, experts: nn.Module) -> nn.Module:
+        """The module that the block calls for its experts: those, or what is around them."""
+        return self._outermost if self._of_weight else experts
 
     def add_to(self, weights: ExpertsWeights, spec: MoELayerSpec, first: int) -> ExpertsWeights:
         """Returns the weights with what their active adapters add.

@@ -15,8 +15,7 @@ CODES = {None: 0, torch.float32: F32, torch.bfloat16: BF16, torch.float16: F16}
 
 _BASE = ("instructions.cuh", "element.cuh")
 _FAULTS = (*_BASE, "fault.cuh")
-_TENSOR_CORES = ("operand.cuh", "groups.cuh", "tensor_core_tile.cuh")
-_F32 = ("operand.cuh", "groups.cuh", "f32_tile.cuh")
+_TILES = (*_BASE, "operand.cuh", "groups.cuh", "f32_tile.cuh", "tensor_core_tile.cuh")
 
 # Elements of 16 bytes.
 _WIDE = {F32: 4, BF16: 8, F16: 8}
@@ -70,9 +69,10 @@ _SUMS = [
     {"OUT": 2, "ACCUMULATE": 0},
     {"OUT": 3, "ACCUMULATE": 0},
 ]
-_HALVES = _each("ELEMENT", BF16, F16)
-_SINGLE = [{"ELEMENT": F32, "ALIGNED": 0}]
-_ALIGNED = _each("ALIGNED", 0, 1)
+_PRODUCTS = [
+    {"ELEMENT": F32, "ALIGNED": 0},
+    *({"ELEMENT": e, "ALIGNED": a} for e in (BF16, F16) for a in (0, 1)),
+]
 _ROUTERS = [_each("ELEMENT", F32, BF16, F16), _each("PER_LANE", 1, 2, 4, 8, 16, 32)]
 
 FILES = {
@@ -92,19 +92,11 @@ FILES = {
         ],
     ),
     "row_sum": KernelFile((*_BASE, "groups.cuh", "row_sum.cu"), [_ROWS, _WEIGHTS, _GROUPS, _SUMS]),
-    "grouped_gemm": KernelFile(
-        (*_BASE, *_TENSOR_CORES, "portable_grouped_gemm.cu"),
-        [_HALVES, _ALIGNED, _GROUPS, _each("LAYOUT", 1, 2)],
+    "portable_grouped_gemm": KernelFile(
+        (*_TILES, "portable_grouped_gemm.cu"), [_PRODUCTS, _GROUPS, _each("LAYOUT", 1, 2)]
     ),
-    "grouped_gemm_f32": KernelFile(
-        (*_BASE, *_F32, "portable_grouped_gemm.cu"), [_SINGLE, _GROUPS, _each("LAYOUT", 1, 2)]
-    ),
-    "weight_gradient": KernelFile(
-        (*_BASE, *_TENSOR_CORES, "portable_weight_gradient.cu"),
-        [_HALVES, _ALIGNED, _GROUPS, _SUMS],
-    ),
-    "weight_gradient_f32": KernelFile(
-        (*_BASE, *_F32, "portable_weight_gradient.cu"), [_SINGLE, _GROUPS, _SUMS[:2]]
+    "portable_weight_gradient": KernelFile(
+        (*_TILES, "portable_weight_gradient.cu"), [_PRODUCTS, _GROUPS, _SUMS]
     ),
     "route": KernelFile((*_FAULTS, "router.cuh", "route.cu"), _ROUTERS),
     "route_backward": KernelFile((*_FAULTS, "router.cuh", "route_backward.cu"), _ROUTERS),
