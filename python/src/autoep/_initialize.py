@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from autoep.config import Config, read_config, resolve_batch_sizes
+from autoep.config import Config, ExpertParallelConfig, read_config, resolve_batch_sizes
 from autoep.data import EvenLoader, build_loader
+from autoep.detection import MoELayer
+from autoep.detection.custom import find_custom_layers
 from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
 from autoep.engine import Engine
@@ -76,7 +78,7 @@ def initialize(
     settings = read_config(getattr(args, "deepspeed_config", None) if config is None else config)
     _check_given_once(settings, optimizer, lr_scheduler)
     experts = settings.expert_parallel
-    layers = find_moe_layers(model, experts.preset_model) if experts.enabled else []
+    layers = _find_layers(model, experts) if experts.enabled else []
     adapters = [ExpertAdapters(layer) for layer in layers]
     check_model(model)
     check_specs(layers)
@@ -154,6 +156,12 @@ def _check_arguments(model: object, mpu: object) -> None:
             "mpu: given, but there is no model parallelism besides that of the experts; leave it"
             " out and set expert_parallel.autoep_size"
         )
+
+
+def _find_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:
+    if config.moe_layer_pattern is None:
+        return find_moe_layers(model, config.preset_model)
+    return find_custom_layers(model, config)
 
 
 def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object) -> None:

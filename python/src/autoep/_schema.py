@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -189,6 +190,14 @@ def optional(kind: Kind) -> Kind:
     return Kind(f"{kind.allowed}, or null", read)
 
 
+def _pattern(value: Any, path: str) -> str:
+    try:
+        re.compile(value)
+    except (TypeError, re.error):
+        raise ValueError from None
+    return value
+
+
 POSITIVE = Kind("a whole number of 1 or more", _whole(1))
 COUNT = Kind("a whole number of 0 or more", _whole(0))
 AMOUNT = Kind("a number of 0 or more", _number(0.0))
@@ -196,4 +205,5 @@ ABOVE_ZERO = Kind("a number above 0", _number(0.0, above=True))
 SECONDS = Kind("seconds, above 0 and at most 1000000", _number(0.0, 1e6, above=True))
 FLAG = Kind("true or false", _exactly(bool))
 TEXT = Kind("a string", _exactly(str))
+PATTERN = Kind("a regular expression", _pattern)
 OBJECT = Kind("an object", _exactly(dict))

@@ -17,6 +17,7 @@ from autoep._schema import (
     COUNT,
     FLAG,
     OBJECT,
+    PATTERN,
     POSITIVE,
     SECONDS,
     TEXT,
@@ -30,8 +31,26 @@ from autoep._schema import (
 )
 from autoep.errors import ConfigError
 
-_CUSTOM_LAYERS = "layers are found by preset, and custom patterns are not read"
-_FROM_MODEL = "the model's own router decides it"
+# Keys of `expert_parallel` that describe the layers which `moe_layer_pattern` finds.
+_CUSTOM_KEYS = (
+    "router_pattern",
+    "expert_pattern",
+    "expert_w1",
+    "expert_w2",
+    "expert_w3",
+    "num_experts_attr",
+    "top_k_attr",
+    "top_k",
+    "has_shared_experts",
+    "shared_experts_pattern",
+    "score_func",
+    "score_apply",
+    "route_norm",
+    "route_scale",
+    "routed_scaling_factor",
+    "num_expert_groups",
+    "num_limited_groups",
+)
 _ZERO_ONLY = "it acts with ZeRO stages 1 to 3 only, which are not supported yet"
 _MONITOR = "there is no monitor to configure"
 
@@ -53,6 +72,27 @@ class ExpertParallelConfig:
         num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
             cores that this rank may use, divided among the ranks that share them.
         timeout: Seconds after which a missing rank is an error.
+        moe_layer_pattern: For a model of one's own: what the names of its MoE layers end with, a
+            regular expression. All that follow describe these layers.
+        router_pattern: The layer's attribute that is the router. Default: gate, or router.
+        expert_pattern: The attribute that is the experts: a ModuleList, or a module with stacked
+            weights. Default: experts.
+        expert_w1: The gate of an expert, a linear map or a stacked weight; with `expert_w3` left
+            out, gate and up in one, or the up of experts without a gate. Default: found by trying.
+        expert_w2: What gives the output.
+        expert_w3: What is multiplied with the gate.
+        num_experts_attr: The attribute of the model's configuration that says E, to be checked.
+        top_k_attr: The one that says K. Default: top_k of the layer or its router.
+        top_k: K itself.
+        has_shared_experts: False: the layer has none for all tokens.
+        shared_experts_pattern: The attribute that is those, a regular expression.
+        score_func: "softmax" or "sigmoid". Default, as of all that follow: found by trying.
+        score_apply: Whether a weight multiplies an expert's output or its input.
+        route_norm: Whether the weights of a token are divided by their sum.
+        route_scale: Multiplies the weights.
+        routed_scaling_factor: Another name of it.
+        num_expert_groups: Groups of experts, of which a token may use a few.
+        num_limited_groups: How many.
     """
 
     enabled: bool = key(True, FLAG)
@@ -63,34 +103,29 @@ class ExpertParallelConfig:
     load_balance_coeff: float | None = key(None, optional(AMOUNT))
     num_threads: int | None = key(None, POSITIVE)
     timeout: float = key(600.0, SECONDS)
+    moe_layer_pattern: str | None = key(None, optional(PATTERN))
+    router_pattern: str | None = key(None, optional(TEXT))
+    expert_pattern: str | None = key(None, optional(TEXT))
+    expert_w1: str | None = key(None, optional(TEXT))
+    expert_w2: str | None = key(None, optional(TEXT))
+    expert_w3: str | None = key(None, optional(TEXT))
+    num_experts_attr: str | None = key(None, optional(TEXT))
+    top_k_attr: str | None = key(None, optional(TEXT))
+    top_k: int | None = key(None, optional(POSITIVE))
+    has_shared_experts: bool | None = key(None, optional(FLAG))
+    shared_experts_pattern: str | None = key(None, optional(PATTERN))
+    score_func: str | None = key(None, optional(one_of("softmax", "sigmoid")))
+    score_apply: str | None = key(None, optional(one_of("after", "before")))
+    route_norm: bool | None = key(None, optional(FLAG))
+    route_scale: float | None = key(None, optional(AMOUNT))
+    routed_scaling_factor: float | None = key(None, optional(AMOUNT))
+    num_expert_groups: int | None = key(None, optional(POSITIVE))
+    num_limited_groups: int | None = key(None, optional(POSITIVE))
 
     refused: ClassVar[dict[str, Refusal]] = {
         "deterministic": Refusal("every result is deterministic", (True, "auto")),
         "use_grouped_mm": Refusal("the engine always groups its products", (True, "auto")),
         "grouped_mm_backend": Refusal("the engine has one of its own", ("auto",)),
-        "score_apply": Refusal(_FROM_MODEL, ("auto",)),
-        "score_func": Refusal(_FROM_MODEL, ("auto",)),
-        "top_k": Refusal(_FROM_MODEL, ("auto",)),
-        "route_norm": Refusal(_FROM_MODEL, (None, "auto")),
-        "route_scale": Refusal(_FROM_MODEL, (1.0, 1, "auto")),
-        "routed_scaling_factor": Refusal(_FROM_MODEL, ("auto",)),
-        "num_expert_groups": Refusal(_FROM_MODEL, (None, "auto")),
-        "num_limited_groups": Refusal(_FROM_MODEL, (None, "auto")),
-        **dict.fromkeys(
-            (
-                "moe_layer_pattern",
-                "expert_pattern",
-                "router_pattern",
-                "expert_w1",
-                "expert_w2",
-                "expert_w3",
-                "num_experts_attr",
-                "top_k_attr",
-                "has_shared_experts",
-                "shared_experts_pattern",
-            ),
-            Refusal(_CUSTOM_LAYERS, (None,)),
-        ),
     }
 
 
@@ -253,6 +288,7 @@ def read_config(given: str | Path | Mapping[str, Any] | Config | None) -> Config
         given = _read_json(Path(given))
     config = read_section(Config, given)
     _check_zero_stage(config.zero_optimization.stage)
+    _check_custom_keys(config.expert_parallel)
     _check_balance(config.expert_parallel)
     return config
 
@@ -294,6 +330,17 @@ def _batch_mismatch(config: Config, world_size: int) -> ConfigError:
         f" gradient_accumulation_steps ({accumulation or 'not given'}) * {world_size} ranks."
         " Change one of them, or leave one out to have it computed"
     )
+
+
+def _check_custom_keys(config: ExpertParallelConfig) -> None:
+    given = [name for name in _CUSTOM_KEYS if getattr(config, name) not in (None, 1.0)]
+    if config.moe_layer_pattern is None and given:
+        raise wrong_value(
+            f"expert_parallel.{given[0]}",
+            getattr(config, given[0]),
+            "nothing without moe_layer_pattern, whose layers it describes",
+            "Of a model of transformers the model's own router decides it: remove the key.",
+        )
 
 
 def _check_zero_stage(stage: int) -> None:

@@ -62,8 +62,10 @@ def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
             " its parameters are replaced by sharded ones. Pass one that has not stepped, or a"
             " function that makes it from the parameters, or name it in the configuration."
         )
-    for group in optimizer.param_groups:
-        group["params"] = [stepped(parameter) for parameter in group["params"]]
+    groups = optimizer.param_groups
+    parts = _distinct([stepped(p) for p in group["params"]] for group in groups)
+    for group, part in zip(groups, parts, strict=True):
+        group["params"] = part
         _check_unmixed(group)
 
 
@@ -167,8 +169,23 @@ def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
 def _stepped_groups(parameters: ParameterGroups, stepped: Stepped) -> list[dict[str, Any]]:
     given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    trained = [[stepped(p) for p in _listed(group) if p.requires_grad] for group in groups]
+    trained = _distinct([stepped(p) for p in _listed(group) if p.requires_grad] for group in groups)
     return [{**group, "params": part} for group, part in zip(groups, trained, strict=True)]
+
+
+def _distinct(groups: Iterable[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
+    """Groups in which a parameter stands once: several experts may have become one of them.
+
+    Raises:
+        ModelError: It would stand in two groups.
+    """
+    distinct = [list(dict.fromkeys(group)) for group in groups]
+    if len({p for group in distinct for p in group}) < sum(map(len, distinct)):
+        raise ModelError(
+            "a parameter stands in two groups of the optimizer. The experts of a layer are stacked"
+            " into one tensor for each weight: give all experts of a layer to one group"
+        )
+    return distinct
 
 
 def _listed(group: object) -> list[nn.Parameter]:

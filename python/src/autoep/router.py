@@ -7,6 +7,7 @@ from torch import nn
 
 from autoep import functional
 from autoep.detection import MoELayer
+from autoep.errors import ModelError
 
 Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -37,6 +38,15 @@ class SinkhornForward:
 
 
 def balance_routers(layers: list[MoELayer]) -> None:
-    """Makes the routers of all layers choose by Sinkhorn's normalisation."""
+    """Makes the routers of all layers choose by Sinkhorn's normalisation.
+
+    Raises:
+        ModelError: A layer's choice is not made by a router of its own.
+    """
     for layer in layers:
+        if layer.router is None or layer.call != "routed":
+            raise ModelError(
+                f'config: expert_parallel.router: "sinkhorn" takes the place of a router, and'
+                f" {layer.name} chooses its experts in another way; remove the key"
+            )
         layer.router.forward = SinkhornForward(layer.router)

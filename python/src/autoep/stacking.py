@@ -52,14 +52,15 @@ def stack_experts(layers: list[MoELayer]) -> tuple[list[MoELayer], Replacements]
 def stacked_weights(experts: nn.Module, pieces: Pieces, num_experts: int) -> Tensors:
     """The stacked weights of experts, by the names that transformers 5 has for them."""
     first = "up_proj" if pieces.gate is None else "gate_up_proj"
-    wide = [part for part in (pieces.gate, pieces.up) if part is not None]
+    wide = list(dict.fromkeys(part for part in (pieces.gate, pieces.up) if part is not None))
     gathered = {first: wide, "down_proj": [pieces.down]}
     weights = {
         name: torch.cat([_gather(experts, p, "weight", pieces, num_experts) for p in parts], 1)
         for name, parts in gathered.items()
     }
     if pieces.rows:
-        weights["down_proj"] = weights["down_proj"].transpose(1, 2).contiguous()
+        weights["down_proj"] = weights["down_proj"].transpose(1, 2)
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
     if pieces.biases:
         for name, parts in gathered.items():
             weights[f"{name}_bias"] = torch.cat(
@@ -72,6 +73,9 @@ def _gather(
     experts: nn.Module, part: str, kind: str, pieces: Pieces, num_experts: int
 ) -> torch.Tensor:
     """One weight of all experts, [E, out, in], or bias, [E, out]."""
+    if pieces.stacked:
+        weight = experts.get_parameter(part).detach()
+        return weight.transpose(1, 2) if pieces.transposed else weight
     if pieces.rows:
         weight = experts.get_parameter(part).detach()
         return weight.view(num_experts, -1, weight.shape[1])
@@ -106,9 +110,10 @@ def _owners(layer: MoELayer, stacked: StackedExperts) -> dict[int, nn.Parameter]
     """The stacked parameter that each separate one went into."""
     owners = {}
     for name, parameter in layer.experts.named_parameters():
-        part = name if layer.pieces.rows else name.split(".", 1)[1].rpartition(".")[0]
+        whole = layer.pieces.rows or layer.pieces.stacked
+        part = name if whole else name.split(".", 1)[1].rpartition(".")[0]
         into = "down_proj" if part == layer.pieces.down else layer.spec.gate_up
-        is_bias = not layer.pieces.rows and name.endswith(".bias")
+        is_bias = not whole and name.endswith(".bias")
         owners[id(parameter)] = stacked.get_parameter(f"{into}_bias" if is_bias else into)
     return owners
 

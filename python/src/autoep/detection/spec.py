@@ -132,6 +132,8 @@ class Pieces:
         biases: Whether these linear maps have biases.
         rows: Whether the weights of all experts are the rows of parameters, [E F, H] each, of
             which the paths are then.
+        stacked: Whether they are parameters [E, out, in]; one with gate and up has both paths.
+        transposed: Whether those are [E, in, out].
     """
 
     gate: str | None
@@ -140,6 +142,8 @@ class Pieces:
     act_fn: Callable[[torch.Tensor], torch.Tensor]
     biases: bool = False
     rows: bool = False
+    stacked: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,23 +22,22 @@ from autoep.detection.conventions import (
     family_of,
     known_activation,
 )
+from autoep.detection.names import USUAL, Names
 from autoep.detection.spec import MoELayer, MoELayerSpec, Pieces, Routing, sizes_of
 from autoep.detection.twin import twin_of
 from autoep.errors import ModelError
 from autoep.routing.bias import selection_bias
 
-_ROUTERS = ("gate", "router")
-_SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation", "act")
-_TOP_KS = ("top_k", "num_experts_per_tok")
 
 
-def describe_unmarked(name: str, block: nn.Module) -> MoELayer | None:
+def describe_unmarked(name: str, block: nn.Module, names: Names = USUAL) -> MoELayer | None:
     """Describes a block that has experts, by what it computes.
 
     Args:
         name: The block's name in the model.
         block: Any module.
+        names: What its parts are called, and what else is known of it.
 
     Returns:
         The layer; None for a module that is no block of experts.
@@ -47,11 +46,13 @@ def describe_unmarked(name: str, block: nn.Module) -> MoELayer | None:
         ModelError: It is one, and nothing that the engine can do is what it computes.
     """
     has_forward = type(block).forward is not nn.Module.forward
-    layers = _layers(name, block) if has_forward else None
+    layers = _layers(name, block, names) if has_forward else None
     if layers is None:
         return None
     nearest, reason = float("inf"), "its choice of experts is of no known kind"
     for layer in layers:
+        if names.score_apply not in (None, layer.spec.score_apply):
+            continue
         try:
             error = probe.error_of(layer)
         except probe.UnlikeError:
@@ -67,17 +68,19 @@ def describe_unmarked(name: str, block: nn.Module) -> MoELayer | None:
     )
 
 
-def _layers(name: str, block: nn.Module) -> Iterable[MoELayer] | None:
+def _layers(name: str, block: nn.Module, names: Names) -> Iterable[MoELayer] | None:
     """The layers that a block may be; None where it has no experts."""
-    experts = getattr(block, "experts", None)
+    experts = getattr(block, names.experts, None)
     if isinstance(experts, nn.ModuleList) and len(experts) > 1:
-        return _of_list(name, block, experts)
+        return _of_list(name, block, experts, names)
+    if isinstance(experts, nn.Module) and names.weights:
+        return _of_given(name, block, experts, names)
     if isinstance(experts, nn.Module) and _is_stacked(experts, "gate_up_proj", "down_proj"):
-        return _of_stack(name, block, experts)
+        return _of_stack(name, block, experts, names)
     if isinstance(experts, nn.Module) and hasattr(getattr(experts, "mlp", None), "v1"):
-        return _of_rows(name, block, experts)
+        return _of_rows(name, block, experts, names)
     if _is_stacked(block, "input_linear.weight", "output_linear.weight"):
-        return _of_linears(name, block)
+        return _of_linears(name, block, names)
     return None
 
 
@@ -88,7 +91,7 @@ def _is_stacked(module: nn.Module, *paths: str) -> bool:
         return False
 
 
-def _of_stack(name: str, block: nn.Module, experts: nn.Module) -> Iterator[MoELayer]:
+def _of_stack(name: str, block: nn.Module, experts: nn.Module, names: Names) -> Iterator[MoELayer]:
     """Stacked weights under transformers' names, with a forward of any kind."""
     up, down = experts.gate_up_proj, experts.down_proj
     layout = "out_in" if up.shape[2] == down.shape[1] else "in_out"
@@ -103,30 +106,56 @@ def _of_stack(name: str, block: nn.Module, experts: nn.Module) -> Iterator[MoELa
     )
     sizes = sizes_of(experts, plain, f"{name}.experts")
     specs = [dataclasses.replace(plain, **a) for a in activation_candidates(experts)]
-    router = _router(block)
+    router = names.router_of(block)
     for spec, call in itertools.product(specs, CALLS):
         yield MoELayer(name, block, spec, router, experts, *sizes, call=call)
     for spec, apply in itertools.product(specs, ("after", "before")):
         applied = dataclasses.replace(spec, score_apply=apply)
         layer = MoELayer(name, block, applied, router, experts, *sizes, call="block")
-        yield from _with_routings(layer)
+        yield from _with_routings(layer, names)
 
 
-def _of_list(name: str, block: nn.Module, experts: nn.ModuleList) -> Iterator[MoELayer]:
+def _of_list(
+    name: str, block: nn.Module, experts: nn.ModuleList, names: Names
+) -> Iterator[MoELayer]:
     """A module for each expert."""
-    pieces = _pieces(experts[0])
+    pieces = _pieces(experts[0], names)
     if pieces is None:
         return
     down = experts[0].get_submodule(pieces.down).weight
     sizes = (len(experts), *down.shape)
     spec = _spec_of_pieces(pieces, family_of(experts[0]))
-    layer = MoELayer(name, block, spec, _router(block), experts, *sizes, pieces=pieces)
+    layer = MoELayer(name, block, spec, names.router_of(block), experts, *sizes, pieces=pieces)
     if hasattr(block, "moe"):
         yield dataclasses.replace(layer, call="moe")
-    yield from _with_routings(dataclasses.replace(layer, call="block"))
+    for apply in ("after", "before"):
+        applied = dataclasses.replace(spec, score_apply=apply)
+        block_layer = dataclasses.replace(layer, spec=applied, call="block")
+        yield from _with_routings(block_layer, names)
 
 
-def _of_rows(name: str, block: nn.Module, experts: nn.Module) -> Iterator[MoELayer]:
+def _of_given(name: str, block: nn.Module, experts: nn.Module, names: Names) -> Iterator[MoELayer]:
+    """Stacked weights under names of one's own: gate and up in one, or each by itself."""
+    *wide, down = (operator.attrgetter(part)(experts) for part in names.weights)
+    if down.ndim != 3 or {weight.ndim for weight in wide} != {3}:
+        return
+    for transposed, act_fn in itertools.product((False, True), _activations_of(experts)):
+        sizes = tuple(down.transpose(1, 2).shape if transposed else down.shape)
+        rows = wide[0].shape[2 if transposed else 1]
+        gate, up = names.weights[0], names.weights[1]
+        if len(wide) == 1:
+            gate, up = (None, gate) if rows == sizes[2] else (gate, gate)
+        pieces = Pieces(gate, up, names.weights[-1], act_fn, stacked=True, transposed=transposed)
+        spec = _spec_of_pieces(pieces, family_of(experts))
+        for call, apply in itertools.product((*CALLS, "block"), ("after", "before")):
+            applied = dataclasses.replace(spec, score_apply=apply)
+            layer = MoELayer(
+                name, block, applied, names.router_of(block), experts, *sizes, call, pieces=pieces
+            )
+            yield from _with_routings(layer, names) if call == "block" else [layer]
+
+
+def _of_rows(name: str, block: nn.Module, experts: nn.Module, names: Names) -> Iterator[MoELayer]:
     """DBRX: the experts' weights are the rows of two-dimensional ones."""
     mlp = experts.mlp
     pieces = Pieces("mlp.w1", "mlp.v1", "mlp.w2", mlp.activation_fn, rows=True)
@@ -134,11 +163,11 @@ def _of_rows(name: str, block: nn.Module, experts: nn.Module) -> Iterator[MoELay
     sizes = (count, mlp.w1.shape[1], mlp.w1.shape[0] // count)
     spec = _spec_of_pieces(pieces, family_of(experts))
     for call in CALLS:
-        layer = MoELayer(name, block, spec, _router(block), experts, *sizes, call=call)
+        layer = MoELayer(name, block, spec, names.router_of(block), experts, *sizes, call=call)
         yield dataclasses.replace(layer, pieces=pieces)
 
 
-def _of_linears(name: str, block: nn.Module) -> Iterator[MoELayer]:
+def _of_linears(name: str, block: nn.Module, names: Names) -> Iterator[MoELayer]:
     """Granite of transformers 4 and JetMoe: two stacked linear maps in the block itself."""
     spec = MoELayerSpec(
         family=family_of(block),
@@ -151,12 +180,12 @@ def _of_linears(name: str, block: nn.Module) -> Iterator[MoELayer]:
             name,
             block,
             dataclasses.replace(spec, **fields),
-            _router(block),
+            names.router_of(block),
             block,
             *(count, hidden_size, ffn_size),
             call="block",
         )
-        yield from _with_routings(layer)
+        yield from _with_routings(layer, names)
 
 
 def _spec_of_pieces(pieces: Pieces, family: str) -> MoELayerSpec:
@@ -172,7 +201,7 @@ def _spec_of_pieces(pieces: Pieces, family: str) -> MoELayerSpec:
     )
 
 
-def _pieces(expert: nn.Module) -> Pieces | None:
+def _pieces(expert: nn.Module, names: Names) -> Pieces | None:
     """Which of an expert's linear maps is which, and its activation; found by trying."""
     linears = [name for name, module in expert.named_modules() if isinstance(module, nn.Linear)]
     named = {name: expert.get_submodule(name) for name in linears}
@@ -181,9 +210,8 @@ def _pieces(expert: nn.Module) -> Pieces | None:
     biases = named[linears[0]].bias is not None
     twin = twin_of(expert)
     x_TH = torch.randn(6, _inner(named), generator=torch.Generator().manual_seed(1))
-    for order, act_fn in itertools.product(
-        itertools.permutations(linears), _activations_of(expert)
-    ):
+    orders = [names.weights] if names.weights else itertools.permutations(linears)
+    for order, act_fn in itertools.product(orders, _activations_of(expert)):
         gate, up, down = order if len(order) == 3 else (None, *order)
         try:
             with torch.no_grad():
@@ -224,18 +252,13 @@ def _activations_of(expert: nn.Module) -> list[Callable[[torch.Tensor], torch.Te
     ]
 
 
-def _router(block: nn.Module) -> nn.Module | None:
-    return next((getattr(block, name) for name in _ROUTERS if hasattr(block, name)), None)
-
-
-def _with_routings(layer: MoELayer) -> Iterator[MoELayer]:
+def _with_routings(layer: MoELayer, names: Names) -> Iterator[MoELayer]:
     """The layer with each choice of experts that its block may make."""
     block = layer.block
-    places = itertools.product(_TOP_KS, (block, layer.router))
-    top_k = next((getattr(m, name) for name, m in places if hasattr(m, name)), 0)
+    top_k = names.top_k_of(block, layer.router)
     if layer.router is None or not 1 <= top_k <= layer.num_experts:
         return
-    shared = next((name for name in _SHARED if getattr(block, name, None) is not None), None)
+    shared = names.shared_of(block)
     gate = f"{shared}_gate" if hasattr(block, f"{shared}_gate") else None
     jitters = [value for name, value in vars(block).items() if "jitter" in name and value]
     plain = Routing(
@@ -253,7 +276,7 @@ def _with_routings(layer: MoELayer) -> Iterator[MoELayer]:
             returns = _returned(twin, said)
         except probe.UnlikeError:
             continue
-        for logits, choice in itertools.product(_logits(said, layer), _choices(layer)):
+        for logits, choice in itertools.product(_logits(said, layer), _choices(layer, names)):
             routing = dataclasses.replace(
                 plain, flat=flat, returns=returns, logits=logits, **choice
             )
@@ -267,14 +290,16 @@ def _logits(said: tuple[object, ...], layer: MoELayer) -> list[int]:
     return [index for index, shape in enumerate(shapes) if shape == (layer.num_experts,)]
 
 
-def _choices(layer: MoELayer) -> Iterator[dict[str, object]]:
+def _choices(layer: MoELayer, names: Names) -> Iterator[dict[str, object]]:
     scales = {1.0, *_numbers(layer.block, ("routed_scaling_factor", "route_scale"))}
     biased = selection_bias(layer.block, layer.num_experts) is not None
-    yield {"score": "given"}
+    if not names.routing:
+        yield {"score": "given"}
     for score, normalize, scale in itertools.product(
         ("softmax", "topk_softmax", "sigmoid"), (True, False), sorted(scales)
     ):
-        yield {"score": score, "normalize": normalize, "scale": scale, "biased": biased}
+        choice = {"score": score, "normalize": normalize, "scale": scale, "biased": biased}
+        yield choice | names.routing
 
 
 def _numbers(block: nn.Module, names: tuple[str, ...]) -> set[float]:
