@@ -31,6 +31,7 @@ def composed_experts(
     layout: str,
     activate: RowFunction,
     normalize: RowFunction | None = None,
+    load: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Does what `functional.experts` does, with any activation; collective.
 
@@ -47,11 +48,14 @@ def composed_experts(
         layout: "out_in" or "in_out".
         activate: [R, G] to [R, F].
         normalize: [R, H] to [R, H], of each expert's result, before it is weighted.
+        load: [E], to which the copies of each expert are added.
 
     Returns:
         [T, H].
     """
     sent = functional.permute(x_TH, topk_idx_TK, num_experts)
+    if load is not None:
+        load += sent.tokens_per_expert
     arrived = _dispatch(sent.rows, sent.tokens_per_expert, comm)
     groups = arrived.tokens_per_expert
     hidden_RG = functional.grouped_gemm(arrived.rows, gate_up, groups, layout=layout)
@@ -113,4 +117,7 @@ def _combine(rows_RH: torch.Tensor, arrived: _Arrived, comm: Communicator) -> to
 
 
 def _add_bias(rows: torch.Tensor, bias: torch.Tensor | None, groups: torch.Tensor) -> torch.Tensor:
-    return rows if bias is None else rows + bias.repeat_interleave(groups.long(), dim=0)
+    if bias is None:
+        return rows
+    # With the number of rows given, nobody waits for the device to count them.
+    return rows + bias.repeat_interleave(groups.long(), dim=0, output_size=len(rows))

@@ -62,6 +62,7 @@ def run_experts(
     num_experts: int,
     comm: Communicator,
     spec: MoELayerSpec | None = None,
+    load: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Computes the weighted sum of each token's experts, [T, H]; collective.
 
@@ -73,6 +74,7 @@ def run_experts(
         num_experts: E, over all ranks.
         comm: The ranks.
         spec: What they compute; None to find it out by transformers' convention.
+        load: [E], to which the copies of each expert are added.
     """
     spec = spec_of(experts) if spec is None else spec
     weights = weights_of(experts, spec)
@@ -87,6 +89,7 @@ def run_experts(
             layout=spec.layout,
             activate=own_activation(experts, spec.gate),
             normalize=None if spec.post_norm is None else experts.get_submodule(spec.post_norm),
+            load=load,
         )
     return functional.experts(
         x_TH,
@@ -104,6 +107,7 @@ def run_experts(
         score_apply=spec.score_apply,
         swiglu_alpha=spec.swiglu_alpha,
         swiglu_limit=spec.swiglu_limit,
+        load=load,
     )
 
 

@@ -26,14 +26,13 @@ class ExpertLoad:
     def __init__(self, layers: list[MoELayer]) -> None:
         self.counting = False
         most = max((layer.num_experts for layer in layers), default=0)
-        self.last = torch.zeros(len(layers), most, dtype=torch.long)
+        device = next((p.device for layer in layers for p in layer.experts.parameters()), None)
+        self.last = torch.zeros(len(layers), most, dtype=torch.long, device=device)
         self._current = torch.zeros_like(self.last)
 
-    def add(self, index: int, topk_idx_TK: torch.Tensor) -> None:
-        """Counts the choices of one layer for one micro-batch."""
-        if self.counting:
-            chosen = topk_idx_TK.flatten().cpu()
-            self._current[index] += torch.bincount(chosen, minlength=self._current.shape[1])
+    def of(self, index: int, num_experts: int) -> torch.Tensor | None:
+        """Where a forward of a layer adds the tokens of each expert, [E]; None to not count."""
+        return self._current[index, :num_experts] if self.counting else None
 
     @contextmanager
     def counted(self, counting: bool) -> Iterator[None]:
@@ -81,8 +80,8 @@ class ExpertsForward:
             num_experts=layer.num_experts,
             comm=self._comm,
             spec=layer.spec,
+            load=self._load.of(self._index, layer.num_experts),
         )
-        self._load.add(self._index, topk_idx_TK)
         return y_TH.view(x.shape)
 
 
