@@ -13,7 +13,7 @@ NVRTC := nvidia-cuda-nvrtc==13.0.88
 SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
-.PHONY: demo test test-swift test-python lint format setup system clean
+.PHONY: demo families test test-swift test-python lint format setup system clean
 
 demo: $(VENV)/installed
 	$(BIN)/python python/examples/demo.py --out .demo
@@ -26,6 +26,10 @@ test-swift: $(VENV)/tools
 
 test-python: $(VENV)/installed
 	$(BIN)/python -m pytest python/tests
+
+# Writes docs/families.md as its tests find it.
+families: $(VENV)/installed
+	$(BIN)/python -m pytest python/tests/families --write-families
 
 lint: $(VENV)/tools
 	swift format lint --strict --recursive Package.swift Sources Tests
@@ -53,7 +57,7 @@ $(VENV)/tools: | system
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH) $(TRANSFORMERS) $(NVRTC) numpy pytest hypothesis \
-	  matplotlib tqdm psutil ruff
+	  matplotlib tqdm psutil ruff "peft>=0.21"
 	touch $@
 
 $(VENV)/installed: $(VENV)/tools $(SOURCES)

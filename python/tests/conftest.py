@@ -17,6 +17,12 @@ TIMEOUT = 60.0
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 3e-6}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-families", action="store_true", help="write docs/families.md as it is found"
+    )
+
+
 def run_ranks(size: int, body: Callable[[Communicator], Any]) -> list[Any]:
     """Runs `body` on `size` local ranks, a thread each; returns what each returned."""
     comms = Communicator.local(size, TIMEOUT)

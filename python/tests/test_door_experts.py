@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from conftest import assert_close, run_ranks
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.integrations.moe import use_experts_implementation
 
@@ -241,6 +242,26 @@ def test_models_learn_as_with_transformers_own(family: str, own: dict[str, Any])
         outputs.append([output.logits, *grads])
     assert_close(*reversed(outputs))
     assert model.get_experts_implementation()[""] == "autoep"
+
+
+def test_adapters_of_peft_learn_as_with_transformers_own() -> None:
+    torch.manual_seed(0)
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**_SIZES)).double()
+    targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    config = LoraConfig(r=3, target_parameters=targets, init_lora_weights=False)
+    adapted = get_peft_model(model, config)
+    ids = torch.randint(64, (2, 12))
+    outputs = []
+    for implementation in ("batched_mm", "autoep"):
+        model.set_experts_implementation(implementation)
+        adapted.zero_grad()
+        output = adapted(input_ids=ids, labels=ids)
+        output.loss.backward()
+        named = adapted.named_parameters()
+        grads = {name: p.grad.clone() for name, p in named if p.grad is not None}
+        assert all("lora" in name for name in grads)
+        outputs.append([output.logits, *(grads[name] for name in sorted(grads))])
+    assert_close(*reversed(outputs))
 
 
 def test_from_pretrained_takes_the_name(tmp_path: Any) -> None:

@@ -11,7 +11,8 @@ from conftest import assert_close
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from autoep.detection import MoELayer, find_moe_layers
+from autoep.detection import MoELayer
+from autoep.detection.find import find_moe_layers
 from autoep.routing.bias import selection_bias
 from autoep.routing.fused import FusedForward, fuse_routers
 from autoep.routing.maths import find_router_maths

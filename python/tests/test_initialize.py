@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import autoep
-from autoep.detection import find_moe_layers
+from autoep.detection.find import find_moe_layers
 from autoep.groups import choose_ep_size
 
 sys.path.insert(0, str(Path(__file__).parent / "parallel"))

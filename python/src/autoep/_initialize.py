@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoep.config import Config, read_config, resolve_batch_sizes
 from autoep.data import EvenLoader, build_loader
-from autoep.detection import find_moe_layers
+from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
 from autoep.engine import Engine
 from autoep.errors import ConfigError, ModelError
@@ -22,6 +22,7 @@ from autoep.generation import keep_generate_in_step
 from autoep.groups import choose_ep_size, make_groups
 from autoep.launch import join_world, share_cores
 from autoep.layer import replace_experts_forward
+from autoep.lora import ExpertAdapters
 from autoep.optim import ParameterGroups, adopt_optimizer, build_optimizer, make_optimizer
 from autoep.precision import Masters, check_float32, compute_in_bf16
 from autoep.router import balance_routers
@@ -29,6 +30,7 @@ from autoep.routing.balance import BiasBalancer
 from autoep.routing.fused import fuse_routers
 from autoep.schedules import build_scheduler
 from autoep.sharding import Replacements, check_model, shard_experts, start_from_rank_zero
+from autoep.stacking import stack_experts
 
 Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
 
@@ -75,6 +77,7 @@ def initialize(
     _check_given_once(settings, optimizer, lr_scheduler)
     experts = settings.expert_parallel
     layers = find_moe_layers(model, experts.preset_model) if experts.enabled else []
+    adapters = [ExpertAdapters(layer) for layer in layers]
     check_model(model)
     check_specs(layers)
 
@@ -91,17 +94,18 @@ def initialize(
     if world.size > 1:
         start_from_rank_zero(model)
         keep_generate_in_step(model)
+    layers, stacked = stack_experts(layers)
     sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
     coefficient = experts.load_balance_coeff
     balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
     rounded, masters = _choose_precision(model, settings, balancer)
-    load = replace_experts_forward(layers, groups.comm)
+    load = replace_experts_forward(layers, adapters, groups.comm)
     if experts.router == "sinkhorn":
         balance_routers(layers)
     elif experts.fused_router:
         fuse_routers(layers)
 
-    stepped = _Stepped(model, sharded, rounded, masters)
+    stepped = _Stepped(model, (stacked, sharded, rounded), masters)
     optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
     lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
     engine = Engine(
@@ -124,16 +128,16 @@ class _Stepped:
     """Gives what the optimizer steps for a parameter of the model as the caller knows it."""
 
     def __init__(
-        self, model: nn.Module, sharded: Replacements, rounded: Replacements, masters: Masters
+        self, model: nn.Module, replaced: tuple[Replacements, ...], masters: Masters
     ) -> None:
         self._present = set(model.parameters())
-        self._sharded = sharded
-        self._rounded = rounded
+        self._replaced = replaced
         self._masters = masters
 
     def __call__(self, parameter: nn.Parameter) -> nn.Parameter:
-        present = self._sharded.get(parameter, parameter)
-        present = self._rounded.get(present, present)
+        present = parameter
+        for replacements in self._replaced:
+            present = replacements.get(present, present)
         if present not in self._present:
             raise ModelError(
                 f"a parameter of shape {list(parameter.shape)} given to be trained is not one of"

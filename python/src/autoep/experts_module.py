@@ -6,6 +6,7 @@ token, E experts, e of this rank.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from typing import NamedTuple
 
@@ -62,7 +63,7 @@ def run_experts(
     num_experts: int,
     comm: Communicator,
     spec: MoELayerSpec | None = None,
-    load: torch.Tensor | None = None,
+    weights: ExpertsWeights | None = None,
 ) -> torch.Tensor:
     """Computes the weighted sum of each token's experts, [T, H]; collective.
 
@@ -74,10 +75,14 @@ def run_experts(
         num_experts: E, over all ranks.
         comm: The ranks.
         spec: What they compute; None to find it out by transformers' convention.
-        load: [E], to which the copies of each expert are added.
+        weights: The weights to compute with; None for the module's.
     """
     spec = spec_of(experts) if spec is None else spec
-    weights = weights_of(experts, spec)
+    if spec.identity_experts:
+        return _with_identity_experts(
+            experts, x_TH, topk_idx_TK, topk_weights_TK, num_experts, comm, spec, weights
+        )
+    weights = weights_of(experts, spec) if weights is None else weights
     if not spec.fused():
         return composed_experts(
             x_TH,
@@ -89,7 +94,6 @@ def run_experts(
             layout=spec.layout,
             activate=own_activation(experts, spec.gate),
             normalize=None if spec.post_norm is None else experts.get_submodule(spec.post_norm),
-            load=load,
         )
     return functional.experts(
         x_TH,
@@ -107,7 +111,6 @@ def run_experts(
         score_apply=spec.score_apply,
         swiglu_alpha=spec.swiglu_alpha,
         swiglu_limit=spec.swiglu_limit,
-        load=load,
     )
 
 
@@ -115,3 +118,34 @@ def _attribute(experts: nn.Module, path: str) -> torch.Tensor:
     """A weight by its dotted path; not `get_parameter`, which wants no computed one."""
     owner, _, name = path.rpartition(".")
     return getattr(experts.get_submodule(owner), name)
+
+
+def _with_identity_experts(
+    experts: nn.Module,
+    x_TH: torch.Tensor,
+    topk_idx_TK: torch.Tensor,
+    topk_weights_TK: torch.Tensor,
+    num_experts: int,
+    comm: Communicator,
+    spec: MoELayerSpec,
+    weights: ExpertsWeights | None,
+) -> torch.Tensor:
+    """Adds what experts give that return their input: those numbered E and above.
+
+    Their choices go to the other experts in turn, with weight zero.
+    """
+    here_TK = topk_idx_TK >= num_experts
+    in_turn_TK = torch.arange(here_TK.numel(), device=here_TK.device).view(here_TK.shape)
+    y_TH = run_experts(
+        experts,
+        x_TH,
+        torch.where(here_TK, in_turn_TK % num_experts, topk_idx_TK),
+        topk_weights_TK.masked_fill(here_TK, 0.0),
+        num_experts=num_experts,
+        comm=comm,
+        spec=dataclasses.replace(spec, identity_experts=0),
+        weights=weights,
+    )
+    wide = torch.promote_types(topk_weights_TK.dtype, x_TH.dtype)
+    kept_T1 = topk_weights_TK.to(wide).masked_fill(~here_TK, 0.0).sum(1, keepdim=True)
+    return y_TH + x_TH * kept_T1.to(x_TH.dtype)

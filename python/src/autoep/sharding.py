@@ -52,11 +52,12 @@ def shard_experts(layers: list[MoELayer], ep_mesh: DeviceMesh) -> Replacements:
     for layer in layers:
         for name in layer.weight_names():
             whole = layer.experts.get_parameter(name)
-            replaced[whole] = _shard(whole, ep_mesh)
+            if whole not in replaced:  # two layers may be tied
+                replaced[whole] = _shard(whole, ep_mesh)
+                # The caller's optimizer or list may hold the parameter: free what it holds.
+                whole.data = whole.data.new_empty(0)
             owner, _, attribute = name.rpartition(".")
             setattr(layer.experts.get_submodule(owner), attribute, replaced[whole])
-            # The caller's optimizer or list may hold the parameter: free what it holds.
-            whole.data = whole.data.new_empty(0)
     return replaced
 
 

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from transformers.integrations.moe import use_experts_implementation
 
 import autoep
-from autoep.detection import find_moe_layers
+from autoep.detection.find import find_moe_layers
 
 E, H, F, K = 6, 16, 20, 2
 

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import cases_engine  # noqa: F401
+import cases_lora  # noqa: F401
 import cases_parity  # noqa: F401
 import cases_routing  # noqa: F401
 import cases_script  # noqa: F401

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cases_engine  # noqa: F401
+import cases_lora  # noqa: F401
 import cases_parity  # noqa: F401
 import cases_routing  # noqa: F401
 import cases_script  # noqa: F401
@@ -48,7 +49,7 @@ class Launch(NamedTuple):
 
 
 NUMBERS = ("cases_parity",)
-EVERYTHING = ("cases_parity", "cases_engine", "cases_routing", "cases_script")
+EVERYTHING = ("cases_parity", "cases_engine", "cases_lora", "cases_routing", "cases_script")
 LAUNCHES = {
     "python": Launch([], 1, EVERYTHING),
     "mpirun-1": Launch([*MPIRUN, "1"], 1, NUMBERS),

@@ -21,7 +21,7 @@ from autoep.functional import Activation, Gate
 _MARKS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
 
 # The activations of the engine without parameters, as torch has them.
-_PLAIN: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+PLAIN_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch_functional.silu,
     "gelu": torch_functional.gelu,
     "gelu_tanh": lambda x: torch_functional.gelu(x, approximate="tanh"),
@@ -63,9 +63,9 @@ def spec_by_convention(experts: nn.Module) -> MoELayerSpec:
 
 
 def family_of(experts: nn.Module) -> str:
-    """The name of the family of experts: that of their configuration, or of their class."""
+    """The family of a module, by its configuration; empty where it has none."""
     model_type = getattr(getattr(experts, "config", None), "model_type", "")
-    return model_type.removesuffix("_text") or type(experts).__name__
+    return model_type.removesuffix("_text")
 
 
 def known_activation(experts: nn.Module, gated: bool) -> dict[str, object]:
@@ -92,6 +92,13 @@ def known_activation(experts: nn.Module, gated: bool) -> dict[str, object]:
     return {"gate": order, "activation": None}
 
 
+def activation_candidates(experts: nn.Module) -> list[dict[str, object]]:
+    """What the activation of gated experts may be, as fields of a spec: one if it can be called."""
+    if hasattr(experts, "_apply_gate") or hasattr(experts, "act_fn"):
+        return [known_activation(experts, gated=True)]
+    return [fields for fields, _ in _candidates(_numbers(experts), gated=True)]
+
+
 def _probes() -> torch.Tensor:
     """[R, 4]: two gates and two ups, of all signs and magnitudes up to a thousand."""
     generator = torch.Generator().manual_seed(0)
@@ -111,11 +118,11 @@ def _candidates(
 ) -> Iterator[tuple[dict[str, object], Callable[[torch.Tensor], torch.Tensor]]]:
     """The engine's functions of a pre-activation, each with the fields that ask for it."""
     if not gated:
-        for activation, function in _PLAIN.items():
+        for activation, function in PLAIN_ACTIVATIONS.items():
             yield {"gate": "none", "activation": activation}, function
         return
     for gate in ("concatenated", "interleaved"):
-        for activation, function in _PLAIN.items():
+        for activation, function in PLAIN_ACTIVATIONS.items():
             yield {"gate": gate, "activation": activation}, _gated(gate, function)
         for limit in numbers:
             for alpha in numbers:

@@ -2,44 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
 from torch import nn
 
-from autoep.detection.conventions import follows_convention, spec_by_convention
-from autoep.detection.spec import MoELayer, MoELayerSpec, sizes_of
+from autoep.detection.conventions import family_of, follows_convention, spec_by_convention
+from autoep.detection.presets import REFUSED_BLOCKS, WHOLE_BLOCKS
+from autoep.detection.spec import MoELayer, sizes_of
+from autoep.detection.unmarked import describe_unmarked
 from autoep.errors import ModelError
 
 _ROUTERS = ("gate", "router")
+
+WRAPPED = "base_layer"  # PEFT's name of what a wrapper is around
 
 
 def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELayer]:
     """Finds the MoE layers of a model, in the order of its modules.
 
     Args:
-        model: A model of transformers; its weights are not read.
+        model: A model of transformers, or one's own; its weights are not read.
         preset: The family to look for; None for any.
 
     Raises:
-        ModelError: The model has none, or one that is not as its own code says.
+        ModelError: The model has none, or one that the engine cannot stand in for.
     """
-    found = [
-        describe(model, name, spec_by_convention(experts))
-        for name, experts in model.named_modules()
-        if follows_convention(experts)
-    ]
+    found = [layer for layer in _search(model) if layer is not None]
     layers = [layer for layer in found if preset in (None, layer.spec.family)]
     if not layers:
         raise _no_layers(model, preset, found)
     return layers
 
 
-def describe(model: nn.Module, name: str, spec: MoELayerSpec) -> MoELayer:
-    """Describes the layer of the experts of a name, after checking the shapes of their weights."""
-    experts = model.get_submodule(name)
-    block_name = name.rpartition(".")[0]
+def _search(model: nn.Module) -> Iterator[MoELayer | None]:
+    family = family_of(model) or type(model).__name__
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if kind in REFUSED_BLOCKS:
+            raise ModelError(
+                f"{name}: a {kind} cannot be spread over ranks: {REFUSED_BLOCKS[kind]}. Set"
+                " expert_parallel.enabled to false to train it without expert parallelism."
+            )
+        if follows_convention(module):
+            layer = _describe(model, name, module)
+        elif follows_convention(getattr(module, "experts", None)) or kind in WHOLE_BLOCKS:
+            continue
+        else:
+            layer = describe_unmarked(name, module)
+        if layer is not None and not layer.spec.family:
+            spec = dataclasses.replace(layer.spec, family=family)
+            layer = dataclasses.replace(layer, spec=spec)
+        yield layer
+
+
+def _describe(model: nn.Module, name: str, experts: nn.Module) -> MoELayer:
+    """Describes the layer of experts that follow the convention."""
+    if type(experts).__module__.startswith("peft."):  # it hands out what it wraps as its own
+        raise ModelError(
+            f"{name}: PEFT's {type(experts).__name__} is around these experts; supported there is"
+            " LoRA through `target_parameters`"
+        )
+    spec = spec_by_convention(experts)
+    sizes = sizes_of(experts, spec, name)
+    block_name = without_wrappers(name).rpartition(".")[0]
     block = model.get_submodule(block_name)
-    count, hidden_size, ffn_size = sizes_of(experts, spec, name)
     router = next((getattr(block, r) for r in _ROUTERS if hasattr(block, r)), None)
-    return MoELayer(block_name, block, spec, router, experts, count, hidden_size, ffn_size)
+    return MoELayer(block_name, block, spec, router, experts, *sizes)
+
+
+def without_wrappers(name: str) -> str:
+    """The name that a module has where PEFT has put nothing around it."""
+    while name.endswith(f".{WRAPPED}"):
+        name = name.removesuffix(f".{WRAPPED}")
+    return name
 
 
 def _no_layers(model: nn.Module, preset: str | None, found: list[MoELayer]) -> ModelError:

@@ -1,76 +1,69 @@
-"""Checking a spec by numbers: what the experts' own code computes against what the engine will.
+"""Checking a layer's description by numbers: what the model's own code computes, and the engine.
 
 Both compute a few tokens with small random weights, on a copy of the module that shares none of
-the model's tensors and draws no number of its random state. What a spec leaves out (a bias, a
-norm, another activation or layout) then shows before a model is changed.
+the model's tensors. What a description leaves out (a bias, a norm, another activation, layout or
+choice of experts) then shows before a model is changed.
 """
 
 from __future__ import annotations
 
-import copy
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from autoep.block import BlockForward, router_outputs
+from autoep.calls import CALLS
 from autoep.comm import Communicator
 from autoep.detection.spec import MoELayer
+from autoep.detection.twin import Shape, twin_of
 from autoep.errors import ModelError
 from autoep.experts_module import run_experts
+from autoep.stacking import StackedExperts, stacked_weights
 
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 # What is computed, at most. The other sizes are the model's: modules may know them.
-_TOKENS, _TOP_K, _FFN_SIZE = 6, 2, 4
+_TOKENS, _TOP_K, _FFN_SIZE = 8, 2, 4
+
+
+class UnlikeError(Exception):
+    """The model's own code cannot be run as described, or returns something else."""
 
 
 def check_specs(layers: list[MoELayer]) -> None:
-    """Raises where the experts of a layer do not compute what their spec says.
+    """Raises where a layer does not compute what its description says.
 
-    Layers of one class, spec and size are alike, and one of them is computed.
+    Layers of one class, description and size are alike, and one of them is computed.
 
     Raises:
-        ModelError: The numbers differ, or the experts' own code cannot be run.
+        ModelError: The numbers differ, or the layer's own code cannot be run.
     """
     alike = {
-        (type(layer.experts), layer.spec, layer.num_experts, layer.hidden_size): layer
-        for layer in reversed(layers)
+        (type(each.experts), each.spec, each.routing, each.num_experts, each.hidden_size): each
+        for each in reversed(layers)
     }
     for layer in alike.values():
-        _check(layer)
-
-
-def _check(layer: MoELayer) -> None:
-    generator = torch.Generator().manual_seed(0)
-    twin = _twin(layer, generator)
-    x_TH = torch.randn(_TOKENS, layer.hidden_size, generator=generator)
-    scores_TE = torch.rand(_TOKENS, layer.num_experts, generator=generator)
-    topk_weights_TK, topk_idx_TK = scores_TE.topk(min(_TOP_K, layer.num_experts))
-    with torch.no_grad():
         try:
-            expected_TH = _own_forward(twin)(x_TH, topk_idx_TK, topk_weights_TK)
-        except Exception as error:
-            raise _unlike(layer, f"calling it so fails: {error}") from error
-        found_TH = run_experts(
-            twin,
-            x_TH,
-            topk_idx_TK,
-            topk_weights_TK,
-            num_experts=layer.num_experts,
-            comm=Communicator.alone(),
-            spec=layer.spec,
-        )
-    _compare(layer, found_TH, expected_TH)
+            error = error_of(layer)
+        except UnlikeError as unlike:
+            raise unlike_error(layer, str(unlike)) from unlike
+        if not error <= TOLERANCE:
+            how = f"on random numbers its result differs by {error:.2g} of its norm"
+            raise unlike_error(layer, how)
 
 
-def _compare(layer: MoELayer, found: torch.Tensor, expected: object) -> None:
-    if not isinstance(expected, torch.Tensor) or expected.shape != found.shape:
-        raise _unlike(layer, f"it returns {getattr(expected, 'shape', type(expected).__name__)}")
-    error = ((found - expected).norm() / expected.norm()).item()
-    if not error <= _TOLERANCE:
-        raise _unlike(layer, f"on random numbers its result differs by {error:.2g} of its norm")
+def random_tokens(hidden_size: int) -> torch.Tensor:
+    """[T, H] of several sizes, the same each time: some small, some beyond any limit."""
+    generator = torch.Generator().manual_seed(1)
+    sizes_T = torch.logspace(-0.5, 2, _TOKENS)
+    return torch.randn(_TOKENS, hidden_size, generator=generator) * sizes_T.unsqueeze(1)
 
 
-def _unlike(layer: MoELayer, how: str) -> ModelError:
+def unlike_error(layer: MoELayer, how: str) -> ModelError:
+    """The refusal of a layer that the engine cannot stand in for."""
     return ModelError(
         f"{layer.name}: {type(layer.experts).__name__} does not compute what its layout and its"
         f" activation say, so the engine cannot stand in for it: {how}. Set"
@@ -78,25 +71,131 @@ def _unlike(layer: MoELayer, how: str) -> ModelError:
     )
 
 
-def _own_forward(experts: nn.Module) -> Callable[..., torch.Tensor]:
-    """The class's own forward: not an implementation that transformers would choose instead."""
-    forward = type(experts).forward
-    return getattr(forward, "__wrapped__", forward).__get__(experts)
+def error_of(layer: MoELayer) -> float:
+    """How far the engine's result of a token is from that of the layer's own code, at most.
+
+    Raises:
+        UnlikeError: The own code cannot be run so.
+    """
+    generator = torch.Generator().manual_seed(1)
+    x_TH = random_tokens(layer.hidden_size)
+    with torch.no_grad():
+        expected, found = _both(layer, x_TH, generator)
+    if not isinstance(expected, torch.Tensor) or expected.numel() != found.numel():
+        shape = getattr(expected, "shape", type(expected).__name__)
+        raise UnlikeError(f"it returns {shape}")
+    found, expected = found.view(x_TH.shape), expected.view(x_TH.shape)
+    errors_T = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1e-30)
+    return errors_T.max().item()
 
 
-def _twin(layer: MoELayer, generator: torch.Generator) -> nn.Module:
-    """A copy of the experts with other weights, on the CPU, and of a smaller F."""
-    spec = layer.spec
-    shapes = spec.weight_shapes(
-        layer.num_experts, layer.hidden_size, min(layer.ffn_size, _FFN_SIZE)
+def _both(layer: MoELayer, x_TH: torch.Tensor, generator: torch.Generator) -> tuple[Any, Any]:
+    if layer.call == "block":
+        twin = block_twin(layer)
+        own = run_own(type(layer.block).forward, twin.block, x_TH.unsqueeze(0))
+        return first(own), first(BlockForward(twin, layer.routing, _engine(twin))(x_TH[None]))
+    if layer.call == "moe":
+        twin = block_twin(layer)
+        arguments = (x_TH, *_choices(layer, generator))
+        own = run_own(type(layer.block).moe, twin.block, *arguments)
+    else:
+        shapes = _cut_shapes(layer)
+        experts = twin_of(layer.experts, shapes)
+        _cut_numbers(experts, layer)
+        twin = dataclasses.replace(layer, experts=experts)
+        arguments = (x_TH, *_choices(layer, generator))
+        forward = type(layer.experts).forward
+        forward = getattr(forward, "__wrapped__", forward)  # not what transformers would choose
+        own = run_own(forward, experts, *CALLS[layer.call].send(*arguments, layer.num_experts))
+    return own, _engine(twin)(*arguments)
+
+
+def run_own(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls the model's own code.
+
+    Raises:
+        UnlikeError: It raises.
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise UnlikeError(f"calling it so fails: {error}") from error
+
+
+def first(output: Any) -> Any:
+    """What a block returns, without what it says of its router."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def block_twin(layer: MoELayer) -> MoELayer:
+    """A layer like one, on a copy of its block."""
+    path = _path(layer.block, layer.experts)
+    shapes = {f"{path}{name}": shape for name, shape in _cut_shapes(layer).items()}
+    shared = layer.routing.shared if layer.routing is not None else None
+    plain = [] if shared is None else [getattr(layer.block, shared)]
+    twin = twin_of(layer.block, shapes, plain)
+    router = None if layer.router is None else _at(twin, _path(layer.block, layer.router))
+    return dataclasses.replace(layer, block=twin, experts=_at(twin, path), router=router)
+
+
+def router_says(twin: MoELayer) -> tuple[Any, ...]:
+    """What the router of a twin returns for random tokens."""
+    x_TH = random_tokens(twin.hidden_size)
+    with torch.no_grad():
+        return run_own(functools.partial(router_outputs, twin.router), x_TH)
+
+
+def _engine(twin: MoELayer) -> Callable[..., torch.Tensor]:
+    experts = twin.experts
+    if twin.pieces is not None:
+        weights = stacked_weights(experts, twin.pieces, twin.num_experts)
+        experts = StackedExperts(weights, twin.pieces.act_fn, trained=False)
+    return functools.partial(
+        run_experts,
+        experts,
+        num_experts=twin.num_experts,
+        comm=Communicator.alone(),
+        spec=twin.spec,
     )
-    others: dict[int, object] = {}
-    for name, parameter in layer.experts.named_parameters():
-        values = torch.randn(shapes.get(name, parameter.shape), generator=generator)
-        if name in (spec.gate_up, spec.down):
-            values /= values.shape[1 if spec.layout == "in_out" else 2] ** 0.5
-        others[id(parameter)] = nn.Parameter(values, requires_grad=False)
-    config = getattr(layer.experts, "config", None)
-    others[id(config)] = config
-    others[id(vars(layer.experts).get("forward"))] = None  # that of an earlier initialize
-    return copy.deepcopy(layer.experts, others)
+
+
+def _choices(layer: MoELayer, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """topk_idx and topk_weights, [T, K]."""
+    count = layer.num_experts + layer.spec.identity_experts
+    weights_TK, idx_TK = torch.rand(_TOKENS, count, generator=generator).topk(min(_TOP_K, count))
+    return idx_TK, weights_TK
+
+
+def _cut_shapes(layer: MoELayer) -> dict[str, Shape]:
+    """The shapes of the experts' weights with a smaller F."""
+    ffn_size = min(layer.ffn_size, _FFN_SIZE)
+    pieces = layer.pieces
+    if pieces is None:
+        return layer.spec.weight_shapes(layer.num_experts, layer.hidden_size, ffn_size)
+    parts = [part for part in (pieces.gate, pieces.up, pieces.down) if part is not None]
+    if pieces.rows:
+        return dict.fromkeys(parts, (layer.num_experts * ffn_size, layer.hidden_size))
+    if layer.ffn_size == layer.hidden_size:
+        return {}
+    return {
+        name: tuple(ffn_size if size == layer.ffn_size else size for size in parameter.shape)
+        for name, parameter in layer.experts.named_parameters()
+    }
+
+
+def _cut_numbers(experts: nn.Module, layer: MoELayer) -> None:
+    """Tells a copy its smaller F, where it views its weights by it."""
+    if layer.pieces is not None and layer.pieces.rows:
+        for module in experts.modules():
+            for name, value in vars(module).items():
+                if "ffn" in name and value == layer.ffn_size:
+                    setattr(module, name, min(layer.ffn_size, _FFN_SIZE))
+
+
+def _path(block: nn.Module, module: nn.Module) -> str:
+    """The path of a module in a block, with a dot at its end; empty for the block itself."""
+    return next(f"{name}." if name else "" for name, m in block.named_modules() if m is module)
+
+
+def _at(block: nn.Module, path: str) -> nn.Module:
+    return block.get_submodule(path.removesuffix("."))

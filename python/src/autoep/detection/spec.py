@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ class MoELayerSpec:
         swiglu_alpha: Of "clamped_swiglu".
         swiglu_limit: Of the clamped activations.
         post_norm: The experts' module that each output goes through before its weight.
+        identity_experts: How many experts there are besides, which return what they are given.
     """
 
     family: str
@@ -50,6 +52,7 @@ class MoELayerSpec:
     swiglu_alpha: float = 1.702
     swiglu_limit: float = 7.0
     post_norm: str | None = None
+    identity_experts: int = 0
 
     def weight_names(self) -> list[str]:
         """The parameters that have a part for each expert: those that are sharded."""
@@ -79,6 +82,63 @@ class MoELayerSpec:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """How a block chooses experts, where its own forward does it.
+
+    Attributes:
+        top_k: K.
+        score: As in `functional.route`; "given" where the router returns the weights, [T, E], of
+            which those not chosen are zero.
+        normalize: Whether the weights are divided by their sum.
+        scale: Multiplies the weights.
+        num_groups: The groups of experts; 1 for none.
+        topk_groups: The groups that a token may use.
+        logits: Which of the router's outputs the choice is made of.
+        returns: Which of them the block returns beside its own; None for none.
+        shared: The block's attribute of an expert for all tokens; None for none.
+        shared_gate: The attribute of what weighs that one, through a sigmoid; None for none.
+        output_bias: The attribute of what is added to the output; None for none.
+        jitter: The noise on the tokens in training; 0 for none.
+    """
+
+    top_k: int
+    score: str = "softmax"
+    normalize: bool = False
+    scale: float = 1.0
+    num_groups: int = 1
+    topk_groups: int = 1
+    logits: int = 0
+    returns: int | None = None
+    shared: str | None = None
+    shared_gate: str | None = None
+    output_bias: str | None = None
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The weights of experts that are not stacked.
+
+    Attributes:
+        gate: The linear map of each expert that the activation is applied to, by its path; None
+            where there is no gate.
+        up: The one that is multiplied with it.
+        down: The one that gives the output.
+        act_fn: The activation.
+        biases: Whether these linear maps have biases.
+        rows: Whether the weights of all experts are the rows of parameters, [E F, H] each, of
+            which the paths are then.
+    """
+
+    gate: str | None
+    up: str
+    down: str
+    act_fn: Callable[[torch.Tensor], torch.Tensor]
+    biases: bool = False
+    rows: bool = False
+
+
+@dataclass(frozen=True)
 class MoELayer:
     """A MoE layer that was found in a model.
 
@@ -91,6 +151,10 @@ class MoELayer:
         num_experts: E.
         hidden_size: H of the experts (of a latent space, where there is one).
         ffn_size: F.
+        call: How the block calls the experts: a name in `autoep.calls`, "moe" for its method of
+            that name, or "block" where there is no such call, and the block's forward is replaced.
+        routing: How it chooses them, for "block".
+        pieces: Where the weights are that are yet to be stacked; None for stacked ones.
     """
 
     name: str
@@ -101,20 +165,40 @@ class MoELayer:
     num_experts: int
     hidden_size: int
     ffn_size: int
+    call: str = "routed"
+    routing: Routing | None = None
+    pieces: Pieces | None = None
 
     def weight_names(self) -> list[str]:
-        """The experts' parameters that are sharded."""
+        """The experts' parameters that are sharded, once they are stacked."""
         return self.spec.weight_names()
+
+    def parameter_names(self) -> list[str]:
+        """The experts' parameters as they are."""
+        if self.pieces is None:
+            return self.weight_names()
+        return [name for name, _ in self.experts.named_parameters()]
 
 
 def own_activation(experts: nn.Module, gate: Gate) -> Callable[[torch.Tensor], torch.Tensor]:
     """The experts' own function of the pre-activation, [R, G] to [R, F]."""
-    return experts.act_fn if gate == "none" else experts._apply_gate
+    if gate == "none":
+        return experts.act_fn
+    return getattr(experts, "_apply_gate", None) or functools.partial(_apply_gate, experts)
+
+
+def _apply_gate(experts: nn.Module, hidden_RG: torch.Tensor) -> torch.Tensor:
+    gates_RF, ups_RF = hidden_RG.chunk(2, dim=-1)
+    return experts.act_fn(gates_RF) * ups_RF
 
 
 def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, int, int]:
     """E, H and F, by the weight `down`; all others must agree, and be known."""
-    shapes = {weight: tuple(parameter.shape) for weight, parameter in experts.named_parameters()}
+    # PEFT moves a parameter for the time of a forward, and puts a computed one in its place.
+    shapes = {
+        weight.removeprefix("parametrizations.").removesuffix(".original"): tuple(parameter.shape)
+        for weight, parameter in experts.named_parameters()
+    }
     down = shapes.get(spec.down, ())
     if len(down) != 3:
         raise ModelError(
@@ -122,7 +206,8 @@ def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, in
         )
     sizes = down if spec.layout == "out_in" else (down[0], down[2], down[1])
     for weight, expected in spec.weight_shapes(*sizes).items():
-        if shapes.get(weight) != expected:
+        with_identities = (expected[0] + spec.identity_experts, *expected[1:])
+        if shapes.get(weight) not in (expected, with_identities):
             raise ModelError(
                 f"{name}: `{weight}` is {list(shapes.get(weight, ()))}, but `{spec.down}` of"
                 f" {list(down)} goes with {list(expected)}"

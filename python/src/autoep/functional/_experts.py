@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from autoep._arrays import (
     Array,
-    array_of,
     dtype_name,
     empty,
     is_torch,
@@ -116,7 +115,6 @@ def experts(
     score_apply: ScoreApply = "after",
     swiglu_alpha: float = 1.702,
     swiglu_limit: float = 7.0,
-    load: Array | None = None,
     grad_buffers: GradBuffers | None = None,
 ) -> Array:
     """Sends each token to its experts and returns the weighted sum of their results; collective.
@@ -151,8 +149,6 @@ def experts(
         score_apply: "after" or "before".
         swiglu_alpha: Of "clamped_swiglu".
         swiglu_limit: Of "clamped_swiglu".
-        load: [E] int32 or int64, to which the number of copies that this rank routed to each
-            expert is added.
         grad_buffers: On a GPU, where the backward adds the gradients of the weights; their `grad`
             stays None.
 
@@ -163,7 +159,7 @@ def experts(
         from autoep.functional._local_experts import local_experts
 
         _check_alone(gate_up, num_experts, comm, plan)
-        y, tokens_per_expert = local_experts(
+        return local_experts(
             x,
             topk_idx,
             topk_weights,
@@ -178,9 +174,6 @@ def experts(
             ),
             None if grad_buffers is None else tuple(grad_buffers),
         )
-        if load is not None:
-            load.add_(tokens_per_expert)
-        return y
     if grad_buffers is not None:
         raise UnsupportedError("grad_buffers: gradients are added to buffers on GPUs only")
     options = {
@@ -195,8 +188,6 @@ def experts(
         plan = _plan(x, topk_idx, gate_up, down, num_experts, comm, options)
     else:
         _check_options(plan, num_experts, comm, options)
-    if load is not None:
-        load += array_of(plan.tokens_per_expert_sent(), load)
     if is_torch(x):
         from autoep._autograd import Experts
 

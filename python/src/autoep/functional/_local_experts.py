@@ -39,7 +39,7 @@ _OPTIONS = (
 )
 _library.define(
     f"local_experts(Tensor x, Tensor topk_idx, Tensor topk_weights, {_WEIGHTS}, {_OPTIONS})"
-    " -> (Tensor y, Tensor hidden, Tensor routing, Tensor tokens_per_expert)"
+    " -> (Tensor y, Tensor hidden, Tensor routing)"
 )
 _library.define(
     f"local_experts_backward(Tensor grad_y, Tensor x, Tensor topk_weights, {_WEIGHTS},"
@@ -56,7 +56,7 @@ def local_experts(
     weights: Weights,
     options: Options,
     buffers: Buffers | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Computes what `functional.experts` documents, on one GPU.
 
     Under autocast x and the weights are taken in its dtype, as `torch.nn.functional.linear` takes
@@ -71,7 +71,7 @@ def local_experts(
         buffers: Where the gradients of the weights are added; None to return them.
 
     Returns:
-        y [T, H], and tokens_per_expert [E] int32.
+        y, [T, H].
     """
     for name, tensor, ndim in zip(
         _NAMES, (x, topk_idx, topk_weights, *weights), _NDIMS, strict=True
@@ -86,8 +86,7 @@ def local_experts(
     tensors = (x, topk_idx, topk_weights, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return LocalExperts.apply(*tensors, *(buffers or _NO_BUFFERS), *options)
-    y_TH, _, _, tokens_E = torch.ops.autoep.local_experts(*tensors, *options)
-    return y_TH, tokens_E
+    return torch.ops.autoep.local_experts(*tensors, *options)[0]
 
 
 class LocalExperts(torch.autograd.Function):
@@ -108,22 +107,21 @@ class LocalExperts(torch.autograd.Function):
         down_buffer: Tensor | None,
         down_bias_buffer: Tensor | None,
         *options: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """[T, H] to [T, H], and the count of tokens of each expert, [E]."""
+    ) -> Tensor:
+        """[T, H] to [T, H]."""
         weights = (gate_up, gate_up_bias, down, down_bias)
-        y, hidden, routing, tokens_per_expert = torch.ops.autoep.local_experts(
+        y, hidden, routing = torch.ops.autoep.local_experts(
             x, topk_idx, topk_weights, *weights, *options
         )
         ctx.save_for_backward(x, topk_weights, *weights, hidden, routing)
         # Not among the saved ones, which a backward in between may not change.
         ctx.buffers = (gate_up_buffer, gate_up_bias_buffer, down_buffer, down_bias_buffer)
         ctx.options = options
-        ctx.mark_non_differentiable(tokens_per_expert)
-        return y, tokens_per_expert
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad_y: Tensor, _counts: Any) -> tuple:
+    def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to the gradients of the tensors, in their order."""
         x, topk_weights, *weights, hidden, routing = ctx.saved_tensors
         wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[:7]
@@ -162,12 +160,12 @@ def _forward(
     down: Tensor,
     down_bias: Tensor | None,
     *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `local_experts`."""
     x_TH, idx_TK, weights_TK = _dense(x), _dense(topk_idx), _dense(topk_weights)
     context, config = context_of(x_TH), _config(x, gate_up, down, options)
     _, workspace_bytes, _ = engine.local_experts_describe(context, config, *topk_idx.shape)
-    results = y_TH, hidden_NG, routing, tokens_E = _forward_results(
+    results = y_TH, hidden_NG, routing = _forward_results(
         x, topk_idx, topk_weights, gate_up, gate_up_bias, down, down_bias, *options
     )
     engine.local_experts_forward(
@@ -179,7 +177,7 @@ def _forward(
         weights_TK,
         routing,
         hidden_NG,
-        tokens_E,
+        None,
         y_TH,
         _bytes(workspace_bytes, x),
     )
@@ -195,7 +193,7 @@ def _forward_results(
     down: Tensor,
     down_bias: Tensor | None,
     *options: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """What `local_experts` returns, uninitialised; also its fake kernel."""
     num_experts = gate_up.shape[0]
     rows = topk_idx.shape[0] * topk_idx.shape[1]
@@ -204,7 +202,6 @@ def _forward_results(
         x.new_empty(x.shape),
         x.new_empty((rows, width)),
         _bytes(_routing_bytes(rows, num_experts), x),
-        x.new_empty((num_experts,), dtype=torch.int32),
     )
 
 

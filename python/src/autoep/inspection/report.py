@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autoep.detection import MoELayer, find_moe_layers, follows_convention
+from autoep.detection import MoELayer, follows_convention
+from autoep.detection.find import find_moe_layers
 from autoep.errors import ModelError
 from autoep.inspection.build import model_on_meta
 from autoep.inspection.routers import describe_router, maths_without_weights
@@ -176,7 +177,7 @@ def _describe(model: nn.Module, alike: list[MoELayer]) -> Blocks:
 
 
 def _expert_weights(layer: MoELayer) -> dict[str, nn.Parameter]:
-    return {name: layer.experts.get_parameter(name) for name in layer.weight_names()}
+    return {name: layer.experts.get_parameter(name) for name in layer.parameter_names()}
 
 
 def _top_k(layer: MoELayer) -> int | None:

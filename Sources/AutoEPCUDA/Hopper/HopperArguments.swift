@@ -1,0 +1,76 @@
+import AutoEPCore
+import CCUDA
+
+// The structs that sm90_epilogue_*.cuh take by value, field by field: maps first, which C aligns to 64
+// bytes, so that both languages lay them out alike.
+
+extension cuda_tensor_map: KernelArgument {
+  var bits: cuda_tensor_map { self }
+}
+
+/// `Target` of sm90_tiles.cuh.
+struct HopperTarget: BitwiseCopyable {
+  let chunks: cuda_tensor_map
+  let rows: cuda_tensor_map
+}
+
+/// `Epilogue::Arguments` of sm90_epilogue_store.cuh.
+struct HopperStoreArguments: BitwiseCopyable, KernelArgument {
+  let out: HopperTarget
+  let bias: UInt64
+  let columns: Int32
+
+  var bits: Self { self }
+}
+
+/// `Epilogue::Arguments` of sm90_epilogue_swiglu.cuh.
+struct HopperSwiGLUArguments: BitwiseCopyable, KernelArgument {
+  let hidden: HopperTarget
+  let out: HopperTarget
+  let columns: Int32
+
+  var bits: Self { self }
+}
+
+/// `Epilogue::Arguments` of sm90_epilogue_swiglu_backward.cuh.
+struct HopperSwiGLUBackwardArguments: BitwiseCopyable, KernelArgument {
+  let hidden: cuda_tensor_map
+  let gradHidden: HopperTarget
+  let scaled: HopperTarget
+  let rowWeights: UInt64
+  let dots: UInt64
+  let columns: Int32
+
+  var bits: Self { self }
+}
+
+/// The weights of all experts as a GEMM of rows with them sees them.
+struct HopperWeights {
+  let tensor: TensorView
+  /// Whether the depth of the product is the innermost dimension.
+  let isDepthInner: Bool
+  /// Columns of a half.
+  let columns: Int
+  private let depth: Int
+  private let halves: Int
+
+  /// `layout` as the product sees it: `.outIn` is `[E, columns, depth]`. With two halves, the columns
+  /// are two matrices side by side, tiled together.
+  init(_ tensor: TensorView, _ layout: WeightLayout, halves: Int) {
+    self.tensor = tensor
+    self.halves = halves
+    isDepthInner = layout == .outIn
+    let (outer, inner) = (tensor.shape[1], tensor.shape[2])
+    columns = (isDepthInner ? outer : inner) / halves
+    depth = isDepthInner ? inner : outer
+  }
+
+  /// The innermost dimension first.
+  var sizes: [Int] {
+    isDepthInner
+      ? [depth, columns, halves, tensor.shape[0]] : [columns, halves, depth, tensor.shape[0]]
+  }
+
+  /// What one copy moves: half of a tile's columns, or 64 of them.
+  var box: [Int] { isDepthInner ? [64, 128, 1, 1] : [64, 1, 64, 1] }
+}

@@ -1,0 +1,119 @@
+import AutoEPCore
+import CCUDA
+
+/// The grouped GEMMs of sm_90 in bf16: TMA, WGMMA, one launch for all experts. Rows stand in expert
+/// order.
+struct HopperGEMM {
+  let backend: CUDABackend
+  let expertOffsets: TensorView
+  let tiles: RowTiles
+
+  /// Elements of a stage's depth, and of a tile's columns; as in sm90_tiles.cuh.
+  private static let (depth, columns) = (64, 256)
+
+  /// Whether these kernels take rows and weights of such widths: the TMA wants rows of whole 16 bytes.
+  static func takes(_ dtype: DataType, widths: [Int]) -> Bool {
+    dtype == .bf16 && widths.allSatisfy { $0 % 8 == 0 }
+  }
+
+  /// out [N,n] = rows [N,k] times the weights of their experts (+ bias).
+  func product(
+    _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, bias: TensorView?,
+    into out: TensorView
+  ) throws(EngineError) {
+    try launch(
+      .store, rows: rows,
+      HopperWeights(weights, layout, halves: 1), columns: Self.columns,
+      HopperStoreArguments(
+        out: target(out, halves: 1), bias: bias.bits, columns: Int32(out.shape[1])))
+  }
+
+  /// hidden [N,2F] = rows times the gate and up weights; activated [N,F] = silu(gate) · up.
+  func swiGLU(
+    _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, hidden: TensorView,
+    into activated: TensorView
+  ) throws(EngineError) {
+    try launch(
+      .swiGLU, rows: rows,
+      HopperWeights(weights, layout, halves: 2), columns: Self.columns / 2,
+      HopperSwiGLUArguments(
+        hidden: target(hidden, halves: 2), out: target(activated, halves: 1),
+        columns: Int32(activated.shape[1])))
+  }
+
+  /// From the gradient of the experts' output [N,H], not yet weighted, to that of hidden [N,2F];
+  /// activated [N,F] becomes each row's weight times its activation, and dots [N, tiles of F] the parts
+  /// of the gradient to that weight.
+  func swiGLUBackward(
+    _ gradRows: TensorView, _ down: TensorView, _ layout: WeightLayout, hidden: TensorView,
+    rowWeights: TensorView, into gradHidden: TensorView, activated: TensorView, dots: TensorView
+  ) throws(EngineError) {
+    try launch(
+      .swiGLUBackward, rows: gradRows,
+      HopperWeights(down, layout.transposed, halves: 1), columns: Self.columns,
+      HopperSwiGLUBackwardArguments(
+        hidden: target(hidden, halves: 2).chunks, gradHidden: target(gradHidden, halves: 2),
+        scaled: target(activated, halves: 1), rowWeights: rowWeights.bits, dots: dots.bits,
+        columns: Int32(activated.shape[1])))
+  }
+
+  /// Column tiles of F, each of which leaves a part of the dots.
+  static func dotCount(ffnSize: Int) -> Int { (ffnSize + columns - 1) / columns }
+
+  /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [N,out] ⊗ rows [N,in];
+  /// zeros for an expert without. Written in the dtype of gradWeights; `accumulate`: added to f32.
+  func weightGradient(
+    gradOut: TensorView, rows: TensorView, _ layout: WeightLayout, into gradWeights: TensorView,
+    accumulate: Bool
+  ) throws(EngineError) {
+    let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
+    let (m, n) = (left.shape[1], right.shape[1])
+    let output: HopperGradientOutput =
+      gradWeights.dtype == .bf16 ? .bf16 : accumulate ? .addedToF32 : .f32
+    let out =
+      output == .bf16
+      ? try map(gradWeights, sizes: [n, m, gradWeights.shape[0]], box: [64, 16, 1])
+      : cuda_tensor_map()
+    try backend.kernel(.hopperWeightGradient, "sm90_bf16_weight_grad", output.defines).launch(
+      grid: grid, block: 384, sharedBytes: HopperGradientOutput.memory.byteCount,
+      on: backend.stream,
+      try map(left, sizes: [m, left.shape[0]], box: [64, Self.depth]),
+      try map(right, sizes: [n, right.shape[0]], box: [64, Self.depth]), out, gradWeights,
+      expertOffsets, Int32(gradWeights.shape[0]), Int32(m), Int32(n))
+  }
+
+  private func launch(
+    _ epilogue: HopperEpilogue, rows: TensorView, _ weights: HopperWeights, columns: Int,
+    _ arguments: some KernelArgument
+  ) throws(EngineError) {
+    let depth = rows.shape[1]
+    let weightMap = try map(weights.tensor, sizes: weights.sizes, box: weights.box)
+    try backend.kernel(
+      .hopperGEMM, "sm90_bf16_grouped_gemm", epilogue.defines(isDepthInner: weights.isDepthInner)
+    ).launch(
+      grid: grid, block: 384, sharedBytes: epilogue.memory.byteCount, on: backend.stream,
+      try map(rows, sizes: [depth, rows.shape[0]], box: [Self.depth, RowTiles.rowCount]),
+      weightMap, tiles.tiles, tiles.pairCount, Int32((depth + Self.depth - 1) / Self.depth),
+      Int32((weights.columns + columns - 1) / columns), arguments)
+  }
+
+  /// Every processor has a block, which takes tiles until there are no more; two blocks are a cluster.
+  private var grid: LaunchSize { LaunchSize(backend.device.processorCount / 2 * 2) }
+
+  /// An output of `halves` matrices side by side.
+  private func target(_ out: TensorView, halves: Int) throws(EngineError) -> HopperTarget {
+    let sizes = [out.shape[1] / halves, halves, out.shape[0]]
+    return HopperTarget(
+      chunks: try map(out, sizes: sizes, box: [64, 1, 16]),
+      rows: try map(out, sizes: sizes, box: [64, 1, 1]))
+  }
+
+  private func map(
+    _ tensor: TensorView, sizes: [Int], box: [Int]
+  ) throws(EngineError) -> cuda_tensor_map {
+    try TensorMap(
+      backend.device.driver, at: tensor.address, dtype: .bf16, sizes: sizes, box: box,
+      swizzle: .bytes128
+    ).bits
+  }
+}

@@ -1,0 +1,76 @@
+extension KernelSource {
+  /// The products of rows and their experts' weights, with what follows them fused.
+  static let hopperGEMM = KernelSource(
+    "sm90_bf16_grouped_gemm.cu", .sm90a,
+    variants: HopperEpilogue.allCases.flatMap { epilogue in
+      [true, false].map { epilogue.defines(isDepthInner: $0) }
+    }
+  ) {
+    [
+      PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
+      PackageResources.sm90_tiles_cuh, PackageResources.sm90_epilogue_store_cuh,
+      PackageResources.sm90_epilogue_swiglu_cuh,
+      PackageResources.sm90_epilogue_swiglu_backward_cuh,
+      PackageResources.sm90_bf16_grouped_gemm_cu,
+    ]
+  }
+
+  /// The gradient of the weights.
+  static let hopperWeightGradient = KernelSource(
+    "sm90_bf16_weight_grad.cu", .sm90a,
+    variants: HopperGradientOutput.allCases.map(\.defines)
+  ) {
+    [
+      PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
+      PackageResources.sm90_tiles_cuh, PackageResources.sm90_bf16_weight_grad_cu,
+    ]
+  }
+
+  /// The row tiles of all experts.
+  static let hopperTileList = KernelSource("sm90_tile_list.cu") {
+    [PackageResources.sm90_tile_cuh, PackageResources.sm90_tile_list_cu]
+  }
+}
+
+/// What a product is turned into before it leaves the registers; raw values are the kernel's.
+enum HopperEpilogue: Int, CaseIterable {
+  case store = 1
+  case swiGLU = 2
+  case swiGLUBackward = 3
+
+  /// The backward works on more chunks at once, which leaves room for fewer stages.
+  var memory: HopperMemory {
+    self == .swiGLUBackward
+      ? HopperMemory(stages: 3, stagingChunks: 5) : HopperMemory(stages: 4, stagingChunks: 2)
+  }
+
+  func defines(isDepthInner: Bool) -> [String] {
+    memory.defines + ["B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)"]
+  }
+}
+
+/// How a weight's gradient is written; raw values are the kernel's.
+enum HopperGradientOutput: Int, CaseIterable {
+  case bf16 = 0
+  case f32 = 1
+  case addedToF32 = 2
+
+  static let memory = HopperMemory(stages: 4, stagingChunks: 2)
+
+  var defines: [String] { Self.memory.defines + ["OUTPUT=\(rawValue)"] }
+}
+
+/// How a kernel of sm90_tiles.cuh shares out its block's memory.
+struct HopperMemory {
+  let stages: Int
+  let stagingChunks: Int
+
+  var defines: [String] { ["STAGES=\(stages)", "STAGING_CHUNKS=\(stagingChunks)"] }
+
+  /// The layout of sm90_tiles.cuh, and what aligning its start may take.
+  var byteCount: Int {
+    let (stage, chunk, consumerWarps, barrier) = (48 << 10, 2 << 10, 8, 8)
+    return 1023 + stages * stage + consumerWarps * stagingChunks * chunk
+      + (2 * stages + 2 * consumerWarps) * barrier
+  }
+}

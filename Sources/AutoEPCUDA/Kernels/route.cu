@@ -1,0 +1,179 @@
+// Chooses K experts a token and weighs them: autoep_route.
+//   -DELEMENT, -DPER_LANE: see router.cuh
+//   logits [T,E];  selection_bias [E] f32 or NULL;  topk_idx [T,K] i32, topk_weights [T,K] f32 and
+//   tokens_per_expert [E] i32 are out; the last is zeros before, and is added to
+// Ties go to the lowest index. A token whose logits cannot be used reports a fault, and is routed as if they
+// were zeros.
+// Shared memory: E ints, then 4 E numbers a warp: scores; the scores that the choice is made by, later the
+// weights; which groups are open; and the groups' scores, later the chosen experts.
+
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
+// Loses against every index.
+constexpr int NO_INDEX = 0x7fffffff;
+
+struct Candidate {
+  float score;
+  int index;
+};
+
+// The candidate of the highest score, of equals the one of the lowest index; the same in all lanes.
+__device__ __forceinline__ Candidate warp_best(Candidate own) {
+#pragma unroll
+  for (int distance = WARP / 2; distance > 0; distance /= 2) {
+    Candidate other = {__shfl_xor_sync(ALL_LANES, own.score, distance),
+                       __shfl_xor_sync(ALL_LANES, own.index, distance)};
+    bool is_better =
+        other.score > own.score || (other.score == own.score && other.index < own.index);
+    if (is_better) own = other;
+  }
+  return own;
+}
+
+// The best of the experts that this lane has open, a bit for each of values[PER_LANE].
+__device__ __forceinline__ Candidate best_open(const float (&values)[PER_LANE], unsigned open) {
+  Candidate best = {-INFINITE, NO_INDEX};
+#pragma unroll
+  for (int i = 0; i < PER_LANE; i++) {
+    bool is_better = best.index == NO_INDEX || values[i] > best.score;
+    if ((open >> i & 1) != 0 && is_better) best = {values[i], expert_at(i)};
+  }
+  return best;
+}
+
+// Takes the best open one of all lanes, and closes it.
+__device__ __forceinline__ int take_best(const float (&values)[PER_LANE], unsigned& open) {
+  int best = warp_best(best_open(values, open)).index;
+  if (best % WARP == lane_index()) open &= ~(1u << best / WARP);
+  return best;
+}
+
+// A bit for each of this lane's experts that there is.
+__device__ __forceinline__ unsigned all_open(int num_experts) {
+  unsigned open = 0;
+#pragma unroll
+  for (int i = 0; i < PER_LANE; i++)
+    if (expert_at(i) < num_experts) open |= 1u << i;
+  return open;
+}
+
+// A group's best score, or the sum of its two best (group_score 2); its experts' are scores [size].
+__device__ __forceinline__ float score_of_group(int group_score, const float* scores, int size) {
+  float best = -INFINITE, second = -INFINITE;
+  for (int i = 0; i < size; i++) {
+    if (scores[i] > best) {
+      second = best;
+      best = scores[i];
+    } else if (scores[i] > second) {
+      second = scores[i];
+    }
+  }
+  return group_score == 1 || size == 1 ? best : best + second;
+}
+
+// Takes the best group that is not open yet, and opens it.
+__device__ __forceinline__ void open_best_group(const float* group_scores, int num_groups,
+                                                int* group_is_open) {
+  Candidate best = {-INFINITE, NO_INDEX};
+  for (int group = lane_index(); group < num_groups; group += WARP) {
+    if (group_is_open[group]) continue;
+    if (best.index == NO_INDEX || group_scores[group] > best.score)
+      best = {group_scores[group], group};
+  }
+  best = warp_best(best);
+  if (lane_index() == 0) group_is_open[best.index] = 1;
+  __syncwarp();
+}
+
+// The experts of the best groups. The pointers are to memory for E numbers each.
+__device__ __forceinline__ unsigned open_in_best_groups(const RouteConfig& config, int num_experts,
+                                                        const float (&choice)[PER_LANE],
+                                                        float* by_expert, float* group_scores,
+                                                        int* group_is_open) {
+  int size = num_experts / config.num_groups;
+#pragma unroll
+  for (int i = 0; i < PER_LANE; i++)
+    if (expert_at(i) < num_experts) by_expert[expert_at(i)] = choice[i];
+  __syncwarp();
+  for (int group = lane_index(); group < config.num_groups; group += WARP) {
+    group_scores[group] = score_of_group(config.group_score, by_expert + group * size, size);
+    group_is_open[group] = 0;
+  }
+  __syncwarp();
+  for (int taken = 0; taken < config.topk_groups; taken++)
+    open_best_group(group_scores, config.num_groups, group_is_open);
+  unsigned open = 0;
+#pragma unroll
+  for (int i = 0; i < PER_LANE; i++)
+    if (expert_at(i) < num_experts && group_is_open[expert_at(i) / size]) open |= 1u << i;
+  return open;
+}
+
+// What experts are chosen by: scores, or logits for SINKHORN, + bias. NaN counts as -infinity.
+__device__ __forceinline__ void add_bias(const float* selection_bias, int num_experts,
+                                         float (&choice)[PER_LANE]) {
+#pragma unroll
+  for (int i = 0; i < PER_LANE; i++) {
+    if (expert_at(i) < num_experts) choice[i] += selection_bias[expert_at(i)];
+    if (isnan(choice[i])) choice[i] = -INFINITE;
+  }
+}
+
+__device__ __forceinline__ void write_weights(const RouteConfig& config, const float* weights,
+                                              float* topk_weights) {
+  float factor = config.scale;
+  if (config.normalize) {
+    float sum = sum_over_k(config.top_k, [&](int k) { return weights[k]; });
+    factor = __fdividef(factor, sum + config.normalize_epsilon);
+  }
+  for (int k = lane_index(); k < config.top_k; k += WARP) topk_weights[k] = weights[k] * factor;
+}
+
+extern "C" __global__ void __launch_bounds__(128, 1)
+route(const Element* __restrict__ logits, const float* __restrict__ selection_bias,
+      int* __restrict__ topk_idx, float* __restrict__ topk_weights,
+      int* __restrict__ tokens_per_expert, long long num_tokens, int num_experts,
+      RouteConfig config, volatile unsigned* fault) {
+  int* counts = reinterpret_cast<int*>(shared_memory);
+  float* scores = reinterpret_cast<float*>(counts + num_experts) + warp_index() * 4 * num_experts;
+  float* by_expert = scores + num_experts;
+  int* group_is_open = reinterpret_cast<int*>(by_expert + num_experts);
+  int* chosen = group_is_open + num_experts;
+  for (int expert = threadIdx.x; expert < num_experts; expert += blockDim.x) counts[expert] = 0;
+  __syncthreads();
+  for (long long token = first_row_of_warp(); token < num_tokens; token += row_step_of_warp()) {
+    float own[PER_LANE], choice[PER_LANE];
+    bool is_usable = load_logits(logits + token * num_experts, num_experts, own);
+    if (!is_usable && lane_index() == 0) report(fault, FAULT_LOGITS);
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) choice[i] = own[i];
+    score(kind_of(config), own);
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+      if (config.score != SINKHORN) choice[i] = own[i];
+      if (expert_at(i) < num_experts) scores[expert_at(i)] = own[i];
+    }
+    if (selection_bias != nullptr) add_bias(selection_bias, num_experts, choice);
+    unsigned open = config.group_score == 0
+                        ? all_open(num_experts)
+                        : open_in_best_groups(config, num_experts, choice, by_expert,
+                                              reinterpret_cast<float*>(chosen), group_is_open);
+    for (int k = 0; k < config.top_k; k++) {
+      int expert = take_best(choice, open);
+      if (lane_index() == 0) {
+        chosen[k] = expert;
+        atomicAdd(&counts[expert], 1);
+      }
+    }
+    __syncwarp();
+    // The memory of the choice's scores is free by now.
+    gather_weights(kind_of(config), config.top_k, scores, chosen, by_expert);
+    write_weights(config, by_expert, topk_weights + token * config.top_k);
+  for (int k = lane_index(); k < config.top_k; k += WARP)
+      topk_idx[token * config.top_k + k] = chosen[k];
+    __syncwarp();
+  }
+  __syncthreads();
+  for (int expert = threadIdx.x; expert < num_experts; expert += blockDim.x)
+    if (counts[expert] > 0) atomicAdd(&tokens_per_expert[expert], counts[expert]);
+}

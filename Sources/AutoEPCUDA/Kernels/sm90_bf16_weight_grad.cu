@@ -1,0 +1,177 @@
+// For each expert, grad [M, N] = sum over its rows r of a[r] (x) b[r]; bf16, sums in f32. Empty experts
+// get zeros.
+//
+// Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32).
+
+struct Arguments {
+  const TensorMap& a;         // [rows, M], boxes of 64 columns and 64 rows
+  const TensorMap& b;         // [rows, N], the same
+  const TensorMap& out;       // [E, M, N], boxes of 64 columns and 16 rows; bf16 output only
+  float* floats;              // [E, M, N]; f32 output only
+  const int* expert_offsets;  // [E + 1]
+  int experts;                // E
+  int m;
+  int n;
+  int m_pairs;  // of 2 TILE_M
+  int n_tiles;
+};
+
+struct Unit {
+  int expert;
+  int m;  // the cluster's first row of the output
+  int n;
+  int row;   // the expert's first row
+  int rows;  // and how many it has
+};
+
+__device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
+  const int per_expert = arguments.m_pairs * arguments.n_tiles;
+  const int expert = index / per_expert;
+  const int inside = index - expert * per_expert;
+  const int group = inside / (RASTER * arguments.n_tiles);
+  const int rest = inside - group * RASTER * arguments.n_tiles;
+  const int height = min(RASTER, arguments.m_pairs - group * RASTER);
+  const int row = arguments.expert_offsets[expert];
+  return {expert, (group * RASTER + rest % height) * CLUSTER * TILE_M, rest / height * TILE_N, row,
+          arguments.expert_offsets[expert + 1] - row};
+}
+
+__device__ __forceinline__ int units(const Arguments& arguments) {
+  return arguments.experts * arguments.m_pairs * arguments.n_tiles;
+}
+
+// One thread feeds the stages. The cluster's tiles stand above one another: each block loads half of
+// the columns of b for both.
+__device__ __forceinline__ void produce(const Arguments& arguments, const Layout& layout) {
+  const u32 rank = cluster_rank();
+  Ring ring;
+  for (int index = blockIdx.x / CLUSTER; index < units(arguments);
+       index += gridDim.x / CLUSTER) {
+    const Unit unit = unit_at(arguments, index);
+    for (int at = 0; at < unit.rows; at += TILE_K, ring.advance()) {
+      const u32 barrier = layout.full(ring.stage);
+      const int row = unit.row + at;
+      barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
+      barrier_expect_bytes(barrier, STAGE_BYTES);
+      for (int box = 0; box < TILE_M / 64; ++box) {
+        load_box(layout.a(ring.stage) + box * BLOCK_BYTES, &arguments.a, barrier,
+                 unit.m + rank * TILE_M + box * 64, row);
+      }
+      for (int i = 0; i < TILE_N / 128; ++i) {
+        const int box = rank * (TILE_N / 128) + i;
+        load_box_for_both(layout.b(ring.stage) + box * BLOCK_BYTES, &arguments.b, barrier,
+                          unit.n + box * 64, row);
+      }
+    }
+  }
+}
+
+// Makes the rows of a stage from `valid` on zero: they are another expert's.
+__device__ __forceinline__ void clear_rows(u32 stage, int valid) {
+  const int lines = TILE_K - valid;
+  for (int i = threadIdx.x - 128; i < lines * 8 * (int)(STAGE_BYTES / BLOCK_BYTES);
+       i += 128 * CONSUMERS) {
+    const int line = i / 8 % lines;
+    const int block = i / 8 / lines;
+    const u32 address = stage + block * BLOCK_BYTES + (valid + line) * 128 + i % 8 * 16;
+    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
+  }
+  fence_async_proxy();
+  asm volatile("bar.sync 1, %0;" ::"n"(128 * CONSUMERS) : "memory");
+}
+
+// 64 columns as f32, two neighbours a lane: whole sectors without a detour.
+__device__ __forceinline__ void write_floats(float* matrix, int columns, const Slab& slab,
+                                             int column, const float* values) {
+  const int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int lower = 0; lower < 2; ++lower) {
+    const int row = lane / 4 + 8 * lower;
+    if (row >= slab.rows) continue;
+    float2* line = reinterpret_cast<float2*>(matrix + (long long)(slab.row + row) * columns +
+                                             column + 2 * (lane % 4));
+#pragma unroll
+    for (int group = 0; group < 8; ++group) {
+      if (column + 8 * group >= columns) break;
+      float2 value = {values[4 * group + 2 * lower], values[4 * group + 2 * lower + 1]};
+      if (OUTPUT == 2) {
+        const float2 before = line[4 * group];
+        value.x += before.x;
+        value.y += before.y;
+      }
+      line[4 * group] = value;
+    }
+  }
+}
+
+// Writes a warp's 16 rows of 256 columns.
+__device__ __forceinline__ void finish(const Arguments& arguments, const Layout& layout,
+                                       const Slab& slab, float (&sums)[128]) {
+  wait_sent<0>();
+#pragma unroll
+  for (int chunk = 0; chunk < TILE_N / CHUNK_N; ++chunk) {
+    const int column = slab.column + chunk * CHUNK_N;
+    if (column >= arguments.n) break;
+    if (OUTPUT == 0) {
+      const u32 place = layout.chunk(slab.warp, chunk & 1);
+      wait_sent<1>();
+      put_chunk(place, sums + chunk * 32);
+      seal_chunks();
+      if ((threadIdx.x & 31) == 0) {
+        store_box(&arguments.out, place, column, slab.row, slab.expert);
+      }
+      stores_commit();
+    } else {
+      write_floats(arguments.floats + (long long)slab.expert * arguments.m * arguments.n,
+                   arguments.n, slab, column, sums + chunk * 32);
+    }
+  }
+}
+
+__device__ __forceinline__ void consume(const Arguments& arguments, const Layout& layout) {
+  const int warp = threadIdx.x / 32 - 4;
+  const int group = warp / 4;
+  const u32 rank = cluster_rank();
+  Ring ring;
+  float sums[128];
+  for (int index = blockIdx.x / CLUSTER; index < units(arguments);
+       index += gridDim.x / CLUSTER) {
+    const Unit unit = unit_at(arguments, index);
+#pragma unroll
+    for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
+    for (int at = 0; at < unit.rows; at += TILE_K, ring.advance()) {
+      barrier_wait(layout.full(ring.stage), ring.parity);
+      if (unit.rows - at < TILE_K) clear_rows(layout.a(ring.stage), unit.rows - at);
+      multiply_stage<1, 1>(sums, layout.a(ring.stage) + group * BLOCK_BYTES, layout.b(ring.stage),
+                           false);
+      products_wait<1>();
+      if (at > 0) release(layout, (ring.stage + STAGES - 1) % STAGES);
+    }
+    products_wait_all(sums);
+    if (unit.rows > 0) release(layout, (ring.stage + STAGES - 1) % STAGES);
+    const int row = unit.m + rank * TILE_M + warp * SLAB_M;
+    finish(arguments, layout, {warp, row, arguments.m - row, unit.expert, unit.n}, sums);
+  }
+}
+
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+    sm90_bf16_weight_grad(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
+                          const __grid_constant__ TensorMap out, float* floats,
+                          const int* expert_offsets, int experts, int m, int n) {
+  extern __shared__ unsigned char shared[];
+  const Layout layout(shared);
+  const Arguments arguments = {a, b, out, floats, expert_offsets, experts, m, n,
+                               (m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M),
+                               (n + TILE_N - 1) / TILE_N};
+  init_barriers(layout);
+  if (threadIdx.x < 128) {
+    registers_give<40>();
+    if (threadIdx.x == 0) produce(arguments, layout);
+  } else {
+    registers_take<232>();
+    consume(arguments, layout);
+    wait_sent<0>();
+  }
+  // Neither block may end while the other still writes to it.
+  cluster_sync();
+}

@@ -1,0 +1,55 @@
+// The product itself, with a bias where there is one.
+
+#if EPILOGUE == 1
+
+struct Epilogue {
+  struct Arguments {
+    Target out;                  // [rows, 1, columns]
+    const unsigned short* bias;  // bf16 [E, columns], or null
+    int columns;
+  };
+
+  static constexpr int COLUMNS = TILE_N;  // output columns of a tile
+
+  // What a warp asks for before the products.
+  __device__ __forceinline__ static void prepare(const Arguments&, const Layout&, const Slab&,
+                                                 u32&) {}
+
+  __device__ __forceinline__ static void finish(const Arguments& arguments, const Layout& layout,
+                                                const Slab& slab, float (&sums)[128], u32&) {
+    const int lane = threadIdx.x & 31;
+    wait_sent<0>();
+#pragma unroll
+    for (int chunk = 0; chunk < TILE_N / CHUNK_N; ++chunk) {
+      const int column = slab.column + chunk * CHUNK_N;
+      if (column >= arguments.columns) break;
+      float* values = sums + chunk * 32;
+      if (arguments.bias != nullptr) {
+        add_bias(arguments.bias + (long long)slab.expert * arguments.columns, arguments.columns,
+                 column + 2 * (lane & 3), values);
+      }
+      const u32 place = layout.chunk(slab.warp, chunk & 1);
+      wait_sent<1>();
+      put_chunk(place, values);
+      seal_chunks();
+      send_rows(arguments.out, place, column, 0, slab.row, slab.rows);
+      stores_commit();
+    }
+  }
+
+  __device__ __forceinline__ static void add_bias(const unsigned short* bias, int columns,
+                                                  int column, float* values) {
+#pragma unroll
+    for (int group = 0; group < 8; ++group) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int at = column + 8 * group + i;
+        const float value = at < columns ? bf16_low(bias[at]) : 0.0f;
+        values[4 * group + i] += value;
+        values[4 * group + 2 + i] += value;
+      }
+    }
+  }
+};
+
+#endif

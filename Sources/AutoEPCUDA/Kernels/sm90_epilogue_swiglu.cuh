@@ -1,0 +1,48 @@
+// hidden = [gate | up], kept for the backward, and silu(gate) * up. A tile holds 128 columns of gate
+// and the same columns of up, 128 further in each thread's sums.
+
+#if EPILOGUE == 2
+
+struct Epilogue {
+  struct Arguments {
+    Target hidden;  // [rows, 2, columns]
+    Target out;     // [rows, 1, columns]
+    int columns;    // F
+  };
+
+  static constexpr int COLUMNS = TILE_N / 2;
+
+  __device__ __forceinline__ static void prepare(const Arguments&, const Layout&, const Slab&,
+                                                 u32&) {}
+
+  __device__ __forceinline__ static void finish(const Arguments& arguments, const Layout& layout,
+                                                const Slab& slab, float (&sums)[128], u32&) {
+    wait_sent<0>();
+#pragma unroll
+    for (int chunk = 0; chunk < COLUMNS / CHUNK_N; ++chunk) {
+      const int column = slab.column + chunk * CHUNK_N;
+      if (column >= arguments.columns) break;
+      float* gate = sums + chunk * 32;
+      float* up = gate + 64;
+      // Three stores a round take turns with two places.
+      send(arguments.hidden, layout, slab, 3 * chunk, gate, column, 0);
+      send(arguments.hidden, layout, slab, 3 * chunk + 1, up, column, 1);
+#pragma unroll
+      for (int i = 0; i < 32; ++i) gate[i] = gate[i] * sigmoid(gate[i]) * up[i];
+      send(arguments.out, layout, slab, 3 * chunk + 2, gate, column, 0);
+    }
+  }
+
+  __device__ __forceinline__ static void send(const Target& target, const Layout& layout,
+                                              const Slab& slab, int turn, const float* values,
+                                              int column, int half) {
+    const u32 place = layout.chunk(slab.warp, turn & 1);
+    wait_sent<1>();
+    put_chunk(place, values);
+    seal_chunks();
+    send_rows(target, place, column, half, slab.row, slab.rows);
+    stores_commit();
+  }
+};
+
+#endif

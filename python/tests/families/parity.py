@@ -1,0 +1,166 @@
+"""One step of a tiny model of each family over the ranks, against the same model in one process.
+
+`parity.py FOLDER [MODEL_TYPE...]` runs on every rank, and writes what it found into the folder.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import models
+import tiny
+import torch
+import transformers
+from conftest import assert_close
+from torch import nn
+
+import autoep
+from autoep.detection import follows_convention
+from autoep.engine import Engine
+from autoep.launch import World, join_world
+
+WORKS = "works"
+TIMEOUT = 60.0
+EP_SIZES = (1, 2)
+
+
+class Found(NamedTuple):
+    """What a family came to.
+
+    Attributes:
+        initialize: "works", or why `autoep.initialize` refuses it.
+        implementation: "works" with `experts_implementation="autoep"`; empty where transformers
+            does not offer that for the family.
+    """
+
+    initialize: str
+    implementation: str
+
+
+class Outcome(NamedTuple):
+    """What a forward returned that is compared: the result, and what the routers left."""
+
+    y: torch.Tensor
+    router_logits: list[torch.Tensor]
+    aux_loss: torch.Tensor | None
+
+    def loss(self) -> torch.Tensor:
+        """A number that depends on all of it; the direction is the same for the same shape."""
+        generator = torch.Generator().manual_seed(7)
+        direction = torch.randn(self.y.shape, generator=generator).to(self.y.dtype)
+        loss = (self.y * direction).mean()
+        return loss if self.aux_loss is None else loss + 0.1 * self.aux_loss
+
+    def compared(self) -> list[torch.Tensor]:
+        """The tensors, in order."""
+        return [self.y, *self.router_logits, *([] if self.aux_loss is None else [self.aux_loss])]
+
+
+def forward(model: Any, model_type: str, rank: int) -> Outcome:
+    """Runs a model on the batch of a rank, with the random numbers of that rank."""
+    torch.manual_seed(rank)
+    inputs = tiny.inputs(model_type, rank)
+    try:
+        output = model(**inputs, output_router_logits=True)
+    except TypeError:  # it takes no such argument
+        output = model(**inputs)
+    y = output.get("logits")
+    logits = output.get("router_logits") or ()
+    return Outcome(
+        output.last_hidden_state if y is None else y,
+        [one for one in logits if isinstance(one, torch.Tensor)],
+        output.get("aux_loss"),
+    )
+
+
+def check(model_type: str, world: World) -> Found:
+    """Compares a family with itself in one process, through both doors."""
+    model = tiny.tiny_model(model_type)
+    try:
+        engines = [start(model, ep_size) for ep_size in EP_SIZES]
+    except autoep.ModelError as refusal:
+        return Found(str(refusal), "")
+    plain = copy.deepcopy(model)
+    expected = step_in_one_process(plain, model_type, world)
+    for engine in engines:
+        found = forward(engine, model_type, world.rank)
+        engine.backward(found.loss())
+        assert_close(found.compared(), expected.compared())
+        assert_same_gradients(engine, plain)
+    if not any(follows_convention(module) for module in model.modules()):
+        return Found(WORKS, "")
+    model.set_experts_implementation("autoep")
+    found = step_in_one_process(model, model_type, world)
+    assert_close(found.compared(), expected.compared())
+    assert_close([p.grad for p in model.parameters()], [p.grad for p in plain.parameters()])
+    return Found(WORKS, WORKS)
+
+
+def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:
+    """Compares every gradient, those of experts that were stacked with the stacked ones."""
+    mine = {name: g for name, g in models.gradients(engine).items() if g is not None}
+    theirs = stacked({n: p.grad for n, p in plain.named_parameters() if p.grad is not None})
+    assert mine.keys() == theirs.keys()
+    assert_close(
+        [mine[name] for name in theirs],
+        [models.own_part(engine, name, gradient) for name, gradient in theirs.items()],
+    )
+
+
+def stacked(gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients under the names that parameters have after `autoep.initialize`."""
+    found = dict(gradients)
+    for name in gradients:
+        if name.endswith(".experts.mlp.w1"):  # DBRX: eight experts' rows
+            experts = name.removesuffix("mlp.w1")
+            w1, v1, w2 = (
+                found.pop(f"{experts}mlp.{part}").view(8, -1, 32) for part in ("w1", "v1", "w2")
+            )
+            found[f"{experts}gate_up_proj"] = torch.cat([w1, v1], 1)
+            found[f"{experts}down_proj"] = w2.transpose(1, 2)
+        elif name.endswith(".mlp.experts.gate_up_proj"):  # LongCat's has zeros besides
+            rows = len(found[name.replace("gate_up", "down")])
+            assert not found[name][rows:].any()
+            found[name] = found[name][:rows]
+    return found
+
+
+def start(model: nn.Module, ep_size: int) -> Engine:
+    """An engine of a copy of the model."""
+    settings = {"autoep_size": ep_size, "timeout": TIMEOUT}
+    config = {"expert_parallel": settings}
+    return autoep.initialize(model=copy.deepcopy(model), config=config)[0]
+
+
+def step_in_one_process(model: nn.Module, model_type: str, world: World) -> Outcome:
+    """Adds the gradients of the mean of all ranks' losses; returns the outcome of this rank."""
+    outcomes = []
+    for rank in range(world.size):
+        outcomes.append(forward(model, model_type, rank))
+        (outcomes[-1].loss() / world.size).backward()
+    return outcomes[world.rank]
+
+
+def main(folder: Path, model_types: list[str]) -> None:
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    world = join_world(TIMEOUT)
+    with (folder / f"rank{world.rank}.jsonl").open("w") as results:
+        for model_type in model_types or tiny.moe_model_types():
+            try:
+                found = check(model_type, world)
+            except BaseException as failure:
+                print(f"{model_type}: {failure!r}", file=sys.stderr)
+                raise  # the other rank may be waiting for this one: end both
+            results.write(json.dumps({"model_type": model_type, **found._asdict()}) + "\n")
+            results.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

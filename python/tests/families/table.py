@@ -1,0 +1,64 @@
+"""docs/families.md: what the parity tests found, a section for each version of transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import transformers
+from parity import Found
+
+PATH = Path(__file__).parents[3] / "docs" / "families.md"
+
+_HEAD = """# Families
+
+What the tests in `python/tests/families` found; they write this file (`make families`) and fail
+where it is not what they find. A family is a `model_type` of transformers whose configuration
+speaks of experts, as a tiny model with random weights. "works": logits, router logits, aux loss and
+every gradient are those of the same model in one plain process, to 1e-12 in float64 (3e-6 in
+float32 for the families whose own code computes in it).
+
+- `initialize`: `autoep.initialize` on two ranks, with the experts on each rank and over both.
+- `experts_implementation`: `model.set_experts_implementation("autoep")`. Empty where
+  transformers does not offer the choice for the family.
+"""
+
+
+def section(results: Mapping[str, Found]) -> str:
+    """The section of the installed version of transformers."""
+    found = results.items()
+    lines = [
+        f"## transformers {transformers.__version__}",
+        "",
+        "| family | initialize | experts_implementation |",
+        "|---|---|---|",
+        *(f"| {name} | {_cell(it.initialize)} | {it.implementation} |" for name, it in found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def committed_section() -> str:
+    """The section of the installed version in the committed file; empty if there is none."""
+    return _sections().get(transformers.__version__, "")
+
+
+def write(results: Mapping[str, Found]) -> None:
+    """Replaces the section of the installed version."""
+    sections = _sections() | {transformers.__version__: section(results)}
+    newest_first = [sections[version] for version in sorted(sections, reverse=True)]
+    PATH.parent.mkdir(exist_ok=True)
+    PATH.write_text("\n".join([_HEAD, *newest_first]))
+
+
+def _sections() -> dict[str, str]:
+    text = PATH.read_text() if PATH.exists() else ""
+    parts = re.split(r"^(?=## transformers )", text, flags=re.M)[1:]
+    return {part.split(None, 3)[2]: part.rstrip("\n") + "\n" for part in parts}
+
+
+def _cell(result: str) -> str:
+    if result == "works":
+        return result
+    reason = result.split(": ", 1)[1].split(". ")[0]  # without the layer, and the advice
+    return f"refused: {reason.replace('|', '/')}"

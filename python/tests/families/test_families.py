@@ -1,0 +1,78 @@
+"""Every MoE family of transformers: parity over two ranks, or a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
+import table
+import tiny
+from parity import WORKS, Found
+
+HERE = Path(__file__).parent
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+# Why a family is refused, for those that are.
+REFUSED = {
+    "doge": "retrieves single neurons, not experts",
+    "nllb-moe": "drops the tokens beyond each expert's capacity",
+    "switch_transformers": "drops the tokens beyond each expert's capacity",
+    "vitpose": "the data set of a whole image",
+    "vitpose_backbone": "the data set of a whole image",
+}
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
+    """What each family came to; one launch tries them all."""
+    folder = tmp_path_factory.mktemp("families")
+    command = MPIRUN if shutil.which("mpirun") else TORCHRUN
+    paths = [str(HERE.parent), str(HERE.parent / "parallel"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "AUTOEP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(paths).rstrip(os.pathsep),
+    }
+    launched = subprocess.run(
+        [*command, str(HERE / "parity.py"), str(folder)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=600,
+        check=False,
+    )
+    assert launched.returncode == 0, f"{launched.stdout[-2000:]}\n{launched.stderr[-8000:]}"
+    of_ranks = [
+        {entry.pop("model_type"): Found(**entry) for entry in map(json.loads, lines)}
+        for path in sorted(folder.glob("rank*.jsonl"))
+        for lines in [path.read_text().splitlines()]
+    ]
+    assert of_ranks[0] == of_ranks[1]
+    return of_ranks[0]
+
+
+@pytest.mark.parametrize("model_type", tiny.moe_model_types())
+def test_family(results: dict[str, Found], model_type: str) -> None:
+    found = results[model_type]
+    if model_type in REFUSED:
+        assert REFUSED[model_type] in found.initialize
+    else:
+        assert found.initialize == WORKS
+    assert found.implementation in (WORKS, "")
+
+
+def test_the_table_is_what_the_tests_found(
+    results: dict[str, Found], request: pytest.FixtureRequest
+) -> None:
+    if request.config.getoption("--write-families"):
+        table.write(results)
+    assert table.committed_section() == table.section(results), "run `make families`"

@@ -1,0 +1,128 @@
+"""LoRA on experts through PEFT's `target_parameters`, and experts that are trained in part."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import models
+import pytest
+import torch
+from cases_parity import ADAMW, start
+from conftest import assert_close
+from models import PlainRun
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from registry import Ranks, case
+
+import autoep
+
+TARGETS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+def adapted(targets: list[str] = TARGETS, experts: int = 8, **changes) -> PeftModel:
+    """A model in float64 with LoRA on its experts and its queries, whose adapters do something."""
+    torch.manual_seed(5)
+    options = {"r": 3, "lora_alpha": 5, "init_lora_weights": False}
+    config = LoraConfig(target_modules=["q_proj"], target_parameters=targets, **options, **changes)
+    model = models.tiny("mixtral", experts=experts, dtype=torch.float64)
+    return get_peft_model(model, config).train()
+
+
+def train_beside_plain(ranks: Ranks, model: PeftModel, ep_size: int) -> None:
+    """Three steps with clipping; every gradient and weight is that of one process with PEFT."""
+    make = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
+    plain = PlainRun(copy.deepcopy(model), make, clipping=0.05)
+    engine = start(model, ep_size, optimizer=ADAMW, gradient_clipping=0.05)
+    for step in range(3):
+        batches = models.micro_batches(step, 1, ranks.size)
+        (theirs,) = plain.backward(batches)
+        mine = engine(**batches[0][ranks.rank])
+        assert_close([mine.logits, mine.loss], [theirs[ranks.rank].logits, theirs[ranks.rank].loss])
+        engine.backward(mine.loss)
+        models.assert_same_gradients(engine, plain.model)
+        engine.step()
+        models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float64)
+        plain.step()
+    models.assert_same_weights(engine, plain.model)
+    assert_same_adapters(engine.module, plain.model)
+
+
+def assert_same_adapters(mine: PeftModel, theirs: PeftModel) -> None:
+    """What PEFT would save is whole on every rank, under its own names."""
+    mine, theirs = get_peft_model_state_dict(mine), get_peft_model_state_dict(theirs)
+    assert mine.keys() == theirs.keys()
+    assert any("experts" in name for name in mine)
+    assert_close(list(mine.values()), [theirs[name] for name in mine])
+
+
+@case(targets=[TARGETS, TARGETS[:1]], experts=[8, 7], ep_size=[1, 2, 4])
+def adapters_learn_as_with_peft(
+    ranks: Ranks, targets: list[str], experts: int, ep_size: int
+) -> None:
+    train_beside_plain(ranks, adapted(targets, experts), ep_size)
+
+
+@case(ep_size=[1, 2, 4])
+def adapters_and_some_experts_learn_together(ranks: Ranks, ep_size: int) -> None:
+    """Of one layer the down projection is trained besides, of the other nothing but adapters."""
+    model = adapted()
+    for name, parameter in model.named_parameters():
+        if "layers.1" in name and name.endswith(("down_proj", "gate.weight")):
+            parameter.requires_grad = True
+    assert sum(".experts." in n and p.requires_grad for n, p in model.named_parameters()) > 8
+    train_beside_plain(ranks, model, ep_size)
+
+
+@case(trained=["gate_up_proj", "down_proj"], ep_size=[1, 2, 4])
+def half_frozen_experts_learn_as_in_plain_hf(ranks: Ranks, trained: str, ep_size: int) -> None:
+    model = models.tiny("mixtral", dtype=torch.float64)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.endswith(trained) and "layers.0" in name
+    plain = PlainRun(copy.deepcopy(model))
+    engine = start(model, ep_size, optimizer=ADAMW)
+    batches = models.micro_batches(0, 1, ranks.size)
+    plain.backward(batches)
+    engine.backward(engine(**batches[0][ranks.rank]).loss)
+    models.assert_same_gradients(engine, plain.model)
+
+
+@case(ep_size=[1, 2, 4])
+def adapters_can_be_switched_off(ranks: Ranks, ep_size: int) -> None:
+    model = adapted()
+    plain = copy.deepcopy(model).eval()
+    engine = start(model, ep_size).eval()
+    mine = models.batch(ranks.rank)
+    with torch.no_grad():
+        on = engine(**mine).logits
+        assert_close([on], [plain(**mine).logits])
+        with engine.module.disable_adapter(), plain.disable_adapter():
+            off = engine(**mine).logits
+            assert_close([off], [plain(**mine).logits])
+        assert (on - off).norm() > 0.01 * on.norm()
+        assert torch.equal(engine(**mine).logits, on)
+
+
+@case(ep_size=[1, 2, 4])
+def a_checkpoint_has_the_adapters(ranks: Ranks, ep_size: int) -> None:
+    engine = start(adapted(), ep_size, optimizer=ADAMW)
+    engine.backward(engine(**models.batch(ranks.rank)).loss)
+    engine.step()
+    engine.save_checkpoint(ranks.folder)
+    saved = models.bits(engine)
+    engine.backward(engine(**models.batch(ranks.rank)).loss)
+    engine.step()
+    assert models.bits(engine) != saved
+    engine.load_checkpoint(ranks.folder)
+    assert models.bits(engine) == saved
+
+
+@case(sizes=(1, 2))
+def other_adapters_are_refused(ranks: Ranks) -> None:
+    merged = adapted()
+    merged.merge_adapter()
+    with pytest.raises(autoep.ModelError, match=r"layers\.0\.mlp: an adapter is merged"):
+        start(merged)
+    with pytest.raises(autoep.ModelError, match="PEFT's ModulesToSaveWrapper is around"):
+        start(adapted([], modules_to_save=["experts"]))
+    plain = adapted().merge_and_unload()
+    start(plain)
