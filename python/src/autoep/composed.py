@@ -27,11 +27,10 @@ def composed_experts(
     down_bias: torch.Tensor | None,
     *,
     num_experts: int,
-    comm: Communicator,
+    comm: Communicator | None,
     layout: str,
     activate: RowFunction,
     normalize: RowFunction | None = None,
-    load: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Does what `functional.experts` does, with any activation; collective.
 
@@ -44,18 +43,15 @@ def composed_experts(
         gate_up_bias: [e, G] or None.
         down_bias: [e, H] or None.
         num_experts: E.
-        comm: The ranks.
+        comm: The ranks; None for this rank alone.
         layout: "out_in" or "in_out".
         activate: [R, G] to [R, F].
         normalize: [R, H] to [R, H], of each expert's result, before it is weighted.
-        load: [E], to which the copies of each expert are added.
 
     Returns:
         [T, H].
     """
     sent = functional.permute(x_TH, topk_idx_TK, num_experts)
-    if load is not None:
-        load += sent.tokens_per_expert
     arrived = _dispatch(sent.rows, sent.tokens_per_expert, comm)
     groups = arrived.tokens_per_expert
     hidden_RG = functional.grouped_gemm(arrived.rows, gate_up, groups, layout=layout)
@@ -86,9 +82,9 @@ class _Arrived(NamedTuple):
     row_of_arrival: torch.Tensor | None
 
 
-def _dispatch(rows_NH: torch.Tensor, counts_E: torch.Tensor, comm: Communicator) -> _Arrived:
+def _dispatch(rows_NH: torch.Tensor, counts_E: torch.Tensor, comm: Communicator | None) -> _Arrived:
     """Sends rows in expert order to the ranks of their experts; collective."""
-    if comm.size == 1:
+    if comm is None or comm.size == 1:
         return _Arrived(rows_NH, counts_E, [], [], None)
     ranges = [functional.expert_range(len(counts_E), comm.size, p) for p in range(comm.size)]
     experts_of_rank = [count for _, count in ranges]

@@ -34,7 +34,7 @@ class ExpertLoad:
         device = next((p.device for layer in layers for p in layer.experts.parameters()), None)
         # The last column is of choices that no expert with weights has.
         self._current = torch.zeros(len(layers), self._most + 1, dtype=torch.long, device=device)
-        self.last = self._current[:, :-1]
+        self.last = self._current[:, :-1].clone()
 
     def add(self, index: int, topk_idx_TK: torch.Tensor) -> None:
         """Counts the choices of one layer for one micro-batch."""
