@@ -18,7 +18,7 @@ struct KernelBuild: Sendable, CustomTestStringConvertible {
     [Architecture(major: 8, minor: 0), Architecture(major: 9, minor: 0)]
       .filter { $0.runs(source.target) }
       .flatMap { architecture in
-        source.variants.map {
+        source.everyChoice.map {
           KernelBuild(source: source, defines: $0, architecture: architecture)
         }
       }
@@ -26,14 +26,14 @@ struct KernelBuild: Sendable, CustomTestStringConvertible {
 }
 
 @Suite struct KernelListTests {
-  @Test("every file of kernels is in the list, once, with its variants told apart")
+  @Test("every file of kernels is in the list, once, with its choices told apart")
   func list() throws {
     let folder = TestCompiler.package.appending(path: "Sources/AutoEPCUDA/Kernels")
     let files = try FileManager.default.contentsOfDirectory(atPath: folder.path)
     #expect(files.filter { $0.hasSuffix(".cu") }.sorted() == KernelSource.all.map(\.name).sorted())
     for source in KernelSource.all {
-      #expect(Set(source.variants).count == source.variants.count, "\(source.name)")
-      #expect(!source.variants.isEmpty, "\(source.name)")
+      #expect(Set(source.everyChoice).count == source.everyChoice.count, "\(source.name)")
+      #expect(source.everyChoice.allSatisfy(source.allows), "\(source.name)")
     }
   }
 }

@@ -10,7 +10,7 @@ import Testing
     if: TestCompiler.path != nil,
     "no NVRTC: set AUTOEP_NVRTC, or `make test`, which installs nvidia-cuda-nvrtc"))
 struct DeviceTests {
-  private let source = KernelSource("fill.cu", variants: [[], ["VALUE=2"]]) {
+  private let source = KernelSource("fill.cu", axes: [[[], ["VALUE=2"]]]) {
     [
       Array(
         """

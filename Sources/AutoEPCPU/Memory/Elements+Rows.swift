@@ -48,6 +48,17 @@ extension Elements where Element: RowScalar {
 }
 
 extension Elements where Element: Real {
+  /// The sum. Its order is fixed: 16 running sums, which a vector unit holds, added up at the end.
+  func sum() -> Element {
+    var sums = SIMD16<Element>(repeating: 0)
+    let whole = count - count % 16
+    for start in stride(from: 0, to: whole, by: 16) {
+      for lane in 0..<16 { sums[lane] += self[start + lane] }
+    }
+    for index in whole..<count { sums[index - whole] += self[index] }
+    return sums.indices.reduce(0) { $0 + sums[$1] }
+  }
+
   /// self += a row at most as long.
   func add<S: Scalar>(_ row: Elements<S>) where S.Wide == Element {
     for index in 0..<row.count { self[index] += row[index].wide }

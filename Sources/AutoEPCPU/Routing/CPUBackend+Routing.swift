@@ -48,28 +48,30 @@ extension CPUBackend {
     guard numTokens > 0 else { return }
     let numExperts = logits.count / numTokens
     let bias = try checkedBias(selectionBias, S.Wide.self)
-    let checked = try checkedLogits(logits, numExperts: numExperts)
-    let balanced = balancedScores(configuration, checked, numExperts: numExperts)
+    try checkLogits(logits, numExperts: numExperts)
+    let balanced = balancedScores(configuration, logits, numExperts: numExperts)
     let topkIdx = Elements<Int32>(outputs.topkIdx)
     let topkWeights = Elements<S.Wide>(outputs.topkWeights)
-    pool.forEachRange(of: numTokens, grain: Self.grain(elementsPerItem: numExperts * (topK + 8))) {
-      var router = TokenRouter(configuration, numExperts: numExperts, selectionBias: bias)
-      for token in $0 {
-        let row = token * numExperts..<(token + 1) * numExperts
-        let chosen = router.route(Array(checked[row]), balanced: balanced?[row])
-        for k in 0..<topK {
-          topkIdx[token * topK + k] = Int32(truncatingIfNeeded: chosen.experts[k])
-          topkWeights[token * topK + k] = chosen.weights[k]
+    pool.forEachRange(of: numTokens, grain: Self.grain(elementsPerItem: numExperts * 8)) { tokens in
+      var memory = [S.Wide](repeating: 0, count: 2 * numExperts)
+      memory.withElements { memory in
+        var router = TokenRouter(
+          configuration, numExperts: numExperts, selectionBias: bias, memory: memory)
+        for token in tokens {
+          router.route(
+            logits.row(token, width: numExperts),
+            balanced: balanced?[token * numExperts..<(token + 1) * numExperts],
+            experts: topkIdx.row(token, width: topK), weights: topkWeights.row(token, width: topK))
         }
       }
     }
   }
 
-  private func balancedScores<R: Real>(
-    _ configuration: RouteConfiguration, _ logits: [R], numExperts: Int
-  ) -> [R]? {
+  private func balancedScores<S: Scalar>(
+    _ configuration: RouteConfiguration, _ logits: Elements<S>, numExperts: Int
+  ) -> [S.Wide]? {
     guard configuration.score == .sinkhorn, configuration.sinkhornIterations > 0 else { return nil }
-    var sinkhorn = Sinkhorn(logits: logits, numExperts: numExperts)
+    var sinkhorn = Sinkhorn(logits: logits.widened(), numExperts: numExperts)
     return sinkhorn.balanced(iterations: configuration.sinkhornIterations)
   }
 
@@ -81,14 +83,16 @@ extension CPUBackend {
     let topK = configuration.topK
     let gradWeights = gradTopkWeights.reals(S.Wide.self)
     let gradLogits = Elements<S>(gradLogits)
-    pool.forEachRange(of: numTokens, grain: Self.grain(elementsPerItem: numExperts * 8)) {
-      var router = TokenRouterGradient<S.Wide>(configuration)
-      for token in $0 {
-        let slots = token * topK..<(token + 1) * topK
-        let gradient = router.gradient(
-          logits: logits.row(token, width: numExperts).widened(), experts: Array(choice[slots]),
-          gradWeights: Array(gradWeights[slots]))
-        gradLogits.row(token, width: numExperts).store(gradient)
+    pool.forEachRange(of: numTokens, grain: Self.grain(elementsPerItem: numExperts * 8)) { tokens in
+      var memory = [S.Wide](repeating: 0, count: numExperts + 2 * topK)
+      memory.withElements { memory in
+        let router = TokenRouterGradient(configuration, numExperts: numExperts, memory: memory)
+        for token in tokens {
+          let slots = token * topK..<(token + 1) * topK
+          router.differentiate(
+            logits.row(token, width: numExperts), experts: choice[slots],
+            gradWeights: gradWeights[slots], into: gradLogits.row(token, width: numExperts))
+        }
       }
     }
   }

@@ -49,7 +49,7 @@ extension CPUBackend {
       for token in $0 {
         var row = logits.row(token, width: numExperts).widened()
         let factor = gradLoss * 2 * logSumExp(row) / S.Wide(numTokens)
-        softmax(&row)
+        row.withElements { softmax($0) }
         gradLogits.row(token, width: numExperts).store(row.map { $0 * factor })
       }
     }

@@ -4,47 +4,53 @@ import AutoEPCore
 struct ExpertChoice<R: Real> {
   private let topK: Int
   private let groupScore: RouteConfiguration.GroupScore
-  private let numGroups: Int
   private let topkGroups: Int
+  private let numExperts: Int
   private let expertsPerGroup: Int
 
-  private var isOpen: [Bool]
+  private var groups: TopList<R>
+  private var chosen: TopList<R>
   private var isGroupOpen: [Bool]
 
   init(_ configuration: RouteConfiguration, numExperts: Int) {
     topK = configuration.topK
     groupScore = configuration.groupScore
-    numGroups = configuration.numGroups
     topkGroups = configuration.topkGroups
+    self.numExperts = numExperts
     expertsPerGroup = numExperts / configuration.numGroups
-    isOpen = Array(repeating: true, count: numExperts)
+    groups = TopList(capacity: configuration.topkGroups)
+    chosen = TopList(capacity: configuration.topK)
     isGroupOpen = Array(repeating: true, count: configuration.numGroups)
   }
 
-  /// The chosen experts, in order of falling score.
-  mutating func choose(from scores: [R]) -> [Int] {
-    openAllowedExperts(scores)
-    return (0..<topK).map { _ in takeBest(scores, &isOpen) }
+  /// Writes the chosen experts, in order of falling score.
+  mutating func choose(from scores: Elements<R>, into experts: Elements<Int32>) {
+    chosen.clear()
+    if groupScore == .none {
+      chosen.offer(scores, of: 0..<numExperts)
+    } else {
+      openBestGroups(scores)
+      for group in isGroupOpen.indices where isGroupOpen[group] {
+        chosen.offer(scores, of: self.experts(of: group))
+      }
+    }
+    for k in 0..<topK { experts[k] = Int32(truncatingIfNeeded: chosen.indices[k]) }
   }
 
-  private mutating func openAllowedExperts(_ scores: [R]) {
-    guard groupScore != .none else {
-      for expert in isOpen.indices { isOpen[expert] = true }
-      return
+  private mutating func openBestGroups(_ scores: Elements<R>) {
+    groups.clear()
+    for group in isGroupOpen.indices {
+      isGroupOpen[group] = false
+      groups.offer(groupScore(of: group, scores), at: group)
     }
-    for expert in isOpen.indices { isOpen[expert] = false }
-    for group in isGroupOpen.indices { isGroupOpen[group] = true }
-    let groupScores = (0..<numGroups).map { groupScore(of: $0, scores) }
-    for _ in 0..<topkGroups {
-      for expert in experts(of: takeBest(groupScores, &isGroupOpen)) { isOpen[expert] = true }
-    }
+    for k in 0..<topkGroups { isGroupOpen[groups.indices[k]] = true }
   }
 
   private func experts(of group: Int) -> Range<Int> {
     group * expertsPerGroup..<(group + 1) * expertsPerGroup
   }
 
-  private func groupScore(of group: Int, _ scores: [R]) -> R {
+  private func groupScore(of group: Int, _ scores: Elements<R>) -> R {
     var best = -R.infinity
     var second = -R.infinity
     for expert in experts(of: group) {
@@ -57,14 +63,4 @@ struct ExpertChoice<R: Real> {
     }
     return groupScore == .max || expertsPerGroup == 1 ? best : best + second
   }
-}
-
-/// The open index of the highest score, the lowest of equals, which is closed. At least one is open.
-private func takeBest<R: Real>(_ scores: [R], _ isOpen: inout [Bool]) -> Int {
-  var best = -1
-  for index in scores.indices where isOpen[index] {
-    if best < 0 || scores[index] > scores[best] { best = index }
-  }
-  isOpen[best] = false
-  return best
 }

@@ -26,30 +26,43 @@ extension RouteConfiguration {
   }
 }
 
-/// The logits in the type that the router computes in; throws for the first that no choice can be
-/// made from.
-func checkedLogits<S: Scalar>(
-  _ logits: Elements<S>, numExperts: Int
-) throws(EngineError) -> [S.Wide] {
-  let values = logits.widened()
-  for token in 0..<values.count / numExperts {
-    var hasFinite = false
-    for expert in 0..<numExperts {
-      let value = values[token * numExperts + expert]
-      guard !value.isNaN, value < .infinity else {
-        throw EngineError(
-          .invalidArgument,
-          "the logit of token \(token) for expert \(expert) is \(value); expected a finite number "
-            + "or -inf")
-      }
-      hasFinite = hasFinite || value.isFinite
-    }
-    guard hasFinite else {
+/// Throws for the first logit that no choice can be made from.
+func checkLogits<S: Scalar>(_ logits: Elements<S>, numExperts: Int) throws(EngineError) {
+  for token in 0..<logits.count / numExperts {
+    let row = logits.row(token, width: numExperts)
+    if !row.allBelowInfinity() { try refuse(row, of: token) }
+    guard row.hasFinite() else {
       throw EngineError(
         .invalidArgument, "token \(token) has no finite logit: all \(numExperts) are -inf")
     }
   }
-  return values
+}
+
+private func refuse<S: Scalar>(_ row: Elements<S>, of token: Int) throws(EngineError) {
+  for expert in 0..<row.count where !(row[expert].wide < .infinity) {
+    throw EngineError(
+      .invalidArgument,
+      "the logit of token \(token) for expert \(expert) is \(row[expert].wide); expected a finite"
+        + " number or -inf")
+  }
+}
+
+extension Elements where Element: Scalar {
+  // Without early exits, which vector units do not have.
+
+  /// Whether none is NaN or +inf.
+  fileprivate func allBelowInfinity() -> Bool {
+    var below: Int32 = 0
+    for index in 0..<count { below &+= self[index].wide < .infinity ? 1 : 0 }
+    return Int(below) == count
+  }
+
+  /// Whether one is above -inf.
+  fileprivate func hasFinite() -> Bool {
+    var finite: Int32 = 0
+    for index in 0..<count { finite &+= self[index].wide > -.infinity ? 1 : 0 }
+    return finite > 0
+  }
 }
 
 /// The selection bias as the router reads it; throws for NaN.

@@ -11,7 +11,6 @@ struct RouterScorer<R: Real> {
   }
 
   let kind: Kind
-  private let choosesByLogits: Bool
 
   init(_ configuration: RouteConfiguration) {
     kind =
@@ -21,37 +20,30 @@ struct RouterScorer<R: Real> {
       case .topkSoftmax: .softmaxOfChosen
       case .sinkhorn: configuration.topK == 1 ? .sigmoid : .softmax
       }
-    choosesByLogits = configuration.score == .sinkhorn
   }
 
-  /// The score of each expert.
-  func score(_ logits: [R], into scores: inout [R]) {
-    scores = logits
+  /// Replaces a row of logits by the score of each expert.
+  func score(_ row: Elements<R>) {
     switch kind {
-    case .softmax: softmax(&scores)
-    case .sigmoid: for expert in scores.indices { scores[expert] = R.sigmoid(scores[expert]) }
+    case .softmax: softmax(row)
+    case .sigmoid: row.setSigmoid(row) { $0 }
     case .softmaxOfChosen: break
     }
   }
 
-  /// What experts are chosen by, before any bias.
-  func choiceScores(_ logits: [R], _ scores: [R]) -> [R] { choosesByLogits ? logits : scores }
-
-  /// The weights of the chosen experts, before normalisation.
-  func weights(_ scores: [R], of experts: [Int]) -> [R] {
-    var weights = experts.map { scores[$0] }
-    if kind == .softmaxOfChosen { softmax(&weights) }
-    return weights
+  /// Writes the weights of the chosen experts, before normalisation.
+  func weigh(_ scores: Elements<R>, of experts: Elements<Int32>, into weights: Elements<R>) {
+    for k in 0..<experts.count { weights[k] = scores[Int(experts[k])] }
+    if kind == .softmaxOfChosen { softmax(weights) }
   }
 }
 
 /// Replaces logits by their softmax.
-func softmax<R: Real>(_ values: inout [R]) {
-  let largest = values.reduce(-R.infinity) { Swift.max($0, $1) }
-  var sum: R = 0
-  for index in values.indices {
-    values[index] = R.exp(values[index] - largest)
-    sum += values[index]
-  }
-  for index in values.indices { values[index] /= sum }
+func softmax<R: Real>(_ values: Elements<R>) {
+  var largest = -R.infinity
+  for index in 0..<values.count { largest = values[index] > largest ? values[index] : largest }
+  for index in 0..<values.count { values[index] -= largest }
+  R.exponentiate(values)
+  let sum = values.sum()
+  for index in 0..<values.count { values[index] /= sum }
 }

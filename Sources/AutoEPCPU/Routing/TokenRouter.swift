@@ -4,45 +4,67 @@ import AutoEPCore
 struct TokenRouter<R: Real> {
   private let scorer: RouterScorer<R>
   private var choice: ExpertChoice<R>
+  private let choosesByLogits: Bool
   private let selectionBias: [R]?
   private let normalizeEpsilon: R?
   private let scale: R
 
-  private var scores: [R]
-  private var choiceScores: [R]
+  /// Of all experts, and what they are chosen by where that is something else.
+  private let scores: Elements<R>
+  private let choiceScores: Elements<R>
 
-  init(_ configuration: RouteConfiguration, numExperts: Int, selectionBias: [R]?) {
+  /// - Parameter memory: 2 E numbers, lent for as long as the router is used.
+  init(
+    _ configuration: RouteConfiguration, numExperts: Int, selectionBias: [R]?, memory: Elements<R>
+  ) {
     scorer = RouterScorer(configuration)
     choice = ExpertChoice(configuration, numExperts: numExperts)
+    choosesByLogits = configuration.score == .sinkhorn
     self.selectionBias = selectionBias
     normalizeEpsilon = configuration.normalizeEpsilon.map { R($0) }
     scale = R(configuration.scale)
-    scores = []
-    choiceScores = []
+    scores = memory[0..<numExperts]
+    choiceScores = memory[numExperts..<2 * numExperts]
   }
 
-  /// Chooses experts for a row of logits and gives their weights, in order of falling score.
+  /// Writes the experts for a row of logits and their weights, in order of falling score.
   ///
   /// - Parameter balanced: replaces the scores for the choice, where Sinkhorn made them.
-  mutating func route(
-    _ logits: [R], balanced: ArraySlice<R>?
-  ) -> (experts: [Int], weights: [R]) {
-    scorer.score(logits, into: &scores)
-    choiceScores = balanced.map { Array($0) } ?? scorer.choiceScores(logits, scores)
-    if let selectionBias {
-      for expert in selectionBias.indices { choiceScores[expert] += selectionBias[expert] }
+  mutating func route<S: Scalar>(
+    _ logits: Elements<S>, balanced: ArraySlice<R>?, experts: Elements<Int32>,
+    weights: Elements<R>
+  ) where S.Wide == R {
+    logits.widen(into: scores)
+    scorer.score(scores)
+    if choosesByLogits || selectionBias != nil {
+      setChoiceScores(logits, balanced)
+      choice.choose(from: choiceScores, into: experts)
+    } else {
+      choice.choose(from: scores, into: experts)
     }
-    let experts = choice.choose(from: choiceScores)
-    return (experts, weights(of: experts))
+    scorer.weigh(scores, of: experts, into: weights)
+    finish(weights)
   }
 
-  private func weights(of experts: [Int]) -> [R] {
-    var weights = scorer.weights(scores, of: experts)
-    if let normalizeEpsilon {
-      let sum = weights.reduce(0, +) + normalizeEpsilon
-      for k in weights.indices { weights[k] /= sum }
+  private func setChoiceScores<S: Scalar>(
+    _ logits: Elements<S>, _ balanced: ArraySlice<R>?
+  ) where S.Wide == R {
+    if let balanced {
+      for (expert, score) in balanced.enumerated() { choiceScores[expert] = score }
+    } else if choosesByLogits {
+      logits.widen(into: choiceScores)
+    } else {
+      choiceScores.copy(scores)
     }
-    for k in weights.indices { weights[k] *= scale }
-    return weights
+    guard let selectionBias else { return }
+    for expert in selectionBias.indices { choiceScores[expert] += selectionBias[expert] }
+  }
+
+  private func finish(_ weights: Elements<R>) {
+    if let normalizeEpsilon {
+      let sum = weights.sum() + normalizeEpsilon
+      for k in 0..<weights.count { weights[k] /= sum }
+    }
+    for k in 0..<weights.count { weights[k] *= scale }
   }
 }

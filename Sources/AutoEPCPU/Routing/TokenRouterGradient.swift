@@ -1,66 +1,82 @@
 import AutoEPCore
 
-/// The gradient of one token's weights to its logits.
+/// The gradient of one token's weights to its logits, with the memory of one row.
 struct TokenRouterGradient<R: Real> {
-  private let scorer: RouterScorer<R>
+  private let kind: RouterScorer<R>.Kind
   private let normalizeEpsilon: R?
   private let scale: R
-  private var scores: [R] = []
+  private let topK: Int
+  private let numExperts: Int
 
-  init(_ configuration: RouteConfiguration) {
-    scorer = RouterScorer(configuration)
+  /// Of all experts; the weights of the chosen; the gradient to these.
+  private let row: Elements<R>
+  private let weights: Elements<R>
+  private let gradient: Elements<R>
+
+  /// - Parameter memory: E + 2 K numbers, lent for as long as this is used.
+  init(_ configuration: RouteConfiguration, numExperts: Int, memory: Elements<R>) {
+    kind = RouterScorer<R>(configuration).kind
     normalizeEpsilon = configuration.normalizeEpsilon.map { R($0) }
     scale = R(configuration.scale)
+    topK = configuration.topK
+    self.numExperts = numExperts
+    row = memory[0..<numExperts]
+    weights = memory[numExperts..<numExperts + topK]
+    gradient = memory[numExperts + topK..<numExperts + 2 * topK]
   }
 
-  /// The gradient to a row of logits, for the experts that were chosen.
-  mutating func gradient(
-    logits: [R], experts: [Int], gradWeights: [R]
-  ) -> [R] {
-    scorer.score(logits, into: &scores)
-    let weights = scorer.weights(scores, of: experts)
-    var gradient = gradWeights.map { $0 * scale }
-    if let normalizeEpsilon {
-      throughNormalisation(&gradient, weights: weights, epsilon: normalizeEpsilon)
-    }
-    switch scorer.kind {
-    case .softmax: return throughSoftmax(gradient, experts: experts, weights: weights)
-    case .sigmoid: return throughSigmoid(gradient, experts: experts, logits: logits)
-    case .softmaxOfChosen:
-      return throughSoftmaxOfChosen(gradient, experts: experts, weights: weights)
+  /// Writes the gradient to a row of logits, for the experts that were chosen.
+  func differentiate<S: Scalar>(
+    _ logits: Elements<S>, experts: ArraySlice<Int>, gradWeights: ArraySlice<R>,
+    into gradLogits: Elements<S>
+  ) where S.Wide == R {
+    for (k, given) in gradWeights.enumerated() { gradient[k] = given * scale }
+    logits.widen(into: row)
+    setWeights(of: experts)
+    if let normalizeEpsilon { throughNormalisation(epsilon: normalizeEpsilon) }
+    throughScores(of: experts)
+    gradLogits.store(row)
+  }
+
+  /// The weights before normalisation; for a softmax, `row` becomes the scores of all experts.
+  private func setWeights(of experts: ArraySlice<Int>) {
+    if kind == .softmax { softmax(row) }
+    for (k, expert) in experts.enumerated() { weights[k] = row[expert] }
+    switch kind {
+    case .softmax: break
+    case .sigmoid: weights.setSigmoid(weights) { $0 }
+    case .softmaxOfChosen: softmax(weights)
     }
   }
 
   /// From w = u / (Σu + ε) to u.
-  private func throughNormalisation(_ gradient: inout [R], weights: [R], epsilon: R) {
-    let sum = weights.reduce(0, +) + epsilon
-    let mean = dot(gradient, weights) / sum
-    for k in gradient.indices { gradient[k] = (gradient[k] - mean) / sum }
+  private func throughNormalisation(epsilon: R) {
+    let sum = weights.sum() + epsilon
+    let mean = gradientTimesWeights() / sum
+    for k in 0..<topK { gradient[k] = (gradient[k] - mean) / sum }
   }
 
-  private func throughSoftmax(_ gradient: [R], experts: [Int], weights: [R]) -> [R] {
-    let mean = dot(gradient, weights)
-    var result = scores.map { -$0 * mean }
-    for (k, expert) in experts.enumerated() { result[expert] += scores[expert] * gradient[k] }
-    return result
-  }
-
-  private func throughSigmoid(_ gradient: [R], experts: [Int], logits: [R]) -> [R] {
-    var result = [R](repeating: 0, count: logits.count)
-    for (k, expert) in experts.enumerated() {
-      result[expert] += gradient[k] * scores[expert] * R.sigmoid(-logits[expert])
+  /// From the weights before normalisation to the logits, which replace `row`.
+  private func throughScores(of experts: ArraySlice<Int>) {
+    let mean = kind == .sigmoid ? 0 : gradientTimesWeights()
+    switch kind {
+    case .softmax:
+      for expert in 0..<numExperts { row[expert] *= -mean }
+      for (k, expert) in experts.enumerated() { row[expert] += weights[k] * gradient[k] }
+    case .sigmoid:
+      // σ(x) σ(-x), where 1 - σ(x) would lose the small ones.
+      for (k, expert) in experts.enumerated() {
+        gradient[k] *= weights[k] * R.sigmoid(-row[expert])
+      }
+      row.fill(0)
+      for (k, expert) in experts.enumerated() { row[expert] += gradient[k] }
+    case .softmaxOfChosen:
+      row.fill(0)
+      for (k, expert) in experts.enumerated() { row[expert] += weights[k] * (gradient[k] - mean) }
     }
-    return result
   }
 
-  private func throughSoftmaxOfChosen(_ gradient: [R], experts: [Int], weights: [R]) -> [R] {
-    let mean = dot(gradient, weights)
-    var result = [R](repeating: 0, count: scores.count)
-    for (k, expert) in experts.enumerated() { result[expert] += weights[k] * (gradient[k] - mean) }
-    return result
-  }
-
-  private func dot(_ a: [R], _ b: [R]) -> R {
-    zip(a, b).reduce(0) { $0 + $1.0 * $1.1 }
+  private func gradientTimesWeights() -> R {
+    (0..<topK).reduce(0) { $0 + gradient[$1] * weights[$1] }
   }
 }

@@ -60,7 +60,7 @@ public final class CUDADevice: Sendable {
 
   /// A kernel of a source, which is compiled and loaded when it is first asked for.
   ///
-  /// - Parameter defines: one of the source's variants.
+  /// - Parameter defines: one choice of each of the source's axes.
   func kernel(
     _ source: KernelSource, _ name: String, _ defines: [String] = []
   ) throws(EngineError) -> CUDAKernel {
@@ -73,7 +73,7 @@ public final class CUDADevice: Sendable {
   fileprivate func load(
     _ source: KernelSource, _ defines: [String]
   ) throws(EngineError) -> DeviceModule {
-    guard source.variants.contains(defines), architecture.runs(source.target) else {
+    guard source.allows(defines), architecture.runs(source.target) else {
       throw EngineError(
         .internal, "\(source.name) is not made for \(defines) on \(architecture.name)")
     }
