@@ -3,22 +3,25 @@
 
 PYTHON ?= python3
 VENV := .venv
+VENV4 := .venv-4.57
 BIN := $(VENV)/bin
 SYSTEM_PACKAGES := python3-dev python3-venv libopenblas-dev libopenmpi-dev openmpi-bin
 # The CPU build where the index has one; a CUDA build of this version works as well.
 TORCH := torch==2.13.0
 TRANSFORMERS := transformers==5.23.0
+TRANSFORMERS4 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2 requests urllib3 \
+  charset-normalizer idna certifi
 # CUDA's compiler: the tests compile every kernel, with or without a GPU.
 NVRTC := nvidia-cuda-nvrtc==13.0.88
 SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
-.PHONY: demo families test test-swift test-python lint format setup system clean
+.PHONY: demo families test test-swift test-python test-transformers4 lint format setup system clean
 
 demo: $(VENV)/installed
 	$(BIN)/python python/examples/demo.py --out .demo
 
-test: lint test-swift test-python
+test: lint test-swift test-python test-transformers4
 
 test-swift: $(VENV)/tools
 	swift build
@@ -27,9 +30,13 @@ test-swift: $(VENV)/tools
 test-python: $(VENV)/installed
 	$(BIN)/python -m pytest python/tests
 
+test-transformers4: $(VENV)/installed $(VENV4)/installed
+	$(VENV4)/bin/python -m pytest python/tests/families/test_families.py
+
 # Writes docs/families.md as its tests find it.
-families: $(VENV)/installed
+families: $(VENV)/installed $(VENV4)/installed
 	$(BIN)/python -m pytest python/tests/families --write-families
+	$(VENV4)/bin/python -m pytest python/tests/families/test_families.py --write-families
 
 lint: $(VENV)/tools
 	swift format lint --strict --recursive Package.swift Sources Tests
@@ -64,5 +71,13 @@ $(VENV)/installed: $(VENV)/tools $(SOURCES)
 	$(BIN)/pip install --quiet ./python
 	touch $@
 
+# The other environment's packages, but for transformers and what it needs of an older version.
+$(VENV4)/installed: $(VENV)/tools
+	$(PYTHON) -m venv $(VENV4)
+	$(abspath $(BIN))/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	  $$($(VENV4)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/base.pth
+	$(VENV4)/bin/pip install --quiet --ignore-installed --no-deps $(TRANSFORMERS4)
+	touch $@
+
 clean:
-	rm -rf .build $(VENV) .demo python/build python/src/*.egg-info python/src/autoep/*.so
+	rm -rf .build $(VENV) $(VENV4) .demo python/build python/src/*.egg-info python/src/autoep/*.so

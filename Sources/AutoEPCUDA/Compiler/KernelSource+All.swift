@@ -1,4 +1,8 @@
 extension KernelSource {
   /// Every source there is, so that a test can compile each.
-  static let all: [KernelSource] = [.hopperGEMM, .hopperWeightGradient, .hopperTileList]
+  static let all: [KernelSource] = [
+    .permute, .unpermute, .slotDot, .gatherPartials, .rowWeights, .sortByExpert, .groupedGEMM,
+    .weightGradient, .rowSum, .activate, .activateBackward, .route, .routeBackward, .zLoss,
+    .jitter, .hopperGEMM, .hopperWeightGradient, .hopperTileList,
+  ]
 }

@@ -8,24 +8,45 @@ struct KernelSource: Sendable {
     case sm90a
   }
 
+  /// Defines that are chosen together, each "NAME=value".
+  typealias Choice = [String]
+
   /// The file's name, for messages.
   let name: String
   let target: Target
-  /// Each an array of "NAME=value": nothing else is ever compiled, so tests can compile all.
-  let variants: [[String]]
+  /// What a variant is made of: one choice of each, in this order. Nothing else is ever compiled.
+  let axes: [[Choice]]
   private let parts: @Sendable () -> [[UInt8]]
 
   /// A source behind the preludes that it uses.
   ///
   /// - Parameter parts: the preludes and then the file, as `PackageResources` has them.
   init(
-    _ name: String, _ target: Target = .portable, variants: [[String]] = [[]],
+    _ name: String, _ target: Target = .portable, axes: [[Choice]] = [],
     parts: @escaping @Sendable () -> [[UInt8]]
   ) {
     self.name = name
     self.target = target
-    self.variants = variants
+    self.axes = axes
     self.parts = parts
+  }
+
+  /// A source with few variants, each given as a whole.
+  init(
+    _ name: String, _ target: Target = .portable, variants: [Choice],
+    parts: @escaping @Sendable () -> [[UInt8]]
+  ) {
+    self.init(name, target, axes: [variants], parts: parts)
+  }
+
+  /// Whether the source is compiled with these defines.
+  func allows(_ defines: [String]) -> Bool { Self.allows(defines[...], axes[...]) }
+
+  private static func allows(_ defines: ArraySlice<String>, _ axes: ArraySlice<[Choice]>) -> Bool {
+    guard let axis = axes.first else { return defines.isEmpty }
+    return axis.contains { choice in
+      defines.starts(with: choice) && allows(defines.dropFirst(choice.count), axes.dropFirst())
+    }
   }
 
   /// The whole text. Lines are numbered from 1 in each part.

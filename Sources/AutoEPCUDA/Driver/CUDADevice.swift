@@ -73,7 +73,7 @@ public final class CUDADevice: Sendable {
   fileprivate func load(
     _ source: KernelSource, _ defines: [String]
   ) throws(EngineError) -> DeviceModule {
-    guard source.variants.contains(defines), architecture.runs(source.target) else {
+    guard source.allows(defines), architecture.runs(source.target) else {
       throw EngineError(
         .internal, "\(source.name) is not made for \(defines) on \(architecture.name)")
     }

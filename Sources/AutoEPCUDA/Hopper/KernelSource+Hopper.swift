@@ -2,9 +2,11 @@ extension KernelSource {
   /// The products of rows and their experts' weights, with what follows them fused.
   static let hopperGEMM = KernelSource(
     "sm90_bf16_grouped_gemm.cu", .sm90a,
-    variants: HopperEpilogue.allCases.flatMap { epilogue in
-      [true, false].map { epilogue.defines(isDepthInner: $0) }
-    }
+    axes: [
+      HopperEpilogue.allCases.flatMap { epilogue in
+        [true, false].map { epilogue.defines(isDepthInner: $0) }
+      }
+    ]
   ) {
     [
       PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
@@ -18,7 +20,7 @@ extension KernelSource {
   /// The gradient of the weights.
   static let hopperWeightGradient = KernelSource(
     "sm90_bf16_weight_grad.cu", .sm90a,
-    variants: HopperGradientOutput.allCases.map(\.defines)
+    axes: [HopperGradientOutput.allCases.map(\.defines)]
   ) {
     [
       PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,

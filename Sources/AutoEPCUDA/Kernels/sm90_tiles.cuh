@@ -101,7 +101,9 @@ __device__ __forceinline__ void multiply_stage(float (&sums)[128], u32 a, u32 b,
 struct Slab {
   int warp;    // of the consumers
   int row;     // its first row of the output
-  int rows;    // from it to the end of what is there: more than SLAB_M, or none, too
+  // From it to the end of what is there: more than SLAB_M, or none, too. Not cut to SLAB_M here, since
+  // ptxas 13.0 then loses the predicate of rows == SLAB_M.
+  int rows;
   int expert;
   int column;  // its first column of the output
 };

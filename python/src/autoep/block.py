@@ -12,6 +12,7 @@ import torch
 
 from autoep import functional
 from autoep.detection.spec import MoELayer, Routing
+from autoep.routing.bias import selection_bias
 
 ExpertsCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -25,6 +26,7 @@ class BlockForward:
     def __init__(self, layer: MoELayer, routing: Routing, experts: ExpertsCall) -> None:
         self._block = layer.block
         self._router = layer.router
+        self._num_experts = layer.num_experts
         self._routing = routing
         self._experts = experts
 
@@ -39,8 +41,10 @@ class BlockForward:
             low, high = 1.0 - routing.jitter, 1.0 + routing.jitter
             hidden_states *= torch.empty_like(hidden_states).uniform_(low, high)
         x_TH = hidden_states.reshape(-1, hidden_states.shape[-1])
-        said = router_outputs(self._router, x_TH)
-        topk_idx_TK, topk_weights_TK = choose(routing, said[routing.logits], x_TH.dtype)
+        said = router_outputs(self._router, x_TH if routing.flat else hidden_states)
+        bias_E = self._selection_bias() if routing.biased else None
+        logits_TE = said[routing.logits]
+        topk_idx_TK, topk_weights_TK = choose(routing, logits_TE, bias_E, x_TH.dtype)
         y_TH = self._experts(x_TH, topk_idx_TK, topk_weights_TK)
         if routing.output_bias is not None:
             y_TH = y_TH + getattr(self._block, routing.output_bias)
@@ -48,6 +52,10 @@ class BlockForward:
         if routing.shared is not None:
             y = y + self._shared(hidden_states)
         return y if routing.returns is None else (y, said[routing.returns])
+
+    def _selection_bias(self) -> torch.Tensor:
+        bias = selection_bias(self._block, self._num_experts)
+        return bias.detach().flatten().float()
 
     def _shared(self, hidden_states: torch.Tensor) -> torch.Tensor:
         shared = getattr(self._block, self._routing.shared)(hidden_states)
@@ -58,14 +66,14 @@ class BlockForward:
         )
 
 
-def router_outputs(router: Callable[[torch.Tensor], Any], x_TH: torch.Tensor) -> tuple[Any, ...]:
+def router_outputs(router: Callable[[torch.Tensor], Any], x: torch.Tensor) -> tuple[Any, ...]:
     """What a router returns, as a tuple."""
-    said = router(x_TH)
+    said = router(x)
     return said if isinstance(said, tuple) else (said,)
 
 
 def choose(
-    routing: Routing, logits_TE: torch.Tensor, dtype: torch.dtype
+    routing: Routing, logits_TE: torch.Tensor, bias_E: torch.Tensor | None, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Chooses topk_idx and topk_weights, [T, K] each, the latter in the dtype of the tokens."""
     if routing.score == "given":
@@ -84,6 +92,7 @@ def choose(
         score=routing.score,
         normalize=routing.normalize,
         scale=routing.scale,
+        selection_bias=bias_E,
         **groups,
     )
     return routed.topk_idx, routed.topk_weights.to(dtype)

@@ -55,6 +55,6 @@ CALLS = {
         _dense_weights_first, lambda x, idx, w, count: (x, _dense(idx, w, count), idx)
     ),
     "all weights": Call(
-        _all_weights_too, lambda x, idx, w, count: (x, _dense(idx, w, count), w, idx)
+        _all_weights_too, lambda x, idx, w, count: (x[None], _dense(idx, w, count), w, idx)
     ),
 }

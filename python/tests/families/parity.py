@@ -104,7 +104,7 @@ def check(model_type: str, world: World) -> Found:
 def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:
     """Compares every gradient, those of experts that were stacked with the stacked ones."""
     mine = {name: g for name, g in models.gradients(engine).items() if g is not None}
-    theirs = stacked({n: p.grad for n, p in plain.named_parameters() if p.grad is not None})
+    theirs = stacked_gradients(plain)
     assert mine.keys() == theirs.keys()
     assert_close(
         [mine[name] for name in theirs],
@@ -112,22 +112,35 @@ def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:
     )
 
 
-def stacked(gradients: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Gradients under the names that parameters have after `autoep.initialize`."""
-    found = dict(gradients)
-    for name in gradients:
-        if name.endswith(".experts.mlp.w1"):  # DBRX: eight experts' rows
-            experts = name.removesuffix("mlp.w1")
-            w1, v1, w2 = (
-                found.pop(f"{experts}mlp.{part}").view(8, -1, 32) for part in ("w1", "v1", "w2")
-            )
-            found[f"{experts}gate_up_proj"] = torch.cat([w1, v1], 1)
-            found[f"{experts}down_proj"] = w2.transpose(1, 2)
-        elif name.endswith(".mlp.experts.gate_up_proj"):  # LongCat's has zeros besides
-            rows = len(found[name.replace("gate_up", "down")])
-            assert not found[name][rows:].any()
-            found[name] = found[name][:rows]
+def stacked_gradients(plain: nn.Module) -> dict[str, torch.Tensor]:
+    """A plain model's gradients, under the names that parameters have after `initialize`."""
+    found = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.ModuleList) and name.endswith(".experts"):
+            parts = [_gradients_of_each(module, part) for part in _PARTS_OF_EXPERTS]
+            w1, w3, w2 = (torch.stack(part) for part in parts if part)
+        elif hasattr(module, "v1"):  # DBRX: the experts are rows
+            w1, w3, w2 = (getattr(module, w).grad.view(8, -1, 32) for w in ("w1", "v1", "w2"))
+            w2, name = w2.transpose(1, 2), name.removesuffix(".mlp")
+        elif getattr(module, "zero_expert_num", 0):  # LongCat: those without weights get zeros
+            rows = len(module.down_proj)
+            assert not module.gate_up_proj.grad[rows:].any()
+            found[f"{name}.gate_up_proj"] = module.gate_up_proj.grad[:rows]
+            continue
+        else:
+            continue
+        found = {n: g for n, g in found.items() if not n.startswith(f"{name}.")}
+        found |= {f"{name}.gate_up_proj": torch.cat([w1, w3], 1), f"{name}.down_proj": w2}
     return found
+
+
+_PARTS_OF_EXPERTS = ("w1", "w3", "w2", "gate_proj", "up_proj", "down_proj")
+
+
+def _gradients_of_each(experts: nn.ModuleList, part: str) -> list[torch.Tensor]:
+    """One weight's gradient of each expert; zeros where no token came. Empty if there is none."""
+    weights = [getattr(expert, part).weight for expert in experts if hasattr(expert, part)]
+    return [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
 
 
 def start(model: nn.Module, ep_size: int) -> Engine:

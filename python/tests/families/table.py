@@ -60,5 +60,6 @@ def _sections() -> dict[str, str]:
 def _cell(result: str) -> str:
     if result == "works":
         return result
-    reason = result.split(": ", 1)[1].split(". ")[0]  # without the layer, and the advice
+    # Without the layer's name, numbers, and the advice.
+    reason = re.sub(r"^\S+: | \(.*?\)", "", result).split(". ")[0]
     return f"refused: {reason.replace('|', '/')}"

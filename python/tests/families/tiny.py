@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
@@ -160,8 +161,43 @@ _OWN: dict[str, dict[str, Any]] = {
 _WITHOUT_DEFAULTS = ("gemma4_assistant", "nougat")
 
 
+# The families of transformers 4 that are tried.
+_OF_4 = (
+    "aria_text",
+    "dbrx",
+    "deepseek_v2",
+    "deepseek_v3",
+    "dots1",
+    "ernie4_5_moe",
+    "flex_olmo",
+    "glm4_moe",
+    "gpt_oss",
+    "granitemoe",
+    "granitemoeshared",
+    "hunyuan_v1_moe",
+    "jamba",
+    "llama4_text",
+    "minimax",
+    "mixtral",
+    "olmoe",
+    "phimoe",
+    "qwen2_moe",
+    "qwen3_moe",
+    "qwen3_vl_moe_text",
+)
+
+
+if transformers.__version__.startswith("4."):
+    _OWN["jamba"] = {"use_mamba_kernels": False}
+    _OWN["qwen3_vl_moe_text"] = {
+        "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]}
+    }
+
+
 def moe_model_types() -> list[str]:
     """The model types whose configuration, or a part of it, speaks of experts."""
+    if transformers.__version__.startswith("4."):
+        return list(_OF_4)
     return [name for name in CONFIG_MAPPING_NAMES if _speaks_of_experts(name)]
 
 
@@ -239,7 +275,9 @@ def tiny_model(model_type: str) -> PreTrainedModel:
             buffer.uniform_(-0.1, 0.1)
         elif name.endswith("tid2eid"):  # a token's experts by a table, which begins with zeros
             buffer.copy_(torch.rand(len(buffer), 8).argsort(1)[:, : buffer.shape[1]])
-    return model.to(torch.float32 if model_type in _FLOAT32 else torch.float64).train()
+    # The blocks of transformers 4 route in float32.
+    single = model_type in _FLOAT32 or transformers.__version__.startswith("4.")
+    return model.to(torch.float32 if single else torch.float64).train()
 
 
 def inputs(model_type: str, seed: int) -> dict[str, torch.Tensor]:

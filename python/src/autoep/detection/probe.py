@@ -141,8 +141,9 @@ def block_twin(layer: MoELayer) -> MoELayer:
 def router_says(twin: MoELayer) -> tuple[Any, ...]:
     """What the router of a twin returns for random tokens."""
     x_TH = random_tokens(twin.hidden_size)
+    x = x_TH if twin.routing.flat else x_TH.unsqueeze(0)
     with torch.no_grad():
-        return run_own(functools.partial(router_outputs, twin.router), x_TH)
+        return run_own(functools.partial(router_outputs, twin.router), x)
 
 
 def _engine(twin: MoELayer) -> Callable[..., torch.Tensor]:

@@ -93,6 +93,8 @@ class Routing:
         scale: Multiplies the weights.
         num_groups: The groups of experts; 1 for none.
         topk_groups: The groups that a token may use.
+        flat: Whether the router is given the tokens as [T, H], not as the block is.
+        biased: Whether the block has a bias that is added for the choice only.
         logits: Which of the router's outputs the choice is made of.
         returns: Which of them the block returns beside its own; None for none.
         shared: The block's attribute of an expert for all tokens; None for none.
@@ -107,6 +109,8 @@ class Routing:
     scale: float = 1.0
     num_groups: int = 1
     topk_groups: int = 1
+    flat: bool = True
+    biased: bool = False
     logits: int = 0
     returns: int | None = None
     shared: str | None = None

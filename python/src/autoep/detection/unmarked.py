@@ -25,6 +25,7 @@ from autoep.detection.conventions import (
 from autoep.detection.spec import MoELayer, MoELayerSpec, Pieces, Routing, sizes_of
 from autoep.detection.twin import twin_of
 from autoep.errors import ModelError
+from autoep.routing.bias import selection_bias
 
 _ROUTERS = ("gate", "router")
 _SHARED = ("shared_expert", "shared_experts", "shared_mlp")
@@ -58,10 +59,10 @@ def describe_unmarked(name: str, block: nn.Module) -> MoELayer | None:
         if error <= probe.TOLERANCE:
             return layer
         if error < nearest:
-            nearest, reason = error, f"the nearest way differs by {error:.2g} of its result's norm"
+            nearest, reason = error, f"the nearest differs by {error:.2g} of the norm"
     raise ModelError(
         f"{name}: {type(block).__name__} has experts, but what it computes is nothing that the"
-        f" engine can stand in for: {reason}. Set expert_parallel.enabled to false to train it"
+        f" engine can stand in for ({reason}). Set expert_parallel.enabled to false to train it"
         " without expert parallelism."
     )
 
@@ -244,26 +245,36 @@ def _with_routings(layer: MoELayer) -> Iterator[MoELayer]:
         output_bias="bias" if isinstance(getattr(block, "bias", None), nn.Parameter) else None,
         jitter=jitters[0] if jitters else 0.0,
     )
-    twin = probe.block_twin(dataclasses.replace(layer, routing=plain))
-    try:
-        said = probe.router_says(twin)
-        plain = dataclasses.replace(plain, returns=_returned(twin, said))
-    except probe.UnlikeError:
+    for flat in (True, False):
+        twin = probe.block_twin(dataclasses.replace(layer, routing=plain))
+        twin = dataclasses.replace(twin, routing=dataclasses.replace(plain, flat=flat))
+        try:
+            said = probe.router_says(twin)
+            returns = _returned(twin, said)
+        except probe.UnlikeError:
+            continue
+        for logits, choice in itertools.product(_logits(said, layer), _choices(layer)):
+            routing = dataclasses.replace(
+                plain, flat=flat, returns=returns, logits=logits, **choice
+            )
+            yield dataclasses.replace(layer, routing=routing)
         return
-    for logits, part in enumerate(said):
-        if getattr(part, "shape", ())[1:] == (layer.num_experts,):
-            for choice in _choices(block):
-                routing = dataclasses.replace(plain, logits=logits, **choice)
-                yield dataclasses.replace(layer, routing=routing)
 
 
-def _choices(block: nn.Module) -> Iterator[dict[str, object]]:
-    scales = {1.0, *_numbers(block, ("routed_scaling_factor", "route_scale"))}
+def _logits(said: tuple[object, ...], layer: MoELayer) -> list[int]:
+    """Which of a router's outputs have a number for each expert."""
+    shapes = [getattr(part, "shape", ())[1:] for part in said]
+    return [index for index, shape in enumerate(shapes) if shape == (layer.num_experts,)]
+
+
+def _choices(layer: MoELayer) -> Iterator[dict[str, object]]:
+    scales = {1.0, *_numbers(layer.block, ("routed_scaling_factor", "route_scale"))}
+    biased = selection_bias(layer.block, layer.num_experts) is not None
     yield {"score": "given"}
     for score, normalize, scale in itertools.product(
         ("softmax", "topk_softmax", "sigmoid"), (True, False), sorted(scales)
     ):
-        yield {"score": score, "normalize": normalize, "scale": scale}
+        yield {"score": score, "normalize": normalize, "scale": scale, "biased": biased}
 
 
 def _numbers(block: nn.Module, names: tuple[str, ...]) -> set[float]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from autoep import _options
 from autoep._native import engine
 
+_CPU = 1  # AUTOEP_DEVICE_CPU
+
 # Written once a process, and again by set_num_threads. A forked child makes its own.
 _lock = threading.Lock()
 _context: engine.Handle | None = None
@@ -40,7 +42,7 @@ def context() -> engine.Handle:
     global _context, _process
     with _lock:
         if _context is None or _process != os.getpid():
-            _context = engine.context_create(0)
+            _context = engine.context_create(_CPU, 0, 0, 0, None)
             _process = os.getpid()
         return _context
 
@@ -55,7 +57,7 @@ def set_num_threads(count: int) -> None:
             process may use.
     """
     global _context, _process
-    fresh = engine.context_create(_options.integer("count", count))
+    fresh = engine.context_create(_CPU, 0, _options.integer("count", count), 0, None)
     with _lock:
         _context, _process = fresh, os.getpid()
 
