@@ -87,6 +87,8 @@ def initialize(
     adapters = [ExpertAdapters(layer) for layer in layers]
     device = check_model(model)
     check_specs(layers)
+    coefficient = experts.load_balance_coeff
+    balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
 
     world = join_world(experts.timeout)
     check_ranks(device, world.size)
@@ -104,8 +106,6 @@ def initialize(
         keep_generate_in_step(model)
     layers, stacked = stack_experts(layers)
     sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
-    coefficient = experts.load_balance_coeff
-    balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
     rounded, masters = _choose_precision(model, settings, balancer)
     load = replace_experts_forward(layers, adapters, groups.comm)
     if experts.router == "sinkhorn":
