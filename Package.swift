@@ -45,7 +45,9 @@ let package = Package(
     // The exports: checks, translation, composition.
     .target(
       name: "AutoEP",
-      dependencies: ["AutoEPCore", "AutoEPCPU", "AutoEPCallback", "AutoEPMPI", "CAutoEP"],
+      dependencies: [
+        "AutoEPCore", "AutoEPCPU", "AutoEPCUDA", "AutoEPCallback", "AutoEPMPI", "CAutoEP",
+      ],
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
     .target(
@@ -77,13 +79,15 @@ let package = Package(
     // The CPU backend against naive loops in f64.
     .testTarget(
       name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore"], swiftSettings: strict),
+    // A CUDA driver that only remembers what it is told, for tests on machines without one.
+    .target(name: "FakeCUDA", path: "Tests/FakeCUDA", swiftSettings: testing),
     // The CUDA backend without a GPU: the cache, the loaders, and every kernel compiled.
     .testTarget(
-      name: "AutoEPCUDATests", dependencies: ["AutoEPCUDA", "AutoEPCore", "CCUDA"],
+      name: "AutoEPCUDATests", dependencies: ["AutoEPCUDA", "AutoEPCore", "CCUDA", "FakeCUDA"],
       swiftSettings: testing),
     // The C interface, called as a C program calls it.
     .testTarget(
-      name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP"],
+      name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP", "FakeCUDA"],
       swiftSettings: testing),
   ]
 )

@@ -3,7 +3,7 @@
  *
  * The whole C interface of libautoep.so. Each section can be used alone:
  *   errors and versions, context, communicators, routing, permutation,
- *   grouped GEMM, all-to-all, the experts path, statistics.
+ *   grouped GEMM, all-to-all, the experts path, the experts on one GPU, statistics.
  *
  * Shape legend, used in every comment:
  *   T tokens of this rank      H hidden size          F expert FFN size
@@ -77,7 +77,7 @@ enum {
   AUTOEP_F32 = 1,
   AUTOEP_F64 = 2,
   AUTOEP_BF16 = 3,
-  AUTOEP_F16 = 4, /* router logits only */
+  AUTOEP_F16 = 4, /* router logits, and the experts on one GPU */
   AUTOEP_I32 = 5,
   AUTOEP_I64 = 6
 };
@@ -99,24 +99,34 @@ typedef struct autoep_tensor {
 } autoep_tensor;
 
 /* ------------------------------------------------------------------------- */
-/* Context: a device, its threads and its counters                           */
+/* Context: a device, its threads or its stream, and its counters            */
 /* ------------------------------------------------------------------------- */
 
 typedef uint64_t autoep_context;
 
 typedef struct autoep_context_config {
   size_t struct_size;  /* sizeof(autoep_context_config) */
-  int32_t device_type; /* AUTOEP_DEVICE_CPU */
-  int32_t device_id;   /* 0 */
-  int32_t num_threads; /* 0: AUTOEP_NUM_THREADS, else the cores this process may use */
+  int32_t device_type; /* AUTOEP_DEVICE_CPU or AUTOEP_DEVICE_CUDA */
+  int32_t device_id;   /* 0 for the CPU */
+  int32_t num_threads; /* CPU; 0: AUTOEP_NUM_THREADS, else the cores this process may use */
+  void *stream;        /* CUDA: borrowed until the context is freed; NULL: the default stream */
+  /* CUDA: where the host has NVIDIA's run-time compiler, libnvrtc.so.13 or .12; looked at when
+   * AUTOEP_NVRTC is not set and the process has not loaded one. NULL: the loader's search. */
+  const char *nvrtc_path;
 } autoep_context_config;
 
-/* Free with autoep_context_free. config may be NULL for the defaults. */
+/* A context of a CUDA device is light: make one for each stream. Its calls take tensors of that
+ * device, in f32, bf16 and (where said) f16; they put work into the stream and return without
+ * waiting for it. Bad data that the work finds (an index out of range, NaN logits) never leads out of
+ * bounds; the next call on a context of that device returns AUTOEP_INVALID_ARGUMENT for it.
+ *
+ * Free with autoep_context_free. config may be NULL for the defaults. AUTOEP_MISSING_LIBRARY: this
+ * machine has no NVIDIA driver, or no compiler was found. */
 autoep_status autoep_context_create(const autoep_context_config *config,
                                     autoep_context *context, autoep_error *error);
 autoep_status autoep_context_free(autoep_context context, autoep_error *error);
 
-/* The number of threads in use. */
+/* The number of threads in use; 0 for a CUDA device. */
 autoep_status autoep_context_num_threads(autoep_context context, int32_t *num_threads,
                                          autoep_error *error);
 
@@ -428,7 +438,7 @@ autoep_status autoep_expert_range(int32_t num_experts, int32_t num_ranks, int32_
                                   autoep_error *error);
 
 /* Collective: sorts the choices and exchanges the counts. The plan keeps its communicator alive.
- * Free with autoep_plan_free.
+ * CPU contexts only; the experts on one GPU are below. Free with autoep_plan_free.
  *   topk_idx [T,K] i32 or i64, each in [0, E) */
 autoep_status autoep_experts_plan(autoep_context context, autoep_comm comm,
                                   const autoep_experts_config *config,
@@ -482,6 +492,62 @@ autoep_status autoep_experts_backward(autoep_context context, autoep_plan plan,
                                       const autoep_tensor *grad_topk_weights,
                                       const autoep_experts_weights *grad_weights,
                                       void *workspace, autoep_error *error);
+
+/* ------------------------------------------------------------------------- */
+/* The experts on one GPU                                                    */
+/* ------------------------------------------------------------------------- */
+
+/* All E experts of a layer on the device of a CUDA context, with no plan and no communicator. config
+ * is that of the experts path, with f32, bf16 or f16. Calls only put work into the context's stream
+ * and can be captured in a graph; the kernels are compiled or loaded by the first call with a config,
+ * which therefore comes before the capture. A choice outside [0, E) is dropped: it contributes
+ * nothing, and is told by the next call. */
+
+typedef struct autoep_local_experts_info {
+  size_t struct_size; /* sizeof(autoep_local_experts_info); set by the caller */
+  int64_t routing_bytes;
+  int64_t forward_workspace_bytes;
+  int64_t backward_workspace_bytes;
+} autoep_local_experts_info;
+
+/* The sizes of what the caller allocates on the device for T tokens and K choices a token. */
+autoep_status autoep_local_experts_describe(autoep_context context,
+                                            const autoep_experts_config *config,
+                                            int64_t num_tokens, int32_t top_k,
+                                            autoep_local_experts_info *info,
+                                            autoep_error *error);
+
+/* y[t] = sum over k of topk_weights[t,k] * expert(topk_idx[t,k])(x[t]), summed in f32 in k order.
+ *   weights           as of the experts path, with e = E
+ *   x                 [T,H]
+ *   topk_idx          [T,K] i32 or i64
+ *   topk_weights      [T,K] f32, bf16 or f16
+ *   routing           routing_bytes bytes, aligned to 64, out; backward needs it
+ *   hidden            [N,G] out: the pre-activation, in expert order; backward needs it
+ *   tokens_per_expert [E] i32 out, or NULL
+ *   y                 [T,H] out
+ *   workspace         forward_workspace_bytes bytes, aligned to 64; may be NULL for 0 */
+autoep_status autoep_local_experts_forward(
+    autoep_context context, const autoep_experts_config *config,
+    const autoep_experts_weights *weights, const autoep_tensor *x, const autoep_tensor *topk_idx,
+    const autoep_tensor *topk_weights, void *routing, const autoep_tensor *hidden,
+    const autoep_tensor *tokens_per_expert, const autoep_tensor *y, void *workspace,
+    autoep_error *error);
+
+/* Gradients of autoep_local_experts_forward, given what it was given and what it saved.
+ *   grad_y            [T,H]
+ *   grad_x            [T,H] out, or NULL
+ *   grad_topk_weights [T,K] dtype of topk_weights, out, or NULL
+ *   grad_weights      shapes of the weights, out, in their dtype or f32; each member NULL where no
+ *                     gradient is wanted. An expert without tokens gets zeros
+ *   accumulate        0; or 1 to add to the gradients that are in grad_weights, which are f32 */
+autoep_status autoep_local_experts_backward(
+    autoep_context context, const autoep_experts_config *config,
+    const autoep_experts_weights *weights, const autoep_tensor *grad_y, const autoep_tensor *x,
+    const autoep_tensor *topk_weights, const void *routing, const autoep_tensor *hidden,
+    const autoep_tensor *grad_x, const autoep_tensor *grad_topk_weights,
+    const autoep_experts_weights *grad_weights, int32_t accumulate, void *workspace,
+    autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
 /* Statistics                                                                */

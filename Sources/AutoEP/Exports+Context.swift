@@ -1,8 +1,12 @@
 // The header documents the functions.
 // swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCPU
+import AutoEPCUDA
 import AutoEPCore
 import CAutoEP
+
+/// Of autoep_context_config, which first ended before the stream.
+private let oldestSize = 24
 
 @_cdecl("autoep_context_create") @implementation
 public func autoep_context_create(
@@ -12,13 +16,12 @@ public func autoep_context_create(
   unsafe guarded(error) { () throws(EngineError) in
     let check = TensorChecker()
     let target = try unsafe check.pointer(context, "context")
-    var numThreads: Int?
-    if let config = unsafe config {
-      numThreads = try unsafe check.numThreads(check.config(config, "config"))
+    guard unsafe config != nil else {
+      unsafe target.pointee = contexts.insert(EngineContext(try CPUBackend(numThreads: nil)))
+      return
     }
-    let backend = try CPUBackend(numThreads: numThreads)
-    unsafe target.pointee = contexts.insert(
-      EngineContext(backend: backend, numThreads: backend.numThreads))
+    let given = try unsafe check.config(config, "config", oldest: oldestSize)
+    unsafe target.pointee = contexts.insert(try check.context(given))
   }
 }
 
@@ -41,21 +44,41 @@ public func autoep_context_num_threads(
 }
 
 extension TensorChecker {
-  /// The threads a config asks for, nil for the default.
-  fileprivate func numThreads(_ config: autoep_context_config) throws(EngineError) -> Int? {
-    guard config.device_type == AUTOEP_DEVICE_CPU else {
-      throw error(
+  /// The context that a config asks for.
+  fileprivate func context(_ config: autoep_context_config) throws(EngineError) -> EngineContext {
+    switch unsafe DevicePlace.Kind(rawValue: config.device_type) {
+    case .cpu: return EngineContext(try unsafe cpu(config))
+    case .cuda: return EngineContext(try unsafe cuda(config))
+    case nil:
+      throw unsafe error(
         "config.device_type",
-        "is \(config.device_type); this build computes on CPUs:"
-          + " expected AUTOEP_DEVICE_CPU (\(AUTOEP_DEVICE_CPU))", .unsupported)
+        "is \(config.device_type); expected AUTOEP_DEVICE_CPU (\(AUTOEP_DEVICE_CPU)) or"
+          + " AUTOEP_DEVICE_CUDA (\(AUTOEP_DEVICE_CUDA))", .unsupported)
     }
-    guard config.device_id == 0 else {
-      throw error("config.device_id", "is \(config.device_id); expected 0 for the CPU")
+  }
+
+  private func cpu(_ config: autoep_context_config) throws(EngineError) -> CPUBackend {
+    guard unsafe config.device_id == 0 else {
+      throw unsafe error("config.device_id", "is \(config.device_id); expected 0 for the CPU")
+    }
+    guard unsafe config.stream == nil else {
+      throw error("config.stream", "is not NULL; the CPU has no streams")
     }
     let most: Int32 = 1024
-    guard (0...most).contains(config.num_threads) else {
-      throw error("config.num_threads", "is \(config.num_threads); expected 0 to \(most)")
+    let numThreads = unsafe config.num_threads
+    guard (0...most).contains(numThreads) else {
+      throw error("config.num_threads", "is \(numThreads); expected 0 to \(most)")
     }
-    return config.num_threads == 0 ? nil : Int(config.num_threads)
+    return try CPUBackend(numThreads: numThreads == 0 ? nil : Int(numThreads))
+  }
+
+  private func cuda(_ config: autoep_context_config) throws(EngineError) -> CUDABackend {
+    guard unsafe config.num_threads == 0 else {
+      throw unsafe error(
+        "config.num_threads", "is \(config.num_threads); expected 0 for a CUDA device")
+    }
+    let nvrtcPath = unsafe config.nvrtc_path.map { unsafe String(cString: $0) }
+    let device = try unsafe CUDADevice.shared(Int(config.device_id), nvrtcPath: nvrtcPath)
+    return unsafe CUDABackend(device, stream: config.stream)
   }
 }

@@ -15,9 +15,10 @@ public func autoep_experts_forward(
   unsafe guarded(error) { () throws(EngineError) in
     let context = try contexts.find(context)
     let plan = try plans.find(plan)
-    let path = plan.path(on: context)
+    let path = try plan.path(on: context.hostBackend())
     var check = TensorChecker(plan)
-    var arena = try unsafe check.arena(workspace, path.forwardWorkspaceBytes(plan.plan))
+    var arena = try unsafe check.arena(
+      workspace, "workspace", path.forwardWorkspaceBytes(plan.plan))
     try unsafe path.forward(
       plan.plan, check.weights(weights, plan.configuration),
       x: check.tensor(x, "x", ["T", "H"], [plan.configuration.dtype]),
@@ -46,10 +47,11 @@ public func autoep_experts_backward(
   unsafe guarded(error) { () throws(EngineError) in
     let context = try contexts.find(context)
     let plan = try plans.find(plan)
-    let path = plan.path(on: context)
+    let path = try plan.path(on: context.hostBackend())
     let dtype = plan.configuration.dtype
     var check = TensorChecker(plan)
-    var arena = try unsafe check.arena(workspace, path.backwardWorkspaceBytes(plan.plan))
+    var arena = try unsafe check.arena(
+      workspace, "workspace", path.backwardWorkspaceBytes(plan.plan))
     let scores = try unsafe check.tensor(topk_weights, "topk_weights", ["T", "K"], floatTypes)
     let readsX = plan.configuration.scoreApply == .before
     try unsafe path.backward(
@@ -64,7 +66,7 @@ public func autoep_experts_backward(
       into: check.tensor(grad_x, "grad_x", ["T", "H"], [dtype]),
       gradTopkWeights: check.optional(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),
-      gradients: check.gradients(grad_weights, plan.configuration), arena: &arena)
+      gradients: check.gradients(grad_weights, plan.configuration, [dtype]), arena: &arena)
     context.statistics.countBackward(plan.plan, rank: plan.rank, rowBytes: plan.rowBytes)
   }
 }

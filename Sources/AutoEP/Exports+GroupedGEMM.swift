@@ -11,8 +11,9 @@ public func autoep_grouped_gemm(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let layout = try check.layout(layout, "layout")
     let rows = try unsafe check.tensor(rows, "rows", ["R", "in"], floatTypes)
     let weights = try unsafe check.tensor(
@@ -33,8 +34,9 @@ public func autoep_grouped_gemm_weight_grad(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let layout = try check.layout(layout, "layout")
     let gradOut = try unsafe check.tensor(grad_out, "grad_out", ["R", "out"], floatTypes)
     let rows = try unsafe check.tensor(rows, "rows", ["R", "in"], [gradOut.dtype])

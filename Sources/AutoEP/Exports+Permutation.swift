@@ -13,8 +13,9 @@ public func autoep_sort_by_expert(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let experts = try check.positive(Int(num_experts), "num_experts")
     check.bind("E", experts, from: "num_experts")
     let choices = try unsafe check.tensor(topk_idx, "topk_idx", ["T", "K"], indexTypes)
@@ -33,8 +34,9 @@ public func autoep_permute(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let x = try unsafe check.tensor(x, "x", ["T", "H"], floatTypes)
     let slots = try unsafe check.rowOfSlot(row_of_slot)
     try unsafe backend.permute(
@@ -50,8 +52,9 @@ public func autoep_permute_backward(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let slots = try unsafe check.rowOfSlot(row_of_slot)
     let rows = try unsafe check.tensor(grad_rows, "grad_rows", ["N", "H"], floatTypes)
     try unsafe backend.unpermute(
@@ -67,8 +70,9 @@ public func autoep_unpermute(
   _ y: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let slots = try unsafe check.rowOfSlot(row_of_slot)
     let rows = try unsafe check.tensor(rows, "rows", ["N", "H"], floatTypes)
     let weights = try unsafe check.optional(
@@ -87,8 +91,9 @@ public func autoep_unpermute_backward(
   _ grad_topk_weights: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let slots = try unsafe check.rowOfSlot(row_of_slot)
     let gradY = try unsafe check.tensor(grad_y, "grad_y", ["T", "H"], floatTypes)
     let gradRows = try unsafe check.tensor(grad_rows, "grad_rows", ["N", "H"], [gradY.dtype])

@@ -34,27 +34,28 @@ public func autoep_experts_plan(
   unsafe guarded(error) { () throws(EngineError) in
     let context = try contexts.find(context)
     let communicator = try communicators.find(comm)
-    var check = TensorChecker()
+    let backend = try context.hostBackend()
+    var check = TensorChecker(on: context)
     let target = try unsafe check.pointer(plan, "plan")
     _ = try unsafe check.config(info, "info")
-    let configuration = try unsafe check.experts(check.config(config, "config"))
+    let configuration = try unsafe check.experts(check.config(config, "config"), floatTypes)
     let choices = try unsafe check.tensor(topk_idx, "topk_idx", ["T", "K"], indexTypes)
     _ = try check.positive(check.size("K"), "K of topk_idx")
     try check.slotCount(choices)
     let dispatcher = AllToAllDispatcher(
-      backend: context.backend, transport: communicator.transport)
+      backend: backend, transport: communicator.transport)
     let made = ExpertsPlan(
       plan: try dispatcher.plan(topkIdx: choices, numExperts: configuration.numExperts),
       configuration: configuration, communicator: communicator)
-    unsafe info.pointee = describe(made, on: context, structSize: info.pointee.struct_size)
+    unsafe info.pointee = describe(made, on: backend, structSize: info.pointee.struct_size)
     unsafe target.pointee = plans.insert(made)
   }
 }
 
 private func describe(
-  _ made: ExpertsPlan, on context: EngineContext, structSize: Int
+  _ made: ExpertsPlan, on backend: any HostBackend, structSize: Int
 ) -> autoep_plan_info {
-  let path = made.path(on: context)
+  let path = made.path(on: backend)
   return autoep_plan_info(
     struct_size: structSize, num_tokens: Int64(made.plan.numTokens),
     rows_sent: Int64(made.plan.rowsSent), rows_received: Int64(made.plan.rowsReceived),
@@ -92,13 +93,13 @@ public func autoep_plan_tokens_per_expert(
 }
 
 extension TensorChecker {
-  /// A checked description of a layer's experts.
-  fileprivate func experts(
-    _ config: autoep_experts_config
+  /// A checked description of a layer's experts, whose dtype is one of those given.
+  func experts(
+    _ config: autoep_experts_config, _ dtypes: [DataType]
   ) throws(EngineError) -> ExpertsConfiguration {
-    guard let dtype = DataType(rawValue: config.dtype), floatTypes.contains(dtype) else {
-      throw error(
-        "config.dtype", "is \(config.dtype); expected AUTOEP_F32 (1), _F64 (2) or _BF16 (3)")
+    guard let dtype = DataType(rawValue: config.dtype), dtypes.contains(dtype) else {
+      let expected = dtypes.map { "\($0.name) (\($0.rawValue))" }.joined(separator: ", ")
+      throw error("config.dtype", "is \(config.dtype); expected one of \(expected)")
     }
     var experts = ExpertsConfiguration(
       numExperts: try positive(Int(config.num_experts), "config.num_experts"),

@@ -16,8 +16,9 @@ public func autoep_route(
   _ tokens_per_expert: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
     let route = try unsafe check.route(check.config(config, "config"))
     try check.slotCount(logits)
@@ -39,8 +40,9 @@ public func autoep_route_backward(
   _ grad_logits: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
     let route = try unsafe check.route(check.config(config, "config"))
     try unsafe backend.routeBackward(
@@ -58,8 +60,9 @@ public func autoep_router_z_loss(
   _ loss: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     check.bind("1", 1, from: "a loss")
     let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
     _ = try check.positive(check.size("E"), "E of logits")
@@ -75,8 +78,9 @@ public func autoep_router_z_loss_backward(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     check.bind("1", 1, from: "a loss")
     let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
     _ = try check.positive(check.size("E"), "E of logits")
@@ -93,8 +97,9 @@ public func autoep_jitter(
   _ seed: UInt64, _ y: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
-    let backend = try contexts.find(context).backend
-    var check = TensorChecker()
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
     guard (0..<1).contains(epsilon) else {
       throw check.error("epsilon", "is \(epsilon); expected 0 or more, and less than 1")
     }

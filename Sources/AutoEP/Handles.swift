@@ -1,17 +1,5 @@
 import AutoEPCore
 
-/// A device, its threads and its counters.
-final class EngineContext: Sendable {
-  let backend: any HostBackend
-  let numThreads: Int
-  let statistics = ExpertsStatistics()
-
-  init(backend: any HostBackend, numThreads: Int) {
-    self.backend = backend
-    self.numThreads = numThreads
-  }
-}
-
 /// The ranks of one group.
 final class Communicator: Sendable {
   let transport: any Transport
@@ -31,11 +19,10 @@ final class ExpertsPlan: Sendable {
     self.communicator = communicator
   }
 
-  func path(on context: EngineContext) -> ExpertsPath {
+  func path(on backend: any HostBackend) -> ExpertsPath {
     ExpertsPath(
-      configuration, backend: context.backend,
-      dispatcher: AllToAllDispatcher(
-        backend: context.backend, transport: communicator.transport))
+      configuration, backend: backend,
+      dispatcher: AllToAllDispatcher(backend: backend, transport: communicator.transport))
   }
 
   var rank: Int { communicator.transport.rank }

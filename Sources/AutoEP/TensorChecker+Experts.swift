@@ -4,7 +4,7 @@ import CAutoEP
 extension TensorChecker {
   /// A checker that knows the sizes of a plan.
   init(_ plan: ExpertsPlan, _ function: StaticString = #function) {
-    self.init(function)
+    self.init(at: .cpu, function)
     let configuration = plan.configuration
     bind("T", plan.plan.numTokens, from: "the plan")
     bind("K", plan.plan.topK, from: "the plan")
@@ -16,15 +16,17 @@ extension TensorChecker {
     bind("G", configuration.gateUpSize, from: "the plan's config")
   }
 
-  /// The caller's workspace.
-  func arena(_ workspace: UnsafeMutableRawPointer?, _ byteCount: Int) throws(EngineError) -> Arena {
-    guard unsafe byteCount == 0 || workspace != nil else {
-      throw error("workspace", "is NULL; expected \(byteCount) bytes, as the plan's info says")
+  /// Memory that the caller gives by its address alone, of the size that an info struct told.
+  func arena(
+    _ memory: UnsafeMutableRawPointer?, _ name: String, _ byteCount: Int
+  ) throws(EngineError) -> Arena {
+    guard unsafe byteCount == 0 || memory != nil else {
+      throw error(name, "is NULL; expected \(byteCount) bytes, as the info says")
     }
-    guard UInt(bitPattern: workspace) % UInt(Arena.alignment) == 0 else {
-      throw error("workspace", "is not aligned to \(Arena.alignment) bytes")
+    guard UInt(bitPattern: memory) % UInt(Arena.alignment) == 0 else {
+      throw error(name, "is not aligned to \(Arena.alignment) bytes")
     }
-    return unsafe Arena(base: workspace, byteCount: byteCount)
+    return unsafe Arena(base: memory, byteCount: byteCount)
   }
 
   /// The weights of this rank's experts.
@@ -41,13 +43,13 @@ extension TensorChecker {
       downBias: optional(weights.down_bias, "weights.down_bias", ["e", "H"], dtypes))
   }
 
-  /// Where the gradients of the weights go.
+  /// Where the gradients of the weights go, of one of some dtypes.
   mutating func gradients(
-    _ gradients: UnsafePointer<autoep_experts_weights>?, _ configuration: ExpertsConfiguration
+    _ gradients: UnsafePointer<autoep_experts_weights>?, _ configuration: ExpertsConfiguration,
+    _ dtypes: [DataType]
   ) throws(EngineError) -> ExpertsGradients {
     let gradients = try unsafe config(gradients, "grad_weights")
     let shapes = Shapes(configuration.weightLayout)
-    let dtypes = [configuration.dtype]
     return try unsafe ExpertsGradients(
       gateUp: optional(gradients.gate_up, "grad_weights.gate_up", shapes.gateUp, dtypes),
       gateUpBias: optional(

@@ -48,26 +48,30 @@ extension TensorChecker {
   }
 
   /// A config struct of the caller. One of a newer header is longer: what this library does not
-  /// know must then be zero.
+  /// know must then be zero. One of an older header is shorter: what it does not have is zero.
+  ///
+  /// - Parameter oldest: the size that the struct had at first, where it has grown.
   func config<Config: BitwiseCopyable>(
-    _ config: UnsafePointer<Config>?, _ name: String
+    _ config: UnsafePointer<Config>?, _ name: String, oldest: Int = MemoryLayout<Config>.size
   ) throws(EngineError) -> Config {
     guard let config = unsafe config else {
       throw error(name, "is NULL; expected a \(Config.self)")
     }
     // The size comes first in every config, so it can be read before the rest is trusted.
     let size = unsafe UnsafeRawPointer(config).load(as: Int.self)
-    guard size >= MemoryLayout<Config>.size else {
-      throw error(
-        "\(name).struct_size",
-        "is \(size); expected sizeof(\(Config.self)) = \(MemoryLayout<Config>.size)")
-    }
     let known = MemoryLayout<Config>.size
-    let unknown = unsafe UnsafeRawBufferPointer(
-      start: UnsafeRawPointer(config) + known, count: min(size, known + 4096) - known)
-    guard unsafe unknown.allSatisfy({ $0 == 0 }) else {
+    guard size >= oldest else {
+      throw error("\(name).struct_size", "is \(size); expected sizeof(\(Config.self)) = \(known)")
+    }
+    let given = unsafe UnsafeRawBufferPointer(start: config, count: min(size, known + 4096))
+    guard unsafe given.dropFirst(known).allSatisfy({ $0 == 0 }) else {
       throw error(name, "sets fields that this library is too old to know; use a newer library")
     }
-    return unsafe config.pointee
+    return unsafe withUnsafeTemporaryAllocation(of: Config.self, capacity: 1) { copy in
+      let bytes = UnsafeMutableRawBufferPointer(copy)
+      unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
+      unsafe bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: given.prefix(known)))
+      return unsafe copy[0]
+    }
   }
 }

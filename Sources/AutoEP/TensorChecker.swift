@@ -10,10 +10,18 @@ struct TensorChecker {
   }
 
   private let function: String
+  private let place: DevicePlace
   private var bindings: [String: Binding] = [:]
 
-  init(_ function: StaticString = #function) {
+  /// A checker of a call that takes tensors of one device.
+  init(at place: DevicePlace = .cpu, _ function: StaticString = #function) {
     self.function = String("\(function)".prefix { $0 != "(" })
+    self.place = place
+  }
+
+  /// A checker of a call on a context.
+  init(on context: EngineContext, _ function: StaticString = #function) {
+    self.init(at: context.place, function)
   }
 
   /// Gives a dimension its size before any tensor does.
@@ -112,10 +120,19 @@ struct TensorChecker {
   }
 
   private func checkDevice(_ tensor: autoep_tensor, _ name: String) throws(EngineError) {
-    let device = unsafe tensor.device_type
-    guard device == AUTOEP_DEVICE_CPU else {
-      let given = device == AUTOEP_DEVICE_CUDA ? "on a CUDA device" : "on device type \(device)"
-      throw error(name, "is \(given); this build computes on CPUs: move it there", .unsupported)
+    guard let type = unsafe DevicePlace.Kind(rawValue: tensor.device_type) else {
+      throw unsafe error(
+        name,
+        "is on device type \(tensor.device_type); expected \(place.name), where this call computes:"
+          + " move it there", .unsupported)
+    }
+    // The CPU is one device, whatever its number.
+    let given = DevicePlace(type: type, id: type == .cpu ? 0 : unsafe Int(tensor.device_id))
+    guard given == place else {
+      throw error(
+        name,
+        "is on \(given.name); expected \(place.name), where this call computes: move it there, or"
+          + " use a context of \(given.name)")
     }
   }
 

@@ -3,7 +3,7 @@ import CCUDA
 
 /// The steps of an MoE layer on one stream of one GPU. Calls launch kernels and return: they neither
 /// wait nor allocate, so that they can be captured in a graph.
-public final class CUDABackend: Sendable {
+public final class CUDABackend: ComputeBackend {
   /// Where the work is done.
   public let device: CUDADevice
   let stream: CUDAStream

@@ -40,6 +40,18 @@ public final class ExpertsStatistics: Sendable {
     }
   }
 
+  /// Counts one forward on a device that has all experts.
+  public func countLocalForward(rows: Int) {
+    counters.withLock {
+      $0.forwardCalls += 1
+      $0.rowsSent += rows
+      $0.rowsReceived += rows
+    }
+  }
+
+  /// Counts one backward there.
+  public func countLocalBackward() { counters.withLock { $0.backwardCalls += 1 } }
+
   /// Counts one backward.
   public func countBackward(_ plan: DispatchPlan, rank: Int, rowBytes: Int) {
     counters.withLock {

@@ -1,5 +1,6 @@
 import AutoEPCore
 import Foundation
+import FakeCUDA
 import Testing
 
 @testable import AutoEPCUDA
@@ -15,33 +16,65 @@ struct KernelBuild: Sendable, CustomTestStringConvertible {
   }
 
   static let all = KernelSource.all.flatMap { source in
-    [Architecture(major: 8, minor: 0), Architecture(major: 9, minor: 0)]
-      .filter { $0.runs(source.target) }
-      .flatMap { architecture in
-        source.everyChoice.map {
-          KernelBuild(source: source, defines: $0, architecture: architecture)
-        }
-      }
+    builds(source, source.everyChoice, Architecture(major: 9, minor: 0))
+      + builds(source, source.everyFirstChoice, Architecture(major: 8, minor: 0))
   }
-}
 
-@Suite struct KernelListTests {
-  @Test("every file of kernels is in the list, once, with its choices told apart")
-  func list() throws {
-    let folder = TestCompiler.package.appending(path: "Sources/AutoEPCUDA/Kernels")
-    let files = try FileManager.default.contentsOfDirectory(atPath: folder.path)
-    #expect(files.filter { $0.hasSuffix(".cu") }.sorted() == KernelSource.all.map(\.name).sorted())
-    for source in KernelSource.all {
-      #expect(Set(source.everyChoice).count == source.everyChoice.count, "\(source.name)")
-      #expect(source.everyChoice.allSatisfy(source.allows), "\(source.name)")
+  private static func builds(
+    _ source: KernelSource, _ variants: [[String]], _ architecture: Architecture
+  ) -> [KernelBuild] {
+    guard architecture.runs(source.target) else { return [] }
+    return variants.map {
+      KernelBuild(source: source, defines: $0, architecture: architecture)
     }
   }
 }
 
-@Suite(
-  .enabled(
-    if: TestCompiler.path != nil,
-    "no NVRTC: set AUTOEP_NVRTC, or `make test`, which installs nvidia-cuda-nvrtc"))
+extension KernelSource {
+  /// Variants in which each choice of each axis comes up, with the last of the others: all pairs
+  /// would take an hour.
+  var everyChoice: [[String]] { variants(changing: axes.indices) }
+
+  /// The same for the first axis alone, which has the element types.
+  var everyFirstChoice: [[String]] { variants(changing: axes.indices.prefix(1)) }
+
+  private func variants(changing changed: Range<Int>) -> [[String]] {
+    let last = axes.map { $0.last ?? [] }
+    let others = changed.flatMap { axis in
+      axes[axis].dropLast().map { choice in
+        last.indices.flatMap { $0 == axis ? choice : last[$0] }
+      }
+    }
+    return others + [Array(last.joined())]
+  }
+}
+
+@Suite struct KernelListTests {
+  @Test("every file of kernels is in the list, once, with its variants told apart")
+  func list() throws {
+    let folder = package.appending(path: "Sources/AutoEPCUDA/Kernels")
+    let files = try FileManager.default.contentsOfDirectory(atPath: folder.path)
+    #expect(files.filter { $0.hasSuffix(".cu") }.sorted() == KernelSource.all.map(\.name).sorted())
+    for source in KernelSource.all {
+      for axis in source.axes {
+        #expect(Set(axis).count == axis.count && !axis.isEmpty, "\(source.name)")
+      }
+      #expect(source.everyChoice.allSatisfy(source.allows), "\(source.name)")
+      #expect(!source.allows(["UNKNOWN=1"]), "\(source.name)")
+    }
+  }
+}
+
+@Suite struct FaultListTests {
+  @Test("kernels and host number the faults alike")
+  func numbers() throws {
+    let text = String(decoding: PackageResources.fault_cuh, as: UTF8.self)
+    let numbers = try text.matches(of: /FAULT_\w+ = (\d+),/).map { try #require(UInt32($0.1)) }
+    #expect(numbers == DeviceFault.allCases.map(\.rawValue))
+  }
+}
+
+@Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct CompileTests {
   @Test("compiles without a warning, a spill or a stack frame", arguments: KernelBuild.all)
   func compiles(build: KernelBuild) throws {

@@ -1,4 +1,5 @@
 import CCUDA
+import FakeCUDA
 import Foundation
 import Testing
 
@@ -29,29 +30,16 @@ final class FakeDevice {
 
   let driver: CUDADriver
   let state: UnsafeMutablePointer<State>
-  let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
+  private let library: FakeDriverLibrary
+  var folder: URL { library.folder }
 
   init() throws {
-    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
-    let path = folder.appending(path: "libfake.so").path
-    let compiler = Process()
-    compiler.executableURL = URL(filePath: "/usr/bin/env")
-    compiler.arguments = [
-      "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-      "-I\(TestCompiler.package.path)/Sources/CCUDA",
-      "\(TestCompiler.package.path)/Tests/FakeDriver/fake_driver.c", "-o", path,
-    ]
-    try compiler.run()
-    compiler.waitUntilExit()
-    try #require(compiler.terminationStatus == 0)
-    let library = try DynamicLibrary(opening: path)
+    library = try FakeDriverLibrary()
     let getState: @convention(c) () -> UnsafeMutableRawPointer =
-      try library.function("fake_driver")
+      try DynamicLibrary(opening: library.path).function("fake_driver")
     state = getState().assumingMemoryBound(to: State.self)
-    driver = try CUDADriver(opening: path)
+    driver = try CUDADriver(opening: library.path)
   }
-
-  deinit { try? FileManager.default.removeItem(at: folder) }
 
   /// The device, with a cache in the folder.
   func open(_ ordinal: Int = 0) throws -> CUDADevice {

@@ -114,7 +114,8 @@ final class TestContext: Sendable {
   init(threads: Int32 = 2) throws {
     var config = autoep_context_config(
       struct_size: MemoryLayout<autoep_context_config>.size,
-      device_type: Int32(AUTOEP_DEVICE_CPU), device_id: 0, num_threads: threads)
+      device_type: Int32(AUTOEP_DEVICE_CPU), device_id: 0, num_threads: threads, stream: nil,
+      nvrtc_path: nil)
     var handle: autoep_context = 0
     try call { autoep_context_create(&config, &handle, $0) }
     self.handle = handle

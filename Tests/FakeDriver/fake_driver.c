@@ -23,7 +23,7 @@ typedef struct fake_state {
 } fake_state;
 
 static fake_state state = {.compute_major = 9};
-static cuda_context current;
+static _Thread_local cuda_context current;
 static struct cuda_context_object *const primary = (struct cuda_context_object *)64;
 
 fake_state *fake_driver(void) { return &state; }

@@ -8,18 +8,21 @@ struct KernelSource: Sendable {
     case sm90a
   }
 
+  /// Defines that are chosen together, each "NAME=value".
+  typealias Choice = [String]
+
   /// The file's name, for messages.
   let name: String
   let target: Target
-  /// What it is compiled with: one choice of each axis, an array of "NAME=value".
-  let axes: [[[String]]]
+  /// What a variant is made of: one choice of each, in this order. Nothing else is ever compiled.
+  let axes: [[Choice]]
   private let parts: @Sendable () -> [[UInt8]]
 
   /// A source behind the preludes that it uses.
   ///
   /// - Parameter parts: the preludes and then the file, as `PackageResources` has them.
   init(
-    _ name: String, _ target: Target = .portable, axes: [[[String]]] = [],
+    _ name: String, _ target: Target = .portable, axes: [[Choice]] = [],
     parts: @escaping @Sendable () -> [[UInt8]]
   ) {
     self.name = name
@@ -28,27 +31,22 @@ struct KernelSource: Sendable {
     self.parts = parts
   }
 
-  /// Whether these are one choice of each axis, in order: nothing else is ever compiled.
-  func allows(_ defines: [String]) -> Bool {
-    var rest = defines[...]
-    for axis in axes {
-      let choices = axis.filter { rest.starts(with: $0) }
-      guard let choice = choices.max(by: { $0.count < $1.count }) else { return false }
-      rest = rest.dropFirst(choice.count)
-    }
-    return rest.isEmpty
+  /// A source with few variants, each given as a whole.
+  init(
+    _ name: String, _ target: Target = .portable, variants: [Choice],
+    parts: @escaping @Sendable () -> [[UInt8]]
+  ) {
+    self.init(name, target, axes: [variants], parts: parts)
   }
 
-  /// Variants in which each choice of each axis comes up once, with the last of the others: what a
-  /// test compiles.
-  var everyChoice: [[String]] {
-    let last = axes.map { $0.last ?? [] }
-    let others = axes.indices.flatMap { index in
-      axes[index].dropLast().map { choice in
-        (last[..<index] + [choice] + last[(index + 1)...]).flatMap { $0 }
-      }
+  /// Whether the source is compiled with these defines.
+  func allows(_ defines: [String]) -> Bool { Self.allows(defines[...], axes[...]) }
+
+  private static func allows(_ defines: ArraySlice<String>, _ axes: ArraySlice<[Choice]>) -> Bool {
+    guard let axis = axes.first else { return defines.isEmpty }
+    return axis.contains { choice in
+      defines.starts(with: choice) && allows(defines.dropFirst(choice.count), axes.dropFirst())
     }
-    return [last.flatMap { $0 }] + others
   }
 
   /// The whole text. Lines are numbered from 1 in each part.

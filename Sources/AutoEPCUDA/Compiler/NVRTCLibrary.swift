@@ -9,6 +9,8 @@ struct NVRTCLibrary: @unchecked Sendable {
   static let sonames = ["libnvrtc.so.13", "libnvrtc.so.12"]
   static let variable = "AUTOEP_NVRTC"
   private static let found = Mutex<NVRTCLibrary?>(nil)
+  /// Held while a source compiles: NVRTC 13.0 crashes now and then when two threads compile at once.
+  private static let compiling = Mutex(())
 
   /// Where the compiler was found.
   let name: String
@@ -109,6 +111,14 @@ struct NVRTCLibrary: @unchecked Sendable {
 
   /// Compiles a source; throws the compiler's log if it does not.
   func compile(_ source: [UInt8], name: String, options: [String]) throws(EngineError) -> Output {
+    try Self.compiling.withLock { _ throws(EngineError) in
+      try compileAlone(source, name: name, options: options)
+    }
+  }
+
+  private func compileAlone(
+    _ source: [UInt8], name: String, options: [String]
+  ) throws(EngineError) -> Output {
     var program: nvrtc_program?
     // The compiler takes text that ends with NUL.
     let text = source.map { CChar(bitPattern: $0) } + [0]

@@ -60,7 +60,7 @@ public final class CUDADevice: Sendable {
 
   /// A kernel of a source, which is compiled and loaded when it is first asked for.
   ///
-  /// - Parameter defines: one choice of each of the source's axes.
+  /// - Parameter defines: one of the source's variants.
   func kernel(
     _ source: KernelSource, _ name: String, _ defines: [String] = []
   ) throws(EngineError) -> CUDAKernel {

@@ -1,16 +1,24 @@
 import AutoEPCore
 import CCUDA
+import Synchronization
 
 /// NVIDIA's driver, initialised. Opened once a process.
 @safe
 public struct CUDADriver: Sendable {
   static let soname = "libcuda.so.1"
-  private static let opened = Result { () throws(EngineError) in try CUDADriver(opening: soname) }
+  private static let opened = Mutex<CUDADriver?>(nil)
 
   let functions: DriverFunctions
 
   /// The driver of this machine; throws `.missingLibrary` where there is none.
-  public static func shared() throws(EngineError) -> CUDADriver { try opened.get() }
+  public static func shared() throws(EngineError) -> CUDADriver {
+    try opened.withLock { opened throws(EngineError) in
+      if let opened { return opened }
+      let driver = try CUDADriver(opening: soname)
+      opened = driver
+      return driver
+    }
+  }
 
   /// Initialises the driver that the loader finds under a name.
   init(opening name: String) throws(EngineError) {

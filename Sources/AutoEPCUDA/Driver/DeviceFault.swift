@@ -3,11 +3,10 @@ import CCUDA
 
 /// What a kernel met in its data: kernels write it to a word of host memory, and the next call on a
 /// context of the device throws it.
-enum DeviceFault: UInt32 {
-  // The numbers are those of Kernels/element.cuh.
+enum DeviceFault: UInt32, CaseIterable {
+  // The numbers are those of Kernels/fault.cuh.
   case topkIdx = 1
   case logits = 2
-  case rowsPerGroup = 3
 
   var error: EngineError {
     switch self {
@@ -21,11 +20,6 @@ enum DeviceFault: UInt32 {
         .invalidArgument,
         "an earlier call on this device was given logits with a NaN or +inf, or a token without a"
           + " finite one: what it wrote for that token is meaningless")
-    case .rowsPerGroup:
-      EngineError(
-        .invalidArgument,
-        "an earlier call on this device was given rows_per_group with a negative number or a sum other"
-          + " than the rows: the result for the rows outside is meaningless")
     }
   }
 }

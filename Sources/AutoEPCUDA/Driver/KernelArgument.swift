@@ -53,3 +53,7 @@ extension UInt64: KernelArgument {
 extension Float: KernelArgument {
   var bits: Float { self }
 }
+
+extension Double: KernelArgument {
+  var bits: Double { self }
+}

@@ -35,4 +35,19 @@ typedef struct DLVersionedTensor {
 
 #define DL_FLAG_READ_ONLY UINT64_C(1)
 
+/* What a type's __dlpack_c_exchange_api__, a capsule named "dlpack_exchange_api", points to: ways
+ * to lend without a call of Python. It lives as long as the process. */
+typedef struct DLExchange {
+  uint32_t version_major;
+  uint32_t version_minor;
+  struct DLExchange *previous;
+  void *allocate;
+  void *managed_from_object;
+  void *managed_to_object;
+  /* Borrows an object's memory, without a wait for its device. 0, or -1 with an exception set.
+   * What it points to belongs to the object. */
+  int (*tensor_from_object)(void *object, DLTensor *tensor);
+  void *current_stream;
+} DLExchange;
+
 #endif

@@ -83,7 +83,7 @@ static int abi_check(void) {
 
 PyMODINIT_FUNC PyInit__engine(void) {
   PyMethodDef *sections[] = {context_methods, comm_methods, routing_methods,
-                             permutation_methods, experts_methods};
+                             permutation_methods, experts_methods, local_experts_methods};
   if (!abi_check() || !errors_load()) return NULL;
   PyObject *module = PyModule_Create(&module_definition);
   if (module == NULL) return NULL;

@@ -10,14 +10,17 @@
 
 #define FREED_BY(function) __attribute__((cleanup(function)))
 
+enum { MAX_DIMENSIONS = 8 };
+
 /* A tensor argument. Set the name and the flags, then read it with PyArg_Parse's "O&". */
 typedef struct Tensor {
   const char *name;  /* in error texts */
   int is_output;     /* must be writable */
   int is_optional;   /* may be None */
   int is_bytes;      /* uint8, for workspaces, which the ABI takes as plain memory */
-  PyObject *capsule; /* keeps the memory borrowed; NULL while there is none */
+  PyObject *lender;  /* keeps the memory borrowed; NULL while there is none */
   autoep_tensor view;
+  int64_t shape[MAX_DIMENSIONS], strides[MAX_DIMENSIONS]; /* of the view */
 } Tensor;
 
 int tensor_read(PyObject *object, void *tensor);
@@ -30,8 +33,38 @@ const autoep_tensor *tensor_view(const Tensor *tensor);
 #define OUTPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x, .is_output = 1}
 #define OPTIONAL_OUTPUT(x) \
   Tensor x FREED_BY(tensor_release) = {.name = #x, .is_output = 1, .is_optional = 1}
-#define WORKSPACE(x) \
+#define BYTES(x) \
   Tensor x FREED_BY(tensor_release) = {.name = #x, .is_output = 1, .is_optional = 1, .is_bytes = 1}
+
+/* The four weights of a rank's experts, or their gradients: a tuple in which None leaves one
+ * out. The names and flags are set before it is read. */
+typedef struct Weights {
+  Tensor gate_up, gate_up_bias, down, down_bias;
+  autoep_experts_weights view;
+} Weights;
+
+int weights_read(PyObject *object, void *weights);
+void weights_release(Weights *weights);
+
+#define WEIGHTS(x)                                              \
+  Weights x FREED_BY(weights_release) = {                       \
+      .gate_up = {.name = "gate_up"},                           \
+      .gate_up_bias = {.name = "gate_up_bias", .is_optional = 1}, \
+      .down = {.name = "down"},                                 \
+      .down_bias = {.name = "down_bias", .is_optional = 1},     \
+  }
+#define GRADIENT(x) {.name = "grad_" x, .is_output = 1, .is_optional = 1}
+#define WEIGHT_GRADIENTS(x)                  \
+  Weights x FREED_BY(weights_release) = {    \
+      .gate_up = GRADIENT("gate_up"),        \
+      .gate_up_bias = GRADIENT("gate_up_bias"), \
+      .down = GRADIENT("down"),              \
+      .down_bias = GRADIENT("down_bias"),    \
+  }
+
+/* Reads (num_experts, hidden_size, ffn_size, dtype, activation, gate, weight_layout,
+ * score_apply, swiglu_alpha, swiglu_limit). */
+int experts_config_read(PyObject *object, void *config);
 
 /* A sequence of integers. */
 typedef struct Counts {
@@ -62,6 +95,8 @@ typedef struct Handle {
   HandleKind kind;
   int32_t process;       /* the one that made it: a forked child must not free it */
   PyObject *needs;       /* the handles that must outlive this one, or NULL */
+  int32_t device_type;   /* CONTEXT */
+  int32_t device_id;     /* CONTEXT */
   int32_t size;          /* COMMUNICATOR: ranks */
   int32_t num_experts;   /* PLAN */
   autoep_plan_info info; /* PLAN */
@@ -73,6 +108,9 @@ Handle *handle_new(HandleKind kind, uint64_t id, PyObject *needs);
 int context_read(PyObject *object, void *handle);
 int communicator_read(PyObject *object, void *handle);
 int plan_read(PyObject *object, void *handle);
+/* Checks bytes that the ABI takes as plain memory: their count, alignment and the context's device;
+ * raises and returns 0 otherwise. */
+int bytes_check(const Tensor *tensor, int64_t count, const Handle *context);
 
 int errors_load(void);
 /* Raises the autoep.Error of a status; returns NULL. */
@@ -104,5 +142,6 @@ extern PyMethodDef comm_methods[];
 extern PyMethodDef routing_methods[];
 extern PyMethodDef permutation_methods[];
 extern PyMethodDef experts_methods[];
+extern PyMethodDef local_experts_methods[];
 
 #endif

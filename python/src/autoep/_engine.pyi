@@ -19,7 +19,9 @@ class Handle:
     def close(self) -> None: ...
 
 def version() -> str: ...
-def context_create(num_threads: int) -> Handle: ...
+def context_create(
+    device_type: int, device_id: int, num_threads: int, stream: int, nvrtc_path: str | None
+) -> Handle: ...
 def context_num_threads(context: Handle) -> int: ...
 def context_statistics(context: Handle) -> tuple[int, int, int, int, int, int]: ...
 def context_reset_statistics(context: Handle) -> None: ...
@@ -112,5 +114,36 @@ def experts_backward(
     grad_x: Any,
     grad_topk_weights: Any,
     grad_weights: tuple,
+    workspace: Any,
+) -> None: ...
+def local_experts_describe(
+    context: Handle, config: tuple, num_tokens: int, top_k: int
+) -> tuple[int, int, int]: ...
+def local_experts_forward(
+    context: Handle,
+    config: tuple,
+    weights: tuple,
+    x: Any,
+    topk_idx: Any,
+    topk_weights: Any,
+    routing: Any,
+    hidden: Any,
+    tokens_per_expert: Any,
+    y: Any,
+    workspace: Any,
+) -> None: ...
+def local_experts_backward(
+    context: Handle,
+    config: tuple,
+    weights: tuple,
+    grad_y: Any,
+    x: Any,
+    topk_weights: Any,
+    routing: Any,
+    hidden: Any,
+    grad_x: Any,
+    grad_topk_weights: Any,
+    grad_weights: tuple,
+    accumulate: bool,
     workspace: Any,
 ) -> None: ...

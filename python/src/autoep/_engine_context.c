@@ -2,11 +2,19 @@
 #include "_engine.h"
 
 FUNCTION(context_create) {
-  autoep_context_config config = {.struct_size = sizeof config, .device_type = AUTOEP_DEVICE_CPU};
-  if (!PyArg_ParseTuple(args, "i:context_create", &config.num_threads)) return NULL;
+  autoep_context_config config = {.struct_size = sizeof config};
+  uint64_t stream = 0;
+  if (!PyArg_ParseTuple(args, "iiiO&z:context_create", &config.device_type, &config.device_id,
+                        &config.num_threads, uint64_read, &stream, &config.nvrtc_path))
+    return NULL;
+  config.stream = (void *)(uintptr_t)stream;
   autoep_context context = 0;
   RUN(autoep_context_create(&config, &context, &error));
-  return (PyObject *)handle_new(CONTEXT, context, NULL);
+  Handle *handle = handle_new(CONTEXT, context, NULL);
+  if (handle == NULL) return NULL;
+  handle->device_type = config.device_type;
+  handle->device_id = config.device_id;
+  return (PyObject *)handle;
 }
 
 FUNCTION(context_num_threads) {
@@ -37,7 +45,9 @@ FUNCTION(context_reset_statistics) {
 }
 
 PyMethodDef context_methods[] = {
-    METHOD(context_create, "(num_threads) -> Handle; 0 threads: the default"),
+    METHOD(context_create,
+           "(device_type, device_id, num_threads, stream, nvrtc_path) -> Handle; 0 threads: the "
+           "default; the stream by its address"),
     METHOD(context_num_threads, "(context) -> int"),
     METHOD(context_statistics, "(context) -> the six counters, in the header's order"),
     METHOD(context_reset_statistics, "(context)"),

@@ -9,9 +9,7 @@ FUNCTION(expert_range) {
   return Py_BuildValue("LL", (long long)first_expert, (long long)local_experts);
 }
 
-/* Reads (num_experts, hidden_size, ffn_size, dtype, activation, gate, weight_layout,
- * score_apply, swiglu_alpha, swiglu_limit). */
-static int experts_config_read(PyObject *object, void *argument) {
+int experts_config_read(PyObject *object, void *argument) {
   autoep_experts_config *config = argument;
   long long hidden_size, ffn_size;
   if (!PyTuple_Check(object)) return raise_invalid("expected a tuple of the experts' options");
@@ -68,21 +66,14 @@ FUNCTION(plan_tokens_per_expert) {
                        counts_list(received.values, received.count));
 }
 
-/* The four weights of a rank's experts, or their gradients: a tuple in which None leaves one
- * out. The names and flags are set before it is read. */
-typedef struct Weights {
-  Tensor gate_up, gate_up_bias, down, down_bias;
-  autoep_experts_weights view;
-} Weights;
-
-static void weights_release(Weights *weights) {
+void weights_release(Weights *weights) {
   tensor_release(&weights->gate_up);
   tensor_release(&weights->gate_up_bias);
   tensor_release(&weights->down);
   tensor_release(&weights->down_bias);
 }
 
-static int weights_read(PyObject *object, void *argument) {
+int weights_read(PyObject *object, void *argument) {
   Weights *weights = argument;
   if (!PyTuple_Check(object)) return raise_invalid("expected a tuple of the experts' weights");
   if (!PyArg_ParseTuple(object, "O&O&O&O&", tensor_read, &weights->gate_up, tensor_read,
@@ -99,37 +90,6 @@ static int weights_read(PyObject *object, void *argument) {
   return 1;
 }
 
-#define WEIGHTS(x)                                              \
-  Weights x FREED_BY(weights_release) = {                       \
-      .gate_up = {.name = "gate_up"},                           \
-      .gate_up_bias = {.name = "gate_up_bias", .is_optional = 1}, \
-      .down = {.name = "down"},                                 \
-      .down_bias = {.name = "down_bias", .is_optional = 1},     \
-  }
-#define GRADIENT(x) {.name = "grad_" x, .is_output = 1, .is_optional = 1}
-#define WEIGHT_GRADIENTS(x)                  \
-  Weights x FREED_BY(weights_release) = {    \
-      .gate_up = GRADIENT("gate_up"),        \
-      .gate_up_bias = GRADIENT("gate_up_bias"), \
-      .down = GRADIENT("down"),              \
-      .down_bias = GRADIENT("down_bias"),    \
-  }
-
-enum { WORKSPACE_ALIGNMENT = 64 };
-
-/* The ABI takes the workspace as plain memory: its size and alignment are checked here. */
-static int workspace_check(const Tensor *workspace, int64_t bytes) {
-  if (bytes == 0) return 1;
-  if (workspace->capsule == NULL || workspace->view.shape[0] < bytes)
-    return raise_invalid("workspace: expected %lld bytes", (long long)bytes);
-  if ((uintptr_t)workspace->view.data % WORKSPACE_ALIGNMENT != 0)
-    return raise_invalid("workspace: expected memory aligned to %d bytes",
-                         (int)WORKSPACE_ALIGNMENT);
-  if (workspace->view.device_type != AUTOEP_DEVICE_CPU)
-    return raise_invalid("workspace: expected memory of the CPU");
-  return 1;
-}
-
 FUNCTION(experts_forward) {
   Handle *context, *plan;
   WEIGHTS(weights);
@@ -139,12 +99,12 @@ FUNCTION(experts_forward) {
   OUTPUT(hidden);
   OUTPUT(expert_rows);
   OUTPUT(y);
-  WORKSPACE(workspace);
+  BYTES(workspace);
   if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&:experts_forward", context_read, &context,
                         plan_read, &plan, weights_read, &weights, tensor_read, &x, tensor_read,
                         &topk_weights, tensor_read, &rows, tensor_read, &hidden, tensor_read,
                         &expert_rows, tensor_read, &y, tensor_read, &workspace) ||
-      !workspace_check(&workspace, plan->info.forward_workspace_bytes))
+      !bytes_check(&workspace, plan->info.forward_workspace_bytes, context))
     return NULL;
   RUN(autoep_experts_forward(context->id, plan->id, &weights.view, &x.view, &topk_weights.view,
                              &rows.view, &hidden.view, &expert_rows.view, &y.view,
@@ -164,14 +124,14 @@ FUNCTION(experts_backward) {
   OUTPUT(grad_x);
   OPTIONAL_OUTPUT(grad_topk_weights);
   WEIGHT_GRADIENTS(grad_weights);
-  WORKSPACE(workspace);
+  BYTES(workspace);
   if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&O&O&O&:experts_backward", context_read,
                         &context, plan_read, &plan, weights_read, &weights, tensor_read, &grad_y,
                         tensor_read, &x, tensor_read, &topk_weights, tensor_read, &rows,
                         tensor_read, &hidden, tensor_read, &expert_rows, tensor_read, &grad_x,
                         tensor_read, &grad_topk_weights, weights_read, &grad_weights, tensor_read,
                         &workspace) ||
-      !workspace_check(&workspace, plan->info.backward_workspace_bytes))
+      !bytes_check(&workspace, plan->info.backward_workspace_bytes, context))
     return NULL;
   RUN(autoep_experts_backward(context->id, plan->id, &weights.view, &grad_y.view, tensor_view(&x),
                               &topk_weights.view, &rows.view, &hidden.view,

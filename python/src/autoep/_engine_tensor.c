@@ -1,31 +1,11 @@
 /* Borrows the memory of a DLPack producer (torch, numpy, ...) as an autoep_tensor. */
-#include "_dlpack.h"
 #include "_engine.h"
+#include "_engine_lend.h"
 
-enum { MAX_DIMENSIONS = 8 };
-
-/* The capsule is never renamed, so it stays the producer's: dropping it ends the loan. */
-void tensor_release(Tensor *tensor) { Py_CLEAR(tensor->capsule); }
+void tensor_release(Tensor *tensor) { Py_CLEAR(tensor->lender); }
 
 const autoep_tensor *tensor_view(const Tensor *tensor) {
-  return tensor->capsule == NULL ? NULL : &tensor->view;
-}
-
-/* Asks for DLPack 1, which can lend read-only memory, then for what older producers have. */
-static PyObject *lend(PyObject *object) {
-  PyObject *method = PyObject_GetAttrString(object, "__dlpack__");
-  if (method == NULL) return NULL;
-  PyObject *none = PyTuple_New(0);
-  PyObject *version = Py_BuildValue("{s(ii)}", "max_version", 1, 0);
-  PyObject *capsule = none && version ? PyObject_Call(method, none, version) : NULL;
-  if (capsule == NULL && PyErr_ExceptionMatches(PyExc_TypeError)) {
-    PyErr_Clear();
-    capsule = PyObject_CallObject(method, NULL);
-  }
-  Py_XDECREF(version);
-  Py_XDECREF(none);
-  Py_DECREF(method);
-  return capsule;
+  return tensor->lender == NULL ? NULL : &tensor->view;
 }
 
 /* Turns what the producer raised into InvalidArgumentError, but not an interrupt. */
@@ -36,15 +16,6 @@ static int raise_refusal(const Tensor *tensor, PyObject *object) {
                 tensor->name, (PyObject *)Py_TYPE(object), reason);
   Py_XDECREF(reason);
   return 0;
-}
-
-static const DLTensor *capsule_tensor(PyObject *capsule, int *is_read_only) {
-  *is_read_only = 0;
-  if (PyCapsule_IsValid(capsule, "dltensor")) return PyCapsule_GetPointer(capsule, "dltensor");
-  DLVersionedTensor *versioned = PyCapsule_GetPointer(capsule, "dltensor_versioned");
-  if (versioned == NULL || versioned->version_major != 1) return NULL;
-  *is_read_only = (versioned->flags & DL_FLAG_READ_ONLY) != 0;
-  return &versioned->tensor;
 }
 
 /* The ABI's number of a DLPack type; 0 where there is none. */
@@ -83,10 +54,15 @@ static int check(const Tensor *tensor, const DLTensor *source, int is_read_only)
 }
 
 static void view(Tensor *tensor, const DLTensor *source) {
+  /* Copies, for another thread may resize the tensor while the GIL is away. */
+  for (int32_t i = 0; i < source->ndim; i++) {
+    tensor->shape[i] = source->shape[i];
+    if (source->strides != NULL) tensor->strides[i] = source->strides[i];
+  }
   tensor->view = (autoep_tensor){
       .data = source->data == NULL ? NULL : (char *)source->data + source->byte_offset,
-      .shape = source->shape,
-      .strides = source->strides,
+      .shape = tensor->shape,
+      .strides = source->strides == NULL ? NULL : tensor->strides,
       .ndim = source->ndim,
       .dtype = dtype_of(source),
       /* Page-locked host memory is read as any other. */
@@ -95,21 +71,34 @@ static void view(Tensor *tensor, const DLTensor *source) {
   };
 }
 
+enum { BYTES_ALIGNMENT = 64 };
+
+int bytes_check(const Tensor *tensor, int64_t count, const Handle *context) {
+  if (count == 0) return 1;
+  const autoep_tensor *view = tensor_view(tensor);
+  if (view == NULL || view->shape[0] < count)
+    return raise_invalid("%s: expected %lld bytes", tensor->name, (long long)count);
+  if ((uintptr_t)view->data % BYTES_ALIGNMENT != 0)
+    return raise_invalid("%s: expected memory aligned to %d bytes", tensor->name,
+                         (int)BYTES_ALIGNMENT);
+  if (view->device_type != context->device_type || view->device_id != context->device_id)
+    return raise_invalid("%s: expected memory of the context's device, type %d and number %d; got "
+                         "type %d and number %d",
+                         tensor->name, (int)context->device_type, (int)context->device_id,
+                         (int)view->device_type, (int)view->device_id);
+  return 1;
+}
+
 int tensor_read(PyObject *object, void *argument) {
   Tensor *tensor = argument;
   if (tensor->is_optional && object == Py_None) return 1;
-  PyObject *capsule = lend(object);
-  if (capsule == NULL) return raise_refusal(tensor, object);
-  int is_read_only;
-  const DLTensor *source = capsule_tensor(capsule, &is_read_only);
-  if (source == NULL) {
-    PyErr_Clear();
-    raise_invalid("%s: __dlpack__ gave no tensor of DLPack 0 or 1", tensor->name);
-  } else if (check(tensor, source, is_read_only)) {
-    view(tensor, source);
-    tensor->capsule = capsule;
-    return 1;
+  Loan loan;
+  if (!lend(object, &loan)) return raise_refusal(tensor, object);
+  if (!check(tensor, &loan.tensor, loan.is_read_only)) {
+    Py_DECREF(loan.lender);
+    return 0;
   }
-  Py_DECREF(capsule);
-  return 0;
+  view(tensor, &loan.tensor);
+  tensor->lender = loan.lender;
+  return 1;
 }

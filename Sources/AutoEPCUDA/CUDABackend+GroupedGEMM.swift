@@ -1,0 +1,119 @@
+import AutoEPCore
+
+extension KernelSource {
+  static let groupedGEMM = KernelSource(
+    "portable_grouped_gemm.cu",
+    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.each("LAYOUT", [1, 2])]
+  ) { ProductTile.preludes + [PackageResources.portable_grouped_gemm_cu] }
+
+  static let weightGradient = KernelSource(
+    "portable_weight_gradient.cu", axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.sums]
+  ) { ProductTile.preludes + [PackageResources.portable_weight_gradient_cu] }
+}
+
+extension CUDABackend {
+  /// out[r] = rows[r] · W[group of r] (+ bias); rows outside of all groups are left alone.
+  public func groupedGEMM(
+    _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
+    rowsPerGroup: TensorView, into out: TensorView
+  ) throws(EngineError) {
+    try groupedGEMM(
+      rows, weights: weights, layout: layout, bias: bias, groups: .counts(rowsPerGroup), into: out)
+  }
+
+  /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r].
+  public func groupedGEMMWeightGradient(
+    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: TensorView,
+    into gradWeights: TensorView
+  ) throws(EngineError) {
+    try groupedGEMMWeightGradient(
+      gradOut: gradOut, rows: rows, layout: layout, groups: .counts(rowsPerGroup),
+      into: gradWeights, accumulate: false)
+  }
+
+  func groupedGEMM(
+    _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
+    groups: DeviceGroups, into out: TensorView
+  ) throws(EngineError) {
+    let (depth, columns) = (rows.shape[1], out.shape[1])
+    let tile = try ProductTile(
+      rows.dtype, widths: [depth, columns], [rows, weights, out], "the grouped GEMM")
+    let rowTiles = (rows.shape[0] + tile.side - 1) / tile.side + groups.count
+    try kernel(
+      .groupedGEMM, "portable_grouped_gemm",
+      tile.choice + groups.choice + KernelVariant.define("LAYOUT", Int(layout.rawValue))
+    ).launch(
+      grid: tileGrid(rowTiles * tile.count(columns)), block: 256, sharedBytes: tile.sharedBytes,
+      on: stream, rows, weights, bias, groups.tensor, out, kernelInt(groups.count, "E"),
+      Int64(rows.shape[0]), kernelInt(columns, "the output width"),
+      kernelInt(depth, "the input width"))
+  }
+
+  /// - Parameter gradWeights: of the rows' type, or f32; added to for `accumulate`.
+  func groupedGEMMWeightGradient(
+    gradOut: TensorView, rows: TensorView, layout: WeightLayout, groups: DeviceGroups,
+    into gradWeights: TensorView, accumulate: Bool
+  ) throws(EngineError) {
+    // The gradient of [in, out] is the outer product the other way round.
+    let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
+    let (leftWidth, rightWidth) = (left.shape[1], right.shape[1])
+    let tile = try ProductTile(
+      rows.dtype, widths: [leftWidth, rightWidth], [left, right],
+      "the gradient of the grouped GEMM")
+    let tiles = groups.count * tile.count(leftWidth) * tile.count(rightWidth)
+    try kernel(
+      .weightGradient, "portable_weight_gradient",
+      tile.choice + groups.choice + KernelVariant.sum(gradWeights.dtype, accumulate: accumulate)
+    ).launch(
+      grid: tileGrid(tiles), block: 256, sharedBytes: tile.sharedBytes, on: stream, left, right,
+      groups.tensor, gradWeights, kernelInt(groups.count, "E"), Int64(rows.shape[0]),
+      kernelInt(leftWidth, "a weight's width"), kernelInt(rightWidth, "a weight's width"))
+  }
+
+  /// Blocks that stay until all tiles are done: two a multiprocessor.
+  private func tileGrid(_ tiles: Int) -> LaunchSize {
+    LaunchSize(min(tiles, 2 * device.processorCount))
+  }
+}
+
+/// A tile of a product: on tensor cores for halves, with plain multiply-adds for f32.
+struct ProductTile {
+  static let axis =
+    [choice(.f32, isAligned: false)]
+    + [DataType.bf16, .f16].flatMap { dtype in
+      [false, true].map { choice(dtype, isAligned: $0) }
+    }
+
+  static var preludes: [[UInt8]] {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh,
+      PackageResources.operand_cuh, PackageResources.groups_cuh, PackageResources.f32_tile_cuh,
+      PackageResources.tensor_core_tile_cuh,
+    ]
+  }
+
+  let choice: KernelSource.Choice
+  private let isPlain: Bool
+
+  /// The tile for operands of these widths and places.
+  init(
+    _ dtype: DataType, widths: [Int], _ operands: [TensorView], _ operation: String
+  ) throws(EngineError) {
+    try KernelVariant.check(dtype, for: operation)
+    isPlain = dtype == .f32
+    let isAligned = KernelVariant.vector(dtype, widths: widths, operands) > 1
+    choice = Self.choice(dtype, isAligned: isAligned && !isPlain)
+  }
+
+  /// Rows and columns of a tile; as in the kernels' files.
+  var side: Int { isPlain ? 64 : 128 }
+  /// Two operands: a part of depth 16 whose rows have one element more, or three stages of depth 32.
+  var sharedBytes: Int { isPlain ? 2 * 16 * 65 * 4 : 2 * 3 * 128 * 32 * 2 }
+
+  func count(_ width: Int) -> Int { (width + side - 1) / side }
+
+  private static func choice(_ dtype: DataType, isAligned: Bool) -> KernelSource.Choice {
+    KernelVariant.define("ELEMENT", KernelVariant.code(dtype))
+      + KernelVariant.define("ALIGNED", isAligned ? 1 : 0)
+  }
+}

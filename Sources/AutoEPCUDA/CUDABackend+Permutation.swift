@@ -1,0 +1,140 @@
+import AutoEPCore
+
+extension KernelSource {
+  static let permute = KernelSource(
+    "permute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
+  ) {
+    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.permute_cu]
+  }
+
+  static let unpermute = KernelSource(
+    "unpermute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
+  ) {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh,
+      PackageResources.unpermute_cu,
+    ]
+  }
+
+  static let slotDot = KernelSource(
+    "slot_dot.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [1, 2, 3])]
+  ) {
+    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.slot_dot_cu]
+  }
+
+  static let rowWeights = KernelSource(
+    "row_weights.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
+  ) {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh,
+      PackageResources.row_weights_cu,
+    ]
+  }
+
+  static let gatherPartials = KernelSource(
+    "gather_partials.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
+  ) {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh,
+      PackageResources.gather_partials_cu,
+    ]
+  }
+}
+
+extension CUDABackend {
+  /// rows[rowOfSlot[t,k]] = weights[t,k] · x[t]; a slot of row -1 is skipped.
+  public func permute(
+    _ x: TensorView, rowOfSlot: TensorView, weights: TensorView?, into rows: TensorView
+  ) throws(EngineError) {
+    try moveTokens(
+      .permute, "permute", vectorsPerLane: 4, tokens: x, rowOfSlot: rowOfSlot, weights: weights,
+      rows: rows, arguments: { ($0, $1) })
+  }
+
+  /// y[t] = Σ_k weights[t,k] · rows[rowOfSlot[t,k]]; a slot of row -1 adds nothing.
+  public func unpermute(
+    _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
+  ) throws(EngineError) {
+    try moveTokens(
+      .unpermute, "unpermute", vectorsPerLane: 2, tokens: y, rowOfSlot: rowOfSlot,
+      weights: weights, rows: rows, arguments: { ($1, $0) })
+  }
+
+  /// gradWeights[t,k] = ⟨x[t], rows[rowOfSlot[t,k]]⟩; 0 for a slot of row -1.
+  public func slotDot(
+    _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView, into gradWeights: TensorView
+  ) throws(EngineError) {
+    let layout = try RowLayout(x, [rows], "the gradient of topk_weights")
+    try KernelVariant.check(gradWeights.dtype, for: "the gradient of topk_weights")
+    try kernel(.slotDot, "slot_dot", layout.choice + KernelVariant.weight(gradWeights.dtype))
+      .launch(
+        grid: LaunchSize(blocks(warps: rowOfSlot.elementCount)), block: 256, on: stream, x, rows,
+        rowOfSlot, gradWeights, Int64(rowOfSlot.elementCount),
+        kernelInt(rowOfSlot.shape[1], "K"), kernelInt(rows.shape[0], "N"), layout.vectorCount)
+  }
+
+  /// weights [N] f32 = the weight of each row's slot.
+  func rowWeights(
+    _ topkWeights: TensorView, slotOfRow: TensorView, into weights: TensorView
+  ) throws(EngineError) {
+    try KernelVariant.check(topkWeights.dtype, for: "the weights of rows")
+    let rows = slotOfRow.elementCount
+    try kernel(.rowWeights, "row_weights", KernelVariant.weight(topkWeights.dtype)).launch(
+      grid: LaunchSize((rows + 255) / 256), block: 256, on: stream, topkWeights, slotOfRow,
+      weights, Int64(rows))
+  }
+
+  /// sums [T,K] = for each slot the sum of its row's partials [N,n] f32; 0 for a slot of row -1.
+  func gatherPartials(
+    _ partials: TensorView, rowOfSlot: TensorView, into sums: TensorView
+  ) throws(EngineError) {
+    try KernelVariant.check(sums.dtype, for: "the gradient of topk_weights")
+    let slots = rowOfSlot.elementCount
+    try kernel(.gatherPartials, "gather_partials", KernelVariant.weight(sums.dtype)).launch(
+      grid: LaunchSize((slots + 255) / 256), block: 256, on: stream, partials, rowOfSlot, sums,
+      Int64(slots), kernelInt(partials.shape[0], "N"),
+      kernelInt(partials.shape[1], "the parts of a sum"))
+  }
+
+  /// Between tokens [T,H] and rows [N,H]; `arguments` puts the two in the kernel's order.
+  private func moveTokens(
+    _ source: KernelSource, _ name: String, vectorsPerLane: Int, tokens: TensorView,
+    rowOfSlot: TensorView, weights: TensorView?, rows: TensorView,
+    arguments: (_ tokens: TensorView, _ rows: TensorView) -> (TensorView, TensorView)
+  ) throws(EngineError) {
+    let layout = try RowLayout(tokens, [rows], name)
+    if let weights { try KernelVariant.check(weights.dtype, for: name) }
+    let segments = layout.segments(vectorsPerLane: vectorsPerLane)
+    let (first, last) = arguments(tokens, rows)
+    try kernel(source, name, layout.choice + KernelVariant.weight(weights?.dtype)).launch(
+      grid: LaunchSize(blocks(warps: tokens.shape[0], sharedBy: segments), segments), block: 256,
+      on: stream, first, rowOfSlot, weights, last, Int64(tokens.shape[0]),
+      kernelInt(rowOfSlot.shape[1], "K"), kernelInt(rows.shape[0], "N"), layout.vectorCount)
+  }
+
+  /// Blocks of eight warps that are enough for a warp an item, or to fill the device.
+  func blocks(warps: Int, sharedBy segments: Int = 1) -> Int {
+    let most = max(1, device.processorCount * 8 / max(segments, 1))
+    return min((warps + 7) / 8, most)
+  }
+}
+
+/// How kernels read rows of one width.
+struct RowLayout {
+  let choice: KernelSource.Choice
+  let vectorCount: Int32
+
+  /// The rows of a tensor, and of others of its type and width.
+  init(_ rows: TensorView, _ others: [TensorView?], _ operation: String) throws(EngineError) {
+    try KernelVariant.check(rows.dtype, for: operation)
+    let width = rows.rowElementCount
+    let vector = KernelVariant.vector(rows.dtype, widths: [width], [rows] + others)
+    choice = KernelVariant.rows(rows.dtype, vector)
+    vectorCount = try kernelInt(width / vector, "the width of a row")
+  }
+
+  /// Parts of a row that warps share, when each lane takes some vectors.
+  func segments(vectorsPerLane: Int) -> Int {
+    (Int(vectorCount) + 32 * vectorsPerLane - 1) / (32 * vectorsPerLane)
+  }
+}

@@ -1,0 +1,53 @@
+import AutoEPCore
+
+extension KernelSource {
+  static let zLoss = elementwise("z_loss.cu") { PackageResources.z_loss_cu }
+  static let jitter = elementwise("jitter.cu") { PackageResources.jitter_cu }
+
+  private static func elementwise(
+    _ name: String, _ file: @escaping @Sendable () -> [UInt8]
+  ) -> KernelSource {
+    KernelSource(
+      name,
+      variants: KernelVariant.elements.map {
+        KernelVariant.define("ELEMENT", KernelVariant.code($0))
+      }
+    ) { [PackageResources.instructions_cuh, PackageResources.element_cuh, file()] }
+  }
+}
+
+extension CUDABackend {
+  /// Mean over tokens of logsumexp(logits)², by one block: its sum has one order.
+  public func routerZLoss(logits: TensorView, into loss: TensorView) throws(EngineError) {
+    try elementKernel(.zLoss, "z_loss", logits, "the z-loss").launch(
+      grid: 1, block: 1024, sharedBytes: 32 * 8, on: stream, logits, loss,
+      Int64(logits.shape[0]), kernelInt(logits.shape[1], "E"))
+  }
+
+  /// The gradient of the z-loss to the logits.
+  public func routerZLossBackward(
+    logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView
+  ) throws(EngineError) {
+    try elementKernel(.zLoss, "z_loss_backward", logits, "the z-loss's backward").launch(
+      grid: LaunchSize(blocks(warps: logits.shape[0])), block: 256, on: stream, logits, gradLoss,
+      gradLogits, Int64(logits.shape[0]), kernelInt(logits.shape[1], "E"))
+  }
+
+  /// y = x times uniform noise in [1 - epsilon, 1 + epsilon], a function of seed and index.
+  public func jitter(
+    _ x: TensorView, epsilon: Double, seed: UInt64, into y: TensorView
+  ) throws(EngineError) {
+    let count = x.elementCount
+    try elementKernel(.jitter, "jitter", x, "jitter").launch(
+      grid: LaunchSize(blocks(warps: (count + 31) / 32)), block: 256, on: stream, x, y,
+      Int64(count), epsilon, seed)
+  }
+
+  private func elementKernel(
+    _ source: KernelSource, _ name: String, _ tensor: TensorView, _ operation: String
+  ) throws(EngineError) -> CUDAKernel {
+    try KernelVariant.check(tensor.dtype, for: operation)
+    return try kernel(
+      source, name, KernelVariant.define("ELEMENT", KernelVariant.code(tensor.dtype)))
+  }
+}

@@ -1,0 +1,125 @@
+import AutoEPCore
+
+extension KernelSource {
+  static let route = KernelSource("route.cu", axes: RouterLaunch.axes) {
+    RouterLaunch.preludes + [PackageResources.route_cu]
+  }
+
+  static let routeBackward = KernelSource("route_backward.cu", axes: RouterLaunch.axes) {
+    RouterLaunch.preludes + [PackageResources.route_backward_cu]
+  }
+}
+
+extension CUDABackend {
+  /// Chooses K experts a token. A token whose logits cannot be used is routed as if they were zeros,
+  /// and told by the next call.
+  public func route(
+    _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
+    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView
+  ) throws(EngineError) {
+    let router = try RouterLaunch(configuration, logits, "the router")
+    if let selectionBias, selectionBias.dtype != .f32 {
+      throw EngineError(
+        .unsupported, "selection_bias on a CUDA device is float32, not \(selectionBias.dtype.name)")
+    }
+    guard configuration.sinkhornIterations == 0 else {
+      throw EngineError(
+        .unsupported,
+        "Sinkhorn's balancing of a training router is computed on CPUs only: move the logits there")
+    }
+    try zero(tokensPerExpert)
+    try kernel(.route, "route", router.defines).launch(
+      grid: router.grid(on: device), block: RouterLaunch.block,
+      sharedBytes: router.bytes(perExpert: 1, perWarp: 4), on: stream, logits, selectionBias,
+      topkIdx, topkWeights, tokensPerExpert, router.tokenCount, router.expertCount,
+      router.parameters, device.faults.address)
+  }
+
+  /// The gradient to the logits; an index outside [0, E) counts as no choice, and is told by the next
+  /// call.
+  public func routeBackward(
+    _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
+    gradTopkWeights: TensorView, into gradLogits: TensorView
+  ) throws(EngineError) {
+    let router = try RouterLaunch(configuration, logits, "the router's backward")
+    try kernel(.routeBackward, "route_backward", router.defines).launch(
+      grid: router.grid(on: device), block: RouterLaunch.block,
+      sharedBytes: router.bytes(perExpert: 0, perWarp: 5), on: stream, logits, topkIdx,
+      gradTopkWeights, gradLogits, router.tokenCount, router.expertCount, router.parameters,
+      device.faults.address)
+  }
+}
+
+/// What the launches of a router share: a warp a token, four to a block.
+private struct RouterLaunch {
+  /// Experts a lane.
+  private static let perLane = [1, 2, 4, 8, 16, 32]
+  static let block: LaunchSize = 128
+
+  static let axes = [
+    KernelVariant.elements.map { KernelVariant.define("ELEMENT", KernelVariant.code($0)) },
+    KernelVariant.each("PER_LANE", perLane),
+  ]
+  static var preludes: [[UInt8]] {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.fault_cuh,
+      PackageResources.router_cuh,
+    ]
+  }
+
+  let defines: [String]
+  let parameters: RouteParameters
+  let tokenCount: Int64
+  let expertCount: Int32
+
+  init(
+    _ configuration: RouteConfiguration, _ logits: TensorView, _ operation: String
+  ) throws(EngineError) {
+    try KernelVariant.check(logits.dtype, for: operation)
+    let (tokens, experts) = (logits.shape[0], logits.shape[1])
+    guard let perLane = Self.perLane.first(where: { 32 * $0 >= experts }) else {
+      throw EngineError(
+        .unsupported, "\(operation) on a CUDA device takes at most 1024 experts, not \(experts)")
+    }
+    defines =
+      KernelVariant.define("ELEMENT", KernelVariant.code(logits.dtype))
+      + KernelVariant.define("PER_LANE", perLane)
+    parameters = RouteParameters(configuration)
+    tokenCount = Int64(tokens)
+    expertCount = Int32(experts)
+  }
+
+  func grid(on device: CUDADevice) -> LaunchSize {
+    LaunchSize(min((Int(tokenCount) + 3) / 4, 8 * device.processorCount))
+  }
+
+  /// Shared memory of numbers of 4 bytes: for each expert, and for each expert and warp.
+  func bytes(perExpert: Int, perWarp: Int) -> Int {
+    4 * Int(expertCount) * (perExpert + 4 * perWarp)
+  }
+}
+
+/// The fields of RouteConfig in router.cuh.
+private struct RouteParameters: KernelArgument {
+  struct Bits {
+    var score: Int32
+    var topK: Int32
+    var normalize: Int32
+    var normalizeEpsilon: Float
+    var scale: Float
+    var groupScore: Int32
+    var numGroups: Int32
+    var topkGroups: Int32
+  }
+
+  let bits: Bits
+
+  init(_ configuration: RouteConfiguration) {
+    bits = Bits(
+      score: configuration.score.rawValue, topK: Int32(configuration.topK),
+      normalize: configuration.normalizeEpsilon == nil ? 0 : 1,
+      normalizeEpsilon: Float(configuration.normalizeEpsilon ?? 0),
+      scale: Float(configuration.scale), groupScore: configuration.groupScore.rawValue,
+      numGroups: Int32(configuration.numGroups), topkGroups: Int32(configuration.topkGroups))
+  }
+}

@@ -1,0 +1,49 @@
+import AutoEPCore
+
+extension KernelSource {
+  static let rowSum = KernelSource(
+    "row_sum.cu",
+    axes: [
+      KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3]), DeviceGroups.axis,
+      KernelVariant.sums,
+    ]
+  ) {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.groups_cuh,
+      PackageResources.row_sum_cu,
+    ]
+  }
+}
+
+extension CUDABackend {
+  /// For each group, Σ over its rows of gradOut[r].
+  public func groupedRowSum(
+    _ gradOut: TensorView, rowsPerGroup: TensorView, into sums: TensorView
+  ) throws(EngineError) {
+    try groupedRowSum(
+      gradOut, groups: .counts(rowsPerGroup), slotOfRow: nil, weights: nil, into: sums,
+      accumulate: false)
+  }
+
+  /// The same, each row times the weight of its slot where weights are given.
+  ///
+  /// - Parameter sums: of the rows' type, or f32; added to for `accumulate`.
+  func groupedRowSum(
+    _ gradOut: TensorView, groups: DeviceGroups, slotOfRow: TensorView?, weights: TensorView?,
+    into sums: TensorView, accumulate: Bool
+  ) throws(EngineError) {
+    let layout = try RowLayout(gradOut, [], "the sum of rows")
+    let isWide = layout.choice.last != "VECTOR=1"
+    // As in row_sum.cu: columns of a block, and a float a thread and element of a vector.
+    let columns = isWide ? 8 : 32
+    let vector = isWide ? 16 / gradOut.dtype.byteCount : 1
+    try kernel(
+      .rowSum, "row_sum",
+      layout.choice + KernelVariant.weight(weights?.dtype) + groups.choice
+        + KernelVariant.sum(sums.dtype, accumulate: accumulate)
+    ).launch(
+      grid: LaunchSize((Int(layout.vectorCount) + columns - 1) / columns, groups.count),
+      block: 256, sharedBytes: 256 * vector * 4, on: stream, gradOut, groups.tensor, slotOfRow,
+      weights, sums, Int64(gradOut.shape[0]), layout.vectorCount)
+  }
+}

@@ -1,0 +1,100 @@
+import AutoEPCore
+
+extension KernelSource {
+  static let sortByExpert = KernelSource(
+    "sort_by_expert.cu", variants: KernelVariant.each("INDEX_BYTES", [4, 8])
+  ) {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.fault_cuh,
+      PackageResources.sort_by_expert_cu,
+    ]
+  }
+}
+
+extension CUDABackend {
+  /// Stable counting sort of the slots by expert, by one block: there is no memory for more.
+  public func sortByExpert(
+    topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, tokensPerExpert: TensorView
+  ) throws(EngineError) {
+    let sort = try SlotSort(topkIdx, numExperts: numExperts, on: self)
+    try sort.inOneBlock(
+      expertOffsets: nil, rowOfSlot: rowOfSlot, slotOfRow: nil, tokensPerExpert: tokensPerExpert)
+  }
+
+  /// The same with all that the experts need to know; drops choices outside [0, numExperts), and
+  /// reports them.
+  func sort(
+    _ topkIdx: TensorView, numExperts: Int, into routing: RoutingMetadata,
+    tokensPerExpert: TensorView?
+  ) throws(EngineError) {
+    let sort = try SlotSort(topkIdx, numExperts: numExperts, on: self)
+    if topkIdx.elementCount <= SlotSort.mostInOneBlock {
+      try sort.inOneBlock(
+        expertOffsets: routing.expertOffsets, rowOfSlot: routing.rowOfSlot,
+        slotOfRow: routing.slotOfRow, tokensPerExpert: tokensPerExpert)
+    } else {
+      try sort.inChunks(routing, tokensPerExpert: tokensPerExpert)
+    }
+  }
+}
+
+/// The launches of one sort.
+private struct SlotSort {
+  /// Slots that one block sorts faster than three launches.
+  static let mostInOneBlock = 2048
+
+  private let topkIdx: TensorView
+  private let numExperts: Int32
+  private let backend: CUDABackend
+  private let defines: [String]
+  /// Warps of a block that have counters of their own.
+  private let warps: Int
+  private let bucketBytes: Int
+
+  init(_ topkIdx: TensorView, numExperts: Int, on backend: CUDABackend) throws(EngineError) {
+    self.topkIdx = topkIdx
+    self.numExperts = try kernelInt(numExperts, "num_experts")
+    self.backend = backend
+    defines = KernelVariant.define("INDEX_BYTES", topkIdx.dtype.byteCount)
+    bucketBytes = 4 * (numExperts + 1)
+    let limit = backend.device.sharedBytesPerBlock
+    guard
+      let warps = [16, 8, 4, 2, 1].first(where: { [bucketBytes] in
+        ($0 + 1) * bucketBytes <= limit
+      })
+    else {
+      throw EngineError(
+        .unsupported,
+        "num_experts is \(numExperts); this CUDA device sorts at most"
+          + " \(limit / 8 - 1)")
+    }
+    self.warps = warps
+  }
+
+  func inOneBlock(
+    expertOffsets: TensorView?, rowOfSlot: TensorView, slotOfRow: TensorView?,
+    tokensPerExpert: TensorView?
+  ) throws(EngineError) {
+    try backend.kernel(.sortByExpert, "sort_in_one_block", defines).launch(
+      grid: 1, block: LaunchSize(32 * warps), sharedBytes: (warps + 1) * bucketBytes,
+      on: backend.stream, topkIdx, Int64(topkIdx.elementCount), numExperts, expertOffsets,
+      rowOfSlot, slotOfRow, tokensPerExpert, backend.device.faults.address)
+  }
+
+  func inChunks(
+    _ routing: RoutingMetadata, tokensPerExpert: TensorView?
+  ) throws(EngineError) {
+    let chunks = LaunchSize(RoutingMetadata.chunkCount)
+    let slotCount = Int64(topkIdx.elementCount)
+    try backend.kernel(.sortByExpert, "sort_count", defines).launch(
+      grid: chunks, block: 512, sharedBytes: bucketBytes, on: backend.stream, topkIdx, slotCount,
+      numExperts, routing.chunkCounts, backend.device.faults.address)
+    try backend.kernel(.sortByExpert, "sort_scan", defines).launch(
+      grid: LaunchSize((Int(numExperts) + 8) / 8), block: 256, on: backend.stream, numExperts,
+      routing.chunkCounts, routing.bucketCounts, tokensPerExpert)
+    try backend.kernel(.sortByExpert, "sort_place", defines).launch(
+      grid: chunks, block: LaunchSize(32 * warps), sharedBytes: (warps + 1) * bucketBytes,
+      on: backend.stream, topkIdx, slotCount, numExperts, routing.chunkCounts,
+      routing.bucketCounts, routing.expertOffsets, routing.rowOfSlot, routing.slotOfRow)
+  }
+}

@@ -1,0 +1,35 @@
+import Foundation
+
+/// The driver of Tests/FakeDriver as a library of its own, in a folder that goes with the object.
+public final class FakeDriverLibrary: Sendable {
+  /// The folder; tests may put more into it.
+  public let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
+
+  /// The library.
+  public var path: String { folder.appending(path: "libfake.so").path }
+
+  /// Compiles it; who opens it opens one that shares nothing with others.
+  ///
+  /// - Parameter soname: the name under which the loader then knows it.
+  public init(soname: String = "libfake.so") throws {
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    let compiler = Process()
+    compiler.executableURL = URL(filePath: "/usr/bin/env")
+    compiler.arguments = [
+      "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
+      "-Wl,-soname,\(soname)", "-I\(package.path)/Sources/CCUDA",
+      "\(package.path)/Tests/FakeDriver/fake_driver.c", "-o", path,
+    ]
+    try compiler.run()
+    compiler.waitUntilExit()
+    guard compiler.terminationStatus == 0 else { throw CompilationFailed() }
+  }
+
+  deinit { try? FileManager.default.removeItem(at: folder) }
+
+  private struct CompilationFailed: Error {}
+}
+
+/// The folder of Package.swift.
+public let package = URL(filePath: #filePath)
+  .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()

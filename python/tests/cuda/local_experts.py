@@ -1,0 +1,212 @@
+"""The experts on one GPU by the extension's own functions, with watched memory around buffers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import reference
+import torch
+
+from autoep import _options
+from autoep._native import engine
+
+DEVICE = "cuda"
+CUDA = 2
+# autoep_dtype.
+_DTYPES = {torch.float32: 1, torch.bfloat16: 3, torch.float16: 4}
+_GUARD = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer's shapes and options.
+
+    Attributes:
+        sizes: T, K, E, H, F.
+        choice: How tokens choose: "random", "skewed", "one expert", "even experts", "dropped".
+    """
+
+    sizes: tuple[int, int, int, int, int] = (37, 3, 6, 40, 24)
+    dtype: torch.dtype = torch.float32
+    weight_dtype: torch.dtype = torch.float32
+    index_dtype: torch.dtype = torch.int64
+    activation: str = "silu"
+    gate: str = "concatenated"
+    layout: str = "out_in"
+    score_apply: str = "after"
+    bias: bool = False
+    choice: str = "random"
+
+    @property
+    def config(self) -> tuple:
+        """`autoep_experts_config` for the extension."""
+        _, _, experts, hidden, ffn = self.sizes
+        return (
+            experts,
+            hidden,
+            ffn,
+            _DTYPES[self.dtype],
+            _options.ACTIVATIONS[self.activation],
+            _options.GATES[self.gate],
+            _options.LAYOUTS[self.layout],
+            _options.SCORE_APPLIES[self.score_apply],
+            1.702,
+            7.0,
+        )
+
+    @property
+    def gate_up_size(self) -> int:
+        """G."""
+        return self.sizes[4] * (1 if self.gate == "none" else 2)
+
+
+class Data:
+    """Inputs of a layer, the same for every dtype but for rounding."""
+
+    def __init__(self, layer: Layer, seed: int = 0) -> None:
+        tokens, top_k, experts, hidden, ffn = layer.sizes
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int, scale: float = 1.0, dtype: torch.dtype = layer.dtype) -> Any:
+            values = torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+            return values.to(dtype).to(DEVICE)
+
+        def weight(out_size: int, in_size: int) -> Any:
+            shape = (out_size, in_size) if layer.layout == "out_in" else (in_size, out_size)
+            return normal(experts, *shape, scale=in_size**-0.5)
+
+        self.layer = layer
+        self.x = normal(tokens, hidden)
+        self.grad_y = normal(tokens, hidden)
+        scores = torch.rand(tokens, top_k, generator=generator, dtype=torch.float64) + 0.1
+        self.topk_weights = (
+            (scores / scores.sum(-1, keepdim=True)).to(layer.weight_dtype).to(DEVICE)
+        )
+        self.topk_idx = _choices(layer, generator).to(layer.index_dtype).to(DEVICE)
+        self.weights = (
+            weight(layer.gate_up_size, hidden),
+            normal(experts, layer.gate_up_size) if layer.bias else None,
+            weight(hidden, ffn),
+            normal(experts, hidden) if layer.bias else None,
+        )
+
+
+def _choices(layer: Layer, generator: torch.Generator) -> torch.Tensor:
+    tokens, top_k, experts, _, _ = layer.sizes
+    if layer.choice == "one expert":
+        return torch.full((tokens, top_k), experts - 1)
+    scores = torch.rand(tokens, experts, generator=generator)
+    if layer.choice == "skewed":
+        scores[:, : max(top_k, experts // 4)] += 0.8
+    if layer.choice == "even experts":
+        scores[:, 1::2] = -1
+    idx = scores.topk(top_k).indices
+    if layer.choice == "dropped":
+        idx[::3, 0] = experts
+        idx[1::4, -1] = -5
+        idx[2::7] = 2**31 - 1
+    return idx
+
+
+class Guarded:
+    """Memory of the device that starts as NaN, with a border on both sides."""
+
+    def __init__(self) -> None:
+        self._borders: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """An output of a call."""
+        count = torch.Size(shape).numel()
+        poison = float("nan") if dtype.is_floating_point else 0x77
+        buffer = torch.full((count + 2 * _GUARD,), poison, dtype=dtype, device=DEVICE)
+        for border in (buffer[:_GUARD], buffer[_GUARD + count :]):
+            self._borders.append((border, border.clone()))
+        return buffer[_GUARD : _GUARD + count].view(shape)
+
+    def check(self) -> None:
+        """Fails where a call wrote into a border."""
+        for border, original in self._borders:
+            same = torch.equal(border.view(torch.uint8), original.view(torch.uint8))
+            assert same, "a kernel wrote outside its output"
+
+
+class Run:
+    """One forward and one backward by the engine."""
+
+    def __init__(self, context: Any, data: Data) -> None:
+        layer = data.layer
+        tokens, top_k, experts, hidden, _ = layer.sizes
+        self.context, self.data, self.memory = context, data, Guarded()
+        empty = self.memory.empty
+        sizes = engine.local_experts_describe(context, layer.config, tokens, top_k)
+        self.routing, self.forward_space, self.backward_space = (
+            empty(size, dtype=torch.uint8) for size in sizes
+        )
+        rows = tokens * top_k
+        self.hidden = empty(rows, layer.gate_up_size, dtype=layer.dtype)
+        self.tokens_per_expert = empty(experts, dtype=torch.int32)
+        self.y = empty(tokens, hidden, dtype=layer.dtype)
+        self.grad_x = empty(tokens, hidden, dtype=layer.dtype)
+        self.grad_topk_weights = empty(tokens, top_k, dtype=layer.weight_dtype)
+        self.gradients = self.gradients_of(layer.dtype)
+
+    def gradients_of(self, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
+        """Memory for the gradients of the weights."""
+        return tuple(
+            None if weight is None else self.memory.empty(*weight.shape, dtype=dtype)
+            for weight in self.data.weights
+        )
+
+    def forward(self) -> None:
+        """Fills y, hidden, routing and tokens_per_expert."""
+        data = self.data
+        engine.local_experts_forward(
+            *(self.context, data.layer.config, data.weights, data.x, data.topk_idx),
+            *(data.topk_weights, self.routing, self.hidden, self.tokens_per_expert, self.y),
+            self.forward_space,
+        )
+
+    def backward(self, *, accumulate: bool = False) -> None:
+        """Fills the gradients; those that are None are left out."""
+        data = self.data
+        engine.local_experts_backward(
+            *(self.context, data.layer.config, data.weights, data.grad_y, data.x),
+            *(data.topk_weights, self.routing, self.hidden, self.grad_x, self.grad_topk_weights),
+            *(self.gradients, accumulate, self.backward_space),
+        )
+
+    def both(self) -> list[torch.Tensor]:
+        """All results, in the order of `expected`."""
+        self.forward()
+        self.backward()
+        return self.results()
+
+    def results(self) -> list[torch.Tensor]:
+        """The results as they are; the borders are checked."""
+        torch.cuda.synchronize()
+        self.memory.check()
+        results = [self.y, self.grad_x, self.grad_topk_weights, *self.gradients]
+        return [result for result in results if result is not None]
+
+
+def expected(data: Data, dtype: torch.dtype) -> list[torch.Tensor]:
+    """What plain torch gives, computed in a dtype."""
+    layer = data.layer
+
+    def leaf(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor.detach().to(dtype).requires_grad_()
+
+    x, scores, weights = leaf(data.x), leaf(data.topk_weights), [leaf(w) for w in data.weights]
+    y = reference.experts(
+        *(x, data.topk_idx, scores, weights[0], weights[2]),
+        gate_up_bias=weights[1],
+        down_bias=weights[3],
+        activation=layer.activation,
+        gate=layer.gate,
+        layout=layer.layout,
+        score_apply=layer.score_apply,
+    )
+    leaves = [tensor for tensor in (x, scores, *weights) if tensor is not None]
+    gradients = torch.autograd.grad(y, leaves, data.grad_y.to(dtype), materialize_grads=True)
+    return [y.detach(), *gradients]
