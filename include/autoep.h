@@ -385,8 +385,9 @@ enum {
   AUTOEP_GELU = 2,          /* erf */
   AUTOEP_GELU_TANH = 3,
   AUTOEP_RELU_SQUARED = 4,
-  AUTOEP_CLAMPED_SWIGLU = 5 /* gpt-oss, gated only: g = min(gate, limit),
-                               u = clamp(up, -limit, limit): (u + 1) g sigmoid(alpha g) */
+  AUTOEP_CLAMPED_SWIGLU = 5, /* gpt-oss, gated only: g = min(gate, limit),
+                                u = clamp(up, -limit, limit): (u + 1) g sigmoid(alpha g) */
+  AUTOEP_CLAMPED_SILU = 6    /* gated only, same g and u: u g sigmoid(g) */
 };
 
 typedef int32_t autoep_gate;
@@ -413,7 +414,7 @@ typedef struct autoep_experts_config {
   autoep_weight_layout weight_layout;
   autoep_score_apply score_apply;
   double swiglu_alpha;      /* CLAMPED_SWIGLU only */
-  double swiglu_limit;      /* CLAMPED_SWIGLU only; > 0 */
+  double swiglu_limit;      /* CLAMPED_SWIGLU and CLAMPED_SILU only; > 0 */
 } autoep_experts_config;
 
 /* Where each routed copy goes: made by a rank for one set of choices, used by one forward

@@ -107,7 +107,8 @@ extension TensorChecker {
       ffnSize: try width(config.ffn_size, "config.ffn_size"), dtype: dtype)
     experts.activation = try choice(
       config.activation, "config.activation", ExpertsConfiguration.Activation.self,
-      "AUTOEP_SILU (1), _GELU (2), _GELU_TANH (3), _RELU_SQUARED (4), _CLAMPED_SWIGLU (5)")
+      "AUTOEP_SILU (1), _GELU (2), _GELU_TANH (3), _RELU_SQUARED (4), _CLAMPED_SWIGLU (5),"
+        + " _CLAMPED_SILU (6)")
     experts.gate = try choice(
       config.gate, "config.gate", ExpertsConfiguration.Gate.self,
       "AUTOEP_GATE_NONE (1), _CONCATENATED (2), _INTERLEAVED (3)")
@@ -115,7 +116,7 @@ extension TensorChecker {
     experts.scoreApply = try choice(
       config.score_apply, "config.score_apply", ExpertsConfiguration.ScoreApply.self,
       "AUTOEP_SCORE_AFTER (1), AUTOEP_SCORE_BEFORE (2)")
-    if experts.activation == .clampedSwiGLU { try setClamp(of: &experts, config) }
+    if experts.activation.isClamped { try setClamp(of: &experts, config) }
     return experts
   }
 
@@ -131,7 +132,7 @@ extension TensorChecker {
     of experts: inout ExpertsConfiguration, _ config: autoep_experts_config
   ) throws(EngineError) {
     guard experts.gate != .none else {
-      throw error("config.gate", "is NONE; AUTOEP_CLAMPED_SWIGLU needs a gate")
+      throw error("config.gate", "is NONE; the clamped activations need a gate")
     }
     guard config.swiglu_alpha.isFinite else {
       throw error("config.swiglu_alpha", "is \(config.swiglu_alpha); expected a finite number")
@@ -139,7 +140,7 @@ extension TensorChecker {
     guard config.swiglu_limit > 0 else {
       throw error("config.swiglu_limit", "is \(config.swiglu_limit); expected a number above 0")
     }
-    experts.swigluAlpha = config.swiglu_alpha
+    experts.swigluAlpha = experts.activation == .clampedSiLU ? 1 : config.swiglu_alpha
     experts.swigluLimit = config.swiglu_limit
   }
 }

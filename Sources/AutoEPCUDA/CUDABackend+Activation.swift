@@ -24,10 +24,10 @@ extension KernelSource {
     ]
   }
 
-  private static let activations = (1...5).flatMap { activation in
+  private static let activations = (1...6).flatMap { activation in
     (1...3).compactMap { gate in
-      // The clamped SwiGLU has a gate.
-      activation == 5 && gate == 1
+      // The clamped ones have a gate.
+      activation >= 5 && gate == 1
         ? nil
         : KernelVariant.define("ACTIVATION", activation) + KernelVariant.define("GATE", gate)
     }

@@ -7,6 +7,10 @@ public struct ExpertsConfiguration: Sendable, Equatable {
     case geluTanh = 3
     case reluSquared = 4
     case clampedSwiGLU = 5
+    case clampedSiLU = 6
+
+    /// Whether it limits gate and up, and so needs both.
+    public var isClamped: Bool { self == .clampedSwiGLU || self == .clampedSiLU }
   }
 
   /// Where gate and up stand in the pre-activation; raw values are the C interface's.
@@ -38,9 +42,9 @@ public struct ExpertsConfiguration: Sendable, Equatable {
   public var weightLayout: WeightLayout
   /// The side of the weighting.
   public var scoreApply: ScoreApply
-  /// Alpha of the clamped SwiGLU.
+  /// Alpha of the clamped activations; that of the SiLU is 1.
   public var swigluAlpha: Double
-  /// Limit of the clamped SwiGLU.
+  /// Limit of the clamped activations.
   public var swigluLimit: Double
 
   /// Describes a SwiGLU layer in the layout most families use; set what differs.

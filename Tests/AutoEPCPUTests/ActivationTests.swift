@@ -19,11 +19,12 @@ struct ReferenceActivation {
   }
 
   private func gated(_ gate: Dual, _ up: Dual) -> Dual {
-    guard configuration.activation == .clampedSwiGLU else { return activate(gate) * up }
+    guard configuration.activation.isClamped else { return activate(gate) * up }
     let limit = configuration.swigluLimit
     let g = gate.value > limit ? Dual(limit) : gate
     let u = abs(up.value) > limit ? Dual(up.value > 0 ? limit : -limit) : up
-    return (u + 1) * g * (configuration.swigluAlpha * g).sigmoid
+    let offset: Double = configuration.activation == .clampedSwiGLU ? 1 : 0
+    return (u + offset) * g * (configuration.swigluAlpha * g).sigmoid
   }
 
   private func activate(_ x: Dual) -> Dual {
@@ -33,7 +34,7 @@ struct ReferenceActivation {
     case .geluTanh:
       0.5 * x * (((2 / Double.pi).squareRoot() * (x + 0.044715 * (x * x * x))).tanh + 1)
     case .reluSquared: x.value > 0 ? x * x : Dual(0)
-    case .clampedSwiGLU: Dual(.nan)
+    case .clampedSwiGLU, .clampedSiLU: Dual(.nan)
     }
   }
 }
@@ -42,10 +43,10 @@ struct ReferenceActivation {
   typealias Activation = ExpertsConfiguration.Activation
   typealias Gate = ExpertsConfiguration.Gate
 
-  @Test(arguments: [Activation.silu, .gelu, .geluTanh, .reluSquared, .clampedSwiGLU])
+  @Test(arguments: [Activation.silu, .gelu, .geluTanh, .reluSquared, .clampedSwiGLU, .clampedSiLU])
   func forwardAndBackwardAreTheReferences(activation: Activation) throws {
     for gate in [Gate.none, .concatenated, .interleaved]
-    where gate != .none || activation != .clampedSwiGLU {
+    where gate != .none || !activation.isClamped {
       for dtype in [DataType.f64, .f32, .bf16] {
         for (numRows, width) in [(0, 4), (1, 1), (3, 17), (20, 33)] {
           check(configuration(activation, gate, width, dtype), numRows)
@@ -54,10 +55,10 @@ struct ReferenceActivation {
     }
   }
 
-  @Test(arguments: [Activation.silu, .gelu, .geluTanh, .reluSquared, .clampedSwiGLU])
+  @Test(arguments: [Activation.silu, .gelu, .geluTanh, .reluSquared, .clampedSwiGLU, .clampedSiLU])
   func backwardMayOverwriteItsInputs(activation: Activation) throws {
     // G = F holds for plain experts only, which the clamped one never is.
-    guard activation != .clampedSwiGLU else { return }
+    guard !activation.isClamped else { return }
     let experts = configuration(activation, .none, 20, .f32)
     var random = Random(82)
     let hidden = random.tensor([5, 20], .f32)
@@ -75,7 +76,7 @@ struct ReferenceActivation {
     #expect(gradOut.bytes == expected.bytes)
   }
 
-  @Test(arguments: [Activation.silu, .gelu, .geluTanh, .clampedSwiGLU])
+  @Test(arguments: [Activation.silu, .gelu, .geluTanh, .clampedSwiGLU, .clampedSiLU])
   func largeInputsDoNotOverflow(activation: Activation) throws {
     let experts = configuration(activation, .concatenated, 4, .f32)
     let hidden = Tensor([500, -500, 1e4, -1e4, 1, 1, 1, 1], [1, 8], .f32)

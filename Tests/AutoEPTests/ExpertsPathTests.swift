@@ -18,6 +18,7 @@ import Testing
     Case(activation: .silu, gate: .none, bias: true), Case(activation: .reluSquared, gate: .none),
     Case(activation: .clampedSwiGLU, gate: .interleaved, layout: .inOut, bias: true),
     Case(activation: .clampedSwiGLU, gate: .concatenated, bias: true),
+    Case(activation: .clampedSiLU, gate: .concatenated),
     Case(gate: .interleaved), Case(layout: .inOut, scoreApply: .before),
     Case(scoreApply: .before, bias: true),
   ]

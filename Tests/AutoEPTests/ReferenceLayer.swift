@@ -70,12 +70,13 @@ struct ReferenceLayer: Sendable {
   }
 
   private func gated<Number: Field>(_ gate: Number, _ up: Number) -> Number {
-    guard configuration.activation == .clampedSwiGLU else { return act(gate) * up }
+    guard configuration.activation.isClamped else { return act(gate) * up }
     let (alpha, limit) = (configuration.swigluAlpha, configuration.swigluLimit)
     let g = gate.value > limit ? Number(limit) : gate
     let u = abs(up.value) > limit ? Number(up.value > 0 ? limit : -limit) : up
     let s = 1 / (1 + exp(-alpha * g.value))
-    return (u + Number(1)) * g * g.mapped(s, slope: alpha * s * (1 - s))
+    let offset: Double = configuration.activation == .clampedSwiGLU ? 1 : 0
+    return (u + Number(offset)) * g * g.mapped(s, slope: alpha * s * (1 - s))
   }
 
   private func act<Number: Field>(_ x: Number) -> Number {
@@ -94,8 +95,8 @@ struct ReferenceLayer: Sendable {
       return x.mapped(0.5 * v * (1 + t), slope: slope)
     case .reluSquared:
       return x.mapped(v > 0 ? v * v : 0, slope: v > 0 ? 2 * v : 0)
-    case .clampedSwiGLU:
-      fatalError("the clamped SwiGLU has a gate")
+    case .clampedSwiGLU, .clampedSiLU:
+      fatalError("the clamped activations have a gate")
     }
   }
 }

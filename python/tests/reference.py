@@ -117,6 +117,9 @@ def activate(
     if activation == "clamped_swiglu":
         gates, ups = gates.clamp(max=limit), ups.clamp(-limit, limit)
         return (ups + 1) * gates * torch.sigmoid(alpha * gates)
+    if activation == "clamped_silu":
+        gates, ups = gates.clamp(max=limit), ups.clamp(-limit, limit)
+        return torch_functional.silu(gates) * ups
     return functions[activation](gates) * ups
 
 

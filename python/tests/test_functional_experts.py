@@ -18,7 +18,14 @@ T, H, F, E, K = 19, 16, 12, 7, 3
 
 GATED = [
     {"activation": activation, "gate": gate}
-    for activation in ("silu", "gelu", "gelu_tanh", "relu_squared", "clamped_swiglu")
+    for activation in (
+        "silu",
+        "gelu",
+        "gelu_tanh",
+        "relu_squared",
+        "clamped_swiglu",
+        "clamped_silu",
+    )
     for gate in ("concatenated", "interleaved")
 ]
 PLAIN = [
@@ -26,7 +33,12 @@ PLAIN = [
     for activation in ("silu", "gelu", "gelu_tanh", "relu_squared")
 ]
 CLAMPED = {"swiglu_alpha": 1.3, "swiglu_limit": 0.6}
-OPTIONS = [*GATED, *PLAIN, {"activation": "clamped_swiglu", "gate": "interleaved", **CLAMPED}]
+OPTIONS = [
+    *GATED,
+    *PLAIN,
+    {"activation": "clamped_swiglu", "gate": "interleaved", **CLAMPED},
+    {"activation": "clamped_silu", "gate": "concatenated", **CLAMPED},
+]
 
 
 def option_name(options: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ enum GatedActivation<R: Real> {
   case gelu
   case geluTanh
   case reluSquared
-  case clampedSwiGLU(ClampedSwiGLU<R>)
+  case clamped(ClampedSwiGLU<R>)
 
   init(_ configuration: ExpertsConfiguration) {
     self =
@@ -16,11 +16,16 @@ enum GatedActivation<R: Real> {
       case .gelu: .gelu
       case .geluTanh: .geluTanh
       case .reluSquared: .reluSquared
-      case .clampedSwiGLU:
-        .clampedSwiGLU(
-          ClampedSwiGLU(
-            alpha: R(configuration.swigluAlpha), limit: R(configuration.swigluLimit)))
+      case .clampedSwiGLU: .clamped(Self.clamped(configuration, offset: 1))
+      case .clampedSiLU: .clamped(Self.clamped(configuration, offset: 0))
       }
+  }
+
+  private static func clamped(
+    _ configuration: ExpertsConfiguration, offset: R
+  ) -> ClampedSwiGLU<R> {
+    ClampedSwiGLU(
+      alpha: R(configuration.swigluAlpha), limit: R(configuration.swigluLimit), offset: offset)
   }
 
   /// Replaces the row's gate by the activation.
@@ -30,7 +35,7 @@ enum GatedActivation<R: Real> {
     case .gelu: apply(GELU(), row)
     case .geluTanh: apply(GELUTanh(), row)
     case .reluSquared: apply(ReLUSquared(), row)
-    case .clampedSwiGLU(let function): function.apply(row)
+    case .clamped(let function): function.apply(row)
     }
   }
 
@@ -41,7 +46,7 @@ enum GatedActivation<R: Real> {
     case .gelu: differentiate(GELU(), row)
     case .geluTanh: differentiate(GELUTanh(), row)
     case .reluSquared: differentiate(ReLUSquared(), row)
-    case .clampedSwiGLU(let function): function.differentiate(row)
+    case .clamped(let function): function.differentiate(row)
     }
   }
 

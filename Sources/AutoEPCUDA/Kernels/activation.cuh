@@ -1,11 +1,12 @@
 // The activations of the experts, in f32.
-//   -DACTIVATION=1..5  autoep_activation: silu, gelu, gelu_tanh, relu_squared, clamped_swiglu
+//   -DACTIVATION=1..6  autoep_activation: silu, gelu, gelu_tanh, relu_squared, clamped_swiglu,
+//                      clamped_silu
 //   -DGATE=1|2|3       autoep_gate: none, concatenated, interleaved
 
-enum { SILU = 1, GELU = 2, GELU_TANH = 3, RELU_SQUARED = 4, CLAMPED_SWIGLU = 5 };
+enum { SILU = 1, GELU, GELU_TANH, RELU_SQUARED, CLAMPED_SWIGLU, CLAMPED_SILU };
 enum { GATE_NONE = 1, GATE_CONCATENATED = 2, GATE_INTERLEAVED = 3 };
 
-// CLAMPED_SWIGLU's own.
+// Of the clamped activations; CLAMPED_SILU's alpha is 1.
 struct Clamp {
   float alpha, limit;
 };
@@ -42,20 +43,23 @@ struct Activated {
   float value, by_gate, by_up;
 };
 
-// g = min(gate, limit), u = clamp(up, +-limit): (u + 1) g sigmoid(alpha g). Beyond a limit the
+// g = min(gate, limit), u = clamp(up, +-limit) + OFFSET: u g sigmoid(alpha g). Beyond a limit the
 // derivative is zero; NaN passes.
+template <int OFFSET>
 __device__ __forceinline__ Activated clamped_swiglu(float gate, float up, Clamp clamp) {
   float g = gate > clamp.limit ? clamp.limit : gate;
-  float u = up > clamp.limit ? clamp.limit : up < -clamp.limit ? -clamp.limit : up;
+  float u = (up > clamp.limit ? clamp.limit : up < -clamp.limit ? -clamp.limit : up) + OFFSET;
   float s = sigmoid(clamp.alpha * g);
-  float by_gate = (u + 1.0f) * (s + clamp.alpha * g * s * (1.0f - s));
+  float by_gate = u * (s + clamp.alpha * g * s * (1.0f - s));
   bool is_up_clamped = up > clamp.limit || up < -clamp.limit;
-  return {(u + 1.0f) * g * s, gate > clamp.limit ? 0 : by_gate, is_up_clamped ? 0 : g * s};
+  return {u * g * s, gate > clamp.limit ? 0 : by_gate, is_up_clamped ? 0 : g * s};
 }
 
 __device__ __forceinline__ Activated activation(float gate, float up, Clamp clamp) {
   if constexpr (ACTIVATION == CLAMPED_SWIGLU) {
-    return clamped_swiglu(gate, up, clamp);
+    return clamped_swiglu<1>(gate, up, clamp);
+  } else if constexpr (ACTIVATION == CLAMPED_SILU) {
+    return clamped_swiglu<0>(gate, up, clamp);
   } else {
     Slope gate_slope = slope<ACTIVATION>(gate);
     return {gate_slope.value * up, gate_slope.derivative * up, gate_slope.value};

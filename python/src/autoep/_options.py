@@ -13,7 +13,14 @@ _INT64_MAX = 2**63 - 1
 
 SCORES = {"softmax": 1, "topk_softmax": 2, "sigmoid": 3, "sinkhorn": 4}
 GROUP_SCORES = {None: 0, "max": 1, "top2_sum": 2}
-ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3, "relu_squared": 4, "clamped_swiglu": 5}
+ACTIVATIONS = {
+    "silu": 1,
+    "gelu": 2,
+    "gelu_tanh": 3,
+    "relu_squared": 4,
+    "clamped_swiglu": 5,
+    "clamped_silu": 6,
+}
 GATES = {"none": 1, "concatenated": 2, "interleaved": 3}
 LAYOUTS = {"out_in": 1, "in_out": 2}
 SCORE_APPLIES = {"after": 1, "before": 2}

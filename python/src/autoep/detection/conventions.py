@@ -125,6 +125,8 @@ def _candidates(
         for activation, function in PLAIN_ACTIVATIONS.items():
             yield {"gate": gate, "activation": activation}, _gated(gate, function)
         for limit in numbers:
+            fields = {"gate": gate, "activation": "clamped_silu", "swiglu_limit": limit}
+            yield fields, _clamped(gate, 1.0, limit, offset=0)
             for alpha in numbers:
                 yield (
                     {
@@ -133,7 +135,7 @@ def _candidates(
                         "swiglu_alpha": alpha,
                         "swiglu_limit": limit,
                     },
-                    _clamped(gate, alpha, limit),
+                    _clamped(gate, alpha, limit, offset=1),
                 )
 
 
@@ -153,10 +155,12 @@ def _gated(
     return compute
 
 
-def _clamped(gate: Gate, alpha: float, limit: float) -> Callable[[torch.Tensor], torch.Tensor]:
+def _clamped(
+    gate: Gate, alpha: float, limit: float, *, offset: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
     def compute(hidden_RG: torch.Tensor) -> torch.Tensor:
         gates_RF, ups_RF = _parts(gate, hidden_RG)
         gates_RF, ups_RF = gates_RF.clamp(max=limit), ups_RF.clamp(-limit, limit)
-        return (ups_RF + 1) * gates_RF * torch.sigmoid(alpha * gates_RF)
+        return (ups_RF + offset) * gates_RF * torch.sigmoid(alpha * gates_RF)
 
     return compute

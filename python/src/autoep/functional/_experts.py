@@ -148,7 +148,7 @@ def experts(
         layout: "out_in" or "in_out".
         score_apply: "after" or "before".
         swiglu_alpha: Of "clamped_swiglu".
-        swiglu_limit: Of "clamped_swiglu".
+        swiglu_limit: Of the clamped activations.
         grad_buffers: On a GPU, where the backward adds the gradients of the weights; their `grad`
             stays None.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _INT64_MAX = 2**63 - 1
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu_squared", "clamped_swiglu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu_squared", "clamped_swiglu", "clamped_silu"]
 Gate = Literal["none", "concatenated", "interleaved"]
 Layout = Literal["out_in", "in_out"]
 ScoreApply = Literal["after", "before"]
@@ -117,15 +117,16 @@ def experts_plan(
         ffn_size: F.
         dtype: Of x, the weights and y: "float32", "float64", "bfloat16", or torch's own.
         comm: The ranks; None for this rank alone.
-        activation: "silu", "gelu" (erf), "gelu_tanh", "relu_squared", or "clamped_swiglu", which
-            is gpt-oss's: (u + 1) g sigmoid(alpha g), g = min(gate, limit), u = up within ±limit.
+        activation: "silu", "gelu" (erf), "gelu_tanh", "relu_squared"; with
+            g = min(gate, limit) and u = up within ±limit, "clamped_swiglu", which is gpt-oss's,
+            (u + 1) g sigmoid(alpha g), or "clamped_silu", u silu(g).
         gate: "concatenated": the pre-activation is [gate | up]. "interleaved": gate, up, gate,
             up, ... "none": it has no gate.
         layout: "out_in": weights are [e, G, H] and [e, H, F]. "in_out": [e, H, G] and [e, F, H].
         score_apply: Whether a token's weight multiplies the experts' results ("after") or their
             input ("before").
         swiglu_alpha: Of "clamped_swiglu".
-        swiglu_limit: Of "clamped_swiglu"; above 0.
+        swiglu_limit: Of the clamped activations; above 0.
 
     Returns:
         The plan.
