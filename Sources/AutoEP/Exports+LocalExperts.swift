@@ -116,7 +116,7 @@ extension TensorChecker {
     bind("H", configuration.hiddenSize, from: "config.hidden_size")
     bind("F", configuration.ffnSize, from: "config.ffn_size")
     bind("G", configuration.gateUpSize, from: "config")
-    return LocalExperts(configuration, numTokens: numTokens, topK: topK, on: backend)
+    return try LocalExperts(configuration, numTokens: numTokens, topK: topK, on: backend)
   }
 
   fileprivate func flag(_ value: Int32, _ name: String) throws(EngineError) -> Bool {

@@ -73,6 +73,29 @@ extension CUDABackend {
         kernelInt(rowOfSlot.shape[1], "K"), kernelInt(rows.shape[0], "N"), layout.vectorCount)
   }
 
+  /// weights [N] f32 = the weight of each row's slot.
+  func rowWeights(
+    _ topkWeights: TensorView, slotOfRow: TensorView, into weights: TensorView
+  ) throws(EngineError) {
+    try KernelVariant.check(topkWeights.dtype, for: "the weights of rows")
+    let rows = slotOfRow.elementCount
+    try kernel(.rowWeights, "row_weights", KernelVariant.weight(topkWeights.dtype)).launch(
+      grid: LaunchSize((rows + 255) / 256), block: 256, on: stream, topkWeights, slotOfRow,
+      weights, Int64(rows))
+  }
+
+  /// sums [T,K] = for each slot the sum of its row's partials [N,n] f32; 0 for a slot of row -1.
+  func gatherPartials(
+    _ partials: TensorView, rowOfSlot: TensorView, into sums: TensorView
+  ) throws(EngineError) {
+    try KernelVariant.check(sums.dtype, for: "the gradient of topk_weights")
+    let slots = rowOfSlot.elementCount
+    try kernel(.gatherPartials, "gather_partials", KernelVariant.weight(sums.dtype)).launch(
+      grid: LaunchSize((slots + 255) / 256), block: 256, on: stream, partials, rowOfSlot, sums,
+      Int64(slots), kernelInt(partials.shape[0], "N"),
+      kernelInt(partials.shape[1], "the parts of a sum"))
+  }
+
   /// Between tokens [T,H] and rows [N,H]; `arguments` puts the two in the kernel's order.
   private func moveTokens(
     _ source: KernelSource, _ name: String, vectorsPerLane: Int, tokens: TensorView,

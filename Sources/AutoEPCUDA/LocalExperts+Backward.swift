@@ -8,9 +8,11 @@ extension LocalExperts {
     routing: Arena, hidden: TensorView, gradX: TensorView?, gradTopkWeights: TensorView?,
     gradients: ExpertsGradients, accumulate: Bool, arena: inout Arena
   ) throws(EngineError) {
+    let routing = try metadata(routing)
     let pass = BackwardPass(
-      weights: weights, topkWeights: topkWeights, routing: try metadata(routing), hidden: hidden,
-      gradients: gradients, accumulate: accumulate)
+      weights: weights, topkWeights: topkWeights, routing: routing, hidden: hidden,
+      gradients: gradients, accumulate: accumulate,
+      gemm: try gemm(routing, weights, hidden: hidden, arena: &arena))
     let rows = try arena.take(rowsShape, configuration.dtype)
     let gradHidden = try arena.take(hiddenShape, configuration.dtype)
     try backend.permute(gradY, rowOfSlot: pass.routing.rowOfSlot, weights: nil, into: rows)
@@ -31,23 +33,44 @@ extension LocalExperts {
     // Both of it: the gradient of the activation, then the activation again.
     let activated = try arena.take(activatedShape, configuration.dtype)
     let scores = weightsOnOutput(pass.topkWeights)
-    try backend.groupedGEMM(
-      gradRows, weights: pass.weights.down, layout: configuration.weightLayout.transposed,
-      bias: nil, groups: pass.groups, into: activated)
-    try backend.activateBackward(
-      configuration, hidden: pass.hidden, gradOut: activated, routing: pass.routing,
-      weights: scores, gradRows: gradRows, downBias: pass.weights.downBias, into: gradHidden,
-      activated: pass.gradients.down == nil ? nil : activated,
-      gradWeights: scores == nil ? nil : gradTopkWeights)
+    if let hopper = pass.gemm.hopper, fusesSwiGLU(pass.weights) {
+      try swiGLUBackward(
+        pass, hopper, gradRows: gradRows, gradTopkWeights: gradTopkWeights, into: gradHidden,
+        activated: activated, arena: &arena)
+    } else {
+      try pass.gemm.inputGradient(gradRows, pass.weights.down, into: activated)
+      try backend.activateBackward(
+        configuration, hidden: pass.hidden, gradOut: activated, routing: pass.routing,
+        weights: scores, gradRows: gradRows, downBias: pass.weights.downBias, into: gradHidden,
+        activated: pass.gradients.down == nil ? nil : activated,
+        gradWeights: scores == nil ? nil : gradTopkWeights)
+    }
     if let down = pass.gradients.down {
-      try backend.groupedGEMMWeightGradient(
-        gradOut: gradRows, rows: activated, layout: configuration.weightLayout,
-        groups: pass.groups, into: down, accumulate: pass.accumulate)
+      try pass.gemm.weightGradient(
+        gradOut: gradRows, rows: activated, into: down, accumulate: pass.accumulate)
     }
     if let downBias = pass.gradients.downBias {
       try backend.groupedRowSum(
-        gradRows, groups: pass.groups, slotOfRow: pass.routing.slotOfRow, weights: scores,
+        gradRows, groups: pass.gemm.groups, slotOfRow: pass.routing.slotOfRow, weights: scores,
         into: downBias, accumulate: pass.accumulate)
+    }
+  }
+
+  /// The same with the activation's gradient in the product.
+  private func swiGLUBackward(
+    _ pass: BackwardPass, _ hopper: HopperGEMM, gradRows: TensorView,
+    gradTopkWeights: TensorView?, into gradHidden: TensorView, activated: TensorView,
+    arena: inout Arena
+  ) throws(EngineError) {
+    let rowWeights = try arena.take(rowWeightsShape, .f32)
+    let dots = try arena.take(dotsShape, .f32)
+    try backend.rowWeights(
+      pass.topkWeights, slotOfRow: pass.routing.slotOfRow, into: rowWeights)
+    try hopper.swiGLUBackward(
+      gradRows, pass.weights.down, configuration.weightLayout, hidden: pass.hidden,
+      rowWeights: rowWeights, into: gradHidden, activated: activated, dots: dots)
+    if let gradTopkWeights {
+      try backend.gatherPartials(dots, rowOfSlot: pass.routing.rowOfSlot, into: gradTopkWeights)
     }
   }
 
@@ -59,13 +82,12 @@ extension LocalExperts {
       try backend.permute(
         x, rowOfSlot: pass.routing.rowOfSlot, weights: weightsOnInput(pass.topkWeights),
         into: rows)
-      try backend.groupedGEMMWeightGradient(
-        gradOut: gradHidden, rows: rows, layout: configuration.weightLayout, groups: pass.groups,
-        into: gateUp, accumulate: pass.accumulate)
+      try pass.gemm.weightGradient(
+        gradOut: gradHidden, rows: rows, into: gateUp, accumulate: pass.accumulate)
     }
     if let gateUpBias = pass.gradients.gateUpBias {
       try backend.groupedRowSum(
-        gradHidden, groups: pass.groups, slotOfRow: pass.routing.slotOfRow, weights: nil,
+        gradHidden, groups: pass.gemm.groups, slotOfRow: pass.routing.slotOfRow, weights: nil,
         into: gateUpBias, accumulate: pass.accumulate)
     }
   }
@@ -78,9 +100,7 @@ extension LocalExperts {
     let scores = weightsOnInput(pass.topkWeights)
     let gradScores = scores == nil ? nil : gradTopkWeights
     if gradX == nil, gradScores == nil { return }
-    try backend.groupedGEMM(
-      gradHidden, weights: pass.weights.gateUp, layout: configuration.weightLayout.transposed,
-      bias: nil, groups: pass.groups, into: rows)
+    try pass.gemm.inputGradient(gradHidden, pass.weights.gateUp, into: rows)
     if let gradScores {
       try backend.slotDot(x, rows, rowOfSlot: pass.routing.rowOfSlot, into: gradScores)
     }
@@ -99,6 +119,5 @@ private struct BackwardPass {
   let hidden: TensorView
   let gradients: ExpertsGradients
   let accumulate: Bool
-
-  var groups: DeviceGroups { .offsets(routing.expertOffsets) }
+  let gemm: ExpertsGEMM
 }

@@ -7,21 +7,38 @@ extension LocalExperts {
       numTokens: numTokens, topK: topK, numExperts: configuration.numExperts)
   }
 
-  /// Bytes that `forward` takes from its arena: the rows, and their activation.
-  public var forwardWorkspaceByteCount: Int { bytes(rowsShape) + bytes(activatedShape) }
-
-  /// Bytes that `backward` takes from its arena: the rows, the gradient of their activation, and
-  /// that of the pre-activation.
-  public var backwardWorkspaceByteCount: Int {
-    bytes(rowsShape) + bytes(activatedShape) + bytes(hiddenShape)
+  /// Bytes that `forward` takes from its arena: the rows, their activation, and Hopper's tiles.
+  public var forwardWorkspaceByteCount: Int {
+    bytes(rowsShape) + bytes(activatedShape) + tilesByteCount
   }
 
+  /// Bytes that `backward` takes from its arena: the rows, the gradient of their activation, that of
+  /// the pre-activation, and what Hopper's products take.
+  public var backwardWorkspaceByteCount: Int {
+    let forHopper =
+      mayUseHopper
+      ? Arena.footprint(rowWeightsShape, .f32) + Arena.footprint(dotsShape, .f32) : 0
+    return bytes(rowsShape) + bytes(activatedShape) + bytes(hiddenShape) + tilesByteCount
+      + forHopper
+  }
+
+  /// N.
+  var rowCount: Int { numTokens * topK }
   /// [N,H].
-  var rowsShape: [Int] { [numTokens * topK, configuration.hiddenSize] }
+  var rowsShape: [Int] { [rowCount, configuration.hiddenSize] }
   /// [N,F].
-  var activatedShape: [Int] { [numTokens * topK, configuration.ffnSize] }
+  var activatedShape: [Int] { [rowCount, configuration.ffnSize] }
   /// [N,G].
-  var hiddenShape: [Int] { [numTokens * topK, configuration.gateUpSize] }
+  var hiddenShape: [Int] { [rowCount, configuration.gateUpSize] }
+  /// [N].
+  var rowWeightsShape: [Int] { [rowCount] }
+  /// [N, tiles of F].
+  var dotsShape: [Int] { [rowCount, HopperGEMM.dotCount(ffnSize: configuration.ffnSize)] }
+
+  private var tilesByteCount: Int {
+    mayUseHopper
+      ? RowTiles.byteCount(rows: rowCount, numExperts: configuration.numExperts) : 0
+  }
 
   private func bytes(_ shape: [Int]) -> Int { Arena.footprint(shape, configuration.dtype) }
 }

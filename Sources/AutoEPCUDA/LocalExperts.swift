@@ -7,15 +7,17 @@ public struct LocalExperts {
   let numTokens: Int
   let topK: Int
   let backend: CUDABackend
+  let kernels: ProductKernels
 
   /// The experts for T tokens and K choices each, whose product fits 32 bits.
   public init(
     _ configuration: ExpertsConfiguration, numTokens: Int, topK: Int, on backend: CUDABackend
-  ) {
+  ) throws(EngineError) {
     self.configuration = configuration
     self.numTokens = numTokens
     self.topK = topK
     self.backend = backend
+    kernels = try ProductKernels.chosen()
   }
 
   /// y [T,H] of x [T,H]; fills `routing` and `hidden` for the backward.
@@ -41,15 +43,16 @@ public struct LocalExperts {
     _ weights: ExpertsWeights, _ routing: RoutingMetadata, rows: TensorView, hidden: TensorView,
     arena: inout Arena
   ) throws(EngineError) {
-    let groups = DeviceGroups.offsets(routing.expertOffsets)
-    try backend.groupedGEMM(
-      rows, weights: weights.gateUp, layout: configuration.weightLayout, bias: weights.gateUpBias,
-      groups: groups, into: hidden)
+    let gemm = try gemm(routing, weights, hidden: hidden, arena: &arena)
     let activated = try arena.take(activatedShape, configuration.dtype)
-    try backend.activate(configuration, hidden: hidden, groups: groups, into: activated)
-    try backend.groupedGEMM(
-      activated, weights: weights.down, layout: configuration.weightLayout, bias: weights.downBias,
-      groups: groups, into: rows)
+    if let hopper = gemm.hopper, fusesSwiGLU(weights) {
+      try hopper.swiGLU(
+        rows, weights.gateUp, configuration.weightLayout, hidden: hidden, into: activated)
+    } else {
+      try gemm.product(rows, weights.gateUp, bias: weights.gateUpBias, into: hidden)
+      try backend.activate(configuration, hidden: hidden, groups: gemm.groups, into: activated)
+    }
+    try gemm.product(activated, weights.down, bias: weights.downBias, into: rows)
   }
 
   func metadata(_ routing: Arena) throws(EngineError) -> RoutingMetadata {

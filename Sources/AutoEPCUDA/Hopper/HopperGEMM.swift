@@ -16,6 +16,16 @@ struct HopperGEMM {
     dtype == .bf16 && widths.allSatisfy { $0 % 8 == 0 }
   }
 
+  /// Whether the TMA reaches tensors of the host program: it wants multiples of 16 bytes.
+  static func reaches(_ tensors: [TensorView]) -> Bool {
+    tensors.allSatisfy { $0.address.bits % 16 == 0 }
+  }
+
+  /// Whether a weight's gradient can be written here.
+  func writes(_ gradWeights: TensorView) -> Bool {
+    Self.reaches([gradWeights]) && (gradWeights.dtype == .bf16 || gradWeights.dtype == .f32)
+  }
+
   /// out [N,n] = rows [N,k] times the weights of their experts (+ bias).
   func product(
     _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, bias: TensorView?,

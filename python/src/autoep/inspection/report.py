@@ -144,21 +144,21 @@ def _alike(layers: list[MoELayer]) -> list[list[MoELayer]]:
     groups: dict[Any, list[MoELayer]] = {}
     for layer in layers:
         sizes = (layer.num_experts, layer.hidden_size, layer.ffn_size)
-        kind = (layer.spec, sizes, type(layer.router), _router_numbers(layer), _shared(layer.block))
+        router = (type(layer.router), _router_numbers(layer), layer.routing)
+        kind = (layer.spec, sizes, router, _shared(layer.block))
         groups.setdefault(kind, []).append(layer)
     return list(groups.values())
 
 
 def _router_numbers(layer: MoELayer) -> tuple[tuple[str, Any], ...]:
     kept = {} if layer.router is None else vars(layer.router)
-    return tuple((n, v) for n, v in kept.items() if isinstance(v, bool | int | float | str))
+    numbers = {n: v for n, v in kept.items() if isinstance(v, bool | int | float | str)}
+    return tuple((n, v) for n, v in numbers.items() if n != "layer_idx")
 
 
 def _describe(model: nn.Module, alike: list[MoELayer]) -> Blocks:
     layer = alike[0]
-    maths = None
-    if layer.router is not None:
-        maths = maths_without_weights(layer.router, layer.num_experts)
+    maths = maths_without_weights(layer)
     weights = _expert_weights(layer)
     return Blocks(
         names=tuple(other.name for other in alike),
@@ -168,7 +168,7 @@ def _describe(model: nn.Module, alike: list[MoELayer]) -> Blocks:
         hidden_size=layer.hidden_size,
         ffn_size=layer.ffn_size,
         activation=layer.spec.activation,
-        router=describe_router(layer.router, maths),
+        router=describe_router(layer, maths),
         shared_experts=_shared(layer.block),
         parameters=sum(p.numel() for p in weights.values()),
         expert_bytes=sum(p.nbytes for p in weights.values()) // layer.num_experts,
@@ -181,7 +181,8 @@ def _expert_weights(layer: MoELayer) -> dict[str, nn.Parameter]:
 
 
 def _top_k(layer: MoELayer) -> int | None:
-    holders = (layer.router, layer.block, getattr(layer.experts, "config", None))
+    config = getattr(layer.experts, "config", None)
+    holders = (layer.routing, layer.router, layer.block, config)
     names = ("top_k", "num_experts_per_tok", "top_k_experts", "moe_topk")
     values = (getattr(holder, name, None) for holder in holders for name in names)
     return next((value for value in values if type(value) is int), None)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from autoep.detection import MoELayer
 from autoep.routing.maths import RouterMaths, find_router_maths
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -14,32 +17,33 @@ _SCORES = {"softmax": "softmax", "topk_softmax": "softmax of the chosen", "sigmo
 _GROUPS = {"max": "the best", "top2_sum": "the two best"}
 
 
-def maths_without_weights(router: nn.Module, num_experts: int) -> RouterMaths | None:
-    """Finds what a router computes, on a copy that shares nothing with it.
+def maths_without_weights(layer: MoELayer) -> RouterMaths | None:
+    """Finds what a layer's router computes, on a copy that shares nothing with it.
 
     Args:
-        router: The router; its weights may be on any device, meta too.
-        num_experts: E.
+        layer: The layer; its weights may be on any device, meta too.
     """
-    return find_router_maths(_blank(router), num_experts, torch.float32)
+    if layer.router is None:
+        return None
+    return find_router_maths(_blank(layer.router), layer.num_experts, torch.float32)
 
 
-def describe_router(router: nn.Module | None, maths: RouterMaths | None) -> str:
+def describe_router(layer: MoELayer, maths: RouterMaths | None) -> str:
     """A router's maths in words."""
-    if router is None:
-        return "in the block"
-    if maths is None:
-        return f"its own ({type(router).__name__})"
-    options = maths.options
-    steps = [_SCORES[options["score"]]]
-    if maths.has_selection_bias or maths.takes_selection_bias:
-        steps[0] += " (+ bias for the choice)"
-    if "group_score" in options:
-        steps.append(
-            f"{options['topk_groups']} of {options['num_groups']} groups by"
-            f" {_GROUPS[options['group_score']]}"
-        )
-    steps.append(f"top-{maths.top_k}")
+    if maths is not None:
+        has_bias = maths.has_selection_bias or maths.takes_selection_bias
+        return _words(maths.options, maths.top_k, has_bias)
+    if layer.routing is not None and layer.routing.score in _SCORES:
+        return _words(vars(layer.routing), layer.routing.top_k, has_bias=False)
+    return f"its own ({type(layer.router or layer.block).__name__})"
+
+
+def _words(options: Mapping[str, Any], top_k: int, has_bias: bool) -> str:
+    steps = [_SCORES[options["score"]] + (" (+ bias for the choice)" if has_bias else "")]
+    if options.get("num_groups", 1) > 1:
+        best = _GROUPS[options.get("group_score", "max")]
+        steps.append(f"{options['topk_groups']} of {options['num_groups']} groups by {best}")
+    steps.append(f"top-{top_k}")
     if options["normalize"]:
         steps.append("/ sum")
     if options["scale"] != 1.0:

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from autoep.detection import MoELayer
-from autoep.experts_module import weights_of
 from autoep.routing.maths import Routed, RouterMaths, find_router_maths
 
 
@@ -42,7 +41,7 @@ def fuse_routers(layers: list[MoELayer]) -> None:
     for layer in layers:
         if layer.router is None:
             continue
-        dtype = weights_of(layer.experts, layer.spec).down.dtype
+        dtype = next(layer.experts.parameters()).dtype
         maths = find_router_maths(layer.router, layer.num_experts, dtype)
         if maths is not None:
             layer.router.forward = FusedForward(layer.router, maths)
