@@ -20,25 +20,26 @@ MARGIN = 1.1
 class Layer:
     """One layer's experts with inputs that bfloat16 holds, and a choice that all paths share."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, device: str = "cpu") -> None:
+        self.device = device
         generator = torch.Generator().manual_seed(seed)
 
         def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
-            return (scale * torch.randn(shape, generator=generator)).bfloat16()
+            return (scale * torch.randn(shape, generator=generator)).bfloat16().to(device)
 
         self.gate_up = draw(EXPERTS, 2 * FFN, HIDDEN, scale=HIDDEN**-0.5)
         self.down = draw(EXPERTS, HIDDEN, FFN, scale=FFN**-0.5)
         self.x = draw(TOKENS, HIDDEN)
         self.grad_y = draw(TOKENS, HIDDEN)
         scores = torch.rand(TOKENS, EXPERTS, generator=generator)
-        self.idx = scores.topk(TOP_K).indices
+        self.idx = scores.topk(TOP_K).indices.to(device)
         self.weights = draw(TOKENS, TOP_K).sigmoid()
 
     def run(self, path: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """The result and the gradients of 1000 elements and more, in float64."""
         config = MixtralConfig(hidden_size=HIDDEN, intermediate_size=FFN, num_local_experts=EXPERTS)
         config._experts_implementation = "eager" if path == "autoep" else path
-        experts = MixtralExperts(config).to(dtype)
+        experts = MixtralExperts(config).to(self.device, dtype)
         with torch.no_grad():
             experts.gate_up_proj.copy_(self.gate_up)
             experts.down_proj.copy_(self.down)
@@ -59,17 +60,22 @@ class Layer:
         return {name: tensor.double() for name, tensor in found.items()}
 
 
-@pytest.mark.parametrize("peer", ["eager", "grouped_mm"])
-def test_errors_are_no_larger_than_those_of_torch(peer: str) -> None:
+def median_ratios(peer: str, device: str) -> dict[str, float]:
+    """Errors of the engine over those of one of transformers' paths, by tensor."""
     ratios: dict[str, list[float]] = {}
     for seed in range(SEEDS):
-        layer = Layer(seed)
+        layer = Layer(seed, device)
         exact = layer.run("eager", torch.float64)
         ours = layer.run("autoep", torch.bfloat16)
         theirs = layer.run(peer, torch.bfloat16)
         for name, reference in exact.items():
             error = (ours[name] - reference).norm() / (theirs[name] - reference).norm()
             ratios.setdefault(name, []).append(error.item())
-    medians = {name: statistics.median(values) for name, values in ratios.items()}
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+@pytest.mark.parametrize("peer", ["eager", "grouped_mm"])
+def test_errors_are_no_larger_than_those_of_torch(peer: str) -> None:
+    medians = median_ratios(peer, "cpu")
     print(f"\nerror against float64, over {peer}'s:", medians)
     assert max(medians.values()) <= MARGIN, medians

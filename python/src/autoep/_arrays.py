@@ -29,6 +29,11 @@ def is_torch(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def on_gpu(x: Any) -> bool:
+    """Whether `x` is a torch tensor on a CUDA device."""
+    return is_torch(x) and x.is_cuda
+
+
 def is_numpy(x: Any) -> bool:
     """Whether `x` is a numpy array."""
     numpy = sys.modules.get("numpy")
@@ -94,6 +99,13 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
     if is_torch(like):
         return library.empty(tuple(shape), dtype=new_dtype, device=like.device)
     return library.empty(tuple(shape), dtype=new_dtype)
+
+
+def array_of(values: Sequence[int], like: Array) -> Array:
+    """Returns integers as an int64 array of the library and device of `like`."""
+    library = sys.modules[_library(like)]
+    options = {"device": like.device} if is_torch(like) else {}
+    return library.asarray(values, dtype=library.int64, **options)
 
 
 def workspace(like: Array, size: int) -> Array | None:

@@ -29,7 +29,13 @@ from autoep.router import balance_routers
 from autoep.routing.balance import BiasBalancer
 from autoep.routing.fused import fuse_routers
 from autoep.schedules import build_scheduler
-from autoep.sharding import Replacements, check_model, shard_experts, start_from_rank_zero
+from autoep.sharding import (
+    Replacements,
+    check_model,
+    check_ranks,
+    shard_experts,
+    start_from_rank_zero,
+)
 from autoep.stacking import stack_experts
 
 Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
@@ -53,7 +59,8 @@ def initialize(
 
     Args:
         args: A namespace whose `deepspeed_config` is used where `config` is not given.
-        model: A HuggingFace model with MoE layers, its weights loaded, on the CPU.
+        model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or,
+            in a single process, on a GPU.
         optimizer: One that has not stepped, or a function of parameter groups; None for that of
             the configuration.
         model_parameters: What the configuration's optimizer, or the function, trains: parameters
@@ -78,12 +85,13 @@ def initialize(
     experts = settings.expert_parallel
     layers = find_moe_layers(model, experts.preset_model) if experts.enabled else []
     adapters = [ExpertAdapters(layer) for layer in layers]
-    check_model(model)
+    device = check_model(model)
     check_specs(layers)
     coefficient = experts.load_balance_coeff
     balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
 
     world = join_world(experts.timeout)
+    check_ranks(device, world.size)
     share_cores(world, experts.num_threads)
     batch_sizes = resolve_batch_sizes(settings, world.size)
     fewest = min((layer.num_experts for layer in layers), default=1)
@@ -110,6 +118,7 @@ def initialize(
     lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
     engine = Engine(
         module=model,
+        device=device,
         config=settings,
         batch_sizes=batch_sizes,
         world=world,

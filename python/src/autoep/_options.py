@@ -18,6 +18,8 @@ GATES = {"none": 1, "concatenated": 2, "interleaved": 3}
 LAYOUTS = {"out_in": 1, "in_out": 2}
 SCORE_APPLIES = {"after": 1, "before": 2}
 DTYPES = {"float32": 1, "float64": 2, "bfloat16": 3}
+# Of the experts on one GPU.
+GPU_DTYPES = {"float32": 1, "bfloat16": 3, "float16": 4}
 
 
 def integer(name: str, value: Any, low: int = 0, high: int = _INT32_MAX) -> int:

@@ -36,6 +36,7 @@ _LATEST_FILE = "latest"
 _MODEL = "model/"
 _OPTIMIZER = "optimizer/"
 _RANDOM = "random/"
+_OF_GPU = "/cuda"
 
 
 def save(
@@ -74,8 +75,23 @@ def _tensors(engine: Engine) -> Tensors:
         for entry, value in _optimizer_state(engine, parameter).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{_OPTIMIZER}{name}/{entry}"] = value
-    tensors[f"{_RANDOM}{engine.global_rank}"] = torch.get_rng_state()
-    return tensors
+    return tensors | _random_states(engine)
+
+
+def _random_states(engine: Engine) -> Tensors:
+    """The random states that this rank draws from."""
+    states = {f"{_RANDOM}{engine.global_rank}": torch.get_rng_state()}
+    if engine.device.type == "cuda":
+        states[f"{_RANDOM}{engine.global_rank}{_OF_GPU}"] = torch.cuda.get_rng_state(engine.device)
+    return states
+
+
+def _set_random_states(engine: Engine, states: Tensors) -> None:
+    for name, state in states.items():
+        if name.endswith(_OF_GPU):
+            torch.cuda.set_rng_state(state, engine.device)
+        else:
+            torch.set_rng_state(state)
 
 
 def _model_tensors(engine: Engine) -> Tensors:
@@ -222,31 +238,51 @@ def _load_tensors(engine: Engine, path: Path) -> None:
     stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     wanted = _model_tensors(engine)
     states: dict[nn.Parameter, dict[str, torch.Tensor]] = {}
+    all_on_device = _keep_all_on_device(engine)
     for parameter, name in _stepped_names(engine).items():
         prefix = f"{_OPTIMIZER}{name}/"
         states[parameter] = {
-            key.removeprefix(prefix): _like_stored(about, parameter)
+            key.removeprefix(prefix): _like_stored(about, parameter, parameter in all_on_device)
             for key, about in stored.items()
             if key.startswith(prefix)
         }
         wanted |= {prefix + entry: value for entry, value in states[parameter].items()}
-    random = torch.get_rng_state()
-    wanted[f"{_RANDOM}{engine.global_rank}"] = random
+    # A checkpoint of a run on CPUs has no state of a GPU.
+    random = {
+        name: state
+        for name, state in _random_states(engine).items()
+        if name in stored or not name.endswith(_OF_GPU)
+    }
+    wanted |= random
     _check_names(path, wanted, stored)
     with _dcp_says(f"cannot read {path}"):
         dcp.load(wanted, checkpoint_id=path, no_dist=engine.world_size == 1)
     engine.masters.publish()
-    torch.set_rng_state(random)
+    _set_random_states(engine, random)
     if engine.optimizer is not None:
         engine.optimizer.state.clear()  # a checkpoint from before the first step has none
         engine.optimizer.state.update({p: state for p, state in states.items() if state})
 
 
-def _like_stored(about: TensorStorageMetadata, parameter: nn.Parameter) -> torch.Tensor:
+def _keep_all_on_device(engine: Engine) -> set[nn.Parameter]:
+    """The parameters whose optimizer keeps even its counter of steps on their device."""
+    groups = [] if engine.optimizer is None else engine.optimizer.param_groups
+    return {
+        parameter
+        for group in groups
+        if group.get("fused") or group.get("capturable")
+        for parameter in group["params"]
+    }
+
+
+def _like_stored(
+    about: TensorStorageMetadata, parameter: nn.Parameter, on_device: bool
+) -> torch.Tensor:
     """Room for an entry of the optimizer's state: sharded as its parameter, if of its shape."""
     if about.size == parameter.shape:
         return torch.zeros_like(parameter, dtype=about.properties.dtype, requires_grad=False)
-    return torch.zeros(about.size, dtype=about.properties.dtype)
+    device = parameter.device if on_device else None
+    return torch.zeros(about.size, dtype=about.properties.dtype, device=device)
 
 
 def _check_names(path: Path, wanted: Tensors, stored: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def composed_experts(
     down_bias: torch.Tensor | None,
     *,
     num_experts: int,
-    comm: Communicator,
+    comm: Communicator | None,
     layout: str,
     activate: RowFunction,
     normalize: RowFunction | None = None,
@@ -43,7 +43,7 @@ def composed_experts(
         gate_up_bias: [e, G] or None.
         down_bias: [e, H] or None.
         num_experts: E.
-        comm: The ranks.
+        comm: The ranks; None for this rank alone.
         layout: "out_in" or "in_out".
         activate: [R, G] to [R, F].
         normalize: [R, H] to [R, H], of each expert's result, before it is weighted.
@@ -82,9 +82,9 @@ class _Arrived(NamedTuple):
     row_of_arrival: torch.Tensor | None
 
 
-def _dispatch(rows_NH: torch.Tensor, counts_E: torch.Tensor, comm: Communicator) -> _Arrived:
+def _dispatch(rows_NH: torch.Tensor, counts_E: torch.Tensor, comm: Communicator | None) -> _Arrived:
     """Sends rows in expert order to the ranks of their experts; collective."""
-    if comm.size == 1:
+    if comm is None or comm.size == 1:
         return _Arrived(rows_NH, counts_E, [], [], None)
     ranges = [functional.expert_range(len(counts_E), comm.size, p) for p in range(comm.size)]
     experts_of_rank = [count for _, count in ranges]
@@ -113,4 +113,7 @@ def _combine(rows_RH: torch.Tensor, arrived: _Arrived, comm: Communicator) -> to
 
 
 def _add_bias(rows: torch.Tensor, bias: torch.Tensor | None, groups: torch.Tensor) -> torch.Tensor:
-    return rows if bias is None else rows + bias.repeat_interleave(groups.long(), dim=0)
+    if bias is None:
+        return rows
+    # With the number of rows given, nobody waits for the device to count them.
+    return rows + bias.repeat_interleave(groups.long(), dim=0, output_size=len(rows))

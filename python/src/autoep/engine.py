@@ -30,6 +30,7 @@ class Engine:
 
     Attributes:
         module: The model, whose experts are this rank's part.
+        device: Where this rank computes.
         config: The configuration.
         optimizer: What steps the parameters, or None.
         lr_scheduler: What sets their rates, or None.
@@ -48,6 +49,7 @@ class Engine:
         self,
         *,
         module: nn.Module,
+        device: torch.device,
         config: Config,
         batch_sizes: BatchSizes,
         world: World,
@@ -60,6 +62,7 @@ class Engine:
         balancer: BiasBalancer | None,
     ) -> None:
         self.module = module
+        self.device = device
         self.config = config
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -128,11 +131,6 @@ class Engine:
     def eval(self) -> Engine:
         """Puts the model into evaluation mode."""
         return self.train(False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where this rank computes."""
-        return torch.device("cpu")
 
     @property
     def training(self) -> bool:

@@ -61,7 +61,7 @@ def run_experts(
     topk_weights_TK: torch.Tensor,
     *,
     num_experts: int,
-    comm: Communicator,
+    comm: Communicator | None = None,
     spec: MoELayerSpec | None = None,
     weights: ExpertsWeights | None = None,
 ) -> torch.Tensor:
@@ -73,7 +73,7 @@ def run_experts(
         topk_idx_TK: [T, K], each in [0, num_experts).
         topk_weights_TK: [T, K].
         num_experts: E, over all ranks.
-        comm: The ranks.
+        comm: The ranks; None for this rank alone.
         spec: What they compute; None to find it out by transformers' convention.
         weights: The weights to compute with; None for the module's.
     """
@@ -126,7 +126,7 @@ def _with_identity_experts(
     topk_idx_TK: torch.Tensor,
     topk_weights_TK: torch.Tensor,
     num_experts: int,
-    comm: Communicator,
+    comm: Communicator | None,
     spec: MoELayerSpec,
     weights: ExpertsWeights | None,
 ) -> torch.Tensor:

@@ -30,16 +30,19 @@ class ExpertLoad:
 
     def __init__(self, layers: list[MoELayer]) -> None:
         self.counting = False
-        most = max((layer.num_experts for layer in layers), default=0)
-        self.last = torch.zeros(len(layers), most, dtype=torch.long)
-        self._current = torch.zeros_like(self.last)
+        self._most = max((layer.num_experts for layer in layers), default=0)
+        device = next((p.device for layer in layers for p in layer.experts.parameters()), None)
+        # The last column is of choices that no expert with weights has.
+        self._current = torch.zeros(len(layers), self._most + 1, dtype=torch.long, device=device)
+        self.last = self._current[:, :-1].clone()
 
     def add(self, index: int, topk_idx_TK: torch.Tensor) -> None:
         """Counts the choices of one layer for one micro-batch."""
         if self.counting:
-            chosen = topk_idx_TK.flatten().cpu()
-            chosen = chosen[chosen < self._current.shape[1]]  # others are experts without weights
-            self._current[index] += torch.bincount(chosen, minlength=self._current.shape[1])
+            chosen_N = topk_idx_TK.flatten().long()
+            is_one = (chosen_N >= 0) & (chosen_N < self._most)
+            column_N = torch.where(is_one, chosen_N, self._most)
+            self._current[index].scatter_add_(0, column_N, torch.ones_like(column_N))
 
     @contextmanager
     def counted(self, counting: bool) -> Iterator[None]:
@@ -52,8 +55,8 @@ class ExpertLoad:
 
     def end_step(self) -> None:
         """Keeps the counts as those of the last step, and begins anew."""
-        self.last = self._current
-        self._current = torch.zeros_like(self.last)
+        self.last = self._current[:, :-1]
+        self._current = torch.zeros_like(self._current)
 
 
 class ExpertsForward:

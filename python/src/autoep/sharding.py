@@ -9,25 +9,38 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from autoep.detection import MoELayer
-from autoep.errors import ModelError
+from autoep.errors import ModelError, UnsupportedError
 from autoep.functional import expert_range
 
 Replacements = dict[nn.Parameter, nn.Parameter]
 
 
-def check_model(model: nn.Module) -> None:
-    """Raises where the model's tensors are not on the CPU, or are there in name only or in part."""
+def check_model(model: nn.Module) -> torch.device:
+    """Returns where the model is; raises unless it is there in whole, on the CPU or on one GPU."""
+    first: torch.device | None = None
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, DTensor):
             raise ModelError(
                 f"{name} is sharded already: give autoep.initialize a model that neither it nor"
                 " another has distributed"
             )
-        if tensor.device.type != "cpu":
+        first = first or tensor.device
+        if tensor.device.type not in ("cpu", "cuda") or tensor.device != first:
             raise ModelError(
-                f"{name} is on the device {tensor.device}; this build computes on CPUs. Move the"
-                " model there before autoep.initialize, with its weights loaded."
+                f"{name} is on the device {tensor.device}, and the model's first tensor on {first};"
+                " the engine computes on the CPU or on one GPU. Move the whole model there before"
+                " autoep.initialize, with its weights loaded."
             )
+    return first or torch.device("cpu")
+
+
+def check_ranks(device: torch.device, world_size: int) -> None:
+    """Raises where a model on a GPU is to be trained by several ranks."""
+    if device.type == "cuda" and world_size > 1:
+        raise UnsupportedError(
+            f"the model is on {device} and there are {world_size} ranks, but training on several"
+            " GPUs is not in this version yet. Start one process, or leave the model on the CPU."
+        )
 
 
 def start_from_rank_zero(model: nn.Module) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from autoep.comm import Communicator
 from autoep.experts_module import run_experts, spec_of, weights_of
 
 
@@ -40,6 +39,5 @@ def experts_forward(
         top_k_index,
         top_k_weights,
         num_experts=num_experts,
-        comm=Communicator.alone(),
     )
     return y_TH.to(hidden_states.dtype)

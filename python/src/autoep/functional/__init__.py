@@ -12,6 +12,7 @@ from autoep.functional._all_to_all import all_to_all, all_to_all_backward, excha
 from autoep.functional._experts import (
     ExpertsGradients,
     ExpertsSaved,
+    GradBuffers,
     experts,
     experts_backward,
     experts_forward,
@@ -56,6 +57,7 @@ __all__ = [
     "ExpertsGradients",
     "ExpertsSaved",
     "Gate",
+    "GradBuffers",
     "Layout",
     "Permuted",
     "Plan",

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from autoep._arrays import Array, dtype_name, empty, is_torch, plain, same_kind, workspace
+from autoep._arrays import (
+    Array,
+    dtype_name,
+    empty,
+    is_torch,
+    on_gpu,
+    plain,
+    same_kind,
+    workspace,
+)
 from autoep._native import engine
-from autoep._options import SCORE_APPLIES
+from autoep._options import ACTIVATIONS, GATES, LAYOUTS, SCORE_APPLIES, choice, real
 from autoep.comm import Communicator
-from autoep.errors import InvalidArgumentError
+from autoep.errors import InvalidArgumentError, UnsupportedError
 from autoep.functional._plan import (
     Activation,
     Gate,
@@ -63,6 +72,18 @@ class ExpertsGradients(NamedTuple):
     down_bias: Array | None
 
 
+class GradBuffers(NamedTuple):
+    """Where a backward adds the gradients of the weights: float32, dense, of their shapes.
+
+    None for a weight that there is not, or that requires no gradient.
+    """
+
+    gate_up: Array | None
+    gate_up_bias: Array | None
+    down: Array | None
+    down_bias: Array | None
+
+
 # The gradients that a caller can do without.
 OPTIONAL_GRADIENTS = ("topk_weights", "gate_up", "gate_up_bias", "down", "down_bias")
 
@@ -94,6 +115,7 @@ def experts(
     score_apply: ScoreApply = "after",
     swiglu_alpha: float = 1.702,
     swiglu_limit: float = 7.0,
+    grad_buffers: GradBuffers | None = None,
 ) -> Array:
     """Sends each token to its experts and returns the weighted sum of their results; collective.
 
@@ -103,11 +125,16 @@ def experts(
     Every rank makes the call, and its backward, also one that has no tokens or no experts: such
     a rank passes tensors of zero rows. The backward is a collective of its own.
 
+    On a GPU this rank is alone: there is neither plan nor communicator. Nothing waits for the
+    device; a choice outside of [0, E) contributes nothing, and a later call raises for it. Under
+    autocast x, the weights and y are of its dtype, as with `torch.nn.functional.linear`.
+
     Args:
-        x: [T, H] float32, float64 or bfloat16; differentiable, as all that follow but topk_idx.
+        x: [T, H] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16);
+            differentiable, as all that follow but topk_idx.
         topk_idx: [T, K] int32 or int64, each in [0, num_experts); not read with `plan`, which
             has it already.
-        topk_weights: [T, K] float32, float64 or bfloat16.
+        topk_weights: [T, K] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16).
         gate_up: [e, G, H], or [e, H, G] for the layout "in_out": this rank's experts.
         down: [e, H, F], or [e, F, H].
         gate_up_bias: [e, G] or None.
@@ -122,10 +149,33 @@ def experts(
         score_apply: "after" or "before".
         swiglu_alpha: Of "clamped_swiglu".
         swiglu_limit: Of "clamped_swiglu".
+        grad_buffers: On a GPU, where the backward adds the gradients of the weights; their `grad`
+            stays None.
 
     Returns:
         y, [T, H] in the dtype of x.
     """
+    if on_gpu(x):
+        from autoep.functional._local_experts import local_experts
+
+        _check_alone(gate_up, num_experts, comm, plan)
+        return local_experts(
+            x,
+            topk_idx,
+            topk_weights,
+            (gate_up, gate_up_bias, down, down_bias),
+            (
+                choice("activation", activation, ACTIVATIONS),
+                choice("gate", gate, GATES),
+                choice("layout", layout, LAYOUTS),
+                choice("score_apply", score_apply, SCORE_APPLIES),
+                real("swiglu_alpha", swiglu_alpha),
+                real("swiglu_limit", swiglu_limit),
+            ),
+            None if grad_buffers is None else tuple(grad_buffers),
+        )
+    if grad_buffers is not None:
+        raise UnsupportedError("grad_buffers: gradients are added to buffers on GPUs only")
     options = {
         "activation": activation,
         "gate": gate,
@@ -301,6 +351,21 @@ def _plan(
         comm=comm,
         **options,
     )
+
+
+def _check_alone(
+    gate_up: Array, num_experts: int | None, comm: Communicator | None, plan: Plan | None
+) -> None:
+    """Checks that a call on a GPU asks for no other rank."""
+    if plan is not None or (comm is not None and comm.size > 1):
+        raise UnsupportedError(
+            f"{'comm' if plan is None else 'plan'}: x is on a GPU, and expert parallelism over"
+            " several GPUs is not in this version yet; leave it out, with all experts on this GPU"
+        )
+    if num_experts not in (None, gate_up.shape[0]):
+        raise InvalidArgumentError(
+            f"num_experts: gate_up has {gate_up.shape[0]} experts, got {num_experts}"
+        )
 
 
 def _check_options(

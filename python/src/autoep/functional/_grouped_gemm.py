@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from autoep._arrays import Array, empty, is_numpy, is_torch, plain, same_kind
+from autoep._arrays import Array, array_of, empty, is_numpy, is_torch, plain, same_kind
 from autoep._native import engine
 from autoep._options import LAYOUTS, choice, counts
-from autoep.functional._runtime import context
+from autoep.functional._runtime import context_of
 
 _Layout = Literal["out_in", "in_out"]
 _TRANSPOSED = {"out_in": "in_out", "in_out": "out_in"}
@@ -48,7 +48,7 @@ def grouped_gemm_forward(
     columns = weights_EOI.shape[1 if layout == "out_in" else 2]
     out_RO = empty(rows_RI, (rows_RI.shape[0], columns))
     groups_E = _groups(rows_per_group, rows_RI)
-    engine.grouped_gemm(context(), rows_RI, weights_EOI, number, groups_E, out_RO)
+    engine.grouped_gemm(context_of(rows_RI), rows_RI, weights_EOI, number, groups_E, out_RO)
     return out_RO
 
 
@@ -90,7 +90,12 @@ def weight_gradient(
     same_kind("grad_out", grad_out, rows=rows, weights=weights)
     grad_weights = empty(grad_RO, plain("weights", weights, 3).shape)
     engine.grouped_gemm_weight_grad(
-        context(), grad_RO, rows_RI, LAYOUTS[layout], _groups(rows_per_group, rows_RI), grad_weights
+        context_of(grad_RO),
+        grad_RO,
+        rows_RI,
+        LAYOUTS[layout],
+        _groups(rows_per_group, rows_RI),
+        grad_weights,
     )
     return grad_weights
 
@@ -101,7 +106,4 @@ def _groups(rows_per_group: Array, like: Array) -> Array:
         same_kind("rows", like, rows_per_group=rows_per_group)
         return plain("rows_per_group", rows_per_group, 1)
     values = counts("rows_per_group", rows_per_group)
-    groups_E = empty(like, (len(values),), "int64")
-    for group, rows in enumerate(values):
-        groups_E[group] = rows
-    return groups_E
+    return array_of(values, like)

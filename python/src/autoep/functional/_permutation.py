@@ -7,7 +7,7 @@ from typing import NamedTuple
 from autoep._arrays import Array, empty, is_torch, plain, same_kind
 from autoep._native import engine
 from autoep._options import integer
-from autoep.functional._runtime import context
+from autoep.functional._runtime import context_of
 
 
 class Permuted(NamedTuple):
@@ -38,7 +38,7 @@ def sort_by_expert(topk_idx: Array, num_experts: int) -> tuple[Array, Array]:
     row_of_slot_TK = empty(idx_TK, idx_TK.shape, "int32")
     experts = integer("num_experts", num_experts, 1)
     tokens_per_expert_E = empty(idx_TK, (experts,), "int32")
-    engine.sort_by_expert(context(), idx_TK, experts, row_of_slot_TK, tokens_per_expert_E)
+    engine.sort_by_expert(context_of(idx_TK), idx_TK, experts, row_of_slot_TK, tokens_per_expert_E)
     return row_of_slot_TK, tokens_per_expert_E
 
 
@@ -69,7 +69,7 @@ def permute_forward(x: Array, row_of_slot: Array) -> Array:
     x_TH = plain("x", x, 2)
     slots_TK = plain("row_of_slot", row_of_slot, 2)
     rows_NH = empty(x_TH, (slots_TK.shape[0] * slots_TK.shape[1], x_TH.shape[1]))
-    engine.permute(context(), x_TH, slots_TK, rows_NH)
+    engine.permute(context_of(x_TH), x_TH, slots_TK, rows_NH)
     return rows_NH
 
 
@@ -84,7 +84,7 @@ def permute_backward(grad_rows: Array, row_of_slot: Array) -> Array:
     slots_TK = plain("row_of_slot", row_of_slot, 2)
     same_kind("grad_rows", grad_rows, row_of_slot=row_of_slot)
     grad_x_TH = empty(grad_NH, (slots_TK.shape[0], grad_NH.shape[1]))
-    engine.permute_backward(context(), grad_NH, slots_TK, grad_x_TH)
+    engine.permute_backward(context_of(grad_NH), grad_NH, slots_TK, grad_x_TH)
     return grad_x_TH
 
 
@@ -113,7 +113,7 @@ def unpermute_forward(rows: Array, row_of_slot: Array, topk_weights: Array | Non
     weights_TK = None if topk_weights is None else plain("topk_weights", topk_weights, 2)
     same_kind("rows", rows, row_of_slot=row_of_slot, topk_weights=topk_weights)
     y_TH = empty(rows_NH, (slots_TK.shape[0], rows_NH.shape[1]))
-    engine.unpermute(context(), rows_NH, slots_TK, weights_TK, y_TH)
+    engine.unpermute(context_of(rows_NH), rows_NH, slots_TK, weights_TK, y_TH)
     return y_TH
 
 
@@ -139,6 +139,6 @@ def unpermute_backward(
     grad_rows_NH = empty(grad_TH, (slots_TK.shape[0] * slots_TK.shape[1], grad_TH.shape[1]))
     grad_weights_TK = None if weights_TK is None else empty(weights_TK, weights_TK.shape)
     engine.unpermute_backward(
-        context(), grad_TH, rows_NH, slots_TK, weights_TK, grad_rows_NH, grad_weights_TK
+        context_of(grad_TH), grad_TH, rows_NH, slots_TK, weights_TK, grad_rows_NH, grad_weights_TK
     )
     return grad_rows_NH, grad_weights_TK

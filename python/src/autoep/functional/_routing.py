@@ -8,7 +8,7 @@ from autoep._arrays import Array, dtype_name, empty, is_torch, plain, same_kind
 from autoep._native import engine
 from autoep._options import GROUP_SCORES, SCORES, RouteOptions, choice, integer, real
 from autoep.errors import InvalidArgumentError
-from autoep.functional._runtime import context
+from autoep.functional._runtime import context_of
 
 _UINT64_MAX = 2**64 - 1
 
@@ -150,7 +150,7 @@ def route_forward(options: RouteOptions, logits: Array, selection_bias: Array | 
         topk_weights=empty(logits_TE, (tokens, options.top_k), _score_dtype(logits_TE)),
         tokens_per_expert=empty(logits_TE, (experts,), "int32"),
     )
-    engine.route(context(), tuple(options), logits_TE, bias_E, *routing)
+    engine.route(context_of(logits_TE), tuple(options), logits_TE, bias_E, *routing)
     return routing
 
 
@@ -163,7 +163,9 @@ def route_gradient(
     same_kind("logits", logits, topk_idx=topk_idx, grad_topk_weights=grad_topk_weights)
     grad_logits_TE = empty(logits_TE, logits_TE.shape)
     chosen_TK = plain("topk_idx", topk_idx, 2)
-    engine.route_backward(context(), tuple(options), logits_TE, chosen_TK, grad_TK, grad_logits_TE)
+    engine.route_backward(
+        context_of(logits_TE), tuple(options), logits_TE, chosen_TK, grad_TK, grad_logits_TE
+    )
     return grad_logits_TE
 
 
@@ -187,7 +189,7 @@ def router_z_loss_forward(logits: Array) -> Array:
     """The z-loss outside of autograd."""
     logits_TE = plain("logits", logits, 2)
     loss = empty(logits_TE, (1,), _score_dtype(logits_TE))
-    engine.router_z_loss(context(), logits_TE, loss)
+    engine.router_z_loss(context_of(logits_TE), logits_TE, loss)
     return loss.reshape(())
 
 
@@ -202,7 +204,7 @@ def router_z_loss_backward(grad_loss: Array, logits: Array) -> Array:
     same_kind("logits", logits, grad_loss=grad_loss)
     grad_logits_TE = empty(logits_TE, logits_TE.shape)
     grad = plain("grad_loss", grad_loss, 0).reshape(1)
-    engine.router_z_loss_backward(context(), logits_TE, grad, grad_logits_TE)
+    engine.router_z_loss_backward(context_of(logits_TE), logits_TE, grad, grad_logits_TE)
     return grad_logits_TE
 
 
@@ -229,7 +231,7 @@ def jitter_forward(x: Array, epsilon: float, seed: int) -> Array:
     x_TH = plain("x", x, 2)
     y_TH = empty(x_TH, x_TH.shape)
     bits = integer("seed", seed, 0, _UINT64_MAX)
-    engine.jitter(context(), x_TH, real("epsilon", epsilon), bits, y_TH)
+    engine.jitter(context_of(x_TH), x_TH, real("epsilon", epsilon), bits, y_TH)
     return y_TH
 
 

@@ -1,12 +1,14 @@
-"""The engine's context of this process: its threads and its counters."""
+"""The engine's contexts of this process: its threads, its GPUs, and their counters."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import NamedTuple
 
 from autoep import _options
+from autoep._arrays import Array, on_gpu
 from autoep._native import engine
 
 _CPU = 1  # AUTOEP_DEVICE_CPU
@@ -37,8 +39,17 @@ class Statistics(NamedTuple):
     bytes_sent_remote: int
 
 
+def context_of(array: Array) -> engine.Handle:
+    """Returns the context that computes on an array: of the CPU, or of its GPU's current stream."""
+    if on_gpu(array):
+        from autoep.functional._cuda import cuda_context
+
+        return cuda_context(array.device.index)
+    return context()
+
+
 def context() -> engine.Handle:
-    """Returns this process's context, made on first use."""
+    """Returns this process's context of the CPU, made on first use."""
     global _context, _process
     with _lock:
         if _context is None or _process != os.getpid():
@@ -69,9 +80,17 @@ def num_threads() -> int:
 
 def statistics() -> Statistics:
     """Returns the counters of the experts path."""
-    return Statistics(*engine.context_statistics(context()))
+    counters = [engine.context_statistics(each) for each in _all_contexts()]
+    return Statistics(*map(sum, zip(*counters, strict=True)))
 
 
 def reset_statistics() -> None:
     """Sets the counters to zero."""
-    engine.context_reset_statistics(context())
+    for each in _all_contexts():
+        engine.context_reset_statistics(each)
+
+
+def _all_contexts() -> list[engine.Handle]:
+    """The CPU's, and those of GPUs where they were used."""
+    cuda = sys.modules.get("autoep.functional._cuda")
+    return [context(), *(cuda.cuda_contexts() if cuda else ())]

@@ -1,0 +1,322 @@
+"""All experts of a layer on one GPU, as torch operators. Imported when a CUDA tensor is given.
+
+The operators only put work into the current stream: nothing waits for the device. torch.compile
+takes each as one node. Legend: T tokens, K experts a token, N = T*K copies, E experts, H hidden
+size, F expert FFN size, G = 2F with a gate and F without.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from autoep._arrays import dtype_name
+from autoep._native import engine
+from autoep._options import GPU_DTYPES, LAYOUTS, choice
+from autoep.errors import InvalidArgumentError
+from autoep.functional._runtime import context_of
+
+Tensor = torch.Tensor
+# gate_up, gate_up_bias, down, down_bias, as the engine orders them.
+Weights = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+Buffers = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+# activation, gate, layout, score_apply, swiglu_alpha and swiglu_limit, as the engine numbers them.
+Options = tuple[int, int, int, int, float, float]
+
+_NO_BUFFERS: Buffers = (None, None, None, None)
+_WEIGHT_NAMES = ("gate_up", "gate_up_bias", "down", "down_bias")
+_NAMES = ("x", "topk_idx", "topk_weights", *_WEIGHT_NAMES)
+_NDIMS = (2, 2, 2, 3, 2, 3, 2)
+_OUT_IN = LAYOUTS["out_in"]
+_OPTIONAL = ("gate_up_bias", "down_bias")
+
+_library = torch.library.Library("autoep", "DEF")
+_WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
+_OPTIONS = (
+    "int activation, int gate, int layout, int score_apply, float swiglu_alpha, float swiglu_limit"
+)
+_library.define(
+    f"local_experts(Tensor x, Tensor topk_idx, Tensor topk_weights, {_WEIGHTS}, {_OPTIONS})"
+    " -> (Tensor y, Tensor hidden, Tensor routing)"
+)
+_library.define(
+    f"local_experts_backward(Tensor grad_y, Tensor x, Tensor topk_weights, {_WEIGHTS},"
+    " Tensor hidden, Tensor routing, Tensor(a!)? grad_x, Tensor(b!)? grad_topk_weights,"
+    " Tensor(c!)? grad_gate_up, Tensor(d!)? grad_gate_up_bias, Tensor(e!)? grad_down,"
+    f" Tensor(f!)? grad_down_bias, bool accumulate, {_OPTIONS}) -> ()"
+)
+
+
+def local_experts(
+    x: Tensor,
+    topk_idx: Tensor,
+    topk_weights: Tensor,
+    weights: Weights,
+    options: Options,
+    buffers: Buffers | None = None,
+) -> Tensor:
+    """Computes what `functional.experts` documents, on one GPU.
+
+    Under autocast x and the weights are taken in its dtype, as `torch.nn.functional.linear` takes
+    them; topk_weights stay as they are. The cast copies of the weights live until the backward.
+
+    Args:
+        x: [T, H] float32, bfloat16 or float16.
+        topk_idx: [T, K].
+        topk_weights: [T, K].
+        weights: gate_up, gate_up_bias, down and down_bias.
+        options: What they compute, in the engine's numbers.
+        buffers: Where the gradients of the weights are added; None to return them.
+
+    Returns:
+        y, [T, H].
+    """
+    for name, tensor, ndim in zip(
+        _NAMES, (x, topk_idx, topk_weights, *weights), _NDIMS, strict=True
+    ):
+        if tensor is not None or name not in _OPTIONAL:
+            _check(name, tensor, ndim)
+    if buffers is not None:
+        _check_buffers(weights, buffers)
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, *weights = [_cast(tensor, dtype) for tensor in (x, *weights)]
+    tensors = (x, topk_idx, topk_weights, *weights)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return LocalExperts.apply(*tensors, *(buffers or _NO_BUFFERS), *options)
+    return torch.ops.autoep.local_experts(*tensors, *options)[0]
+
+
+class LocalExperts(torch.autograd.Function):
+    """Keeps the pre-activation and the routing; the rest is computed again."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        topk_idx: Tensor,
+        topk_weights: Tensor,
+        gate_up: Tensor,
+        gate_up_bias: Tensor | None,
+        down: Tensor,
+        down_bias: Tensor | None,
+        gate_up_buffer: Tensor | None,
+        gate_up_bias_buffer: Tensor | None,
+        down_buffer: Tensor | None,
+        down_bias_buffer: Tensor | None,
+        *options: Any,
+    ) -> Tensor:
+        """[T, H] to [T, H]."""
+        weights = (gate_up, gate_up_bias, down, down_bias)
+        y, hidden, routing = torch.ops.autoep.local_experts(
+            x, topk_idx, topk_weights, *weights, *options
+        )
+        ctx.save_for_backward(x, topk_weights, *weights, hidden, routing)
+        # Not among the saved ones, which a backward in between may not change.
+        ctx.buffers = (gate_up_buffer, gate_up_bias_buffer, down_buffer, down_bias_buffer)
+        ctx.options = options
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
+        """[T, H] to the gradients of the tensors, in their order."""
+        x, topk_weights, *weights, hidden, routing = ctx.saved_tensors
+        wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[:7]
+        grad_x = _empty_like(x) if wants_x else None
+        grad_scores = _empty_like(topk_weights) if wants_scores else None
+        accumulate = any(buffer is not None for buffer in ctx.buffers)
+        places = [
+            None if not is_wanted else buffer if accumulate else _empty_like(weight)
+            for weight, buffer, is_wanted in zip(weights, ctx.buffers, wanted, strict=True)
+        ]
+        torch.ops.autoep.local_experts_backward(
+            grad_y,
+            x,
+            topk_weights,
+            *weights,
+            hidden,
+            routing,
+            grad_x,
+            grad_scores,
+            *places,
+            accumulate,
+            *ctx.options,
+        )
+        if accumulate:
+            places = _NO_BUFFERS
+        nothing = (None,) * (4 + len(ctx.options))
+        return grad_x, None, grad_scores, *places, *nothing
+
+
+def _forward(
+    x: Tensor,
+    topk_idx: Tensor,
+    topk_weights: Tensor,
+    gate_up: Tensor,
+    gate_up_bias: Tensor | None,
+    down: Tensor,
+    down_bias: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator `local_experts`."""
+    x_TH, idx_TK, weights_TK = _dense(x), _dense(topk_idx), _dense(topk_weights)
+    context, config = context_of(x_TH), _config(x, gate_up, down, options)
+    _, workspace_bytes, _ = engine.local_experts_describe(context, config, *topk_idx.shape)
+    results = y_TH, hidden_NG, routing = _forward_results(
+        x, topk_idx, topk_weights, gate_up, gate_up_bias, down, down_bias, *options
+    )
+    engine.local_experts_forward(
+        context,
+        config,
+        tuple(map(_dense, (gate_up, gate_up_bias, down, down_bias))),
+        x_TH,
+        idx_TK,
+        weights_TK,
+        routing,
+        hidden_NG,
+        None,
+        y_TH,
+        _bytes(workspace_bytes, x),
+    )
+    return results
+
+
+def _forward_results(
+    x: Tensor,
+    topk_idx: Tensor,
+    topk_weights: Tensor,
+    gate_up: Tensor,
+    gate_up_bias: Tensor | None,
+    down: Tensor,
+    down_bias: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `local_experts` returns, uninitialised; also its fake kernel."""
+    num_experts = gate_up.shape[0]
+    rows = topk_idx.shape[0] * topk_idx.shape[1]
+    width = gate_up.shape[1 if options[2] == _OUT_IN else 2]
+    return (
+        x.new_empty(x.shape),
+        x.new_empty((rows, width)),
+        _bytes(_routing_bytes(rows, num_experts), x),
+    )
+
+
+def _routing_bytes(rows: int, num_experts: int) -> int:
+    """Somewhat more than the engine needs, which it checks: a sum that symbolic sizes can be in."""
+    return 12 * rows + 1024 * num_experts + 8192
+
+
+def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    topk_weights: Tensor,
+    gate_up: Tensor,
+    gate_up_bias: Tensor | None,
+    down: Tensor,
+    down_bias: Tensor | None,
+    hidden: Tensor,
+    routing: Tensor,
+    grad_x: Tensor | None,
+    grad_topk_weights: Tensor | None,
+    grad_gate_up: Tensor | None,
+    grad_gate_up_bias: Tensor | None,
+    grad_down: Tensor | None,
+    grad_down_bias: Tensor | None,
+    accumulate: bool,
+    *options: Any,
+) -> None:
+    """The operator `local_experts_backward`."""
+    grad_TH = _dense(grad_y)
+    context, config = context_of(grad_TH), _config(x, gate_up, down, options)
+    *_, workspace_bytes = engine.local_experts_describe(context, config, *topk_weights.shape)
+    engine.local_experts_backward(
+        context,
+        config,
+        tuple(map(_dense, (gate_up, gate_up_bias, down, down_bias))),
+        grad_TH,
+        _dense(x),
+        _dense(topk_weights),
+        routing,
+        hidden,
+        grad_x,
+        grad_topk_weights,
+        (grad_gate_up, grad_gate_up_bias, grad_down, grad_down_bias),
+        accumulate,
+        _bytes(workspace_bytes, grad_y),
+    )
+
+
+_library.impl("local_experts", _forward, "CompositeExplicitAutograd")
+_library.impl("local_experts_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("autoep::local_experts", _forward_results, lib=_library)
+torch.library.register_fake("autoep::local_experts_backward", lambda *_: None, lib=_library)
+
+
+def _config(x: Tensor, gate_up: Tensor, down: Tensor, options: tuple) -> tuple:
+    """`autoep_experts_config` by the sizes of the tensors."""
+    ffn_size = down.shape[2 if options[2] == _OUT_IN else 1]
+    dtype = choice("x", dtype_name(x), GPU_DTYPES)
+    return (gate_up.shape[0], x.shape[1], ffn_size, dtype, *options)
+
+
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    """As the engine takes it: row-major, outside of autograd."""
+    return None if tensor is None else tensor.detach().contiguous()
+
+
+def _empty_like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
+def _bytes(count: int, like: Tensor) -> Tensor:
+    """Scratch memory of a device; the allocator aligns it to more than the engine's 64 bytes."""
+    return like.new_empty((count,), dtype=torch.uint8)
+
+
+def _check(name: str, tensor: Any, ndim: int) -> None:
+    """Checks what the engine cannot be asked."""
+    if not isinstance(tensor, torch.Tensor):
+        raise InvalidArgumentError(
+            f"{name}: expected a torch.Tensor, as x is, got {type(tensor).__name__}"
+        )
+    if hasattr(tensor, "to_local"):
+        raise InvalidArgumentError(f"{name}: got a DTensor; pass its own part, {name}.to_local()")
+    if tensor.dim() != ndim:
+        raise InvalidArgumentError(
+            f"{name}: expected {ndim} dimensions, got shape {list(tensor.shape)}"
+        )
+
+
+def _check_buffers(weights: Weights, buffers: Buffers) -> None:
+    for name, weight, buffer in zip(_WEIGHT_NAMES, weights, buffers, strict=True):
+        if weight is None or not weight.requires_grad:
+            continue
+        fits = (
+            isinstance(buffer, torch.Tensor)
+            and buffer.dtype == torch.float32
+            and buffer.shape == weight.shape
+            and buffer.device == weight.device
+            and buffer.is_contiguous()
+        )
+        if not fits:
+            raise InvalidArgumentError(
+                f"grad_buffers.{name}: expected a dense float32 tensor of shape"
+                f" {list(weight.shape)} on {weight.device}, for {name} requires a gradient; got"
+                f" {_described(buffer)}"
+            )
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"{value.dtype} of shape {list(value.shape)} on {value.device}"
+
+
+def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What autocast makes of an argument; float64 is left to be refused."""
+    castable = tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64
+    return tensor.to(dtype) if castable else tensor
