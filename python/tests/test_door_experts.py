@@ -125,7 +125,7 @@ def case(kind: str, dtype: torch.dtype) -> tuple[nn.Module, tuple[torch.Tensor, 
 
 def results(experts: nn.Module, y: torch.Tensor, x: torch.Tensor, weights: torch.Tensor) -> list:
     """The output, and the gradients of everything."""
-    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(5)).to(y.dtype)
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(5)).to(y)
     wanted = [x, weights, *experts.parameters()]
     return [y, *torch.autograd.grad((y * direction).sum(), wanted)]
 

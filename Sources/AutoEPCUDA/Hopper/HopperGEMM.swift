@@ -121,9 +121,11 @@ struct HopperGEMM {
   private func map(
     _ tensor: TensorView, sizes: [Int], box: [Int]
   ) throws(EngineError) -> cuda_tensor_map {
-    try TensorMap(
-      backend.device.driver, at: tensor.address, dtype: .bf16, sizes: sizes, box: box,
-      swizzle: .bytes128
-    ).bits
+    // The driver wants a current context, which a thread of autograd need not have.
+    try backend.device.context.run { () throws(EngineError) in
+      try TensorMap(
+        backend.device.driver, at: tensor.address, dtype: .bf16, sizes: sizes, box: box,
+        swizzle: .bytes128)
+    }.bits
   }
 }

@@ -115,9 +115,11 @@ def find_router_maths(
     if dtype == torch.float64:  # the routers round to float32 on the way, each in its own place
         return None
     weight_EH = router.get_parameter(names[0])
-    with _random_weights(router), torch.enable_grad():
-        x_TH = _random_tokens(weight_EH, dtype)
-        given_E = torch.empty(num_experts, device=weight_EH.device).uniform_(-0.3, 0.3)
+    random = torch.Generator(weight_EH.device).manual_seed(0)
+    with _random_weights(router, random), torch.enable_grad():
+        x_TH = _random_tokens(weight_EH, dtype, random)
+        given_E = weight_EH.new_empty(num_experts, dtype=torch.float32)
+        given_E.uniform_(-0.3, 0.3, generator=random)
         bias = [given_E][: len(parameters) - 1]
         # Blocks call it with [B, S, H] or with [T, H]; some routers take one of them only.
         own = _own_routing(router, x_TH, *bias) or _own_routing(router, x_TH.unsqueeze(0), *bias)
@@ -146,29 +148,31 @@ def _linear_map(router: nn.Module, num_experts: int) -> tuple[str, str | None] |
 
 
 @contextmanager
-def _random_weights(router: nn.Module) -> Iterator[None]:
-    """Fills the router with random numbers for a while, from a seed of its own."""
+def _random_weights(router: nn.Module, random: torch.Generator) -> Iterator[None]:
+    """Fills the router with random numbers for a while; those of the script stay undrawn."""
     tensors = [t for t in (*router.parameters(), *router.buffers()) if t.is_floating_point()]
     kept = [tensor.detach().clone() for tensor in tensors]
     devices = [t.device for t in tensors if t.is_cuda]
     with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(0)
         try:
             for tensor in tensors:
                 if tensor.ndim == 2 and tensor.shape[0] > 1:
-                    tensor.data.normal_(std=tensor.shape[1] ** -0.5)
+                    tensor.data.normal_(std=tensor.shape[1] ** -0.5, generator=random)
                 else:
-                    tensor.data.uniform_(-0.3, 0.3)
+                    tensor.data.uniform_(-0.3, 0.3, generator=random)
             yield
         finally:
             for tensor, values in zip(tensors, kept, strict=True):
                 tensor.data.copy_(values)
 
 
-def _random_tokens(weight_EH: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _random_tokens(
+    weight_EH: torch.Tensor, dtype: torch.dtype, random: torch.Generator
+) -> torch.Tensor:
     """[T, H] that give logits of many sizes."""
     size = torch.linspace(0.1, 3.0, _TOKENS, device=weight_EH.device).unsqueeze(1)
-    x_TH = torch.randn(_TOKENS, weight_EH.shape[1], device=weight_EH.device) * size
+    shape = (_TOKENS, weight_EH.shape[1])
+    x_TH = torch.randn(shape, device=weight_EH.device, generator=random) * size
     x_TH[:_TIED_TOKENS] = 0.0
     return x_TH.to(dtype).requires_grad_()
 
