@@ -140,7 +140,7 @@ extension TensorChecker {
     guard config.swiglu_limit > 0 else {
       throw error("config.swiglu_limit", "is \(config.swiglu_limit); expected a number above 0")
     }
-    experts.swigluAlpha = experts.activation == .clampedSiLU ? 1 : config.swiglu_alpha
+    experts.swigluAlpha = config.swiglu_alpha
     experts.swigluLimit = config.swiglu_limit
   }
 }

@@ -73,7 +73,7 @@ extension CUDABackend {
     try kernel(.activate, "activate", layout.choice + configuration.activationChoice).launch(
       grid: LaunchSize(blocks(warps: out.shape[0], sharedBy: segments), segments), block: 256,
       on: stream, hidden, groups?.rowsInUse ?? DeviceAddress(0), out,
-      kernelInt(out.shape[0], "N"), layout.vectorCount, Float(configuration.swigluAlpha),
+      kernelInt(out.shape[0], "N"), layout.vectorCount, Float(configuration.gateAlpha),
       Float(configuration.swigluLimit))
   }
 
@@ -110,6 +110,6 @@ extension CUDABackend {
       routing?.expertOffsets, gradRows, downBias, gradHidden, activated, gradWeights,
       kernelInt(rowCount, "N"), kernelInt(configuration.numExperts, "E"),
       kernelInt(gradOut.shape[1] / vector, "F"), kernelInt(hiddenSize / vector, "H"),
-      Float(configuration.swigluAlpha), Float(configuration.swigluLimit))
+      Float(configuration.gateAlpha), Float(configuration.swigluLimit))
   }
 }

@@ -42,7 +42,7 @@ public struct ExpertsConfiguration: Sendable, Equatable {
   public var weightLayout: WeightLayout
   /// The side of the weighting.
   public var scoreApply: ScoreApply
-  /// Alpha of the clamped activations; that of the SiLU is 1.
+  /// Alpha of the clamped SwiGLU.
   public var swigluAlpha: Double
   /// Limit of the clamped activations.
   public var swigluLimit: Double
@@ -60,6 +60,9 @@ public struct ExpertsConfiguration: Sendable, Equatable {
     swigluAlpha = 1
     swigluLimit = .infinity
   }
+
+  /// The factor in the sigmoid of a clamped activation.
+  public var gateAlpha: Double { activation == .clampedSiLU ? 1 : swigluAlpha }
 
   /// G: the width of the pre-activation.
   public var gateUpSize: Int { gate == .none ? ffnSize : 2 * ffnSize }

@@ -24,7 +24,7 @@ struct ReferenceActivation {
     let g = gate.value > limit ? Dual(limit) : gate
     let u = abs(up.value) > limit ? Dual(up.value > 0 ? limit : -limit) : up
     let offset: Double = configuration.activation == .clampedSwiGLU ? 1 : 0
-    return (u + offset) * g * (configuration.swigluAlpha * g).sigmoid
+    return (u + offset) * g * (configuration.gateAlpha * g).sigmoid
   }
 
   private func activate(_ x: Dual) -> Dual {

@@ -71,7 +71,7 @@ struct ReferenceLayer: Sendable {
 
   private func gated<Number: Field>(_ gate: Number, _ up: Number) -> Number {
     guard configuration.activation.isClamped else { return act(gate) * up }
-    let (alpha, limit) = (configuration.swigluAlpha, configuration.swigluLimit)
+    let (alpha, limit) = (configuration.gateAlpha, configuration.swigluLimit)
     let g = gate.value > limit ? Number(limit) : gate
     let u = abs(up.value) > limit ? Number(up.value > 0 ? limit : -limit) : up
     let s = 1 / (1 + exp(-alpha * g.value))

@@ -25,7 +25,7 @@ enum GatedActivation<R: Real> {
     _ configuration: ExpertsConfiguration, offset: R
   ) -> ClampedSwiGLU<R> {
     ClampedSwiGLU(
-      alpha: R(configuration.swigluAlpha), limit: R(configuration.swigluLimit), offset: offset)
+      alpha: R(configuration.gateAlpha), limit: R(configuration.swigluLimit), offset: offset)
   }
 
   /// Replaces the row's gate by the activation.

@@ -11,14 +11,15 @@ from lab import assert_close, assert_same_bits, launch, poisoned
 
 pytestmark = lab.needs_gpu
 
-SILU, GELU, GELU_TANH, RELU_SQUARED, CLAMPED_SWIGLU = 1, 2, 3, 4, 5
+SILU, GELU, GELU_TANH, RELU_SQUARED, CLAMPED_SWIGLU, CLAMPED_SILU = 1, 2, 3, 4, 5, 6
+CLAMPED = {CLAMPED_SWIGLU: 1, CLAMPED_SILU: 0}  # what is added to the up
 NO_GATE, CONCATENATED, INTERLEAVED = 1, 2, 3
 ALPHA, LIMIT = 1.702, 0.75
 KINDS = [
     (kind, gate)
-    for kind in (SILU, GELU, GELU_TANH, RELU_SQUARED, CLAMPED_SWIGLU)
+    for kind in (SILU, GELU, GELU_TANH, RELU_SQUARED, *CLAMPED)
     for gate in (NO_GATE, CONCATENATED, INTERLEAVED)
-    if kind != CLAMPED_SWIGLU or gate != NO_GATE
+    if kind not in CLAMPED or gate != NO_GATE
 ]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Rows in use of rows, and F.
@@ -34,9 +35,9 @@ def reference(kind: int, gate_layout: int, hidden: torch.Tensor) -> torch.Tensor
         gate, up = hidden.chunk(2, -1)
     else:
         gate, up = hidden[:, 0::2], hidden[:, 1::2]
-    if kind == CLAMPED_SWIGLU:
+    if kind in CLAMPED:
         gate, up = gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT)
-        return (up + 1) * gate * torch.sigmoid(ALPHA * gate)
+        return (up + CLAMPED[kind]) * gate * torch.sigmoid(ALPHA * gate)
     value = {
         SILU: functional.silu,
         GELU: functional.gelu,

@@ -38,6 +38,7 @@ OPTIONS: list[dict[str, Any]] = [
       for gate in ("none", "concatenated", "interleaved")),
     {"activation": "clamped_swiglu", "gate": "concatenated", "swiglu_limit": 1.5},
     {"activation": "clamped_swiglu", "gate": "interleaved", "swiglu_alpha": 1.1},
+    {"activation": "clamped_silu", "gate": "concatenated", "swiglu_limit": 1.5},
 ]  # fmt: skip
 PLACES = list(itertools.product(("out_in", "in_out"), ("after", "before"), (False, True)))
 
