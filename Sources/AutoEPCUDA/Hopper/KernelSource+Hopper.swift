@@ -51,7 +51,9 @@ enum HopperEpilogue: Int, CaseIterable {
   }
 
   func defines(isDepthInner: Bool) -> [String] {
-    memory.defines + ["CLUSTER=\(cluster)", "B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)"]
+    memory.defines + [
+      "CLUSTER=\(cluster)", "B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)",
+    ]
   }
 }
 

@@ -4,6 +4,9 @@
 // Chosen at compile time: STAGES, STAGING_CHUNKS, CLUSTER, B_MAJOR (0: weight [.., N, K]; 1: [.., K,
 // N]), EPILOGUE (1: the product; 2: SwiGLU; 3: its backward). A tile's rows past its expert's end are computed and never stored.
 
+// Row tiles come in pairs, one for each block of a cluster of two; blocks alone take them one by one.
+constexpr int PAIR = 2;
+
 struct Arguments {
   const TensorMap& a;     // [rows, K], boxes of 64 k and 128 rows
   const TensorMap& b;     // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half, k,

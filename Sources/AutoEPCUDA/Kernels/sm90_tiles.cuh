@@ -10,8 +10,6 @@ constexpr int TILE_K = 64;   // depth of a stage: 128 bytes, one swizzle
 constexpr int SLAB_M = 16;   // rows of a warp
 constexpr int CHUNK_N = 64;  // columns that leave together: 128 bytes
 
-// Row tiles come in pairs, one for each block of a cluster of two; blocks alone take them one by one.
-constexpr int PAIR = 2;
 constexpr int CONSUMERS = 2;
 constexpr int CONSUMER_WARPS = 4 * CONSUMERS;
 constexpr int THREADS = 128 * (1 + CONSUMERS);
