@@ -8,6 +8,7 @@ from functools import partial
 import models
 import pytest
 import torch
+import transformers
 from cases_parity import ADAMW, start
 from conftest import assert_close
 from models import PlainRun
@@ -60,6 +61,35 @@ def adapters_learn_as_with_peft(
     ranks: Ranks, targets: list[str], experts: int, ep_size: int
 ) -> None:
     train_beside_plain(ranks, adapted(targets, experts), ep_size)
+
+
+def gpt_oss(target: str) -> PeftModel:
+    """Weights that are transposed and interleaved, and biases."""
+    config = transformers.GptOssConfig(
+        vocab_size=models.VOCABULARY,
+        hidden_size=32,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=8,
+        num_experts_per_tok=2,
+        pad_token_id=0,
+        use_cache=False,
+    )
+    config._experts_implementation = "batched_mm"
+    torch.manual_seed(5)
+    model = transformers.GptOssForCausalLM(config).double()
+    lora = LoraConfig(r=3, target_parameters=[target], init_lora_weights=False)
+    return get_peft_model(model, lora).train()
+
+
+@case(target=TARGETS, ep_size=[1, 2, 4])
+def adapters_of_transposed_experts_learn_as_with_peft(
+    ranks: Ranks, target: str, ep_size: int
+) -> None:
+    train_beside_plain(ranks, gpt_oss(target), ep_size)
 
 
 @case(ep_size=[1, 2, 4])
@@ -124,5 +154,7 @@ def other_adapters_are_refused(ranks: Ranks) -> None:
         start(merged)
     with pytest.raises(autoep.ModelError, match="PEFT's ModulesToSaveWrapper is around"):
         start(adapted([], modules_to_save=["experts"]))
+    with pytest.raises(autoep.ModelError, match=r"LoRA targets the parameter 'gate_up_proj_bias'"):
+        start(gpt_oss("mlp.experts.gate_up_proj_bias"))
     plain = adapted().merge_and_unload()
     start(plain)
