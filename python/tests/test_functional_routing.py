@@ -183,3 +183,22 @@ def test_numpy_gives_the_same_bits(name: str, generator: torch.Generator) -> Non
     numpy.testing.assert_array_equal(routing.tokens_per_expert, expected.tokens_per_expert)
     grad_logits = functional.route_backward(grad.numpy(), array, routing.topk_idx, **OPTIONS[name])
     numpy.testing.assert_array_equal(grad_logits, logits.grad)
+
+
+@pytest.mark.parametrize("options", [{}, {"score": "sigmoid", "normalize": True, "scale": 2.0}])
+def test_compiles_without_a_break(generator: torch.Generator, options: dict) -> None:
+    bias = torch.randn(8, generator=generator)
+
+    def run(logits: torch.Tensor) -> torch.Tensor:
+        routing = functional.route(logits * 2, 3, selection_bias=bias, **options)
+        return routing.topk_weights.sin() + routing.topk_idx + routing.tokens_per_expert[:3]
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=True)
+    for tokens in (5, 9):
+        logits = torch.randn(tokens, 8, generator=generator).requires_grad_()
+        found = []
+        for call in (compiled, run):
+            y = call(logits)
+            found += [y.detach(), *torch.autograd.grad(y.square().sum(), logits)]
+        assert_same_bits(found[0], found[2])
+        assert_same_bits(found[1], found[3])

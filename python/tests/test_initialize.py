@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 import autoep
 from autoep.detection.find import find_moe_layers
 from autoep.groups import choose_ep_size
+from autoep.sharding import check_ranks
 
 sys.path.insert(0, str(Path(__file__).parent / "parallel"))
 import models
@@ -125,6 +126,13 @@ def test_what_is_given_twice_is_refused() -> None:
     schedule = torch.optim.lr_scheduler.StepLR(other, 1)
     with pytest.raises(autoep.ConfigError, match="another optimizer"):
         initialize(model=model, optimizer=sgd, lr_scheduler=schedule)
+
+
+def test_several_ranks_on_gpus_are_refused() -> None:
+    check_ranks(torch.device("cuda", 0), 1)
+    check_ranks(torch.device("cpu"), 4)
+    with pytest.raises(autoep.UnsupportedError, match=r"on cuda:0 .* 4 ranks.*several GPUs is not"):
+        check_ranks(torch.device("cuda", 0), 4)
 
 
 def test_models_that_cannot_be_trained_are_refused() -> None:

@@ -5,6 +5,8 @@ What a GPU computes is tested in cuda/; here is what torch does with the operato
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 import autoep
 from autoep import functional
+
+sys.path.insert(0, str(Path(__file__).parent / "parallel"))
+import models
 
 __all__ = ["gpu"]
 
@@ -84,6 +89,29 @@ def test_compiles_without_a_break(gpu: PlainGPU, backend: str, dynamic: bool) ->
     for tokens in (T, T + 6):
         given = inputs(tokens=tokens)
         assert_all_same_bits(results(given, compiled), results(given, block))
+
+
+@pytest.mark.parametrize("preset", models.PRESET_NAMES)
+def test_blocks_of_models_compile_without_a_break(gpu: PlainGPU, preset: str) -> None:
+    """With the engine as their experts, and with all that `initialize` puts into them."""
+    model = models.tiny(preset)
+    model.set_experts_implementation("autoep")
+    x = torch.randn(2, 9, 32, requires_grad=True)
+    for initialized in (False, True):
+        if initialized:
+            engine, *_ = autoep.initialize(model=model, config={})
+            engine._load.counting = True
+        block = model.model.layers[1].mlp
+        gpu.forwards.clear()
+        found = []
+        for call in (torch.compile(block, fullgraph=True, backend="aot_eager"), block):
+            y = call(x)
+            y = y[0] if isinstance(y, tuple) else y
+            found.append([y, *torch.autograd.grad(y.square().sum(), (x, *block.parameters()))])
+        assert_all_same_bits(*([t.detach() for t in each] for each in found))
+        assert len(gpu.forwards) == 2
+    engine._load.end_step()
+    assert engine.expert_load().sum() == 2 * 2 * 9 * 2
 
 
 def test_the_fake_kernel_is_like_the_operator(gpu: PlainGPU) -> None:

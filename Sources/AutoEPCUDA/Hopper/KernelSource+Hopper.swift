@@ -40,6 +40,10 @@ enum HopperEpilogue: Int, CaseIterable {
   case swiGLU = 2
   case swiGLUBackward = 3
 
+  /// Blocks that go in step, to share weights. The backward's epilogue takes long, and does not wait
+  /// for another block's.
+  var cluster: Int { self == .swiGLUBackward ? 1 : 2 }
+
   /// The backward works on more chunks at once, which leaves room for fewer stages.
   var memory: HopperMemory {
     self == .swiGLUBackward
@@ -47,7 +51,9 @@ enum HopperEpilogue: Int, CaseIterable {
   }
 
   func defines(isDepthInner: Bool) -> [String] {
-    memory.defines + ["B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)"]
+    memory.defines + [
+      "CLUSTER=\(cluster)", "B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)",
+    ]
   }
 }
 
@@ -59,7 +65,7 @@ enum HopperGradientOutput: Int, CaseIterable {
 
   static let memory = HopperMemory(stages: 4, stagingChunks: 2)
 
-  var defines: [String] { Self.memory.defines + ["OUTPUT=\(rawValue)"] }
+  var defines: [String] { Self.memory.defines + ["CLUSTER=2", "OUTPUT=\(rawValue)"] }
 }
 
 /// How a kernel of sm90_tiles.cuh shares out its block's memory.

@@ -1,8 +1,11 @@
 // out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16, sums
 // in f32. Rows stand in expert order.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, B_MAJOR (0: weight [.., N, K]; 1: [.., K, N]),
-// EPILOGUE (1: the product; 2: SwiGLU; 3: its backward). A tile's rows past its expert's end are computed and never stored.
+// Chosen at compile time: STAGES, STAGING_CHUNKS, CLUSTER, B_MAJOR (0: weight [.., N, K]; 1: [.., K,
+// N]), EPILOGUE (1: the product; 2: SwiGLU; 3: its backward). A tile's rows past its expert's end are computed and never stored.
+
+// Row tiles come in pairs, one for each block of a cluster of two; blocks alone take them one by one.
+constexpr int PAIR = 2;
 
 struct Arguments {
   const TensorMap& a;     // [rows, K], boxes of 64 k and 128 rows
@@ -21,15 +24,17 @@ struct Unit {
   int n;  // -1: there is no more work
 };
 
-// Unit `index`, in the order of RASTER pairs of row tiles by all column tiles, then the next pairs.
+// Unit `index` of this cluster's rank, in the order of RASTER pairs of row tiles by all column tiles,
+// then the next pairs.
 __device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
-  const int pairs = *arguments.pair_count;
-  if (index >= pairs * arguments.n_tiles) return {{0, 0, 0, 0}, -1};
-  const int group = index / (RASTER * arguments.n_tiles);
-  const int rest = index - group * RASTER * arguments.n_tiles;
-  const int height = min(RASTER, pairs - group * RASTER);
-  const int pair = group * RASTER + rest % height;
-  return {arguments.tiles[pair * CLUSTER + cluster_rank()], rest / height};
+  constexpr int raster = RASTER * PAIR / CLUSTER;
+  const int rows = *arguments.pair_count * PAIR / CLUSTER;
+  if (index >= rows * arguments.n_tiles) return {{0, 0, 0, 0}, -1};
+  const int group = index / (raster * arguments.n_tiles);
+  const int rest = index - group * raster * arguments.n_tiles;
+  const int height = min(raster, rows - group * raster);
+  const int row = group * raster + rest % height;
+  return {arguments.tiles[row * CLUSTER + cluster_rank()], rest / height};
 }
 
 // The units of this block's cluster, each looked up while the one before is worked on.
@@ -57,9 +62,10 @@ __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout&
   const u32 barrier = layout.full(stage);
   constexpr int boxes = B_MAJOR ? TILE_N / 64 : 2;
   constexpr u32 box_bytes = B_BYTES / boxes;
+  const bool shared = CLUSTER > 1 && tile.shared;
 #pragma unroll
   for (int box = 0; box < boxes; ++box) {
-    if (tile.shared && box / (boxes / 2) != rank) continue;
+    if (shared && box / (boxes / 2) != rank) continue;
     const u32 target = layout.b(stage) + box * box_bytes;
     // With halves, the second half of the boxes is of the second half of the weight.
     const int half = Epilogue::COLUMNS < TILE_N ? box / (boxes / 2) : 0;
@@ -68,7 +74,7 @@ __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout&
     const int c1 = B_MAJOR ? half : column;
     const int c2 = B_MAJOR ? k : half;
     const int c0 = B_MAJOR ? column : k;
-    if (tile.shared) {
+    if (shared) {
       load_box_for_both(target, &arguments.b, barrier, c0, c1, c2, tile.expert);
     } else {
       load_box(target, &arguments.b, barrier, c0, c1, c2, tile.expert);

@@ -1,7 +1,7 @@
 // For each expert, grad [M, N] = sum over its rows r of a[r] (x) b[r]; bf16, sums in f32. Empty experts
 // get zeros.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32).
+// Chosen at compile time: STAGES, STAGING_CHUNKS, CLUSTER (2), OUTPUT (0: bf16, 1: f32, 2: added to f32).
 
 struct Arguments {
   const TensorMap& a;         // [rows, M], boxes of 64 columns and 64 rows

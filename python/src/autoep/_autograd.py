@@ -38,6 +38,7 @@ from autoep.functional._routing import (
     route_gradient,
     router_z_loss_backward,
     router_z_loss_forward,
+    routing_of,
 )
 
 Tensor = torch.Tensor
@@ -51,18 +52,64 @@ class Route(torch.autograd.Function):
         ctx: FunctionCtx, options: RouteOptions, logits: Tensor, selection_bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[T, E] to topk_idx [T, K], topk_weights [T, K], tokens_per_expert [E]."""
-        routing = route_forward(options, logits, selection_bias)
+        if torch.compiler.is_compiling():
+            routing = torch.ops.autoep.route(logits, selection_bias, *options)
+        else:
+            routing = route_forward(options, logits, selection_bias)
+        idx_TK, weights_TK, counts_E = routing
         ctx.options = options
-        ctx.save_for_backward(logits, routing.topk_idx)
-        ctx.mark_non_differentiable(routing.topk_idx, routing.tokens_per_expert)
-        return tuple(routing)
+        ctx.save_for_backward(logits, idx_TK)
+        ctx.mark_non_differentiable(idx_TK, counts_E)
+        return idx_TK, weights_TK, counts_E
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, _idx: Any, grad_weights: Tensor, _counts: Any) -> tuple:
         """[T, K] to [T, E]."""
-        logits, topk_idx = ctx.saved_tensors
-        return None, route_gradient(ctx.options, grad_weights, logits, topk_idx), None
+        logits, idx_TK = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            gradient = torch.ops.autoep.route_backward(grad_weights, logits, idx_TK, *ctx.options)
+        else:
+            gradient = route_gradient(ctx.options, grad_weights, logits, idx_TK)
+        return None, gradient, None
+
+
+# What torch.compile puts into its graphs.
+_library = torch.library.Library("autoep", "FRAGMENT")
+_ROUTE_OPTIONS = (
+    "int score, int top_k, int normalize, float normalize_epsilon, float scale, int group_score,"
+    " int num_groups, int topk_groups, int training, int sinkhorn_iterations"
+)
+_library.define(
+    f"route(Tensor logits, Tensor? selection_bias, {_ROUTE_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    f"route_backward(Tensor grad_weights, Tensor logits, Tensor topk_idx, {_ROUTE_OPTIONS})"
+    " -> Tensor"
+)
+
+
+def _route(logits: Tensor, selection_bias: Tensor | None, *options: Any) -> tuple:
+    return tuple(route_forward(RouteOptions(*options), logits, selection_bias))
+
+
+def _route_backward(
+    grad_weights: Tensor, logits: Tensor, topk_idx: Tensor, *options: Any
+) -> Tensor:
+    return route_gradient(RouteOptions(*options), grad_weights, logits, topk_idx)
+
+
+def _route_results(logits: Tensor, _bias: Tensor | None, *options: Any) -> tuple:
+    """What `route` returns, uninitialised."""
+    return tuple(routing_of(logits, RouteOptions(*options).top_k))
+
+
+_library.impl("route", _route, "CompositeExplicitAutograd")
+_library.impl("route_backward", _route_backward, "CompositeExplicitAutograd")
+torch.library.register_fake("autoep::route", _route_results, lib=_library)
+torch.library.register_fake(
+    "autoep::route_backward", lambda _, logits, *__: logits.new_empty(logits.shape), lib=_library
+)
 
 
 class RouterZLoss(torch.autograd.Function):

@@ -7,7 +7,6 @@ token, E experts, e of this rank.
 from __future__ import annotations
 
 import dataclasses
-import weakref
 from typing import NamedTuple
 
 import torch
@@ -30,20 +29,23 @@ class ExpertsWeights(NamedTuple):
     down_bias: torch.Tensor | None
 
 
-_known: weakref.WeakKeyDictionary[nn.Module, MoELayerSpec] = weakref.WeakKeyDictionary()
-
-
 def spec_of(experts: nn.Module) -> MoELayerSpec:
     """Finds out what the experts of a module of transformers' convention compute; remembered.
 
     Raises:
         ModelError: The module is not of the convention.
     """
-    if experts not in _known:
+    _find_spec(experts)
+    return experts._autoep_spec
+
+
+@torch.compiler.assume_constant_result  # torch.compile calls it, and does not look into it
+def _find_spec(experts: nn.Module) -> None:
+    """Leaves the spec on the module, from where traced code can take it."""
+    if "_autoep_spec" not in vars(experts):
         spec = spec_by_convention(experts)
         sizes_of(experts, spec, type(experts).__name__)
-        _known[experts] = spec
-    return _known[experts]
+        experts._autoep_spec = spec
 
 
 def weights_of(experts: nn.Module, spec: MoELayerSpec) -> ExpertsWeights:

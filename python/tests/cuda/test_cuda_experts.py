@@ -163,10 +163,10 @@ def test_odd_shapes(sizes: tuple, experts_in_use: int | None) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("sizes", SIZES[1:], ids=str)
 def test_odd_shapes_in_halves(kernels: str, dtype: torch.dtype, sizes: tuple) -> None:
-    """Within two roundings of f64, where sums of few numbers do not cancel: what plain torch does
-    is compared below."""
+    """Within two roundings of f64: what plain torch does is compared below. The sums of one token's
+    few numbers are kept from cancelling."""
     for experts_in_use in (None, 1):
-        given = inputs(sizes, dtype, experts_in_use=experts_in_use, positive=True)
+        given = inputs(sizes, dtype, experts_in_use=experts_in_use, positive=sizes[0] == 1)
         expected = exact(given)
         for a, e in zip(run(given), expected, strict=True):
             error = (a.double() - e.cpu()).norm() / e.norm().clamp(min=1e-30).cpu()

@@ -32,7 +32,7 @@ _NDIMS = (2, 2, 2, 3, 2, 3, 2)
 _OUT_IN = LAYOUTS["out_in"]
 _OPTIONAL = ("gate_up_bias", "down_bias")
 
-_library = torch.library.Library("autoep", "DEF")
+_library = torch.library.Library("autoep", "FRAGMENT")
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
 _OPTIONS = (
     "int activation, int gate, int layout, int score_apply, float swiglu_alpha, float swiglu_limit"

@@ -142,16 +142,21 @@ def route_forward(options: RouteOptions, logits: Array, selection_bias: Array | 
     logits_TE = plain("logits", logits, 2)
     bias_E = None if selection_bias is None else plain("selection_bias", selection_bias, 1)
     same_kind("logits", logits, selection_bias=selection_bias)
-    tokens, experts = logits_TE.shape
     # The engine checks K too; here a wrong one would take memory first.
-    integer("top_k", options.top_k, 1, max(experts, 1))
-    routing = Routing(
-        topk_idx=empty(logits_TE, (tokens, options.top_k), "int32"),
-        topk_weights=empty(logits_TE, (tokens, options.top_k), _score_dtype(logits_TE)),
-        tokens_per_expert=empty(logits_TE, (experts,), "int32"),
-    )
+    integer("top_k", options.top_k, 1, max(logits_TE.shape[1], 1))
+    routing = routing_of(logits_TE, options.top_k)
     engine.route(context_of(logits_TE), tuple(options), logits_TE, bias_E, *routing)
     return routing
+
+
+def routing_of(logits_TE: Array, top_k: int) -> Routing:
+    """What `route` returns, uninitialised."""
+    tokens, experts = logits_TE.shape
+    return Routing(
+        topk_idx=empty(logits_TE, (tokens, top_k), "int32"),
+        topk_weights=empty(logits_TE, (tokens, top_k), _score_dtype(logits_TE)),
+        tokens_per_expert=empty(logits_TE, (experts,), "int32"),
+    )
 
 
 def route_gradient(
