@@ -36,10 +36,12 @@ class Found(NamedTuple):
         initialize: "works", or why `autoep.initialize` refuses it.
         implementation: "works" with `experts_implementation="autoep"`; empty where transformers
             does not offer that for the family.
+        parallelism: "offered" where transformers has a plan for its own expert parallelism.
     """
 
     initialize: str
     implementation: str
+    parallelism: str
 
 
 class Outcome(NamedTuple):
@@ -84,7 +86,7 @@ def check(model_type: str, world: World) -> Found:
     try:
         engines = [start(model, ep_size) for ep_size in EP_SIZES]
     except autoep.ModelError as refusal:
-        return Found(str(refusal), "")
+        return Found(str(refusal), "", "")
     plain = copy.deepcopy(model)
     expected = step_in_one_process(plain, model_type, world)
     for engine in engines:
@@ -92,13 +94,15 @@ def check(model_type: str, world: World) -> Found:
         engine.backward(found.loss())
         assert_close(found.compared(), expected.compared())
         assert_same_gradients(engine, plain)
+    plan = getattr(model, "_ep_plan", None) or {}
+    offered = "offered" if "ep_dispatch_experts" in plan.values() else ""
     if not any(follows_convention(module) for module in model.modules()):
-        return Found(WORKS, "")
+        return Found(WORKS, "", offered)
     model.set_experts_implementation("autoep")
     found = step_in_one_process(model, model_type, world)
     assert_close(found.compared(), expected.compared())
     assert_close([p.grad for p in model.parameters()], [p.grad for p in plain.parameters()])
-    return Found(WORKS, WORKS)
+    return Found(WORKS, WORKS, offered)
 
 
 def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:

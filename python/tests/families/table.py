@@ -8,6 +8,7 @@ from pathlib import Path
 
 import transformers
 from parity import Found
+from test_expert_parallelism import FAMILIES
 
 PATH = Path(__file__).parents[3] / "docs" / "families.md"
 
@@ -22,6 +23,16 @@ float32 for the families whose own code computes in it).
 - `initialize`: `autoep.initialize` on two ranks, with the experts on each rank and over both.
 - `experts_implementation`: `model.set_experts_implementation("autoep")`. Empty where
   transformers does not offer the choice for the family.
+- `ep_implementation`: `DistributedConfig(ep_size=..., ep_implementation="autoep")`. "offered":
+  transformers has a plan for the family, which no test tries; those that are tried have one of
+  each kind of experts.
+
+Experts that a model keeps apart (most of transformers 4, DBRX, most models of one's own) are
+stacked by `autoep.initialize`: they then have the names and shapes of transformers 5,
+`experts.gate_up_proj` [E, 2F, H] (`up_proj` [E, F, H] without a gate), `experts.down_proj`
+[E, H, F] and `_bias`, in the model, in its checkpoints and in the optimizer. JetMoe's attention
+experts stay whole on each rank. Where only some batches reach a model's experts (those for images
+of ERNIE 4.5 VL, say), every rank's batch must, or none's.
 """
 
 
@@ -31,16 +42,20 @@ def section(results: Mapping[str, Found]) -> str:
     lines = [
         f"## transformers {transformers.__version__}",
         "",
-        "| family | initialize | experts_implementation |",
-        "|---|---|---|",
-        *(f"| {name} | {_cell(it.initialize)} | {it.implementation} |" for name, it in found),
+        "| family | initialize | experts_implementation | ep_implementation |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {_cell(it.initialize)} | {it.implementation} | {_tried(name, it)} |"
+            for name, it in found
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
-def committed_section() -> str:
-    """The section of the installed version in the committed file; empty if there is none."""
-    return _sections().get(transformers.__version__, "")
+def is_committed(results: Mapping[str, Found]) -> bool:
+    """Whether the committed file says what was found."""
+    begins = PATH.exists() and PATH.read_text().startswith(_HEAD)
+    return begins and _sections().get(transformers.__version__) == section(results)
 
 
 def write(results: Mapping[str, Found]) -> None:
@@ -55,6 +70,10 @@ def _sections() -> dict[str, str]:
     text = PATH.read_text() if PATH.exists() else ""
     parts = re.split(r"^(?=## transformers )", text, flags=re.M)[1:]
     return {part.split(None, 3)[2]: part.rstrip("\n") + "\n" for part in parts}
+
+
+def _tried(name: str, found: Found) -> str:
+    return "works" if found.parallelism and name in FAMILIES else found.parallelism
 
 
 def _cell(result: str) -> str:

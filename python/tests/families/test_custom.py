@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -226,3 +227,15 @@ def test_sinkhorn_needs_a_router() -> None:
         autoep.initialize(
             model=make(), config={"expert_parallel": KEYS | own | {"router": "sinkhorn"}}
         )
+
+
+def test_a_checkpoint_has_the_stacked_experts(tmp_path: Path) -> None:
+    make, own = MODELS["MLPs, found"]
+    config = {"expert_parallel": KEYS | own, "optimizer": {"type": "AdamW"}}
+    engines = [autoep.initialize(model=make(), config=config)[0] for _ in range(2)]
+    x = torch.randn(5, H)
+    engines[0].backward(engines[0](x).square().sum())
+    engines[0].step()
+    engines[0].save_checkpoint(tmp_path)
+    engines[1].load_checkpoint(tmp_path)
+    assert torch.equal(engines[0](x), engines[1](x))
