@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MixtralC
 
 import autoep
 from autoep.__main__ import main
+from autoep.detection import find
 from autoep.inspection.table import short_names
 
 _SMALL = dict(
@@ -150,3 +151,30 @@ def test_names_are_told_in_short() -> None:
     names = [f"model.layers.{layer}.mlp" for layer in (0, 1, 2, 5, 7, 8)]
     assert short_names(names) == "model.layers.0-2,5,7-8.mlp"
     assert short_names(["block", "model.layers.3"]) == "block, model.layers.3"
+
+
+def test_blocks_of_the_same_make_are_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Llama 4 has 48 of them, and to try one takes seconds."""
+    tried = []
+    own = find.describe_unmarked
+    monkeypatch.setattr(
+        find, "describe_unmarked", lambda name, *rest: tried.append(name) or own(name, *rest)
+    )
+    model = small("llama4_text", interleave_moe_layer_step=1, num_local_experts=4)
+    (alike,) = autoep.inspect(model).blocks
+    assert alike.names == tuple(f"model.layers.{i}.feed_forward" for i in range(3))
+    assert [name for name in tried if name.endswith("feed_forward")] == [alike.names[0]]
+    model.model.layers[1].feed_forward.experts.act_fn = nn.GELU()
+    found = {blocks.activation: blocks.names for blocks in autoep.inspect(model).blocks}
+    assert found == {"silu": alike.names[::2], "gelu": alike.names[1:2]}
+
+
+def test_a_config_with_code_of_its_own_is_refused_without_a_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "trust_remote_code" in said.err
+    assert "[y/N]" not in said.out + said.err

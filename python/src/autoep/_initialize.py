@@ -38,7 +38,7 @@ from autoep.sharding import (
     shard_experts,
     start_from_rank_zero,
 )
-from autoep.stacking import stack_experts
+from autoep.stacking import check_separate, stack_experts
 
 Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
 
@@ -89,6 +89,7 @@ def initialize(
     adapters = [ExpertAdapters(layer) for layer in layers]
     device = check_model(model)
     check_specs(layers)
+    check_separate(model, layers)
     coefficient = experts.load_balance_coeff
     balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
 

@@ -33,6 +33,33 @@ class StackedExperts(nn.Module):
         self.act_fn = act_fn
 
 
+def check_separate(model: nn.Module, layers: list[MoELayer]) -> None:
+    """Raises where experts that are to be stacked share a weight, which their stack would not.
+
+    Raises:
+        ModelError: Two experts, or an expert and another module, are tied.
+    """
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(parameter, []).append(f"{name}.{own}")
+    seen: set[nn.Module] = set()
+    for layer in layers:
+        if layer.pieces is None:
+            continue
+        modules = list(layer.experts) if isinstance(layer.experts, nn.ModuleList) else []
+        modules.append(layer.experts)
+        tied = [owners[p] for p in layer.experts.parameters() if len(owners[p]) > 1]
+        if tied or len(set(modules)) < len(modules) or seen & set(modules):
+            which = " and ".join(tied[0]) if tied else "a module that is there twice"
+            raise ModelError(
+                f"{layer.name}: experts are tied ({which}), and in the tensor that they are stacked"
+                " into each has weights of its own; give them copies, or set"
+                " expert_parallel.enabled to false"
+            )
+        seen |= set(modules)
+
+
 def stack_experts(layers: list[MoELayer]) -> tuple[list[MoELayer], Replacements]:
     """Stacks the experts of the layers that keep theirs apart.
 

@@ -140,6 +140,25 @@ def test_an_unknown_family_is_computed_as_its_code_says(options: dict) -> None:
     assert_close([p.grad for p in model.parameters()], [p.grad for p in plain.parameters()])
 
 
+def test_a_dropout_after_the_activation_is_kept() -> None:
+    """Models come in eval mode, where it is not seen."""
+    torch.manual_seed(5)
+    model = Model(gate="concatenated", transposed=False, bias=False, norm=False, activation="silu")
+    for layer in model.layers:
+        layer.my_experts.act_fn = nn.Sequential(nn.SiLU(), nn.Dropout(0.5))
+    model.eval()
+    plain = copy.deepcopy(model)
+    state = torch.get_rng_state()
+    assert {layer.spec.activation for layer in find_moe_layers(model)} == {None}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(part.training for part in model.modules())
+    engine, *_ = autoep.initialize(model=model, config={})
+    x = torch.randn(11, H)
+    assert_close([engine.eval()(x)], [plain(x)])
+    engine.train()
+    assert not torch.equal(engine(x), engine(x))
+
+
 def broken(change) -> Model:
     model = Model(gate="concatenated", transposed=False, bias=False, norm=False, activation="silu")
     for layer in model.layers:

@@ -9,6 +9,7 @@ that function computes is found by calling it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ def known_activation(experts: nn.Module, gated: bool) -> dict[str, object]:
     own = own_activation(experts, order)
     hidden_RG = _probes()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _training(experts):
             result_RF = own(hidden_RG)
     except RuntimeError:  # it has weights, which are elsewhere or of another width
         return {"gate": order, "activation": None}
@@ -97,6 +98,22 @@ def activation_candidates(experts: nn.Module) -> list[dict[str, object]]:
     if hasattr(experts, "_apply_gate") or hasattr(experts, "act_fn"):
         return [known_activation(experts, gated=True)]
     return [fields for fields, _ in _candidates(_numbers(experts), gated=True)]
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    """Puts a module in training for a while, without a draw from the script's random numbers.
+
+    A dropout after the activation shows then; models come in eval mode from `from_pretrained`.
+    """
+    modes = {part: part.training for part in module.modules()}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            module.train()
+            yield
+        finally:
+            for part, training in modes.items():
+                part.training = training
 
 
 def _probes() -> torch.Tensor:

@@ -28,6 +28,8 @@ def find_custom_layers(model: nn.Module, config: ExpertParallelConfig) -> list[M
     """
     names = _names(model, config)
     layers = list(_matching(model, config.moe_layer_pattern, names))
+    for layer in layers:
+        _check_parts(layer, config, names)
     wanted = _number(model, "num_experts_attr", config.num_experts_attr)
     for layer in layers:
         if wanted not in (None, layer.num_experts):
@@ -37,6 +39,25 @@ def find_custom_layers(model: nn.Module, config: ExpertParallelConfig) -> list[M
                 " experts"
             )
     return layers
+
+
+def _check_parts(layer: MoELayer, config: ExpertParallelConfig, names: Names) -> None:
+    """Raises where a key names a part that a layer has not."""
+    if config.router_pattern is not None and layer.router is None:
+        raise _no_part(layer, "router_pattern", config.router_pattern)
+    if names.shared_of(layer.block) is not None:
+        return
+    if config.shared_experts_pattern is not None and config.has_shared_experts is not False:
+        raise _no_part(layer, "shared_experts_pattern", config.shared_experts_pattern)
+    if config.has_shared_experts:
+        raise _no_part(layer, "has_shared_experts", "shared_expert(s)")
+
+
+def _no_part(layer: MoELayer, key: str, part: str) -> ConfigError:
+    children = ", ".join(name for name, _ in layer.block.named_children())
+    return ConfigError(
+        f"config: expert_parallel.{key}: {layer.name} has no {part!r}; its parts are {children}"
+    )
 
 
 def _matching(model: nn.Module, pattern: str, names: Names) -> Iterator[MoELayer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from torch import nn
 
@@ -14,6 +14,11 @@ from autoep.detection.unmarked import describe_unmarked
 from autoep.errors import ModelError
 
 _ROUTERS = ("gate", "router")
+
+_PLAIN = (bool, int, float, str, type(None))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+# What differs between modules that compute alike.
+_OF_THE_PLACE = {"layer_idx", "training", *vars(nn.Module())}
 
 WRAPPED = "base_layer"  # PEFT's name of what a wrapper is around
 
@@ -37,6 +42,7 @@ def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELaye
 
 def _search(model: nn.Module) -> Iterator[MoELayer | None]:
     family = family_of(model) or type(model).__name__
+    known: dict[Hashable, MoELayer | None] = {}
     for name, module in model.named_modules():
         kind = type(module).__name__
         if kind in REFUSED_BLOCKS:
@@ -49,11 +55,45 @@ def _search(model: nn.Module) -> Iterator[MoELayer | None]:
         elif follows_convention(getattr(module, "experts", None)) or kind in WHOLE_BLOCKS:
             continue
         else:
-            layer = describe_unmarked(name, module)
+            layer = _describe_like(known, name, module)
         if layer is not None and not layer.spec.family:
             spec = dataclasses.replace(layer.spec, family=family)
             layer = dataclasses.replace(layer, spec=spec)
         yield layer
+
+
+def _describe_like(
+    known: dict[Hashable, MoELayer | None], name: str, block: nn.Module
+) -> MoELayer | None:
+    """Describes a block; where one of the same make is known, trying is not done again."""
+    make = _make_of(block)
+    if make not in known:
+        known[make] = describe_unmarked(name, block)
+        return known[make]
+    like = known[make]
+    if like is None:
+        return None
+    paths = {part: path for path, part in like.block.named_modules()}
+    return dataclasses.replace(
+        like,
+        name=name,
+        block=block,
+        experts=block.get_submodule(paths[like.experts]),
+        router=None if like.router is None else block.get_submodule(paths[like.router]),
+    )
+
+
+def _make_of(block: nn.Module) -> Hashable:
+    """What decides what a block computes, but its weights: classes, options, shapes and hooks."""
+    parts = []
+    for path, module in block.named_modules():
+        options = {n: v for n, v in vars(module).items() if n not in _OF_THE_PLACE}
+        plain = [(n, v if isinstance(v, _PLAIN) else id(v)) for n, v in options.items()]
+        tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        shapes = [(n, tuple(tensor.shape)) for n, tensor in tensors]
+        hooks = [tuple(vars(module)[n].values()) for n in _HOOKS]
+        parts.append((path, type(module), *plain, *shapes, *hooks))
+    return tuple(parts)
 
 
 def _describe(model: nn.Module, name: str, experts: nn.Module) -> MoELayer:

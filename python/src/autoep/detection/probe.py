@@ -91,6 +91,60 @@ def error_of(layer: MoELayer) -> float:
     return errors_T.max().item()
 
 
+def check_training(layer: MoELayer) -> None:
+    """Checks a whole block in training: its result, its gradients, and that it keeps nothing.
+
+    Dropout, noise on the scores, weights without a gradient and losses left on the module are not
+    seen by `error_of`.
+
+    Raises:
+        UnlikeError: The engine's forward would differ; the text says how.
+    """
+    twin = block_twin(layer)
+    twin.block.train()
+    twin.router.requires_grad_(True)
+    engine = BlockForward(twin, layer.routing, _engine(twin))
+    before = _kept_tensors(twin.block)
+    expected = _training_outcome(functools.partial(type(layer.block).forward, twin.block), twin)
+    if kept := [
+        name for name, tensor in _kept_tensors(twin.block).items() if tensor != before.get(name)
+    ]:
+        raise UnlikeError(
+            f"its forward leaves `{kept[0]}` on the module, which that of the engine would not"
+        )
+    found = _training_outcome(engine, twin)
+    floor = 1e-3 * expected[0].norm()  # a gradient may be zero
+    for what, mine, own in zip(
+        ("result", "gradient", "router's gradient"), found, expected, strict=True
+    ):
+        if not (mine - own).norm() <= TOLERANCE * own.norm().clamp(min=floor):
+            raise UnlikeError(
+                f"in training its {what} is another, as with dropout, noise on the scores or"
+                " weights without a gradient"
+            )
+
+
+def _kept_tensors(block: nn.Module) -> dict[str, tuple[int, int]]:
+    """The tensors that a block has beside its parameters: which they are, and in what version."""
+    held = {**vars(block), **dict(block.named_buffers(recurse=False))}
+    return {n: (id(t), t._version) for n, t in held.items() if isinstance(t, torch.Tensor)}
+
+
+def _training_outcome(function: Callable[..., Any], twin: MoELayer) -> tuple[torch.Tensor, ...]:
+    """The result [T, H] in training, and gradients: of the tokens, and of the router's weights."""
+    x_TH = random_tokens(twin.hidden_size).clamp(-4, 4).requires_grad_()
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(0)
+        # Some blocks write into what they are given.
+        y_TH = first(run_own(function, x_TH.unsqueeze(0).clone())).view(x_TH.shape)
+        direction_TH = torch.randn(y_TH.shape)
+    weights = list(twin.router.parameters())
+    of_x, *of_weights = torch.autograd.grad(
+        y_TH, [x_TH, *weights], direction_TH, allow_unused=True, materialize_grads=True
+    )
+    return y_TH.detach(), of_x, torch.cat([gradient.flatten() for gradient in of_weights])
+
+
 def _both(layer: MoELayer, x_TH: torch.Tensor, generator: torch.Generator) -> tuple[Any, Any]:
     if layer.call == "block":
         twin = block_twin(layer)

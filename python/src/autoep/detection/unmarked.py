@@ -25,7 +25,7 @@ from autoep.detection.conventions import (
 from autoep.detection.names import USUAL, Names
 from autoep.detection.spec import MoELayer, MoELayerSpec, Pieces, Routing, sizes_of
 from autoep.detection.twin import twin_of
-from autoep.errors import ModelError
+from autoep.errors import InvalidArgumentError, ModelError, UnsupportedError
 from autoep.routing.bias import selection_bias
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation", "act")
@@ -50,18 +50,36 @@ def describe_unmarked(name: str, block: nn.Module, names: Names = USUAL) -> MoEL
     if layers is None:
         return None
     nearest, reason = float("inf"), "its choice of experts is of no known kind"
-    for layer in layers:
-        if names.score_apply not in (None, layer.spec.score_apply):
-            continue
-        try:
-            error = probe.error_of(layer)
-        except probe.UnlikeError:
-            continue
-        if error <= probe.TOLERANCE:
-            return layer
-        if error < nearest:
-            nearest, reason = error, f"the nearest differs by {error:.2g} of the norm"
-    raise ModelError(
+    try:
+        for layer in layers:
+            if names.score_apply not in (None, layer.spec.score_apply):
+                continue
+            error = _error_of(layer)
+            if error <= probe.TOLERANCE:
+                if layer.call == "block":
+                    probe.check_training(layer)
+                return layer
+            if error < nearest:
+                nearest, reason = error, f"the nearest differs by {error:.2g} of the norm"
+    except probe.UnlikeError as unlike:
+        reason = str(unlike)
+    raise _refusal(name, block, reason)
+
+
+def _error_of(layer: MoELayer) -> float:
+    """That of `probe.error_of`; infinite where it cannot be computed so."""
+    try:
+        return probe.error_of(layer)
+    except (
+        probe.UnlikeError,
+        InvalidArgumentError,
+        UnsupportedError,
+    ):  # or options that do not go together
+        return float("inf")
+
+
+def _refusal(name: str, block: nn.Module, reason: str) -> ModelError:
+    return ModelError(
         f"{name}: {type(block).__name__} has experts, but what it computes is nothing that the"
         f" engine can stand in for ({reason}). Set expert_parallel.enabled to false to train it"
         " without expert parallelism."
@@ -121,7 +139,10 @@ def _of_list(
     """A module for each expert."""
     pieces = _pieces(experts[0], names)
     if pieces is None:
-        return
+        raise probe.UnlikeError(
+            "its experts are not two or three linear maps with an activation between them, alike"
+            " in training and in eval"
+        )
     down = experts[0].get_submodule(pieces.down).weight
     sizes = (len(experts), *down.shape)
     spec = _spec_of_pieces(pieces, family_of(experts[0]))
@@ -220,8 +241,15 @@ def _pieces(expert: nn.Module, names: Names) -> Pieces | None:
         except Exception:  # the shapes do not fit: another order
             continue
         if found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5):
-            return Pieces(gate, up, down, act_fn, biases)
+            alike = torch.allclose(_in_training(twin, x_TH), expected, atol=1e-5)
+            return Pieces(gate, up, down, act_fn, biases) if alike else None
     return None
+
+
+def _in_training(twin: nn.Module, x_TH: torch.Tensor) -> torch.Tensor:
+    """What an expert gives in training, without a draw from the script's random numbers."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return twin.train()(x_TH)
 
 
 def _inner(linears: dict[str, nn.Linear]) -> int:

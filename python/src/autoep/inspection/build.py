@@ -64,6 +64,7 @@ def _read(given: object) -> transformers.PretrainedConfig:
         )
     path = Path(given)
     try:
-        return transformers.AutoConfig.from_pretrained(str(path if path.exists() else given))
+        place = str(path if path.exists() else given)
+        return transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
     except Exception as error:  # a config of no known kind, or whose values do not fit
         raise ConfigError(f"inspect: {given} cannot be read as a config: {error}") from error
