@@ -37,6 +37,7 @@ def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELaye
 
 def _search(model: nn.Module) -> Iterator[MoELayer | None]:
     family = family_of(model) or type(model).__name__
+    last: dict[str, MoELayer] = {}  # of each class of blocks
     for name, module in model.named_modules():
         kind = type(module).__name__
         if kind in REFUSED_BLOCKS:
@@ -49,10 +50,12 @@ def _search(model: nn.Module) -> Iterator[MoELayer | None]:
         elif follows_convention(getattr(module, "experts", None)) or kind in WHOLE_BLOCKS:
             continue
         else:
-            layer = describe_unmarked(name, module)
+            layer = describe_unmarked(name, module, like=last.get(kind))
         if layer is not None and not layer.spec.family:
             spec = dataclasses.replace(layer.spec, family=family)
             layer = dataclasses.replace(layer, spec=spec)
+        if layer is not None:
+            last[kind] = layer
         yield layer
 
 

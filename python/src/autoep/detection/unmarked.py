@@ -31,13 +31,16 @@ from autoep.routing.bias import selection_bias
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation", "act")
 
 
-def describe_unmarked(name: str, block: nn.Module, names: Names = USUAL) -> MoELayer | None:
+def describe_unmarked(
+    name: str, block: nn.Module, names: Names = USUAL, like: MoELayer | None = None
+) -> MoELayer | None:
     """Describes a block that has experts, by what it computes.
 
     Args:
         name: The block's name in the model.
         block: Any module.
         names: What its parts are called, and what else is known of it.
+        like: A layer of the same class, whose way is tried first.
 
     Returns:
         The layer; None for a module that is no block of experts.
@@ -49,14 +52,16 @@ def describe_unmarked(name: str, block: nn.Module, names: Names = USUAL) -> MoEL
     layers = _layers(name, block, names) if has_forward else None
     if layers is None:
         return None
+    if like is not None:
+        for layer in layers:
+            if _same_way(layer, like) and _error_of(layer) <= probe.TOLERANCE:
+                return layer
+        layers = _layers(name, block, names)
     nearest, reason = float("inf"), "its choice of experts is of no known kind"
     for layer in layers:
         if names.score_apply not in (None, layer.spec.score_apply):
             continue
-        try:
-            error = probe.error_of(layer)
-        except probe.UnlikeError:
-            continue
+        error = _error_of(layer)
         if error <= probe.TOLERANCE:
             return layer
         if error < nearest:
@@ -66,6 +71,18 @@ def describe_unmarked(name: str, block: nn.Module, names: Names = USUAL) -> MoEL
         f" engine can stand in for ({reason}). Set expert_parallel.enabled to false to train it"
         " without expert parallelism."
     )
+
+
+def _same_way(layer: MoELayer, like: MoELayer) -> bool:
+    spec = dataclasses.replace(layer.spec, family=like.spec.family)
+    return (spec, layer.call, layer.routing) == (like.spec, like.call, like.routing)
+
+
+def _error_of(layer: MoELayer) -> float:
+    try:
+        return probe.error_of(layer)
+    except probe.UnlikeError:
+        return float("inf")
 
 
 def _layers(name: str, block: nn.Module, names: Names) -> Iterable[MoELayer] | None:
