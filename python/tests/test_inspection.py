@@ -178,3 +178,9 @@ def test_a_config_with_code_of_its_own_is_refused_without_a_question(
     said = capsys.readouterr()
     assert "trust_remote_code" in said.err
     assert "[y/N]" not in said.out + said.err
+
+
+def test_a_module_without_parameters_has_no_blocks() -> None:
+    found = autoep.inspect(nn.Module())
+    assert (found.blocks, found.parameters, found.dtype) == ((), 0, "none")
+    assert "no MoE layer" in str(found)

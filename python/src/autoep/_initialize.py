@@ -27,7 +27,7 @@ from autoep.layer import replace_experts_forward
 from autoep.lora import ExpertAdapters
 from autoep.optim import ParameterGroups, adopt_optimizer, build_optimizer, make_optimizer
 from autoep.precision import Masters, check_float32, compute_in_bf16
-from autoep.router import balance_routers
+from autoep.router import balance_routers, check_routers
 from autoep.routing.balance import BiasBalancer
 from autoep.routing.fused import fuse_routers
 from autoep.schedules import build_scheduler
@@ -90,6 +90,8 @@ def initialize(
     device = check_model(model)
     check_specs(layers)
     check_separate(model, layers)
+    if experts.router == "sinkhorn":
+        check_routers(layers)
     coefficient = experts.load_balance_coeff
     balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
 

@@ -37,16 +37,21 @@ class SinkhornForward:
         )
 
 
-def balance_routers(layers: list[MoELayer]) -> None:
-    """Makes the routers of all layers choose by Sinkhorn's normalisation.
+def check_routers(layers: list[MoELayer]) -> None:
+    """Raises where a layer's choice is not made by a router, whose place could be taken.
 
     Raises:
-        ModelError: A layer's choice is not made by a router of its own.
+        ModelError: There is such a layer.
     """
     for layer in layers:
-        if layer.router is None or layer.call != "routed":
+        if layer.router is None or layer.call != "routed" or layer.pieces is not None:
             raise ModelError(
                 f'config: expert_parallel.router: "sinkhorn" takes the place of a router, and'
                 f" {layer.name} chooses its experts in another way; remove the key"
             )
+
+
+def balance_routers(layers: list[MoELayer]) -> None:
+    """Makes the routers of all layers choose by Sinkhorn's normalisation."""
+    for layer in layers:
         layer.router.forward = SinkhornForward(layer.router)

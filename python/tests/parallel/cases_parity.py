@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from functools import partial
+from typing import Any
 
 import models
 import torch
@@ -90,10 +92,10 @@ def several_steps_in_f32_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_siz
     models.assert_same_weights(engine, plain.model)
 
 
-def of_all_ranks(value: float) -> list[float]:
+def of_all_ranks(value: Any) -> list[Any]:
     if not dist.is_initialized():
         return [value]
-    values = [0.0] * dist.get_world_size()
+    values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
@@ -120,7 +122,10 @@ def aux_loss_is_that_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> Non
 
 @case(preset=list(PRESET_NAMES), ep_size=[1, 2, 4])
 def bf16_losses_are_within_its_spacing(ranks: Ranks, preset: str, ep_size: int) -> None:
-    """Over several steps, the median loss is off by less than bfloat16's spacing from f32's."""
+    """Over steps and ranks, the median loss is off by less than bfloat16's spacing from f32's.
+
+    One rank's alone need not be: plain HF in bf16 is off by 0.7 % on some of these batches.
+    """
     model = models.tiny(preset)
     plain = PlainRun(
         copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1), 1.0
@@ -145,7 +150,8 @@ def bf16_losses_are_within_its_spacing(ranks: Ranks, preset: str, ep_size: int) 
             engine.backward(mine.loss)
             engine.step()
         plain.step()
-    assert sorted(errors)[len(errors) // 2] <= 2**-8, errors
+    together = sorted(itertools.chain.from_iterable(of_all_ranks(errors)))
+    assert together[len(together) // 2] <= 2**-8, together
     assert {s["exp_avg"].dtype for s in engine.optimizer.state.values()} == {torch.float32}
 
 

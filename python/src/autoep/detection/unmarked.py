@@ -70,12 +70,8 @@ def _error_of(layer: MoELayer) -> float:
     """That of `probe.error_of`; infinite where it cannot be computed so."""
     try:
         return probe.error_of(layer)
-    except (
-        probe.UnlikeError,
-        InvalidArgumentError,
-        UnsupportedError,
-    ):  # or options that do not go together
-        return float("inf")
+    except (probe.UnlikeError, InvalidArgumentError, UnsupportedError):
+        return float("inf")  # it is called otherwise, or these options do not go together
 
 
 def _refusal(name: str, block: nn.Module, reason: str) -> ModelError:

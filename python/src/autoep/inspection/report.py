@@ -121,13 +121,14 @@ def inspect(
     built = model_on_meta(model)
     layers, refusal = _layers(built)
     spread = {id(p) for layer in layers for p in _expert_weights(layer).values()}
+    first = next(built.parameters(), None)
     return Inspection(
         model=type(built).__name__,
         blocks=tuple(_describe(built, alike) for alike in _alike(layers)),
         unsupported=tuple(_unsupported(built, layers, refusal)),
         parameters=sum(p.numel() for p in built.parameters()),
         dense_bytes=sum(p.nbytes for p in built.parameters() if id(p) not in spread),
-        dtype=str(next(built.parameters()).dtype).removeprefix("torch."),
+        dtype="none" if first is None else str(first.dtype).removeprefix("torch."),
     )
 
 
