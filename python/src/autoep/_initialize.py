@@ -20,6 +20,7 @@ from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
 from autoep.engine import Engine
 from autoep.errors import ConfigError, ModelError
+from autoep.export import refuse_save_pretrained
 from autoep.generation import keep_generate_in_step
 from autoep.groups import choose_ep_size, make_groups
 from autoep.launch import join_world, share_cores
@@ -110,6 +111,8 @@ def initialize(
         start_from_rank_zero(model)
         keep_generate_in_step(model)
     layers, stacked = stack_experts(layers)
+    if stacked:
+        refuse_save_pretrained(model)
     sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
     rounded, masters = _choose_precision(model, settings, balancer)
     load = replace_experts_forward(layers, adapters, groups.comm)

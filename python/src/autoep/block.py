@@ -12,6 +12,7 @@ import torch
 
 from autoep import functional
 from autoep.detection.spec import MoELayer, Routing
+from autoep.errors import ModelError
 from autoep.routing.bias import selection_bias
 
 ExpertsCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -30,12 +31,23 @@ class BlockForward:
         self._routing = routing
         self._experts = experts
 
-    def __call__(self, hidden_states: torch.Tensor, *_: Any) -> Any:
+    def __call__(self, hidden_states: torch.Tensor, *others: Any, **named: Any) -> Any:
         """Returns what the block does: [..., H], beside what the router said if it returns that.
 
         Args:
             hidden_states: [..., H].
+            *others: None, where the block's own forward takes more.
+            **named: The same.
+
+        Raises:
+            ModelError: They are not None.
         """
+        if any(other is not None for other in (*others, *named.values())):
+            raise ModelError(
+                f"{type(self._block).__name__} was called with more than the tokens, and what it"
+                " does with that is not known. Set expert_parallel.enabled to false to train this"
+                " model without expert parallelism."
+            )
         routing = self._routing
         if self._block.training and routing.jitter:
             low, high = 1.0 - routing.jitter, 1.0 + routing.jitter

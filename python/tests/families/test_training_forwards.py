@@ -179,3 +179,20 @@ def test_keys_that_do_not_go_together_are_refused() -> None:
     """Groups of experts go with some scores; the others are not tried."""
     with pytest.raises(autoep.ModelError, match="nothing that the engine can stand in for"):
         start(Model(Block()), moe_layer_pattern=r"^\d", num_expert_groups=3, num_limited_groups=1)
+
+
+class Masked(Block):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        y = super().forward(x)
+        return y if mask is None else y * mask
+
+
+def test_what_a_block_is_given_besides_is_not_ignored() -> None:
+    model = Model(Masked())
+    x, mask = torch.randn(3, H), torch.zeros(3, 1)
+    start(model)
+    assert torch.equal(model[0](x), model[0](x, None))
+    assert torch.equal(model[0](x), model[0](x, mask=None))
+    for arguments, named in (((mask,), {}), ((), {"mask": mask})):
+        with pytest.raises(autoep.ModelError, match="Masked was called with more than the tokens"):
+            model[0](x, *arguments, **named)

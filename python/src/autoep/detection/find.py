@@ -50,6 +50,12 @@ def _search(model: nn.Module) -> Iterator[MoELayer | None]:
                 f"{name}: a {kind} cannot be spread over ranks: {REFUSED_BLOCKS[kind]}. Set"
                 " expert_parallel.enabled to false to train it without expert parallelism."
             )
+        if _is_around_unmarked_experts(name, module):
+            raise ModelError(
+                f"{name}: PEFT's {type(module).__name__} is around these experts, which are not"
+                " of transformers' convention (`use_experts_implementation`): LoRA on experts is"
+                " supported for those that are. Leave them out of `target_parameters`."
+            )
         if follows_convention(module):
             layer = _describe(model, name, module)
         elif follows_convention(getattr(module, "experts", None)) or kind in WHOLE_BLOCKS:
@@ -60,6 +66,14 @@ def _search(model: nn.Module) -> Iterator[MoELayer | None]:
             spec = dataclasses.replace(layer.spec, family=family)
             layer = dataclasses.replace(layer, spec=spec)
         yield layer
+
+
+def _is_around_unmarked_experts(name: str, module: nn.Module) -> bool:
+    if not name.endswith("experts") or not type(module).__module__.startswith("peft."):
+        return False
+    while (inner := getattr(module, WRAPPED, None)) is not None:
+        module = inner
+    return not follows_convention(module)
 
 
 def _describe_like(
