@@ -64,7 +64,7 @@ $(VENV)/tools: | system
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH) $(TRANSFORMERS) $(NVRTC) numpy pytest hypothesis \
-	  matplotlib tqdm psutil ruff "peft>=0.21"
+	  matplotlib tqdm psutil ruff scipy "peft>=0.21"
 	touch $@
 
 $(VENV)/installed: $(VENV)/tools $(SOURCES)
