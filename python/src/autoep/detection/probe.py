@@ -27,6 +27,7 @@ from autoep.stacking import StackedExperts, stacked_weights
 TOLERANCE = 1e-4
 # What is computed, at most. The other sizes are the model's: modules may know them.
 _TOKENS, _TOP_K, _FFN_SIZE = 8, 2, 4
+_CROWD = 56  # tokens that are the same
 
 
 class UnlikeError(Exception):
@@ -94,8 +95,8 @@ def error_of(layer: MoELayer) -> float:
 def check_training(layer: MoELayer) -> None:
     """Checks a whole block in training: its result, its gradients, and that it keeps nothing.
 
-    Dropout, noise on the scores, weights without a gradient and losses left on the module are not
-    seen by `error_of`.
+    Dropout, noise on the scores, weights without a gradient, tokens dropped beyond a capacity and
+    losses left on the module are not seen by `error_of`.
 
     Raises:
         UnlikeError: The engine's forward would differ; the text says how.
@@ -113,14 +114,14 @@ def check_training(layer: MoELayer) -> None:
             f"its forward leaves `{kept[0]}` on the module, which that of the engine would not"
         )
     found = _training_outcome(engine, twin)
-    floor = 1e-3 * expected[0].norm()  # a gradient may be zero
+    floor = 0.1 * expected[0].norm()  # a gradient may be zero
     for what, mine, own in zip(
         ("result", "gradient", "router's gradient"), found, expected, strict=True
     ):
         if not (mine - own).norm() <= TOLERANCE * own.norm().clamp(min=floor):
             raise UnlikeError(
-                f"in training its {what} is another, as with dropout, noise on the scores or"
-                " weights without a gradient"
+                f"in training its {what} is another, as with dropout, noise on the scores, weights"
+                " without a gradient or a capacity of each expert"
             )
 
 
@@ -132,7 +133,9 @@ def _kept_tensors(block: nn.Module) -> dict[str, tuple[int, int]]:
 
 def _training_outcome(function: Callable[..., Any], twin: MoELayer) -> tuple[torch.Tensor, ...]:
     """The result [T, H] in training, and gradients: of the tokens, and of the router's weights."""
-    x_TH = random_tokens(twin.hidden_size).clamp(-4, 4).requires_grad_()
+    some_TH = random_tokens(twin.hidden_size).clamp(-4, 4)
+    crowd_TH = some_TH[2:3].expand(_CROWD, -1)  # more than their share goes to these experts
+    x_TH = torch.cat([some_TH, crowd_TH]).requires_grad_()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         # Some blocks write into what they are given.
