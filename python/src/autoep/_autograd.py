@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
+from autoep._first_order import first_order_only
 from autoep._options import RouteOptions
 from autoep.comm import Communicator
 from autoep.functional._all_to_all import all_to_all_backward, all_to_all_forward
@@ -63,7 +64,7 @@ class Route(torch.autograd.Function):
         return idx_TK, weights_TK, counts_E
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, _idx: Any, grad_weights: Tensor, _counts: Any) -> tuple:
         """[T, K] to [T, E]."""
         logits, idx_TK = ctx.saved_tensors
@@ -122,7 +123,7 @@ class RouterZLoss(torch.autograd.Function):
         return router_z_loss_forward(logits)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_loss: Tensor) -> Tensor:
         """A scalar to [T, E]."""
         return router_z_loss_backward(grad_loss, *ctx.saved_tensors)
@@ -138,7 +139,7 @@ class Jitter(torch.autograd.Function):
         return jitter_forward(x, epsilon, seed)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to [T, H]."""
         return jitter_backward(grad_y, *ctx.noise), None, None
@@ -154,7 +155,7 @@ class Permute(torch.autograd.Function):
         return permute_forward(x, row_of_slot)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_rows: Tensor) -> tuple:
         """[N, H] to [T, H]."""
         return permute_backward(grad_rows, *ctx.saved_tensors), None
@@ -174,7 +175,7 @@ class Unpermute(torch.autograd.Function):
         return unpermute_forward(rows, row_of_slot, topk_weights)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to [N, H] and [T, K]."""
         grad_rows, grad_weights = unpermute_backward(grad_y, *ctx.saved_tensors)
@@ -194,7 +195,7 @@ class GroupedGEMM(torch.autograd.Function):
         return grouped_gemm_forward(rows, weights, rows_per_group, layout)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple:
         """[R, out] to [R, in] and the shape of the weights."""
         rows, weights, rows_per_group = ctx.saved_tensors
@@ -223,7 +224,7 @@ class AllToAll(torch.autograd.Function):
         return all_to_all_forward(x, send_rows, receive_rows, comm)
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[sum of receive_rows, ...] to [sum of send_rows, ...]."""
         return all_to_all_backward(grad_y, *ctx.splits, comm=ctx.comm), None, None, None
@@ -258,7 +259,7 @@ class Experts(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to the gradients of the tensors, in their order."""
         saved = ExpertsSaved(ctx.plan, *ctx.saved_tensors)

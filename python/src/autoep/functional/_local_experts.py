@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from autoep._arrays import dtype_name
+from autoep._first_order import first_order_only
 from autoep._native import engine
 from autoep._options import GPU_DTYPES, LAYOUTS, choice
 from autoep.errors import InvalidArgumentError
@@ -120,7 +121,7 @@ class LocalExperts(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order_only
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to the gradients of the tensors, in their order."""
         x, topk_weights, *weights, hidden, routing = ctx.saved_tensors
