@@ -212,10 +212,15 @@ def first_calls(options: argparse.Namespace) -> dict[str, float]:
 
 
 def first_call(shape: Shape, tokens: int, device: str) -> float:
-    """Seconds of this process's first forward and backward of the engine; torch has begun."""
+    """Seconds of this process's first forward and backward of the engine; torch has begun.
+
+    torch imports much when it first meets a gradient given to `backward`: 2 s on one machine.
+    """
     x = tokens_of(shape, tokens, torch.bfloat16, device)
     layer = build("autoep", shape, torch.bfloat16, device)
     product_tflops(torch.bfloat16, device)
+    plain = torch.zeros(1, device=device, requires_grad=True) * 1
+    plain.backward(torch.ones_like(plain))
     start = time.perf_counter()
     Run(layer, x).forward_backward()
     if device == "cuda":
