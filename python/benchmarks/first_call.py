@@ -33,9 +33,15 @@ def first_calls(shape: Shape, tokens: int) -> dict[str, float]:
 
 
 def _first_call(shape: Shape, tokens: int) -> float:
+    """Of this process, in which torch has begun.
+
+    torch imports much when it first meets a gradient given to `backward`: 2 s on one machine.
+    """
     x = tokens_of(shape, tokens, torch.bfloat16, "cuda")
     layer = build("autoep", shape, torch.bfloat16, "cuda")
-    product_tflops(torch.bfloat16, "cuda")  # torch has begun
+    product_tflops(torch.bfloat16, "cuda")
+    plain = torch.zeros(1, device="cuda", requires_grad=True) * 1
+    plain.backward(torch.ones_like(plain))
     start = time.perf_counter()
     Passes(layer, x).forward_backward()
     torch.cuda.synchronize()

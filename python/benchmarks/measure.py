@@ -54,6 +54,19 @@ def copy_bytes_per_second(device: str) -> float:
     return 2e3 * size / median_of_calls(lambda: target.copy_(source), device)
 
 
+def settle() -> None:
+    """Waits until no thread of this process is at work.
+
+    Those of OpenBLAS and OpenMP wait for their next task busily for a while, on cores that the next
+    to be timed needs: 100 ms and 10 ms.
+    """
+    busy = 1.0
+    while busy > 0.1:
+        start, used = time.perf_counter(), time.process_time()
+        time.sleep(0.005)
+        busy = (time.process_time() - used) / (time.perf_counter() - start)
+
+
 # A turn of a call takes about so long; a longer call is made once.
 _TURN_MS = 200.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ceiling import Ceiling
 from layers import HF_LAYERS
-from measure import median, turn
+from measure import median, settle, turn
 from passes import Case, Pass
 from report import Row
 
@@ -36,6 +36,7 @@ def measure_in_turns(
         for each, found in zip(passes, times, strict=True):
             if found and found[0] > 1e3 * slow_seconds:
                 continue
+            settle()
             ceilings.append(ceiling.tflops(case.dtype))
             found += turn(each.call, device, calls)
     beside = {
