@@ -40,6 +40,9 @@ enum HopperEpilogue: Int, CaseIterable {
   case swiGLU = 2
   case swiGLUBackward = 3
 
+  /// Blocks that go in step, to share weights. The backward's loads would keep each other's block waiting.
+  var cluster: Int { self == .swiGLUBackward ? 1 : 2 }
+
   /// The backward's consumers stage a whole tile, which leaves room for fewer stages.
   var memory: HopperMemory {
     self == .swiGLUBackward
@@ -48,7 +51,7 @@ enum HopperEpilogue: Int, CaseIterable {
 
   func defines(isDepthInner: Bool) -> [String] {
     memory.defines + [
-      "CLUSTER=2", "B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)",
+      "CLUSTER=\(cluster)", "B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)",
     ]
   }
 }
