@@ -8,7 +8,6 @@ from measure import median, settle, turn
 from passes import Case, Pass
 from report import Row
 
-
 # Nine of ten ceilings are so near to their median where nobody else uses the cores.
 _QUIET = 0.9
 
