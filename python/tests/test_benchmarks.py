@@ -70,7 +70,7 @@ def test_the_peak_is_a_rate_that_a_product_does_not_exceed() -> None:
     for dtype in DTYPES:
         product = product_tflops(DTYPES[dtype], "cpu", size=512)
         # Others may use the cores meanwhile.
-        assert 1.3 * max(peak.tflops(dtype) for _ in range(5)) > product > 0
+        assert 1.1 * max(peak.tflops(dtype, 0.002) for _ in range(50)) > product > 0
         assert "AVX" in peak.instructions(dtype)
 
 
