@@ -1,14 +1,12 @@
 import AutoEPCore
-import CMicroKernels
 
 /// An element of rows and weights.
 protocol RowScalar: Scalar {
   /// Sixteen consecutive elements, for sums that a vector unit makes.
   static func wide16(at first: UnsafeRawPointer) -> SIMD16<Wide>
 
-  /// Widens a block into panels; packing.h says how.
-  static func pack(
-    _ block: Matrix<Self>, panelRows: Int, into packed: UnsafeMutablePointer<Wide>?)
+  /// The matrix kernel of this type.
+  static func kernel(of set: KernelSet) -> MatrixKernel<Wide>
 }
 
 extension Float: RowScalar {
@@ -16,13 +14,7 @@ extension Float: RowScalar {
     unsafe first.loadUnaligned(as: SIMD16<Float>.self)
   }
 
-  static func pack(
-    _ block: Matrix<Float>, panelRows: Int, into packed: UnsafeMutablePointer<Float>?
-  ) {
-    unsafe pack_f32(
-      block.pointer, block.rowStride, block.columnStride, block.rows, block.columns, panelRows,
-      packed)
-  }
+  static func kernel(of set: KernelSet) -> MatrixKernel<Float> { set.f32 }
 }
 
 extension Double: RowScalar {
@@ -30,13 +22,7 @@ extension Double: RowScalar {
     unsafe first.loadUnaligned(as: SIMD16<Double>.self)
   }
 
-  static func pack(
-    _ block: Matrix<Double>, panelRows: Int, into packed: UnsafeMutablePointer<Double>?
-  ) {
-    unsafe pack_f64(
-      block.pointer, block.rowStride, block.columnStride, block.rows, block.columns, panelRows,
-      packed)
-  }
+  static func kernel(of set: KernelSet) -> MatrixKernel<Double> { set.f64 }
 }
 
 extension BFloat16: RowScalar {
@@ -46,11 +32,5 @@ extension BFloat16: RowScalar {
       SIMD16<UInt32>(truncatingIfNeeded: bits) &<< 16, to: SIMD16<Float>.self)
   }
 
-  static func pack(
-    _ block: Matrix<BFloat16>, panelRows: Int, into packed: UnsafeMutablePointer<Float>?
-  ) {
-    let bits = unsafe UnsafeRawPointer(block.pointer)?.assumingMemoryBound(to: UInt16.self)
-    unsafe pack_bf16(
-      bits, block.rowStride, block.columnStride, block.rows, block.columns, panelRows, packed)
-  }
+  static func kernel(of set: KernelSet) -> MatrixKernel<Float> { set.bf16 }
 }

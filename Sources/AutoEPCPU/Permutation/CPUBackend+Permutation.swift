@@ -57,19 +57,6 @@ extension CPUBackend {
     }
   }
 
-  /// Copies blocks of rows.
-  public func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock]) {
-    guard let from = unsafe source.data, let to = unsafe target.data else { return }
-    let rowBytes = source.rowElementCount * source.dtype.byteCount
-    let perBlock = blocks.reduce(0) { $0 + $1.count } * rowBytes / max(blocks.count, 1)
-    pool.forEachRange(of: blocks.count, grain: Self.grain(elementsPerItem: perBlock / 4)) {
-      for block in blocks[$0] {
-        unsafe memcpy(
-          to + block.target * rowBytes, from + block.source * rowBytes, block.count * rowBytes)
-      }
-    }
-  }
-
   private func permute<S: Scalar>(
     _ x: Elements<S>, _ map: RowOfSlot, _ weights: TensorView?, _ rows: TensorView
   ) {
