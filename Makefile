@@ -1,5 +1,6 @@
 # make demo: train a small Mixtral with expert parallelism and compare it with plain HF.
-# make test: all tests. Both set up what they need first.
+# make test: all tests. make bench: one layer beside transformers' and the processor's peak.
+# All set up what they need first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,10 +17,14 @@ NVRTC := nvidia-cuda-nvrtc==13.0.88
 SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
-.PHONY: demo families test test-swift test-python test-transformers4 lint format setup system clean
+.PHONY: bench demo families test test-swift test-python test-transformers4 lint format setup system clean
 
 demo: $(VENV)/installed
 	$(BIN)/python python/examples/demo.py --out .demo
+
+# Some hours; python/benchmarks/bench_layer.py --help says how to measure less.
+bench: $(VENV)/installed
+	$(BIN)/python python/benchmarks/bench_layer.py --out .bench
 
 test: lint test-swift test-python test-transformers4
 
@@ -80,4 +85,4 @@ $(VENV4)/installed: $(VENV)/tools
 	touch $@
 
 clean:
-	rm -rf .build $(VENV) $(VENV4) .demo python/build python/src/*.egg-info python/src/autoep/*.so
+	rm -rf .build $(VENV) $(VENV4) .demo .bench python/build python/src/*.egg-info python/src/autoep/*.so

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import openblas
 import torch
 from shapes import ROUTER_STD, Shape
 from torch import nn
@@ -11,8 +12,8 @@ from torch import nn
 from autoep import functional
 
 
-class EngineLayer(nn.Module):
-    """A Mixtral-like block: a linear router, `functional.route`, `functional.experts`."""
+class MixtralLike(nn.Module):
+    """A linear router and gated experts, with the parameters of transformers' block."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -25,17 +26,56 @@ class EngineLayer(nn.Module):
         """[..., H] to [..., H]."""
         x_TH = x.reshape(-1, self.shape.hidden)
         logits_TE = nn.functional.linear(x_TH, self.router)
+        topk_idx, topk_weights = self.route(logits_TE)
+        return self.experts(x_TH, topk_idx, topk_weights).view(x.shape)
+
+
+class EngineLayer(MixtralLike):
+    """`functional.route` and `functional.experts`."""
+
+    def route(self, logits_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The choice and its weights, both [T, K]."""
         routing = functional.route(logits_TE, self.shape.top_k, normalize=True)
-        y_TH = functional.experts(
-            x_TH, routing.topk_idx, routing.topk_weights, self.gate_up, self.down
-        )
-        return y_TH.view(x.shape)
+        return routing.topk_idx, routing.topk_weights
+
+    def experts(
+        self, x_TH: torch.Tensor, topk_idx: torch.Tensor, topk_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """[T, H] to [T, H]."""
+        return functional.experts(x_TH, topk_idx, topk_weights, self.gate_up, self.down)
 
 
-def engine(shape: Shape, device: str) -> nn.Module:
-    """This engine, with its fused router."""
-    with torch.device(device):
-        return EngineLayer(shape)
+class OpenBLASLayer(MixtralLike):
+    """The products of each expert by OpenBLAS, all else by torch."""
+
+    def route(self, logits_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The choice and its weights, both [T, K]."""
+        topk_weights, topk_idx = logits_TE.softmax(-1).topk(self.shape.top_k)
+        return topk_idx, topk_weights / topk_weights.sum(-1, keepdim=True)
+
+    def experts(
+        self, x_TH: torch.Tensor, topk_idx: torch.Tensor, topk_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """[T, H] to [T, H]."""
+        slots_N = topk_idx.flatten().argsort(stable=True)
+        tokens_N = slots_N // self.shape.top_k
+        counts = topk_idx.flatten().bincount(minlength=self.shape.experts).tolist()
+        rows_NH = x_TH.index_select(0, tokens_N)
+        gate_NF, up_NF = openblas.GroupedProduct.apply(rows_NH, self.gate_up, counts).chunk(2, -1)
+        hidden_NF = nn.functional.silu(gate_NF) * up_NF
+        results_NH = openblas.GroupedProduct.apply(hidden_NF, self.down, counts)
+        weighted_NH = results_NH * topk_weights.flatten()[slots_N, None]
+        return torch.zeros_like(x_TH).index_add(0, tokens_N, weighted_NH)
+
+
+def of_class(layer: type[MixtralLike]) -> Callable[[Shape, str], nn.Module]:
+    """Makes a layer of this file."""
+
+    def make(shape: Shape, device: str) -> nn.Module:
+        with torch.device(device):
+            return layer(shape)
+
+    return make
 
 
 def hf_block(implementation: str) -> Callable[[Shape, str], nn.Module]:
@@ -99,27 +139,41 @@ def sonic(shape: Shape, device: str) -> nn.Module:
 
 
 LAYERS: dict[str, Callable[[Shape, str], nn.Module]] = {
-    "autoep": engine,
+    "autoep": of_class(EngineLayer),
     "autoep_hf_block": hf_block("autoep"),
     "hf_grouped_mm": hf_block("grouped_mm"),
     "hf_eager": hf_block("eager"),
+    "openblas": of_class(OpenBLASLayer),
     "deepspeed_autoep": deepspeed,
     "sonicmoe": sonic,
 }
 # Without those that take long or say little.
 DEFAULT_LAYERS = {
     "cuda": ("autoep", "hf_grouped_mm", "deepspeed_autoep", "sonicmoe"),
-    "cpu": ("autoep", "hf_grouped_mm", "hf_eager"),
+    "cpu": ("autoep", "hf_grouped_mm", "hf_eager", "openblas"),
 }
+# Those whose `experts` takes tokens, choices and weights.
+WITH_EXPERTS = ("autoep", "autoep_hf_block", "hf_grouped_mm", "hf_eager", "openblas")
+HF_LAYERS = ("hf_grouped_mm", "hf_eager")
+
+
+def can_compute(name: str, dtype: str) -> bool:
+    """Whether a layer, or what its products are by, has a dtype here at all."""
+    return name != "openblas" or (dtype == "f32" and openblas.is_installed())
 
 
 def build(name: str, shape: Shape, dtype: torch.dtype, device: str) -> nn.Module:
     """Makes a layer, with normal weights of the router's deviation."""
-    layer = LAYERS[name](shape, device).to(dtype).train()
-    generator = torch.Generator(device).manual_seed(1)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.normal_(std=ROUTER_STD, generator=generator)
+    return randomize(LAYERS[name](shape, device), dtype)
+
+
+@torch.no_grad()
+def randomize(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Gives a layer its dtype and weights; layers of the same parameters get the same."""
+    layer.to(dtype).train()
+    for index, parameter in enumerate(layer.parameters()):
+        generator = torch.Generator(parameter.device.type).manual_seed(1 + index)
+        parameter.normal_(std=ROUTER_STD, generator=generator)
     return layer
 
 

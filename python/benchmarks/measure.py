@@ -1,4 +1,4 @@
-"""Times, rates and memory of calls, on a GPU or a CPU."""
+"""Times and rates of calls, on a GPU or a CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 Call = Callable[[], object]
 
@@ -40,9 +39,9 @@ def median_of_calls(call: Call, device: str, count: int = 10) -> float:
     return median([milliseconds(call, device) for _ in range(count)])
 
 
-def product_tflops(dtype: torch.dtype, device: str) -> float:
-    """The rate of a plain product, the ceiling of what a layer can reach."""
-    size = 8192 if device == "cuda" else 2048
+def product_tflops(dtype: torch.dtype, device: str, size: int = 0) -> float:
+    """The rate of a plain product of square matrices, by default of large ones."""
+    size = size or (8192 if device == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_of_calls(lambda: a @ b, device) / 1e9
 
@@ -55,44 +54,30 @@ def copy_bytes_per_second(device: str) -> float:
     return 2e3 * size / median_of_calls(lambda: target.copy_(source), device)
 
 
-class Run:
-    """The passes of one layer on one set of tokens."""
+def settle() -> None:
+    """Waits until no thread of this process is at work.
 
-    def __init__(self, layer: nn.Module, x: torch.Tensor) -> None:
-        self._layer = layer
-        self._x = x
-        generator = torch.Generator(x.device.type).manual_seed(2)
-        self._grad_y = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    Those of OpenBLAS and OpenMP wait for their next task busily for a while, on cores that the next
+    to be timed needs: 100 ms and 10 ms.
+    """
+    busy = 1.0
+    while busy > 0.1:
+        start, used = time.perf_counter(), time.process_time()
+        time.sleep(0.005)
+        busy = (time.process_time() - used) / (time.perf_counter() - start)
 
-    def forward(self) -> None:
-        """A pass that keeps nothing."""
-        with torch.no_grad():
-            self._layer(self._x)
 
-    def forward_backward(self) -> None:
-        """A pass and all gradients, which take the place of those before."""
-        self.drop_gradients()
-        y = self._layer(self._x)
-        y = y[0] if isinstance(y, tuple) else y
-        y.backward(self._grad_y.view(y.shape))
+# A turn of a call takes about so long; a longer call is made once.
+_TURN_MS = 200.0
 
-    def drop_gradients(self) -> None:
-        """Frees what the last pass left."""
-        self._x.grad = None
-        for parameter in self._layer.parameters():
-            parameter.grad = None
 
-    def peak_extra_bytes(self) -> int | None:
-        """Device memory of a forward and backward above what was there before, gradients too."""
-        if self._x.device.type == "cpu":
-            return None
-        self.drop_gradients()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        self.forward_backward()
-        torch.cuda.synchronize()
-        self.drop_gradients()
-        return torch.cuda.max_memory_allocated() - before
+def turn(call: Call, device: str, most_calls: int) -> list[float]:
+    """Milliseconds of some calls in a row; the first, on cold caches, counts only when long."""
+    first = milliseconds(call, device)
+    if first > _TURN_MS:
+        return [first]
+    calls = min(most_calls, int(_TURN_MS / max(first, 1e-3)))
+    return [milliseconds(call, device) for _ in range(max(1, calls))]
 
 
 @contextmanager

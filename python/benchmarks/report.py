@@ -1,27 +1,64 @@
-"""What a benchmark found: a table, a JSON file and a plot."""
+"""What a benchmark found, as lines of a table."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 from kernel_times import KernelTime
 
+# A pass of a layer, as `turns.py` makes it.
 Row = dict[str, Any]
 
+_UNITS = {"cuda": ("TF/s", 1.0), "cpu": ("GF/s", 1e3)}
 
-def print_row(row: Row) -> None:
-    """One line of the table."""
-    memory = row["peak_extra_bytes"]
-    print(
-        f"  {row['layer']:17}"
-        f" {row['forward_ms']:9.3f} ms {row['forward_tflops']:7.3g} TF/s"
-        f" | {row['forward_backward_ms']:9.3f} ms {row['forward_backward_tflops']:7.3g} TF/s"
-        f" {row['of_ceiling']:6.1%} of a plain product"
-        + ("" if memory is None else f" | {memory / 2**30:6.2f} GiB"),
-        flush=True,
+
+def rate_text(tflops: float, device: str) -> str:
+    """A rate in the unit of its device."""
+    unit, factor = _UNITS[device]
+    return f"{factor * tflops:5.4g} {unit}"
+
+
+def ceiling_text(row: Row, device: str) -> str:
+    """The ceiling and its range: a wide one says that the machine was not quiet."""
+    least, most = (rate_text(each, device) for each in row["ceiling_range_tflops"])
+    return f"{row['ceiling']} {rate_text(row['ceiling_tflops'], device)} ({least} to {most})"
+
+
+def print_rows(rows: list[Row], device: str) -> None:
+    """A line for each part and layer: of each pass the time, the rate and its shares."""
+    width = max(len(f"{row['part']} {row['layer']}") for row in rows)
+    for (part, layer), passes in groupby(rows, lambda row: (row["part"], row["layer"])):
+        cells = " | ".join(_cell(row, device) for row in passes)
+        print(f"  {f'{part} {layer}':{width}}  {cells}", flush=True)
+
+
+def _cell(row: Row, device: str) -> str:
+    against_hf = "" if row["of_hf"] is None else f" {row['of_hf']:5.2f}x HF"
+    return (
+        f"{row['pass']} {row['ms']:9.3f} ms {rate_text(row['tflops'], device)}"
+        f" {row['of_ceiling']:4.0%}{against_hf}"
     )
+
+
+def print_ranks(rows: list[Row], device: str) -> None:
+    """A line for each number of ranks and pass."""
+    for row in rows:
+        share = row["of_one_rank"]
+        against_one = "" if share is None else f" {share:5.2f} of one rank's time"
+        print(
+            f"  {row['ranks']} ranks  {row['pass']:16} {row['ms']:9.3f} ms"
+            f" {rate_text(row['tflops'], device)}{against_one}",
+            flush=True,
+        )
+
+
+def print_memory(rows: list[Row]) -> None:
+    """A line for each layer."""
+    for row in rows:
+        share = row["of_hf"]
+        against_hf = "" if share is None else f" {share:5.2f} of HF's lower"
+        print(f"  {row['layer']:17} {row['bytes'] / 2**20:9.1f} MiB{against_hf}", flush=True)
 
 
 def print_kernels(kernels: list[KernelTime]) -> None:
@@ -35,48 +72,3 @@ def print_kernels(kernels: list[KernelTime]) -> None:
             f"    {kernel.milliseconds:8.3f} ms x{kernel.launches:<3} {floor:17} {share:5}"
             f" {kernel.name[:70]}"
         )
-
-
-def write(folder: Path, result: dict[str, Any]) -> None:
-    """Writes bench_layer.json and bench_layer.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench_layer.json").write_text(json.dumps(result, indent=1) + "\n")
-    _plot(result["rows"], folder / "bench_layer.png")
-
-
-def _plot(rows: list[Row], path: Path) -> None:
-    """Forward and backward rates, a group of bars for each case."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    cases = list(dict.fromkeys(_case(row) for row in rows))
-    layers = list(dict.fromkeys(row["layer"] for row in rows))
-    figure, axes = pyplot.subplots(figsize=(max(6.0, 1.1 * len(cases)), 4.8))
-    width = 0.8 / max(1, len(layers))
-    for index, layer in enumerate(layers):
-        rates = {
-            _case(row): row["forward_backward_tflops"] for row in rows if row["layer"] == layer
-        }
-        places = [place + index * width for place, case in enumerate(cases) if case in rates]
-        axes.bar(places, [rates[case] for case in cases if case in rates], width, label=layer)
-    ceilings = {_case(row): row["ceiling_tflops"] for row in rows}
-    for place, case in enumerate(cases):
-        axes.hlines(ceilings[case], place - width / 2, place + 0.8 - width / 2, "black", "dotted")
-    axes.set_xticks(
-        [place + 0.4 - width / 2 for place in range(len(cases))],
-        cases,
-        rotation=35,
-        ha="right",
-        fontsize=7,
-    )
-    axes.set_ylabel("TF/s, forward + backward (dotted: a plain product)")
-    axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
-def _case(row: Row) -> str:
-    return f"{row['shape']}\n{row['tokens']} {row['dtype']} {row['routing']}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 ROUTER_STD = 0.02
 # Of the routed copies of a skewed layer, and of its experts.
 _SKEWED_SHARE, _FAVOURED = 1 / 2, 1 / 8
@@ -36,6 +37,10 @@ class Shape:
         """Of the three products of the experts; forward and backward are three times that."""
         return 6 * tokens * self.top_k * self.hidden * self.ffn
 
+    def with_experts(self, experts: int) -> Shape:
+        """The same work for a token, over another number of experts."""
+        return replace(self, name=f"{self.name}_e{experts}", experts=experts)
+
 
 CUDA_SHAPES = (
     Shape("qwen3_30b_a3b", 2048, 768, 128, 8, (4096, 16384, 32768)),
@@ -44,10 +49,16 @@ CUDA_SHAPES = (
     Shape("mixtral_8x7b", 4096, 14336, 8, 2, (4096, 16384, 32768)),
 )
 CPU_SHAPES = (
-    Shape("small", 512, 1024, 8, 2, (128, 2048)),
-    Shape("olmoe_1b_7b", 2048, 1024, 64, 8, (128, 512)),
+    Shape("mixtral_block", 512, 1024, 8, 2, (128, 512, 2048, 8192)),
+    Shape("olmoe_like", 2048, 1024, 64, 8, (128, 512, 2048, 8192)),
+    Shape("qwen3_like", 1024, 384, 64, 8, (128, 512, 2048, 8192)),
 )
 SHAPES = {"cuda": CUDA_SHAPES, "cpu": CPU_SHAPES}
+
+
+def shape_named(name: str) -> Shape:
+    """Finds a shape by its name."""
+    return next(shape for shapes in SHAPES.values() for shape in shapes if shape.name == name)
 
 
 def tokens_of(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> torch.Tensor:

@@ -22,7 +22,7 @@ ROUTES: list[dict[str, Any]] = [
     {"score": "sigmoid", "normalize": True},
     {"score": "sigmoid", "group_score": "top2_sum", "num_groups": 4, "topk_groups": 2},
     {"group_score": "max", "num_groups": 3, "topk_groups": 1},
-    {"score": "sinkhorn"},
+    {"score": "sinkhorn", "training": False},
 ]
 
 
@@ -35,7 +35,7 @@ def no_faults() -> Iterator[None]:
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def on_both(function: Callable[..., Any], *tensors: torch.Tensor) -> list[list[torch.Tensor]]:
@@ -67,6 +67,11 @@ def assert_same_on_both(function: Callable[..., Any], *tensors: torch.Tensor) ->
 @pytest.mark.parametrize("options", ROUTES, ids=str)
 def test_route(options: dict[str, Any]) -> None:
     assert_same_on_both(lambda logits: tuple(functional.route(logits, K, **options)), normal(T, E))
+
+
+def test_sinkhorns_balancing_is_refused() -> None:
+    with pytest.raises(autoep.UnsupportedError, match="on CPUs only"):
+        functional.route(normal(T, E).cuda(), K, score="sinkhorn")
 
 
 def test_route_with_a_selection_bias() -> None:

@@ -28,7 +28,8 @@ def experts_forward(
     """
     weights = weights_of(experts, spec_of(experts))
     num_experts = weights.down.shape[0]
-    if experts._is_expert_parallel:
+    # Before transformers 5.23 a module does not tell whether it is a part.
+    if getattr(experts, "_is_expert_parallel", True):
         elsewhere = top_k_index >= num_experts
         top_k_index = top_k_index.masked_fill(elsewhere, 0)
         top_k_weights = top_k_weights.masked_fill(elsewhere, 0.0)

@@ -1,0 +1,140 @@
+"""What is timed of a layer: passes of the whole of it, and of its experts alone.
+
+Legend: T tokens, K experts a token, E experts, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from layers import WITH_EXPERTS, router_weight
+from measure import Call
+from shapes import Shape
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the passes of one line of the table have in common.
+
+    Attributes:
+        shape: Of the layer.
+        tokens: T.
+        dtype: "f32" or "bf16".
+        routing: "balanced" or "skewed".
+    """
+
+    shape: Shape
+    tokens: int
+    dtype: str
+    routing: str
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"{self.shape.name}, {self.tokens} tokens, {self.dtype}, {self.routing}"
+
+    def columns(self) -> dict[str, str | int]:
+        """What every row of it begins with."""
+        return {
+            "shape": self.shape.name,
+            "experts": self.shape.experts,
+            "tokens": self.tokens,
+            "dtype": self.dtype,
+            "routing": self.routing,
+        }
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A call to time.
+
+    Attributes:
+        part: What of the layer it computes.
+        layer: Whose.
+        name: Which pass.
+        flops: Its operations.
+        call: Makes it.
+    """
+
+    part: str
+    layer: str
+    name: str
+    flops: int
+    call: Call
+
+
+class Passes:
+    """The passes of a module on one set of inputs."""
+
+    def __init__(self, module: nn.Module, *inputs: Tensor) -> None:
+        self._module = module
+        self._inputs = inputs
+        x = inputs[0]
+        generator = torch.Generator(x.device.type).manual_seed(2)
+        self._grad_y = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def forward(self) -> None:
+        """A pass that keeps nothing."""
+        with torch.no_grad():
+            self._module(*self._inputs)
+
+    def forward_backward(self) -> None:
+        """A pass and all gradients, which are freed."""
+        y = self._module(*self._inputs)
+        y = y[0] if isinstance(y, tuple) else y
+        y.backward(self._grad_y.view(y.shape))
+        for tensor in (*self._inputs, *self._module.parameters()):
+            tensor.grad = None
+
+    def both(self, part: str, layer: str, forward_flops: int) -> Iterator[Pass]:
+        """The two, as passes to time."""
+        yield Pass(part, layer, "forward", forward_flops, self.forward)
+        yield Pass(part, layer, "forward+backward", 3 * forward_flops, self.forward_backward)
+
+
+class _ExpertsOf(nn.Module):
+    """A layer without its router."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_TH: Tensor, topk_idx: Tensor, topk_weights: Tensor) -> Tensor:
+        """[T, H] to [T, H]."""
+        return self.layer.experts(x_TH, topk_idx, topk_weights)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The layer's."""
+        return self.layer.parameters(recurse)
+
+
+def layer_passes(case: Case, layers: dict[str, nn.Module], x: Tensor) -> Iterator[Pass]:
+    """Router and experts."""
+    for name, layer in layers.items():
+        passes = Passes(layer, x)
+        yield from passes.both("layer", name, case.shape.forward_flops(case.tokens))
+
+
+def experts_passes(
+    case: Case, layers: dict[str, nn.Module], x: Tensor, chosen: tuple[Tensor, Tensor]
+) -> Iterator[Pass]:
+    """The experts alone, all with the same choices and weights."""
+    topk_idx, topk_weights = chosen
+    x_TH = x.detach().reshape(case.tokens, -1).requires_grad_()
+    for name, layer in layers.items():
+        if name not in WITH_EXPERTS:
+            continue
+        passes = Passes(_ExpertsOf(layer), x_TH, topk_idx, topk_weights)
+        yield from passes.both("experts", name, case.shape.forward_flops(case.tokens))
+
+
+@torch.no_grad()
+def choose(case: Case, layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The experts of each token and their weights, [T, K], by a layer's router."""
+    logits_TE = x.reshape(case.tokens, -1) @ router_weight(layer, case.shape).t()
+    weights_TK, topk_idx = logits_TE.float().softmax(-1).topk(case.shape.top_k)
+    weights_TK /= weights_TK.sum(-1, keepdim=True)
+    return topk_idx, weights_TK.requires_grad_()

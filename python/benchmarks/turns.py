@@ -1,0 +1,96 @@
+"""Timing passes in turns, so that what disturbs the machine disturbs all of them."""
+
+from __future__ import annotations
+
+from ceiling import Ceiling
+from layers import HF_LAYERS
+from measure import median, settle, turn
+from passes import Case, Pass
+from report import Row
+
+
+def measure_in_turns(
+    case: Case,
+    passes: list[Pass],
+    ceiling: Ceiling,
+    *,
+    device: str,
+    rounds: int,
+    calls: int,
+    slow_seconds: float,
+) -> list[Row]:
+    """Times the passes of a case; the ceiling is measured before each of them.
+
+    Args:
+        case: What they have in common.
+        passes: What to time.
+        ceiling: What their rates are told beside.
+        device: "cpu" or "cuda".
+        rounds: Turns of all passes.
+        calls: At most so many in a turn.
+        slow_seconds: A pass of a call that takes longer has no further turns.
+    """
+    times: list[list[float]] = [[] for _ in passes]
+    ceilings: list[float] = []
+    for _ in range(rounds):
+        for each, found in zip(passes, times, strict=True):
+            if found and found[0] > 1e3 * slow_seconds:
+                continue
+            settle()
+            ceilings.append(ceiling.tflops(case.dtype))
+            found += turn(each.call, device, calls)
+    beside = {
+        "ceiling": ceiling.name,
+        "ceiling_tflops": median(ceilings),
+        "ceiling_range_tflops": [min(ceilings), max(ceilings)],
+    }
+    rows = [_row(case, each, found) | beside for each, found in zip(passes, times, strict=True)]
+    for row in rows:
+        row["of_ceiling"] = row["tflops"] / row["ceiling_tflops"]
+        row["of_hf"] = _of_hf(row, rows)
+    return rows
+
+
+def rows_over_ranks(case: Case, found: dict[int, dict[str, list[float]]]) -> list[Row]:
+    """The rows of what `times_over_ranks` found for numbers of ranks."""
+    flops = case.shape.forward_flops(case.tokens)
+    rows = []
+    for ranks, passes in found.items():
+        for name, times in passes.items():
+            milliseconds = median(times)
+            one = median(found[1][name]) if 1 in found else None
+            rows.append(
+                {
+                    **case.columns(),
+                    "ranks": ranks,
+                    "pass": name,
+                    "ms": milliseconds,
+                    "all_ms": times,
+                    "tflops": flops * (1 if name == "forward" else 3) / milliseconds / 1e9,
+                    "of_one_rank": None if one is None else milliseconds / one,
+                }
+            )
+    return rows
+
+
+def _row(case: Case, timed: Pass, times: list[float]) -> Row:
+    return {
+        **case.columns(),
+        "part": timed.part,
+        "layer": timed.layer,
+        "pass": timed.name,
+        "ms": median(times),
+        "all_ms": times,
+        "tflops": timed.flops / median(times) / 1e9,
+    }
+
+
+def _of_hf(row: Row, rows: list[Row]) -> float | None:
+    """How many times faster than the better of transformers' paths; None where none was timed."""
+    same = ("part", "pass")
+    theirs = [
+        other["ms"]
+        for other in rows
+        if other["layer"] in HF_LAYERS and all(other[key] == row[key] for key in same)
+    ]
+    return min(theirs) / row["ms"] if theirs else None
