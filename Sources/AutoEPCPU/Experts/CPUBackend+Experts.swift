@@ -8,6 +8,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerExpert, groupCount: weights.down.shape[0], rowCount: hidden.shape[0])
+    prepareOutputs(hidden, results.tensor)
     switch configuration.dtype {
     case .f32: forward(Float.self, configuration, weights, rows, groups, hidden, results)
     case .f64: forward(Double.self, configuration, weights, rows, groups, hidden, results)
@@ -24,6 +25,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerExpert, groupCount: weights.down.shape[0], rowCount: hidden.shape[0])
+    prepareOutputs(gradHidden, activated, gradients.gateUp, gradients.down)
     switch configuration.dtype {
     case .f32:
       backward(

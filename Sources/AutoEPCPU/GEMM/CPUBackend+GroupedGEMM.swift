@@ -8,6 +8,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerGroup, groupCount: weights.shape[0], rowCount: rows.shape[0])
+    prepareOutputs(out)
     switch rows.dtype {
     case .f32: multiply(Elements<Float>(rows), weights, layout, bias, groups, out)
     case .f64: multiply(Elements<Double>(rows), weights, layout, bias, groups, out)
@@ -23,6 +24,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerGroup, groupCount: gradWeights.shape[0], rowCount: rows.shape[0])
+    prepareOutputs(gradWeights)
     // The gradient of [in, out] is the outer product the other way round.
     let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
     switch rows.dtype {

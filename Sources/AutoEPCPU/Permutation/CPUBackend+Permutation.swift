@@ -23,6 +23,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let map = try RowOfSlot(rowOfSlot, rowCount: rows.shape[0])
     try map.checkPermutation(rowCount: rows.shape[0])
+    prepareOutputs(rows)
     switch x.dtype {
     case .f32: permute(Elements<Float>(x), map, weights, rows)
     case .f64: permute(Elements<Double>(x), map, weights, rows)
@@ -36,6 +37,7 @@ extension CPUBackend {
     _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
   ) throws(EngineError) {
     let map = try RowOfSlot(rowOfSlot, rowCount: rows.shape[0])
+    prepareOutputs(y)
     switch rows.dtype {
     case .f32: unpermute(Elements<Float>(rows), map, weights, y)
     case .f64: unpermute(Elements<Double>(rows), map, weights, y)
