@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from dataclasses import dataclass
 from datetime import timedelta
@@ -88,7 +89,18 @@ def _make_groups(
         [edp_group, ep_group], "cpu", mesh=grid, mesh_dim_names=("edp", "ep")
     )
     comm = make_communicator(world, ep_group, timeout)
+    atexit.register(_let_go, mesh, comm)
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
+
+
+def _let_go(mesh: DeviceMesh, comm: Communicator) -> None:
+    """Leaves the groups to whoever ends them: their threads live until nobody holds them.
+
+    A mesh does not give its groups back, and the experts' parameters hold it.
+    """
+    comm.close()
+    getattr(mesh, "_pg_registry", {}).clear()
+    _make_groups.cache_clear()
 
 
 def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.ProcessGroup:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
+import sys
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,9 @@ _HOST_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZ
 _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 _ADDRESS_INTS = 256
+
+# The process group of all ranks, where this module began it.
+_begun: dist.ProcessGroup | None = None
 
 # The world that was joined over MPI, whose process group a second call finds started.
 _joined_over_mpi: World | None = None
@@ -55,7 +60,7 @@ def join_world(timeout: float) -> World:
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
     if _from_environment("WORLD_SIZE") > 1 and "RANK" in os.environ:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
+        _begin_process_group(timeout)
         return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
     if _from_environment(*_MPI_SIZES) > 1:
         return _join_over_mpi(timeout)
@@ -89,15 +94,30 @@ def _join_over_mpi(timeout: float) -> World:
             " with another MPI than the mpirun in use; use one MPI for both"
         )
     store = _shared_store(comm, timeout)
-    dist.init_process_group(
-        "gloo",
-        store=store,
-        rank=comm.rank,
-        world_size=comm.size,
-        timeout=timedelta(seconds=timeout),
-    )
+    _begin_process_group(timeout, store=store, rank=comm.rank, world_size=comm.size)
     _joined_over_mpi = World(comm.rank, comm.size, _local_rank(), mpi=True)
     return _joined_over_mpi
+
+
+def _begin_process_group(timeout: float, **how: Any) -> None:
+    global _begun
+    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout), **how)
+    _begun = dist.group.WORLD
+    atexit.register(_end_process_group, os.getpid())
+
+
+def _end_process_group(process: int) -> None:
+    """Ends the threads of the process group, in the process that began it, not in a forked child.
+
+    They may let go of a tensor later than the main thread does. Where the interpreter has gone by
+    then, that aborts the process. After an exception that nobody caught an exchange may be under
+    way, which they would wait for.
+    """
+    global _begun
+    ours = _begun is not None and dist.is_initialized() and dist.group.WORLD is _begun
+    _begun = None
+    if ours and process == os.getpid() and getattr(sys, "last_value", None) is None:
+        dist.destroy_process_group()
 
 
 def _shared_store(comm: Communicator, timeout: float) -> dist.TCPStore:

@@ -5,7 +5,9 @@ Each rank writes what became of them into the folder.
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -25,6 +27,8 @@ TIMEOUT = 60.0
 
 def main(folder: Path, modules: list[str]) -> None:
     torch.set_num_threads(1)
+    # What is registered first runs last.
+    atexit.register(report_threads, folder)
     world = join_world(TIMEOUT)
     with (folder / f"rank{world.rank}.jsonl").open("w") as results:
         for index, case in enumerate(CASES.values()):
@@ -43,6 +47,12 @@ def main(folder: Path, modules: list[str]) -> None:
 def report(results, name: str, failure: str | None) -> None:
     results.write(json.dumps({"case": name, "failure": failure}) + "\n")
     results.flush()
+
+
+def report_threads(folder: Path) -> None:
+    """Writes the names of the threads that there are when the interpreter goes."""
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    (folder / f"threads{os.getpid()}.json").write_text(json.dumps(threads))
 
 
 if __name__ == "__main__":

@@ -89,11 +89,13 @@ class Outcomes(NamedTuple):
         reports: For each case, what each rank said: None for a pass.
         output: The end of what the launch wrote.
         returncode: Its exit status.
+        threads: The names of the threads of each rank at its end.
     """
 
     reports: dict[str, list[str | None]]
     output: str
     returncode: int
+    threads: list[list[str]]
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +112,8 @@ def outcomes_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Out
                 entry = json.loads(line)
                 reports.setdefault(entry["case"], []).append(entry["failure"])
         output = f"{result.stdout[-4000:]}\n{result.stderr[-8000:]}"
-        return Outcomes(reports, output, result.returncode)
+        threads = [json.loads(file.read_text()) for file in folder.glob("threads*.json")]
+        return Outcomes(reports, output, result.returncode, threads)
 
     return outcomes
 
@@ -136,6 +139,16 @@ def test_case(outcomes_of: Callable[[str], Outcomes], launcher: str, name: str) 
 def test_launch_ends_well(outcomes_of: Callable[[str], Outcomes], launcher: str) -> None:
     outcomes = outcomes_of(launcher)
     assert outcomes.returncode == 0, outcomes.output
+
+
+@pytest.mark.parametrize("launcher", LAUNCHES)
+def test_no_thread_of_a_process_group_outlives_the_interpreter(
+    outcomes_of: Callable[[str], Outcomes], launcher: str
+) -> None:
+    """One that lets go of a tensor then aborts the process."""
+    threads = outcomes_of(launcher).threads
+    assert len(threads) == LAUNCHES[launcher].size
+    assert not [name for names in threads for name in names if "gloo" in name]
 
 
 @pytest.mark.parametrize("launcher", ["mpirun-2", "torchrun-2"])
