@@ -30,6 +30,10 @@ enum {
   AVX2_ROWS = 6,
   AVX2_F32_COLUMNS = 16,
   AVX2_F64_COLUMNS = 8,
+  /* 6 rows of 4 vectors: 24 sums in 32 registers. */
+  NEON_ROWS = 6,
+  NEON_F32_COLUMNS = 16,
+  NEON_F64_COLUMNS = 8,
   PORTABLE_ROWS = 4,
   PORTABLE_F32_COLUMNS = 16,
   PORTABLE_F64_COLUMNS = 8

@@ -4,6 +4,7 @@
 
 #include "load_halves.h"
 
+#define STORED uint16_t
 #define VALUES_PER_WORD 2
 
 INLINE void load_of_row(const void *row, ptrdiff_t word, ptrdiff_t depth, vector *words) {
@@ -32,7 +33,4 @@ INLINE void load_across_rows(const void *const *source, ptrdiff_t word, ptrdiff_
 
 #if defined(__x86_64__)
 DEFINE_PACKING(pack_bf16_pairs_avx512, AVX512)
-#endif
-#if defined(__aarch64__)
-DEFINE_PACKING(pack_bf16_pairs, )
 #endif

@@ -1,5 +1,5 @@
 /* The body of a packing, for the file that includes it to say what a word is:
- *   VALUES_PER_WORD, the stored values of a word;
+ *   STORED, the type of a stored value, and VALUES_PER_WORD, how many a word has;
  *   load_of_row(row, word, depth, &words), words of a row from the word-th on;
  *   load_across_rows(source, word, depth, first, width, &words), the word-th word of `width` columns.
  * Both fill the vector up with zeros. */
@@ -28,13 +28,37 @@ INLINE void columns_from_rows(const void *const *source, ptrdiff_t width, ptrdif
   }
 }
 
-INLINE void depths_from_rows(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
-                             ptrdiff_t width, ptrdiff_t columns, WORD *panel) {
-  for (ptrdiff_t word = 0; word < words_of(depth); word++) {
+/* Depths of all panels that are packed before the next: rows are then read in whole cache lines, and
+ * panels, whose distance may be that of lines which exclude each other, one after the other. */
+enum { DEPTHS_AT_ONCE = 16 };
+
+INLINE void panel_from_rows(const void *const *source, ptrdiff_t word, ptrdiff_t end,
+                            ptrdiff_t depth, ptrdiff_t first, ptrdiff_t width,
+                            ptrdiff_t columns, WORD *panel) {
+  for (panel += word * columns; word < end; word++) {
     for (ptrdiff_t column = 0; column < columns; column += LANES, panel += LANES) {
-      vector words = {0};
-      load_across_rows(source, word, depth, first + column, least(width - column, LANES), &words);
+      vector words;
+      load_across_rows(source, word, depth, first + column, width - column, &words);
       memcpy(panel, &words, sizeof words);
+    }
+  }
+}
+
+INLINE void depths_from_rows(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
+                             ptrdiff_t width, ptrdiff_t columns, ptrdiff_t unit,
+                             WORD *panels) {
+  ptrdiff_t words = words_of(depth);
+  for (ptrdiff_t word = 0; word < words; word += DEPTHS_AT_ONCE) {
+    ptrdiff_t end = least(word + DEPTHS_AT_ONCE, words);
+    ptrdiff_t next = least(end * VALUES_PER_WORD, depth);
+    ptrdiff_t next_count = least(DEPTHS_AT_ONCE * VALUES_PER_WORD, depth - next);
+    prefetch_rows(source + next, next_count, first * (ptrdiff_t)sizeof(STORED),
+                  width * (ptrdiff_t)sizeof(STORED), 0);
+    for (ptrdiff_t column = 0; column < width; column += columns) {
+      ptrdiff_t rest = width - column;
+      ptrdiff_t panel_columns = least((rest + unit - 1) / unit * unit, columns);
+      panel_from_rows(source, word, end, depth, first + column, rest, panel_columns,
+                      panels + column * words);
     }
   }
 }
@@ -76,8 +100,9 @@ INLINE void rows_from_rows(const void *const *source, ptrdiff_t rows, ptrdiff_t 
   }                                                                                              \
   target static void depths_from_rows_##name(const void *const *source, ptrdiff_t depth,         \
                                              ptrdiff_t first, ptrdiff_t width,                   \
-                                             ptrdiff_t columns, void *panel) {                   \
-    depths_from_rows(source, depth, first, width, columns, panel);                               \
+                                             ptrdiff_t columns, ptrdiff_t unit,                  \
+                                             void *panels) {                                     \
+    depths_from_rows(source, depth, first, width, columns, unit, panels);                        \
   }                                                                                              \
   target static void rows_from_depths_##name(const void *const *source, ptrdiff_t depth,         \
                                              ptrdiff_t first, ptrdiff_t rows, void *packed,      \

@@ -11,7 +11,4 @@ extern const packing pack_f32_avx512, pack_f64_avx512, pack_bf16_widened_avx512;
 extern const packing pack_f32_avx2, pack_f64_avx2, pack_bf16_widened_avx2;
 extern const packing pack_bf16_pairs_avx512;
 #endif
-#if defined(__aarch64__)
-extern const packing pack_bf16_pairs;
-#endif
 extern const packing pack_f32, pack_f64, pack_bf16_widened;

@@ -39,6 +39,14 @@ static int has_avx512(void) {
 }
 #endif
 
+#if defined(__aarch64__)
+KERNEL_F32(neon, NEON, pack_f32)
+KERNEL_F64(neon, NEON, pack_f64)
+KERNEL_BF16(neon, NEON, pack_bf16_widened)
+
+static const kernel_set neon_set = {"neon", &neon_f32, &neon_f64, &neon_bf16};
+#endif
+
 KERNEL_F32(portable, PORTABLE, pack_f32)
 KERNEL_F64(portable, PORTABLE, pack_f64)
 KERNEL_BF16(portable, PORTABLE, pack_bf16_widened)
@@ -57,6 +65,11 @@ const kernel_set *kernel_set_named(const char *name) {
   }
   if (strcmp(name, avx2_set.name) == 0) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2_set : NULL;
+  }
+#endif
+#if defined(__aarch64__)
+  if (strcmp(name, neon_set.name) == 0) {
+    return &neon_set;
   }
 #endif
   return strcmp(name, portable_set.name) == 0 ? &portable_set : NULL;

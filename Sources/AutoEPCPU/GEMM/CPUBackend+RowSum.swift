@@ -16,28 +16,24 @@ extension CPUBackend {
     }
   }
 
-  /// sums[g] = Σ over the rows of group g.
-  func sumRows<S: Scalar>(_ rows: IndexedRows<S>, _ groups: RowGroups, _ sums: TensorView) {
+  /// sums[g] = Σ over the rows of group g, in order, in blocks of 256 whose sums are added: the rounding
+  /// errors of long sums grow more slowly so.
+  func sumRows<S: RowScalar>(_ rows: IndexedRows<S>, _ groups: RowGroups, _ sums: TensorView) {
     let width = sums.shape[1]
     let sums = Elements<S>(sums)
     let items = WorkItem.gradients(
       groups, features: width, width: 1, threadCount: pool.threadCount)
-    forEachItem(of: items) { item, _ in
-      sums.row(item.group, width: width)[item.features].store(sumInBlocks(rows, item))
+    forEachItem(of: items) { item, bench in
+      let count = item.features.count
+      let total = bench.elements(S.Wide.self, for: .sums, count: count)
+      let blockSum = bench.elements(S.Wide.self, for: .secondSums, count: count)
+      total.fill(0)
+      for block in item.rows.parts(most: 256, unit: 256) {
+        blockSum.fill(0)
+        for row in block { rows[row][item.features].addScaled(by: 1, to: blockSum) }
+        total.add(blockSum)
+      }
+      sums.row(item.group, width: width)[item.features].store(total)
     }
   }
-}
-
-/// The sum of an item's rows in order, in blocks of 256 whose sums are added: the rounding errors of long
-/// sums grow more slowly so.
-private func sumInBlocks<S: Scalar>(_ rows: IndexedRows<S>, _ item: WorkItem) -> [S.Wide] {
-  var sum = [S.Wide](repeating: 0, count: item.features.count)
-  for start in stride(from: item.rows.lowerBound, to: item.rows.upperBound, by: 256) {
-    var blockSum = [S.Wide](repeating: 0, count: item.features.count)
-    for row in start..<min(start + 256, item.rows.upperBound) {
-      rows[row][item.features].addScaled(by: 1, to: &blockSum)
-    }
-    for index in sum.indices { sum[index] += blockSum[index] }
-  }
-  return sum
 }

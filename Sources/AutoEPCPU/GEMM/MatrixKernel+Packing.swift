@@ -31,16 +31,23 @@ extension MatrixKernel {
       rows.pointer, rows.count, depth, panel.columns, panel.memory)
   }
 
-  /// A panel whose depths are rows in memory: `columns` of each.
-  func packDepths(_ depths: RowAddresses, columns: Range<Int>, into panel: Panel) {
+  /// Panels whose depths are rows in memory: `columns` of each, in full panels but for the last.
+  func panels(
+    fromDepths depths: RowAddresses, columns: Range<Int>, on bench: Workbench,
+    for purpose: Workbench.Purpose
+  ) -> [(columns: Range<Int>, panel: Panel)] {
+    let ranges = columns.chunks(of: self.columns)
+    let panels = panels(ranges, depth: depths.count, on: bench, for: purpose)
+    guard let memory = unsafe panels.first?.memory else { return [] }
     unsafe packing.depths_from_rows(
-      depths.pointer, depths.count, columns.lowerBound, columns.count, panel.columns, panel.memory)
+      depths.pointer, depths.count, columns.lowerBound, columns.count, self.columns, lanes,
+      memory)
+    return zip(ranges, panels).map { ($0, $1) }
   }
 
-  /// Panels of `columns` columns, one after the other.
+  /// Memory for panels of so many columns, one after the other.
   func panels(
-    _ columns: [Range<Int>], depth: Int, on bench: Workbench,
-    for purpose: Workbench.Purpose = .panels
+    _ columns: [Range<Int>], depth: Int, on bench: Workbench, for purpose: Workbench.Purpose
   ) -> [Panel] {
     let widths = columns.map { $0.count.roundedUp(to: lanes) }
     let columnBytes = words(of: depth) * wordSize

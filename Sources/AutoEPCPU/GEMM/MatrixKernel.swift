@@ -68,10 +68,18 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
   /// the same for all sizes.
   private var depthBlock: Int { 2048 / wordSize }
 
+  /// The calls of the kernel that a product takes.
+  func tileCount(rows: Int, depth: Int) -> Int {
+    ((rows - 1) / self.rows + 1) * ((words(of: depth) - 1) / depthBlock + 1)
+  }
+
   /// sums [rows, panel.columns] = rows · panel. Rows that fill up the last tile get sums too, which mean
   /// nothing.
+  ///
+  /// - Parameter prefetch: goes a step on with every tile.
   func multiply(
-    _ addresses: RowAddresses, by panel: Panel, depth: Int, into sums: Elements<Wide>
+    _ addresses: RowAddresses, by panel: Panel, depth: Int, into sums: Elements<Wide>,
+    prefetch: inout Prefetch?
   ) {
     let (words, columns) = (words(of: depth), panel.columns)
     let paddedRows = addresses.count.roundedUp(to: rows)
@@ -83,6 +91,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
         unsafe multiply(
           min(depthBlock, words - first), addresses.pointer + row, first, block, columns,
           target + row * columns, columns)
+        prefetch?.step()
       }
     }
   }

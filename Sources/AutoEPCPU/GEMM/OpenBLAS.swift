@@ -85,9 +85,10 @@ extension MatrixKernel {
       for index in 0..<values.count { values[index] = Wide.tanh(Wide(index % 11) - 5) }
       guard let memory = unsafe values.pointer else { return false }
       let sums = bench.elements(Wide.self, for: .sums, count: rows * columns)
+      var prefetch: Prefetch?
       unsafe multiply(
         addresses, by: Panel(UnsafeMutableRawPointer(memory), columns: columns), depth: depth,
-        into: sums)
+        into: sums, prefetch: &prefetch)
       return (0..<sums.count).allSatisfy { sums[$0] == sums[$0 % columns] }
     }
   }

@@ -17,24 +17,31 @@ struct OuterProduct<S: RowScalar> {
     into out: Elements<S>
   ) {
     assert(left.count == right.count)
-    for strip in (0..<width).parts(most: stripColumns(depth: right.count), unit: kernel.lanes) {
-      let columns = strip.parts(most: kernel.columns, unit: kernel.lanes)
-      let panels = kernel.panels(columns, depth: right.count, on: bench)
-      for (columns, panel) in zip(columns, panels) {
-        kernel.packDepths(right, columns: columns, into: panel)
-      }
+    for strip in (0..<width).chunks(of: stripColumns(depth: right.count)) {
+      let panels = kernel.panels(fromDepths: right, columns: strip, on: bench, for: .panels)
       for block in features.parts(most: Self.features, unit: kernel.rows) {
         let rows = kernel.rows(fromDepths: left, features: block, on: bench)
-        for (columns, panel) in zip(columns, panels) {
+        for (columns, panel) in panels {
           let sums = bench.elements(
             S.Wide.self, for: .sums, count: block.count.roundedUp(to: kernel.rows) * panel.columns)
-          kernel.multiply(rows, by: panel, depth: right.count, into: sums)
+          var prefetch: Prefetch? = Prefetch(
+            outRows(out, block, width: width), bytes: S.bytes(columns), forWriting: true,
+            steps: kernel.tileCount(rows: block.count, depth: right.count))
+          kernel.multiply(rows, by: panel, depth: right.count, into: sums, prefetch: &prefetch)
           for (index, feature) in block.enumerated() {
             out.row(feature, width: width)[columns].store(
               sums.row(index, width: panel.columns))
           }
         }
       }
+    }
+  }
+
+  private func outRows(
+    _ out: Elements<S>, _ features: Range<Int>, width: Int
+  ) -> RowAddresses {
+    unsafe RowAddresses(count: features.count, on: bench, for: .outRowAddresses) {
+      unsafe UnsafeRawPointer(out.row(features.lowerBound + $0, width: width).pointer)
     }
   }
 

@@ -12,6 +12,15 @@ extension Range<Int> {
   }
 }
 
+extension Range<Int> {
+  /// Parts of a size, the last one as long as is left.
+  func chunks(of size: Int) -> [Range<Int>] {
+    stride(from: lowerBound, to: upperBound, by: size).map {
+      $0..<Swift.min($0 + size, upperBound)
+    }
+  }
+}
+
 extension Int {
   /// The next multiple of a divisor.
   func roundedUp(to divisor: Int) -> Int { (self + divisor - 1) / divisor * divisor }

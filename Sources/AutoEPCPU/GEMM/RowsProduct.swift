@@ -12,6 +12,8 @@ struct RowsProduct<S: RowScalar> {
 
   /// Features whose weights stay in the cache while all rows pass.
   private static var features: Int { 64 }
+  /// Panels of weights that are packed together, to read whole cache lines.
+  private static var panelsAtOnce: Int { 4 }
 
   /// Calls `finish` with each block of the product. The addresses are padded to tiles.
   func multiply(_ rows: RowAddresses, finish: (SumBlock<S.Wide>) -> Void) {
@@ -29,7 +31,7 @@ struct RowsProduct<S: RowScalar> {
     _ rows: RowAddresses, _ finish: (SumBlock<S.Wide>) -> Void
   ) {
     let ranges = (0..<rows.count).parts(most: kernel.columns, unit: kernel.lanes)
-    let panels = kernel.panels(ranges, depth: weights.inputs, on: bench)
+    let panels = kernel.panels(ranges, depth: weights.inputs, on: bench, for: .panels)
     for (range, panel) in zip(ranges, panels) {
       kernel.packColumns(rows[range], depth: weights.inputs, into: panel)
     }
@@ -56,14 +58,36 @@ struct RowsProduct<S: RowScalar> {
       rows, depth: weights.inputs, on: bench, for: .packedRows, addresses: .packedRowAddresses)
     let depths = inputAddresses(weights, .weightAddresses)
     let secondDepths = second.map { inputAddresses($0, .secondWeightAddresses) }
-    for columns in (0..<weights.outputs).parts(most: kernel.columns, unit: kernel.lanes) {
-      finish(
-        SumBlock(
-          rows: 0..<rows.count, columns: columns,
-          stride: columns.count.roundedUp(to: kernel.lanes),
-          sums: product(left, depths, columns, .sums),
-          second: secondDepths.map { product(left, $0, columns, .secondSums) }))
+    for strip in (0..<weights.outputs).chunks(of: Self.panelsAtOnce * kernel.columns) {
+      let panels = kernel.panels(fromDepths: depths, columns: strip, on: bench, for: .panels)
+      let secondPanels = secondDepths.map {
+        kernel.panels(fromDepths: $0, columns: strip, on: bench, for: .secondPanels)
+      }
+      let next = strip.upperBound..<min(strip.upperBound + strip.count, weights.outputs)
+      var prefetch = prefetch(depths, next, panels: panels.count, rows: rows.count)
+      var secondPrefetch = secondDepths.flatMap {
+        self.prefetch($0, next, panels: panels.count, rows: rows.count)
+      }
+      for (index, (columns, panel)) in panels.enumerated() {
+        finish(
+          SumBlock(
+            rows: 0..<rows.count, columns: columns, stride: panel.columns,
+            sums: product(left, panel, .sums, &prefetch),
+            second: secondPanels.map {
+              product(left, $0[index].panel, .secondSums, &secondPrefetch)
+            }))
+      }
     }
+  }
+
+  /// The weights of the next strip, while the products of this one are made.
+  private func prefetch(
+    _ depths: RowAddresses, _ columns: Range<Int>, panels: Int, rows: Int
+  ) -> Prefetch? {
+    guard !columns.isEmpty, depths.count > 0 else { return nil }
+    return Prefetch(
+      depths, bytes: S.bytes(columns), forWriting: false,
+      steps: panels * kernel.tileCount(rows: rows, depth: depths.count))
   }
 
   private func weightRows(
@@ -89,7 +113,9 @@ struct RowsProduct<S: RowScalar> {
     _ features: RowAddresses, _ panel: Panel, _ purpose: Workbench.Purpose
   ) -> Elements<S.Wide> {
     let sums = sums(features.count.roundedUp(to: kernel.rows) * panel.columns, .sums)
-    kernel.multiply(features, by: panel, depth: weights.inputs, into: sums)
+    var prefetch: Prefetch?
+    kernel.multiply(
+      features, by: panel, depth: weights.inputs, into: sums, prefetch: &prefetch)
     let stride = features.count.roundedUp(to: kernel.sumLanes)
     let result = self.sums(panel.columns * stride, purpose)
     unsafe kernel.packing.transpose(
@@ -98,13 +124,12 @@ struct RowsProduct<S: RowScalar> {
   }
 
   private func product(
-    _ rows: RowAddresses, _ depths: RowAddresses, _ columns: Range<Int>,
-    _ purpose: Workbench.Purpose
+    _ rows: RowAddresses, _ panel: Panel, _ purpose: Workbench.Purpose,
+    _ prefetch: inout Prefetch?
   ) -> Elements<S.Wide> {
-    let panel = kernel.panels([columns], depth: depths.count, on: bench)[0]
-    kernel.packDepths(depths, columns: columns, into: panel)
     let sums = sums(rows.count.roundedUp(to: kernel.rows) * panel.columns, purpose)
-    kernel.multiply(rows, by: panel, depth: depths.count, into: sums)
+    kernel.multiply(
+      rows, by: panel, depth: weights.inputs, into: sums, prefetch: &prefetch)
     return sums
   }
 

@@ -2,11 +2,11 @@
 final class Workbench {
   /// What a piece is for.
   enum Purpose: Int, CaseIterable {
-    case rowAddresses, secondRowAddresses
+    case rowAddresses, secondRowAddresses, outRowAddresses
     case packedRows, packedRowAddresses
     case weights, weightAddresses
     case secondWeights, secondWeightAddresses
-    case panels
+    case panels, secondPanels
     case sums, secondSums
     case transposedSums, secondTransposedSums
     case hidden, activated

@@ -59,7 +59,7 @@ extension CPUBackend {
     }
   }
 
-  private func permute<S: Scalar>(
+  private func permute<S: RowScalar>(
     _ x: Elements<S>, _ map: RowOfSlot, _ weights: TensorView?, _ rows: TensorView
   ) {
     let (numTokens, width) = (map.numTokens, rows.rowElementCount)
@@ -80,21 +80,23 @@ extension CPUBackend {
     }
   }
 
-  private func unpermute<S: Scalar>(
+  private func unpermute<S: RowScalar>(
     _ rows: Elements<S>, _ map: RowOfSlot, _ weights: TensorView?, _ y: TensorView
   ) {
     let (numTokens, width) = (map.numTokens, y.rowElementCount)
     let weights = weights?.reals(S.Wide.self)
     let y = Elements<S>(y)
-    forEachTokenRange(of: numTokens, topK: map.topK, width: width) {
-      var sum = [S.Wide](repeating: 0, count: width)
-      for token in $0 {
-        for h in 0..<width { sum[h] = 0 }
-        for k in 0..<map.topK {
-          let weight = weights.map { $0[token * map.topK + k] } ?? 1
-          rows.row(map[token, k], width: width).addScaled(by: weight, to: &sum)
+    forEachTokenRange(of: numTokens, topK: map.topK, width: width) { tokens in
+      workbenches.withWorkbench { bench in
+        let sums = bench.elements(S.Wide.self, for: .sums, count: width)
+        for token in tokens {
+          sums.fill(0)
+          for k in 0..<map.topK {
+            let weight = weights.map { $0[token * map.topK + k] } ?? 1
+            rows.row(map[token, k], width: width).addScaled(by: weight, to: sums)
+          }
+          y.row(token, width: width).store(sums)
         }
-        y.row(token, width: width).store(sum)
       }
     }
   }

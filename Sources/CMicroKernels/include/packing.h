@@ -16,9 +16,10 @@ typedef struct packing {
   /* A panel of columns that are rows in memory: column c at depth p is source[c][p]. */
   void (*columns_from_rows)(const void *const *source, ptrdiff_t width, ptrdiff_t depth,
                             ptrdiff_t columns, void *panel);
-  /* A panel of depths that are rows in memory: column c at depth p is source[p][first + c]. */
+  /* Panels of depths that are rows in memory: column c at depth p is source[p][first + c]. Each has
+   * `columns` columns, the last one what is left, rounded up to a multiple of `unit`. */
   void (*depths_from_rows)(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
-                           ptrdiff_t width, ptrdiff_t columns, void *panel);
+                           ptrdiff_t width, ptrdiff_t columns, ptrdiff_t unit, void *panels);
   /* Rows for a kernel from depths that are rows in memory: row r at depth p is source[p][first + r].
    * Packed rows are `stride` words apart, the depth in words rounded up as columns are. */
   void (*rows_from_depths)(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
@@ -31,3 +32,18 @@ typedef struct packing {
   void (*transpose)(const void *source, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
                     void *transposed, ptrdiff_t transposed_stride);
 } packing;
+
+/* Asks for bytes [first, first + count) of each of some rows, which will soon be read, or written. */
+static inline void prefetch_rows(const void *const *rows, ptrdiff_t row_count, ptrdiff_t first,
+                                 ptrdiff_t count, int32_t for_writing) {
+  for (ptrdiff_t row = 0; row < row_count; row++) {
+    const char *begin = (const char *)rows[row] + first;
+    for (ptrdiff_t offset = 0; offset < count; offset += 64) {
+      if (for_writing) {
+        __builtin_prefetch(begin + offset, 1);
+      } else {
+        __builtin_prefetch(begin + offset, 0);
+      }
+    }
+  }
+}
