@@ -1,4 +1,4 @@
-"""Memory that is kept: reused when it is free, never before, and never more than was needed at once."""
+"""Memory that is kept: reused when free, never before, never more than was needed at once."""
 
 from __future__ import annotations
 

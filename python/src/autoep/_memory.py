@@ -1,7 +1,7 @@
 """Host memory for large results, kept for the next ones.
 
-Memory that comes fresh from the system costs a page fault a page and is zeroed first: for the tensors of
-an MoE layer that takes longer than writing them, at every step again.
+Memory that comes fresh from the system costs a page fault a page and is zeroed first: for the
+tensors of an MoE layer that takes longer than writing them, at every step again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BlockPool:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> mmap.mmap:
-        """Returns memory of at least `size` bytes with what was there; hold it as long as it is used."""
+        """Returns memory of at least `size` bytes, uninitialised; hold it as long as it is used."""
         size = _rounded(size)
         with self._lock:
             idle = [block for block in self._blocks if block.is_idle()]
