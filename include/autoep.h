@@ -539,6 +539,9 @@ autoep_status autoep_local_experts_forward(
 
 /* Gradients of autoep_local_experts_forward, given what it was given and what it saved.
  *   grad_y            [T,H]
+ *   grad_hidden       [N,G] out: the gradient of hidden, whose memory it may take
+ *   activated         [N,F] out: what the activation gave, times each copy's weight; scratch, which may
+ *                     be in the memory of grad_weights->gate_up unless that is added to
  *   grad_x            [T,H] out, or NULL
  *   grad_topk_weights [T,K] dtype of topk_weights, out, or NULL
  *   grad_weights      shapes of the weights, out, in their dtype or f32; each member NULL where no
@@ -548,6 +551,7 @@ autoep_status autoep_local_experts_backward(
     autoep_context context, const autoep_experts_config *config,
     const autoep_experts_weights *weights, const autoep_tensor *grad_y, const autoep_tensor *x,
     const autoep_tensor *topk_weights, const void *routing, const autoep_tensor *hidden,
+    const autoep_tensor *grad_hidden, const autoep_tensor *activated,
     const autoep_tensor *grad_x, const autoep_tensor *grad_topk_weights,
     const autoep_experts_weights *grad_weights, int32_t accumulate, void *workspace,
     autoep_error *error);

@@ -69,6 +69,7 @@ public func autoep_local_experts_backward(
   _ weights: UnsafePointer<autoep_experts_weights>!, _ grad_y: UnsafePointer<autoep_tensor>!,
   _ x: UnsafePointer<autoep_tensor>!, _ topk_weights: UnsafePointer<autoep_tensor>!,
   _ routing: UnsafeRawPointer!, _ hidden: UnsafePointer<autoep_tensor>!,
+  _ grad_hidden: UnsafePointer<autoep_tensor>!, _ activated: UnsafePointer<autoep_tensor>!,
   _ grad_x: UnsafePointer<autoep_tensor>!, _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
   _ grad_weights: UnsafePointer<autoep_experts_weights>!, _ accumulate: Int32,
   _ workspace: UnsafeMutableRawPointer!, _ error: UnsafeMutablePointer<autoep_error>!
@@ -91,6 +92,8 @@ public func autoep_local_experts_backward(
       routing: check.arena(
         UnsafeMutableRawPointer(mutating: routing), "routing", experts.routingByteCount),
       hidden: check.tensor(hidden, "hidden", ["N", "G"], dtype),
+      gradHidden: check.tensor(grad_hidden, "grad_hidden", ["N", "G"], dtype),
+      activated: check.tensor(activated, "activated", ["N", "F"], dtype),
       gradX: check.optional(grad_x, "grad_x", ["T", "H"], dtype),
       gradTopkWeights: check.optional(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),

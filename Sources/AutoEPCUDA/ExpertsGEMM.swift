@@ -48,14 +48,14 @@ struct ExpertsGEMM {
 }
 
 extension LocalExperts {
-  /// The products for these rows and weights; lists Hopper's tiles.
+  /// The products for these rows and weights, and tensors of the caller's; lists Hopper's tiles.
   func gemm(
-    _ routing: RoutingMetadata, _ weights: ExpertsWeights, hidden: TensorView,
+    _ routing: RoutingMetadata, _ weights: ExpertsWeights, given: [TensorView],
     arena: inout Arena
   ) throws(EngineError) -> ExpertsGEMM {
     let groups = DeviceGroups.offsets(routing.expertOffsets)
     let layout = configuration.weightLayout
-    guard mayUseHopper, HopperGEMM.reaches([weights.gateUp, weights.down, hidden]) else {
+    guard mayUseHopper, HopperGEMM.reaches([weights.gateUp, weights.down] + given) else {
       return ExpertsGEMM(backend: backend, groups: groups, layout: layout, hopper: nil)
     }
     let tiles = try RowTiles(&arena, rows: rowCount, numExperts: configuration.numExperts)

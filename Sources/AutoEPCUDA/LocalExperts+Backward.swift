@@ -2,46 +2,45 @@ import AutoEPCore
 
 extension LocalExperts {
   /// The gradients, given what `forward` saved: from the experts' output to the pre-activation, and
-  /// on to the input.
+  /// on to the input. `gradHidden` may take the memory of `hidden`, and `activated` that of the
+  /// gate/up weights' gradient, unless this is added to.
   public func backward(
     _ weights: ExpertsWeights, gradY: TensorView, x: TensorView, topkWeights: TensorView,
-    routing: Arena, hidden: TensorView, gradX: TensorView?, gradTopkWeights: TensorView?,
+    routing: Arena, hidden: TensorView, gradHidden: TensorView, activated: TensorView,
+    gradX: TensorView?, gradTopkWeights: TensorView?,
     gradients: ExpertsGradients, accumulate: Bool, arena: inout Arena
   ) throws(EngineError) {
     let routing = try metadata(routing)
     let pass = BackwardPass(
       weights: weights, topkWeights: topkWeights, routing: routing, hidden: hidden,
-      gradients: gradients, accumulate: accumulate,
-      gemm: try gemm(routing, weights, hidden: hidden, arena: &arena))
+      gradHidden: gradHidden, activated: activated, gradients: gradients, accumulate: accumulate,
+      gemm: try gemm(routing, weights, given: [hidden, gradHidden, activated], arena: &arena))
     let rows = try arena.take(rowsShape, configuration.dtype)
-    let gradHidden = try arena.take(hiddenShape, configuration.dtype)
     try backend.permute(gradY, rowOfSlot: pass.routing.rowOfSlot, weights: nil, into: rows)
-    try downBackward(
-      pass, gradRows: rows, gradTopkWeights: gradTopkWeights, into: gradHidden, arena: &arena)
-    try gateUpGradients(pass, x: x, gradHidden: gradHidden, rows: rows)
+    try downBackward(pass, gradRows: rows, gradTopkWeights: gradTopkWeights, arena: &arena)
+    try gateUpGradients(pass, x: x, rows: rows)
     try inputBackward(
-      pass, x: x, gradHidden: gradHidden, rows: rows, gradTopkWeights: gradTopkWeights,
-      into: gradX)
+      pass, x: x, rows: rows, gradTopkWeights: gradTopkWeights, into: gradX)
   }
 
   /// From the gradient of the experts' output, not yet weighted, to that of the pre-activation, with
   /// the gradients of the down projection and of weights that are applied behind it.
   private func downBackward(
     _ pass: BackwardPass, gradRows: TensorView, gradTopkWeights: TensorView?,
-    into gradHidden: TensorView, arena: inout Arena
+    arena: inout Arena
   ) throws(EngineError) {
-    // Both of it: the gradient of the activation, then the activation again.
-    let activated = try arena.take(activatedShape, configuration.dtype)
+    let activated = pass.activated
     let scores = weightsOnOutput(pass.topkWeights)
     if let hopper = pass.gemm.hopper, fusesSwiGLU(pass.weights) {
       try swiGLUBackward(
-        pass, hopper, gradRows: gradRows, gradTopkWeights: gradTopkWeights, into: gradHidden,
-        activated: activated, arena: &arena)
+        pass, hopper, gradRows: gradRows, gradTopkWeights: gradTopkWeights, arena: &arena)
     } else {
+      // `activated` is first the gradient of the activation.
       try pass.gemm.inputGradient(gradRows, pass.weights.down, into: activated)
       try backend.activateBackward(
         configuration, hidden: pass.hidden, gradOut: activated, routing: pass.routing,
-        weights: scores, gradRows: gradRows, downBias: pass.weights.downBias, into: gradHidden,
+        weights: scores, gradRows: gradRows, downBias: pass.weights.downBias,
+        into: pass.gradHidden,
         activated: pass.gradients.down == nil ? nil : activated,
         gradWeights: scores == nil ? nil : gradTopkWeights)
     }
@@ -59,8 +58,7 @@ extension LocalExperts {
   /// The same with the activation's gradient in the product.
   private func swiGLUBackward(
     _ pass: BackwardPass, _ hopper: HopperGEMM, gradRows: TensorView,
-    gradTopkWeights: TensorView?, into gradHidden: TensorView, activated: TensorView,
-    arena: inout Arena
+    gradTopkWeights: TensorView?, arena: inout Arena
   ) throws(EngineError) {
     let rowWeights = try arena.take(rowWeightsShape, .f32)
     let dots = try arena.take(dotsShape, .f32)
@@ -68,7 +66,7 @@ extension LocalExperts {
       pass.topkWeights, slotOfRow: pass.routing.slotOfRow, into: rowWeights)
     try hopper.swiGLUBackward(
       gradRows, pass.weights.down, configuration.weightLayout, hidden: pass.hidden,
-      rowWeights: rowWeights, into: gradHidden, activated: activated, dots: dots)
+      rowWeights: rowWeights, into: pass.gradHidden, activated: pass.activated, dots: dots)
     if let gradTopkWeights {
       try backend.gatherPartials(dots, rowOfSlot: pass.routing.rowOfSlot, into: gradTopkWeights)
     }
@@ -76,31 +74,31 @@ extension LocalExperts {
 
   /// The gradients of the gate and up projections; their input is permuted again into `rows`.
   private func gateUpGradients(
-    _ pass: BackwardPass, x: TensorView, gradHidden: TensorView, rows: TensorView
+    _ pass: BackwardPass, x: TensorView, rows: TensorView
   ) throws(EngineError) {
     if let gateUp = pass.gradients.gateUp {
       try backend.permute(
         x, rowOfSlot: pass.routing.rowOfSlot, weights: weightsOnInput(pass.topkWeights),
         into: rows)
       try pass.gemm.weightGradient(
-        gradOut: gradHidden, rows: rows, into: gateUp, accumulate: pass.accumulate)
+        gradOut: pass.gradHidden, rows: rows, into: gateUp, accumulate: pass.accumulate)
     }
     if let gateUpBias = pass.gradients.gateUpBias {
       try backend.groupedRowSum(
-        gradHidden, groups: pass.gemm.groups, slotOfRow: pass.routing.slotOfRow, weights: nil,
+        pass.gradHidden, groups: pass.gemm.groups, slotOfRow: pass.routing.slotOfRow, weights: nil,
         into: gateUpBias, accumulate: pass.accumulate)
     }
   }
 
   /// The gradient of the input, and of weights that are applied to it.
   private func inputBackward(
-    _ pass: BackwardPass, x: TensorView, gradHidden: TensorView, rows: TensorView,
-    gradTopkWeights: TensorView?, into gradX: TensorView?
+    _ pass: BackwardPass, x: TensorView, rows: TensorView, gradTopkWeights: TensorView?,
+    into gradX: TensorView?
   ) throws(EngineError) {
     let scores = weightsOnInput(pass.topkWeights)
     let gradScores = scores == nil ? nil : gradTopkWeights
     if gradX == nil, gradScores == nil { return }
-    try pass.gemm.inputGradient(gradHidden, pass.weights.gateUp, into: rows)
+    try pass.gemm.inputGradient(pass.gradHidden, pass.weights.gateUp, into: rows)
     if let gradScores {
       try backend.slotDot(x, rows, rowOfSlot: pass.routing.rowOfSlot, into: gradScores)
     }
@@ -117,6 +115,8 @@ private struct BackwardPass {
   let topkWeights: TensorView
   let routing: RoutingMetadata
   let hidden: TensorView
+  let gradHidden: TensorView
+  let activated: TensorView
   let gradients: ExpertsGradients
   let accumulate: Bool
   let gemm: ExpertsGEMM

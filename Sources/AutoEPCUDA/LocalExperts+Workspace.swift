@@ -12,14 +12,12 @@ extension LocalExperts {
     bytes(rowsShape) + bytes(activatedShape) + tilesByteCount
   }
 
-  /// Bytes that `backward` takes from its arena: the rows, the gradient of their activation, that of
-  /// the pre-activation, and what Hopper's products take.
+  /// Bytes that `backward` takes from its arena: the rows, and what Hopper's products take.
   public var backwardWorkspaceByteCount: Int {
     let forHopper =
       mayUseHopper
       ? Arena.footprint(rowWeightsShape, .f32) + Arena.footprint(dotsShape, .f32) : 0
-    return bytes(rowsShape) + bytes(activatedShape) + bytes(hiddenShape) + tilesByteCount
-      + forHopper
+    return bytes(rowsShape) + tilesByteCount + forHopper
   }
 
   /// N.
@@ -28,8 +26,6 @@ extension LocalExperts {
   var rowsShape: [Int] { [rowCount, configuration.hiddenSize] }
   /// [N,F].
   var activatedShape: [Int] { [rowCount, configuration.ffnSize] }
-  /// [N,G].
-  var hiddenShape: [Int] { [rowCount, configuration.gateUpSize] }
   /// [N].
   var rowWeightsShape: [Int] { [rowCount] }
   /// [N, tiles of F].

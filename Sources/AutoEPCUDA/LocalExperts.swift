@@ -43,7 +43,7 @@ public struct LocalExperts {
     _ weights: ExpertsWeights, _ routing: RoutingMetadata, rows: TensorView, hidden: TensorView,
     arena: inout Arena
   ) throws(EngineError) {
-    let gemm = try gemm(routing, weights, hidden: hidden, arena: &arena)
+    let gemm = try gemm(routing, weights, given: [hidden], arena: &arena)
     let activated = try arena.take(activatedShape, configuration.dtype)
     if let hopper = gemm.hopper, fusesSwiGLU(weights) {
       try hopper.swiGLU(

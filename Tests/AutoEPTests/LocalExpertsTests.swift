@@ -35,7 +35,8 @@ import Testing
     expectFailure(AUTOEP_UNSUPPORTED, "the CPU", "autoep_experts_plan") {
       try call {
         autoep_local_experts_backward(
-          context.handle, &experts, &weights, t, t, t, nil, t, nil, nil, &weights, 0, nil, $0)
+          context.handle, &experts, &weights, t, t, t, nil, t, t, t, nil, nil, &weights, 0,
+          nil, $0)
       }
     }
     withExtendedLifetime(tensor) {}

@@ -20,9 +20,11 @@ def rate_text(tflops: float, device: str) -> str:
 
 
 def ceiling_text(row: Row, device: str) -> str:
-    """The ceiling and its range: a wide one says that the machine was not quiet."""
-    least, most = (rate_text(each, device) for each in row["ceiling_range_tflops"])
-    return f"{row['ceiling']} {rate_text(row['ceiling_tflops'], device)} ({least} to {most})"
+    """The ceiling and its range; a wide one says that others used the machine meanwhile."""
+    least, most = row["ceiling_range_tflops"]
+    text = f"{row['ceiling']} {rate_text(row['ceiling_tflops'], device)}"
+    text += f" ({rate_text(least, device)} to {rate_text(most, device)})"
+    return text if row["quiet"] else f"{text}: NOT QUIET, the ratios say little"
 
 
 def print_rows(rows: list[Row], device: str) -> None:
@@ -34,10 +36,12 @@ def print_rows(rows: list[Row], device: str) -> None:
 
 
 def _cell(row: Row, device: str) -> str:
-    against_hf = "" if row["of_hf"] is None else f" {row['of_hf']:5.2f}x HF"
+    beside = "" if row["of_hf"] is None else f" {row['of_hf']:5.2f}x HF"
+    if row["of_balanced"] is not None:
+        beside += f" {row['of_balanced']:5.2f} of balanced"
     return (
         f"{row['pass']} {row['ms']:9.3f} ms {rate_text(row['tflops'], device)}"
-        f" {row['of_ceiling']:4.0%}{against_hf}"
+        f" {row['of_ceiling']:4.0%}{beside}"
     )
 
 

@@ -63,6 +63,8 @@ class PlainGPU:
         topk_weights: torch.Tensor,
         routing: torch.Tensor,
         hidden: torch.Tensor,
+        grad_hidden: torch.Tensor,
+        activated: torch.Tensor,
         grad_x: torch.Tensor | None,
         grad_topk_weights: torch.Tensor | None,
         grad_weights: _Tensors,
@@ -70,9 +72,24 @@ class PlainGPU:
         workspace: torch.Tensor,
     ) -> None:
         out = (grad_x, grad_topk_weights, *grad_weights)
-        self._check((*weights, grad_y, x, topk_weights, routing, hidden), out, workspace, 9)
+        between = (grad_hidden, activated)
+        self._check(
+            (*weights, grad_y, x, topk_weights, routing, hidden), (*out, *between), workspace, 9
+        )
         assert (hidden == 1.0).all()
-        self.backwards.append({"wanted": [o is not None for o in out], "accumulate": accumulate})
+        assert grad_hidden.shape == hidden.shape
+        assert activated.shape == (len(hidden), weights[2].shape[2 if config[6] == 1 else 1])
+        for tensor in between:
+            tensor.fill_(torch.nan)
+        self.backwards.append(
+            {
+                "wanted": [o is not None for o in out],
+                "accumulate": accumulate,
+                "in place": grad_hidden.data_ptr() == hidden.data_ptr(),
+                "borrowed": grad_weights[0] is not None
+                and activated.data_ptr() == grad_weights[0].data_ptr(),
+            }
+        )
         topk_idx = routing[: 8 * topk_weights.numel()].view(torch.long).view(topk_weights.shape)
         with torch.enable_grad():
             leaves = [

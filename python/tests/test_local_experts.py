@@ -161,6 +161,39 @@ def test_activation_checkpointing_gives_the_same_bits(gpu: PlainGPU, reentrant: 
     assert len(gpu.forwards) == forwards + 2
 
 
+def test_memory_is_used_again_where_nothing_reads_it_later(gpu: PlainGPU) -> None:
+    given = inputs()
+    expected = results(given)
+    assert gpu.backwards[-1]["in place"]
+
+    def twice(**tensors: Any) -> torch.Tensor:
+        y = functional.experts(**tensors)
+        y.backward(torch.ones_like(y), retain_graph=True)
+        assert not gpu.backwards[-1]["in place"]
+        take_gradients(given)
+        return y
+
+    assert_all_same_bits(results(given, twice), expected)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        y = functional.experts(**given)
+    backward(y)
+    assert not gpu.backwards[-1]["in place"]
+
+
+@pytest.mark.parametrize("experts", [1, E])
+def test_scratch_is_in_a_gradient_with_room_for_it(gpu: PlainGPU, experts: int) -> None:
+    given = inputs()
+    copies = given["topk_idx"].numel()
+    if experts == 1:
+        given["topk_idx"].zero_()
+        for name in ("gate_up", "gate_up_bias", "down", "down_bias"):
+            given[name] = given[name].detach()[:1].clone().requires_grad_()
+    has_room = given["gate_up"].numel() >= copies * given["down"].shape[2]
+    backward(functional.experts(**given))
+    assert gpu.backwards[-1]["borrowed"] == has_room
+    assert has_room == (experts == E)
+
+
 def test_only_gradients_that_are_wanted_are_computed(gpu: PlainGPU) -> None:
     names = [name for name in NAMES if name != "topk_idx"]
     for wanted in [*([name] for name in names), ["x", "topk_weights"], names]:

@@ -34,9 +34,9 @@ struct HopperSwiGLUArguments: BitwiseCopyable, KernelArgument {
 
 /// `Epilogue::Arguments` of sm90_epilogue_swiglu_backward.cuh.
 struct HopperSwiGLUBackwardArguments: BitwiseCopyable, KernelArgument {
-  let hidden: cuda_tensor_map
-  let gradHidden: HopperTarget
-  let scaled: HopperTarget
+  let hidden: UInt64
+  let gradHidden: UInt64
+  let scaled: UInt64
   let rowWeights: UInt64
   let dots: UInt64
   let columns: Int32

@@ -62,8 +62,8 @@ struct HopperGEMM {
       .swiGLUBackward, rows: gradRows,
       HopperWeights(down, layout.transposed, halves: 1), columns: Self.columns,
       HopperSwiGLUBackwardArguments(
-        hidden: target(hidden, halves: 2).chunks, gradHidden: target(gradHidden, halves: 2),
-        scaled: target(activated, halves: 1), rowWeights: rowWeights.bits, dots: dots.bits,
+        hidden: hidden.bits, gradHidden: gradHidden.bits, scaled: activated.bits,
+        rowWeights: rowWeights.bits, dots: dots.bits,
         columns: Int32(activated.shape[1])))
   }
 

@@ -40,14 +40,13 @@ enum HopperEpilogue: Int, CaseIterable {
   case swiGLU = 2
   case swiGLUBackward = 3
 
-  /// Blocks that go in step, to share weights. The backward's epilogue takes long, and does not wait
-  /// for another block's.
+  /// Blocks that go in step, to share weights. The backward's loads would keep each other's block waiting.
   var cluster: Int { self == .swiGLUBackward ? 1 : 2 }
 
-  /// The backward works on more chunks at once, which leaves room for fewer stages.
+  /// The backward's consumers stage a whole tile, which leaves room for fewer stages.
   var memory: HopperMemory {
     self == .swiGLUBackward
-      ? HopperMemory(stages: 3, stagingChunks: 5) : HopperMemory(stages: 4, stagingChunks: 2)
+      ? HopperMemory(stages: 3, stagingChunks: 4) : HopperMemory(stages: 4, stagingChunks: 2)
   }
 
   func defines(isDepthInner: Bool) -> [String] {

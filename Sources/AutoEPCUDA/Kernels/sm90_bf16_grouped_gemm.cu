@@ -102,6 +102,12 @@ __device__ __forceinline__ void produce(const Arguments& arguments, const Layout
   }
 }
 
+// What a consumer warp has of a unit.
+__device__ __forceinline__ Slab slab_of(const Unit& unit, int warp) {
+  return {warp, unit.tile.row + warp * SLAB_M, unit.tile.rows - warp * SLAB_M, unit.tile.expert,
+          unit.n * Epilogue::COLUMNS};
+}
+
 // Lets the stages of a tile go by in which this warpgroup has no rows.
 __device__ __forceinline__ void pass(const Layout& layout, Ring& ring, int k_blocks) {
   for (int block = 0; block < k_blocks; ++block, ring.advance()) {
@@ -120,13 +126,11 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   Unit unit;
   while (schedule.take(unit)) {
     const Tile& tile = unit.tile;
-    const Slab slab = {warp, tile.row + warp * SLAB_M, tile.rows - warp * SLAB_M, tile.expert,
-                       unit.n * Epilogue::COLUMNS};
+    const Slab slab = slab_of(unit, warp);
     if (tile.rows <= group * (TILE_M / CONSUMERS)) {
       pass(layout, ring, arguments.k_blocks);
       continue;
     }
-    Epilogue::prepare(arguments.epilogue, layout, slab, parity);
     for (int block = 0; block < arguments.k_blocks; ++block, ring.advance()) {
       barrier_wait(layout.full(ring.stage), ring.parity);
       multiply_stage<0, B_MAJOR>(sums, layout.a(ring.stage) + group * BLOCK_BYTES,
@@ -140,6 +144,28 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   }
 }
 
+#if EPILOGUE == 3
+
+// The other warps of the producer's warpgroup: each takes what two or three of the consumers stage.
+__device__ __forceinline__ void finish_staged(const Arguments& arguments, const Layout& layout) {
+  constexpr int warps = 3;
+  const int own = threadIdx.x / 32 - 1;
+  u32 parities = 0;  // bit i: that of the barrier staged(i) which completes next
+  Schedule schedule(arguments);
+  Unit unit;
+  while (schedule.take(unit)) {
+#pragma unroll 1
+    for (int warp = own; warp < CONSUMER_WARPS; warp += warps) {
+      const Slab slab = slab_of(unit, warp);
+      if (slab.rows <= 0) break;
+      Epilogue::work(arguments.epilogue, layout, slab, parities >> warp & 1);
+      parities ^= 1 << warp;
+    }
+  }
+}
+
+#endif
+
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     sm90_bf16_grouped_gemm(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
                            const Tile* tiles, const int* pair_count, int k_blocks, int n_tiles,
@@ -149,10 +175,13 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   const Arguments arguments = {a, b, tiles, pair_count, k_blocks, n_tiles, epilogue};
   init_barriers(layout);
   if (threadIdx.x < 128) {
-    registers_give<40>();
+    registers_give<Epilogue::PRODUCER_REGISTERS>();
     if (threadIdx.x == 0) produce(arguments, layout);
+#if EPILOGUE == 3
+    if (threadIdx.x >= 32) finish_staged(arguments, layout);
+#endif
   } else {
-    registers_take<232>();
+    registers_take<Epilogue::CONSUMER_REGISTERS>();
     consume(arguments, layout);
     wait_sent<0>();
   }

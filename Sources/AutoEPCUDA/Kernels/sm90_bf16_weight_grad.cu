@@ -113,8 +113,8 @@ __device__ __forceinline__ void finish(const Arguments& arguments, const Layout&
     const int column = slab.column + chunk * CHUNK_N;
     if (column >= arguments.n) break;
     if (OUTPUT == 0) {
-      const u32 place = layout.chunk(slab.warp, chunk & 1);
-      wait_sent<1>();
+      const u32 place = layout.chunk(slab.warp, chunk % STAGING_CHUNKS);
+      wait_sent<STAGING_CHUNKS - 1>();
       put_chunk(place, sums + chunk * 32);
       seal_chunks();
       if ((threadIdx.x & 31) == 0) {

@@ -10,10 +10,8 @@ struct Epilogue {
   };
 
   static constexpr int COLUMNS = TILE_N;  // output columns of a tile
-
-  // What a warp asks for before the products.
-  __device__ __forceinline__ static void prepare(const Arguments&, const Layout&, const Slab&,
-                                                 u32&) {}
+  static constexpr int PRODUCER_REGISTERS = 40;
+  static constexpr int CONSUMER_REGISTERS = 232;
 
   __device__ __forceinline__ static void finish(const Arguments& arguments, const Layout& layout,
                                                 const Slab& slab, float (&sums)[128], u32&) {
@@ -28,8 +26,8 @@ struct Epilogue {
         add_bias(arguments.bias + (long long)slab.expert * arguments.columns, arguments.columns,
                  column + 2 * (lane & 3), values);
       }
-      const u32 place = layout.chunk(slab.warp, chunk & 1);
-      wait_sent<1>();
+      const u32 place = layout.chunk(slab.warp, chunk % STAGING_CHUNKS);
+      wait_sent<STAGING_CHUNKS - 1>();
       put_chunk(place, values);
       seal_chunks();
       send_rows(arguments.out, place, column, 0, slab.row, slab.rows);

@@ -11,9 +11,8 @@ struct Epilogue {
   };
 
   static constexpr int COLUMNS = TILE_N / 2;
-
-  __device__ __forceinline__ static void prepare(const Arguments&, const Layout&, const Slab&,
-                                                 u32&) {}
+  static constexpr int PRODUCER_REGISTERS = 40;
+  static constexpr int CONSUMER_REGISTERS = 232;
 
   __device__ __forceinline__ static void finish(const Arguments& arguments, const Layout& layout,
                                                 const Slab& slab, float (&sums)[128], u32&) {
@@ -36,8 +35,8 @@ struct Epilogue {
   __device__ __forceinline__ static void send(const Target& target, const Layout& layout,
                                               const Slab& slab, int turn, const float* values,
                                               int column, int half) {
-    const u32 place = layout.chunk(slab.warp, turn & 1);
-    wait_sent<1>();
+    const u32 place = layout.chunk(slab.warp, turn % STAGING_CHUNKS);
+    wait_sent<STAGING_CHUNKS - 1>();
     put_chunk(place, values);
     seal_chunks();
     send_rows(target, place, column, half, slab.row, slab.rows);

@@ -52,6 +52,14 @@ __device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 rank) {
       : "memory");
 }
 
+// A warp arrives at a barrier of its block: what its lanes have read and written comes before.
+__device__ __forceinline__ void barrier_arrive_as_warp(u32 barrier) {
+  __syncwarp();
+  if ((threadIdx.x & 31) == 0) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+  }
+}
+
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
@@ -122,13 +130,6 @@ __device__ __forceinline__ void store_box(const TensorMap* map, u32 source, int 
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::
                    "l"(map),
                "r"(source), "r"(c0), "r"(c1), "r"(c2)
-               : "memory");
-}
-
-// Asks for a box to be brought to the L2 cache.
-__device__ __forceinline__ void prefetch_box(const TensorMap* map, int c0, int c1, int c2) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(c0),
-               "r"(c1), "r"(c2)
                : "memory");
 }
 
@@ -217,10 +218,26 @@ __device__ __forceinline__ void store_matrices(u32 address, const u32 (&m)[4]) {
                : "memory");
 }
 
-__device__ __forceinline__ void load_matrices(u32 address, u32 (&m)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+// ---- 16 bytes ----
+
+// From global memory, for one use.
+__device__ __forceinline__ void load_once(const void* address, u32 (&v)[4]) {
+  asm volatile("ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "l"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void load_shared(u32 address, u32 (&v)[4]) {
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                : "r"(address)
+               : "memory");
+}
+
+__device__ __forceinline__ void store_global(void* address, const u32 (&v)[4]) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(v[0]), "r"(v[1]),
+               "r"(v[2]), "r"(v[3])
                : "memory");
 }
 

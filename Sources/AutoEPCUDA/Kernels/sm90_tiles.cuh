@@ -39,10 +39,11 @@ struct Layout {
   __device__ __forceinline__ u32 b(int stage) const { return a(stage) + A_BYTES; }
   __device__ __forceinline__ u32 full(int stage) const { return barriers + stage * 8; }
   __device__ __forceinline__ u32 empty(int stage) const { return barriers + (STAGES + stage) * 8; }
-  // Two more barriers a consumer warp, for what its epilogue loads.
-  __device__ __forceinline__ u32 loaded(int warp, int which) const {
-    return barriers + (2 * STAGES + 2 * warp + which) * 8;
+  // Two more barriers a consumer warp, between it and the warp that works on what it has staged.
+  __device__ __forceinline__ u32 staged(int warp) const {
+    return barriers + (2 * STAGES + warp) * 8;
   }
+  __device__ __forceinline__ u32 taken(int warp) const { return staged(CONSUMER_WARPS + warp); }
   __device__ __forceinline__ u32 chunk(int warp, int which) const {
     return staging + (warp * STAGING_CHUNKS + which) * CHUNK_BYTES;
   }
@@ -67,7 +68,10 @@ __device__ __forceinline__ void init_barriers(const Layout& layout) {
       barrier_init(layout.full(stage), 1);
       barrier_init(layout.empty(stage), CLUSTER * CONSUMER_WARPS);
     }
-    for (int i = 0; i < 2 * CONSUMER_WARPS; ++i) barrier_init(layout.loaded(0, i), 1);
+    for (int warp = 0; warp < CONSUMER_WARPS; ++warp) {
+      barrier_init(layout.staged(warp), 1);
+      barrier_init(layout.taken(warp), 1);
+    }
     barrier_init_fence();
   }
   cluster_sync();

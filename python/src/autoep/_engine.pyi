@@ -141,6 +141,8 @@ def local_experts_backward(
     topk_weights: Any,
     routing: Any,
     hidden: Any,
+    grad_hidden: Any,
+    activated: Any,
     grad_x: Any,
     grad_topk_weights: Any,
     grad_weights: tuple,

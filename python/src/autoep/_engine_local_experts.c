@@ -67,17 +67,20 @@ FUNCTION(local_experts_backward) {
   INPUT(topk_weights);
   BYTES(routing);
   INPUT(hidden);
+  OUTPUT(grad_hidden);
+  OUTPUT(activated);
   OPTIONAL_OUTPUT(grad_x);
   OPTIONAL_OUTPUT(grad_topk_weights);
   WEIGHT_GRADIENTS(grad_weights);
   int accumulate;
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&O&pO&:local_experts_backward", context_read,
-                        &context, experts_config_read, &config, weights_read, &weights,
-                        tensor_read, &grad_y, tensor_read, &x, tensor_read, &topk_weights,
-                        tensor_read, &routing, tensor_read, &hidden, tensor_read, &grad_x,
-                        tensor_read, &grad_topk_weights, weights_read, &grad_weights, &accumulate,
-                        tensor_read, &workspace))
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&O&O&O&pO&:local_experts_backward",
+                        context_read, &context, experts_config_read, &config, weights_read,
+                        &weights, tensor_read, &grad_y, tensor_read, &x, tensor_read,
+                        &topk_weights, tensor_read, &routing, tensor_read, &hidden, tensor_read,
+                        &grad_hidden, tensor_read, &activated, tensor_read, &grad_x, tensor_read,
+                        &grad_topk_weights, weights_read, &grad_weights, &accumulate, tensor_read,
+                        &workspace))
     return NULL;
   autoep_local_experts_info info;
   RUN(describe(context, &config, &topk_weights, &info, &error));
@@ -86,8 +89,9 @@ FUNCTION(local_experts_backward) {
     return NULL;
   RUN(autoep_local_experts_backward(context->id, &config, &weights.view, &grad_y.view, &x.view,
                                     &topk_weights.view, routing.view.data, &hidden.view,
-                                    tensor_view(&grad_x), tensor_view(&grad_topk_weights),
-                                    &grad_weights.view, accumulate, workspace.view.data, &error));
+                                    &grad_hidden.view, &activated.view, tensor_view(&grad_x),
+                                    tensor_view(&grad_topk_weights), &grad_weights.view,
+                                    accumulate, workspace.view.data, &error));
   Py_RETURN_NONE;
 }
 
@@ -99,7 +103,7 @@ PyMethodDef local_experts_methods[] = {
            "(context, config, weights, x, topk_idx, topk_weights, routing, hidden, "
            "tokens_per_expert, y, workspace)"),
     METHOD(local_experts_backward,
-           "(context, config, weights, grad_y, x, topk_weights, routing, hidden, grad_x, "
-           "grad_topk_weights, grad_weights, accumulate, workspace)"),
+           "(context, config, weights, grad_y, x, topk_weights, routing, hidden, grad_hidden, "
+           "activated, grad_x, grad_topk_weights, grad_weights, accumulate, workspace)"),
     {0},
 };

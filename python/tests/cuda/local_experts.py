@@ -148,6 +148,8 @@ class Run:
         self.tokens_per_expert = empty(experts, dtype=torch.int32)
         self.y = empty(tokens, hidden, dtype=layer.dtype)
         self.grad_x = empty(tokens, hidden, dtype=layer.dtype)
+        self.grad_hidden = empty(rows, layer.gate_up_size, dtype=layer.dtype)
+        self.activated = empty(rows, layer.sizes[-1], dtype=layer.dtype)
         self.grad_topk_weights = empty(tokens, top_k, dtype=layer.weight_dtype)
         self.gradients = self.gradients_of(layer.dtype)
 
@@ -172,7 +174,8 @@ class Run:
         data = self.data
         engine.local_experts_backward(
             *(self.context, data.layer.config, data.weights, data.grad_y, data.x),
-            *(data.topk_weights, self.routing, self.hidden, self.grad_x, self.grad_topk_weights),
+            *(data.topk_weights, self.routing, self.hidden, self.grad_hidden, self.activated),
+            *(self.grad_x, self.grad_topk_weights),
             *(self.gradients, accumulate, self.backward_space),
         )
 

@@ -46,7 +46,7 @@ _library.define(
     f"local_experts_backward(Tensor grad_y, Tensor x, Tensor topk_weights, {_WEIGHTS},"
     " Tensor hidden, Tensor routing, Tensor(a!)? grad_x, Tensor(b!)? grad_topk_weights,"
     " Tensor(c!)? grad_gate_up, Tensor(d!)? grad_gate_up_bias, Tensor(e!)? grad_down,"
-    f" Tensor(f!)? grad_down_bias, bool accumulate, {_OPTIONS}) -> ()"
+    f" Tensor(f!)? grad_down_bias, Tensor(g!)? grad_hidden, bool accumulate, {_OPTIONS}) -> ()"
 )
 
 
@@ -118,6 +118,7 @@ class LocalExperts(torch.autograd.Function):
         # Not among the saved ones, which a backward in between may not change.
         ctx.buffers = (gate_up_buffer, gate_up_bias_buffer, down_buffer, down_bias_buffer)
         ctx.options = options
+        ctx.is_hidden_ours = _is_kept_as_it_is()
         return y
 
     @staticmethod
@@ -143,6 +144,7 @@ class LocalExperts(torch.autograd.Function):
             grad_x,
             grad_scores,
             *places,
+            hidden if ctx.is_hidden_ours and _is_last_backward() else None,
             accumulate,
             *ctx.options,
         )
@@ -227,11 +229,13 @@ def _backward(
     grad_gate_up_bias: Tensor | None,
     grad_down: Tensor | None,
     grad_down_bias: Tensor | None,
+    grad_hidden: Tensor | None,
     accumulate: bool,
     *options: Any,
 ) -> None:
-    """The operator `local_experts_backward`."""
+    """The operator `local_experts_backward`; `grad_hidden` is scratch, which may be `hidden`."""
     grad_TH = _dense(grad_y)
+    grad_hidden_NG = _empty_like(hidden) if grad_hidden is None else grad_hidden
     context, config = context_of(grad_TH), _config(x, gate_up, down, options)
     *_, workspace_bytes = engine.local_experts_describe(context, config, *topk_weights.shape)
     engine.local_experts_backward(
@@ -243,12 +247,35 @@ def _backward(
         _dense(topk_weights),
         routing,
         hidden,
+        grad_hidden_NG,
+        _activated(hidden, config, None if accumulate else grad_gate_up),
         grad_x,
         grad_topk_weights,
         (grad_gate_up, grad_gate_up_bias, grad_down, grad_down_bias),
         accumulate,
         _bytes(workspace_bytes, grad_y),
     )
+
+
+def _activated(hidden: Tensor, config: tuple, lender: Tensor | None) -> Tensor:
+    """Scratch of [N, F], in the memory of a gradient that is written later where it has room."""
+    shape = len(hidden), config[2]
+    size = shape[0] * shape[1]
+    if lender is None or lender.dtype != hidden.dtype or lender.numel() < size:
+        return hidden.new_empty(shape)
+    return lender.as_strided(shape, (shape[1], 1))
+
+
+def _is_kept_as_it_is() -> bool:
+    """Whether no hook of the script sees the tensors that a forward saves."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+
+
+def _is_last_backward() -> bool:
+    """Whether nothing that a forward has saved is read after this backward."""
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 _library.impl("local_experts", _forward, "CompositeExplicitAutograd")
