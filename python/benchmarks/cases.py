@@ -53,8 +53,9 @@ def _measure_case(
 ) -> None:
     options = bench.options
     passes = []
-    if "layer" in parts:
-        passes += layer_passes(case, layers, x)
+    for part in ("layer", "expert_counts"):
+        if part in parts:
+            passes += layer_passes(case, layers, x, part)
     if "experts" in parts:
         passes += experts_passes(case, layers, x, choose(case, layers["autoep"], x))
     if "products" in parts:

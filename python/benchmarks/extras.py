@@ -26,7 +26,7 @@ def measure_expert_counts(bench: Bench, shape: Shape, dtype: str) -> None:
             dtype,
             tokens=[_some_tokens(bench, shape)],
             routing=["balanced"],
-            parts=["layer"],
+            parts=["expert_counts"],
         )
 
 

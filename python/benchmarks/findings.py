@@ -30,7 +30,9 @@ class Findings:
         print("\n".join(f"{name}: {value}" for name, value in self._found["setup"].items()))
 
     def add_rows(self, case: Case, rows: list[Row]) -> None:
-        """The passes of a case."""
+        """The passes of a case; those of skewed routing are compared with the balanced ones."""
+        for row in rows:
+            row["of_balanced"] = self._of_balanced(row)
         self._begin(case, report.ceiling_text(rows[0], self._device))
         report.print_rows(rows, self._device)
         self._found["rows"] += rows
@@ -75,6 +77,18 @@ class Findings:
         """A layer that is left out."""
         print(f"  {layer} is left out: {error}", flush=True)
         self._found["failed"].append({"layer": layer, "error": error})
+
+    def _of_balanced(self, row: Row) -> float | None:
+        """The time in units of the balanced routing's; None where that was not measured."""
+        if row["routing"] == "balanced":
+            return None
+        same = ("part", "layer", "pass", "shape", "experts", "tokens", "dtype")
+        balanced = [
+            other["ms"]
+            for other in self._found["rows"]
+            if other["routing"] == "balanced" and all(other[key] == row[key] for key in same)
+        ]
+        return row["ms"] / balanced[-1] if balanced else None
 
     def _begin(self, case: Case, what: str) -> None:
         print(f"{case.name}; {what}:", flush=True)

@@ -34,7 +34,8 @@ class Case:
     @property
     def name(self) -> str:
         """What tables call it."""
-        return f"{self.shape.name}, {self.tokens} tokens, {self.dtype}, {self.routing}"
+        shape = f"{self.shape.name}, {self.shape.experts} experts"
+        return f"{shape}, {self.tokens} tokens, {self.dtype}, {self.routing}"
 
     def columns(self) -> dict[str, str | int]:
         """What every row of it begins with."""
@@ -111,11 +112,13 @@ class _ExpertsOf(nn.Module):
         return self.layer.parameters(recurse)
 
 
-def layer_passes(case: Case, layers: dict[str, nn.Module], x: Tensor) -> Iterator[Pass]:
+def layer_passes(
+    case: Case, layers: dict[str, nn.Module], x: Tensor, part: str = "layer"
+) -> Iterator[Pass]:
     """Router and experts."""
     for name, layer in layers.items():
         passes = Passes(layer, x)
-        yield from passes.both("layer", name, case.shape.forward_flops(case.tokens))
+        yield from passes.both(part, name, case.shape.forward_flops(case.tokens))
 
 
 def experts_passes(

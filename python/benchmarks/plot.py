@@ -1,4 +1,4 @@
-"""The rates of layers against the number of tokens."""
+"""The rates of layers against the number of tokens, or of experts."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def plot_rates(rows: list[dict[str, Any]], path: Path) -> None:
     for panel in axes.flat[len(panels) :]:
         panel.set_visible(False)
     for panel, ((part, dtype, shape), found) in zip(axes.flat, panels.items(), strict=False):
-        _draw(panel, found, colours)
+        _draw(panel, found, colours, "experts" if part == "expert_counts" else "tokens")
         panel.set_title(f"{part}, {shape}, {dtype}, {found[0]['pass']}", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def _draw(panel: Any, rows: list[dict[str, Any]], colours: dict[str, str]) -> None:
+def _draw(panel: Any, rows: list[dict[str, Any]], colours: dict[str, str], along: str) -> None:
     lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for row in rows:
-        point = (row["tokens"], row["tflops"])
+        point = (row[along], row["tflops"])
         lines.setdefault((row["layer"], row["routing"]), []).append(point)
     for (layer, routing), points in lines.items():
         panel.plot(
@@ -49,10 +49,10 @@ def _draw(panel: Any, rows: list[dict[str, Any]], colours: dict[str, str]) -> No
             color=colours[layer],
             label=layer if routing == rows[0]["routing"] else None,
         )
-    ceilings = sorted((row["tokens"], row["ceiling_tflops"]) for row in rows)
+    ceilings = sorted((row[along], row["ceiling_tflops"]) for row in rows)
     panel.plot(*zip(*ceilings, strict=True), ":", color="black")
     panel.set_xscale("log", base=2)
     panel.set_ylim(bottom=0)
-    panel.set_xlabel("tokens", fontsize=7)
+    panel.set_xlabel(along, fontsize=7)
     panel.set_ylabel("TF/s", fontsize=7)
     panel.legend(fontsize=6)

@@ -36,10 +36,12 @@ def print_rows(rows: list[Row], device: str) -> None:
 
 
 def _cell(row: Row, device: str) -> str:
-    against_hf = "" if row["of_hf"] is None else f" {row['of_hf']:5.2f}x HF"
+    beside = "" if row["of_hf"] is None else f" {row['of_hf']:5.2f}x HF"
+    if row["of_balanced"] is not None:
+        beside += f" {row['of_balanced']:5.2f} of balanced"
     return (
         f"{row['pass']} {row['ms']:9.3f} ms {rate_text(row['tflops'], device)}"
-        f" {row['of_ceiling']:4.0%}{against_hf}"
+        f" {row['of_ceiling']:4.0%}{beside}"
     )
 
 

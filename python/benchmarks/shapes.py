@@ -39,7 +39,7 @@ class Shape:
 
     def with_experts(self, experts: int) -> Shape:
         """The same work for a token, over another number of experts."""
-        return replace(self, name=f"{self.name}_e{experts}", experts=experts)
+        return replace(self, experts=experts)
 
 
 CUDA_SHAPES = (

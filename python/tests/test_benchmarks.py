@@ -78,7 +78,7 @@ def test_a_run_leaves_a_table_a_file_and_a_plot(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = "--shapes mixtral_block --tokens 8 --rounds 1 --calls 1 --peers hf_eager"
-    arguments += " --dtypes f32 --routing skewed --expert-counts 4 --ranks 2 --threads 1"
+    arguments += " --dtypes f32 --expert-counts 4 --ranks 2 --threads 1"
     bench_layer.main([*arguments.split(), "--out", str(tmp_path)])
     told = capsys.readouterr().out
     found = json.loads((tmp_path / "bench_layer.json").read_text())
@@ -86,11 +86,13 @@ def test_a_run_leaves_a_table_a_file_and_a_plot(
     timed = {(row["part"], row["layer"], row["experts"], row["pass"]) for row in found["rows"]}
     assert timed >= {
         (part, layer, experts, name)
-        for part, experts in (("layer", 8), ("experts", 8), ("layer", 4))
+        for part, experts in (("layer", 8), ("experts", 8), ("expert_counts", 4))
         for layer in ("autoep", "hf_eager")
         for name in ("forward", "forward+backward")
     }
     assert ("product down", "autoep", 8, "weight gradient") in timed
+    for row in found["rows"]:
+        assert (row["of_balanced"] is None) == (row["routing"] == "balanced")
     for row in found["rows"] + found["ranks"]:
         assert row["ms"] > 0
         assert f"{row['ms']:.3f} ms" in told
