@@ -428,6 +428,8 @@ typedef struct autoep_plan_info {
   int64_t rows_received;            /* R */
   int64_t first_expert;             /* this rank's experts: [first_expert, */
   int64_t local_experts;            /*   first_expert + local_experts) */
+  int64_t saved_rows;               /* S: R, or 0 where the experts read their rows from x: a rank
+                                     *   alone, with weights applied after them */
   int64_t forward_workspace_bytes;
   int64_t backward_workspace_bytes;
 } autoep_plan_info;
@@ -465,7 +467,7 @@ typedef struct autoep_experts_weights {
  * f32 (f64) in k order: the same bits for every number of ranks.
  *   x            [T,H]
  *   topk_weights [T,K] f32, f64 or bf16
- *   rows         [R,H] out: what this rank received; backward needs it
+ *   rows         [S,H] out: what this rank received; backward needs it
  *   hidden       [R,G] out: the pre-activation; backward needs it
  *   expert_rows  [N,H] out: each copy's result, in expert order; backward needs it
  *   y            [T,H] out
@@ -479,7 +481,7 @@ autoep_status autoep_experts_forward(autoep_context context, autoep_plan plan,
 
 /* Collective. Gradients of autoep_experts_forward, given what it saved.
  *   grad_y            [T,H]
- *   x                 [T,H]; read for SCORE_BEFORE only, else may be NULL
+ *   x                 [T,H]; may be NULL for SCORE_AFTER where S = R
  *   grad_x            [T,H] out
  *   grad_topk_weights [T,K] dtype of topk_weights, out; or NULL
  *   grad_weights      shapes of the weights; each member NULL where no gradient is wanted */

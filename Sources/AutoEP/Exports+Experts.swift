@@ -24,7 +24,7 @@ public func autoep_experts_forward(
       x: check.tensor(x, "x", ["T", "H"], [plan.configuration.dtype]),
       topkWeights: check.tensor(topk_weights, "topk_weights", ["T", "K"], floatTypes),
       saved: ExpertsSaved(
-        rows: check.tensor(rows, "rows", ["R", "H"], [plan.configuration.dtype]),
+        rows: check.tensor(rows, "rows", ["S", "H"], [plan.configuration.dtype]),
         hidden: check.tensor(hidden, "hidden", ["R", "G"], [plan.configuration.dtype]),
         expertRows: check.tensor(
           expert_rows, "expert_rows", ["N", "H"], [plan.configuration.dtype])),
@@ -53,16 +53,18 @@ public func autoep_experts_backward(
     var arena = try unsafe check.arena(
       workspace, "workspace", path.backwardWorkspaceBytes(plan.plan))
     let scores = try unsafe check.tensor(topk_weights, "topk_weights", ["T", "K"], floatTypes)
-    let readsX = plan.configuration.scoreApply == .before
     try unsafe path.backward(
       plan.plan, check.weights(weights, plan.configuration),
       gradY: check.tensor(grad_y, "grad_y", ["T", "H"], [dtype]),
-      x: readsX ? check.tensor(x, "x", ["T", "H"], [dtype]) : nil, topkWeights: scores,
+      x: plan.backwardReadsX
+        ? check.tensor(x, "x", ["T", "H"], [dtype]) : plan.unread(rows: plan.plan.numTokens),
+      topkWeights: scores,
       saved: ExpertsSaved(
-        rows: check.tensor(rows, "rows", ["R", "H"], [dtype]),
+        rows: check.tensor(rows, "rows", ["S", "H"], [dtype]),
         hidden: check.tensor(hidden, "hidden", ["R", "G"], [dtype]),
-        expertRows: readsX
-          ? plan.unreadExpertRows : check.tensor(expert_rows, "expert_rows", ["N", "H"], [dtype])),
+        expertRows: plan.backwardReadsExpertRows
+          ? check.tensor(expert_rows, "expert_rows", ["N", "H"], [dtype])
+          : plan.unread(rows: plan.plan.rowsSent)),
       into: check.tensor(grad_x, "grad_x", ["T", "H"], [dtype]),
       gradTopkWeights: check.optional(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),

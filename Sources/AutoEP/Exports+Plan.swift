@@ -61,6 +61,7 @@ private func describe(
     rows_sent: Int64(made.plan.rowsSent), rows_received: Int64(made.plan.rowsReceived),
     first_expert: Int64(made.plan.localExperts.lowerBound),
     local_experts: Int64(made.plan.localExperts.count),
+    saved_rows: Int64(made.savedRows),
     forward_workspace_bytes: Int64(path.forwardWorkspaceBytes(made.plan)),
     backward_workspace_bytes: Int64(path.backwardWorkspaceBytes(made.plan)))
 }

@@ -27,10 +27,15 @@ final class ExpertsPlan: Sendable {
 
   var rank: Int { communicator.transport.rank }
   var rowBytes: Int { configuration.hiddenSize * configuration.dtype.byteCount }
-  /// Stands for the expert rows where backward reads nothing but their shape.
-  var unreadExpertRows: TensorView {
+  var savedRows: Int { ExpertsPath.savedRows(plan, configuration) }
+  /// Whether the backward reads x, and the results of the experts.
+  var backwardReadsX: Bool { configuration.scoreApply == .before || savedRows < plan.rowsReceived }
+  var backwardReadsExpertRows: Bool { configuration.scoreApply == .after }
+
+  /// Stands for rows of which backward reads nothing but the shape.
+  func unread(rows: Int) -> TensorView {
     unsafe TensorView(
-      data: nil, shape: [plan.rowsSent, configuration.hiddenSize], dtype: configuration.dtype)
+      data: nil, shape: [rows, configuration.hiddenSize], dtype: configuration.dtype)
   }
 }
 

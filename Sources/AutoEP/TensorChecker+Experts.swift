@@ -10,6 +10,7 @@ extension TensorChecker {
     bind("K", plan.plan.topK, from: "the plan")
     bind("N", plan.plan.rowsSent, from: "the plan")
     bind("R", plan.plan.rowsReceived, from: "the plan")
+    bind("S", plan.savedRows, from: "the plan")
     bind("e", plan.plan.localExperts.count, from: "the plan")
     bind("H", configuration.hiddenSize, from: "the plan's config")
     bind("F", configuration.ffnSize, from: "the plan's config")

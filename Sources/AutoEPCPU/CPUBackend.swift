@@ -7,7 +7,7 @@ import AutoEPCore
 public final class CPUBackend: HostBackend {
   let pool: ThreadPool
   let kernels: KernelSet
-  let scratch = ScratchStore()
+  let workbenches = WorkbenchStore()
 
   /// Starts the threads and chooses the kernels.
   ///

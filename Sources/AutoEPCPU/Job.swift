@@ -8,11 +8,9 @@ final class Job: @unchecked Sendable {
   // Only called before `finish`, while the caller's closure lives.
   private var body: ((Range<Int>) -> Void)?
 
-  init(count: Int, grain: Int, threadCount: Int, body: @escaping (Range<Int>) -> Void) {
+  init(count: Int, rangeLength: Int, body: @escaping (Range<Int>) -> Void) {
     self.count = count
-    // About four ranges a thread even out their unequal speeds.
-    let ranges = threadCount * 4
-    rangeLength = max(grain, 1, (count - 1) / ranges + 1)
+    self.rangeLength = rangeLength
     self.body = body
   }
 

@@ -38,7 +38,18 @@ final class ThreadPool: Sendable {
     guard threadCount > 1, count > grain, claim() else { return body(0..<count) }
     defer { isBusy.store(false, ordering: .releasing) }
     withoutActuallyEscaping(body) { body in
-      board.run(Job(count: count, grain: grain, threadCount: threadCount, body: body))
+      // About four ranges a thread even out their unequal speeds.
+      let rangeLength = max(grain, 1, (count - 1) / (threadCount * 4) + 1)
+      board.run(Job(count: count, rangeLength: rangeLength, body: body))
+    }
+  }
+
+  /// Calls `body` with each number below `count`, the lowest first, as threads become free.
+  func forEachItem(of count: Int, _ body: (Int) -> Void) {
+    guard count > 1, threadCount > 1, claim() else { return (0..<count).forEach(body) }
+    defer { isBusy.store(false, ordering: .releasing) }
+    withoutActuallyEscaping(body) { body in
+      board.run(Job(count: count, rangeLength: 1) { $0.forEach(body) })
     }
   }
 

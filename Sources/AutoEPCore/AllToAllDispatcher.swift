@@ -9,7 +9,7 @@ public struct AllToAllDispatcher: TokenDispatcher {
     self.transport = transport
   }
 
-  /// Permute, all-to-all, and from the order of arrival into expert order.
+  /// Permute into the copies to send, and all-to-all.
   public func dispatch(
     _ x: TensorView, weights: TensorView?, plan: DispatchPlan, into rows: TensorView,
     arena: inout Arena
@@ -18,29 +18,17 @@ public struct AllToAllDispatcher: TokenDispatcher {
       return try backend.permute(x, rowOfSlot: plan.rowOfSlot.view, weights: weights, into: rows)
     }
     try arena.scope { (arena) throws(EngineError) in
-      let packed = try arena.take([plan.rowsSent, x.shape[1]], x.dtype)
-      let arrived = try arena.take(rows.shape, x.dtype)
-      try backend.permute(x, rowOfSlot: plan.rowOfSlot.view, weights: weights, into: packed)
-      try exchange(
-        packed, plan.sendRows, into: arrived, plan.receiveRows, step: "dispatch of tokens")
-      backend.copyRows(arrived, into: rows, blocks: plan.arrivalBlocks)
+      let copies = try arena.take([plan.rowsSent, x.shape[1]], x.dtype)
+      try backend.permute(x, rowOfSlot: plan.rowOfSlot.view, weights: weights, into: copies)
+      try exchange(copies, plan.sendRows, into: rows, plan.receiveRows, step: "dispatch of tokens")
     }
   }
 
-  /// Back into the order of arrival, and all-to-all.
+  /// All-to-all, the other way.
   public func combine(
-    _ rows: TensorView, plan: DispatchPlan, into results: TensorView, arena: inout Arena
+    _ rows: TensorView, plan: DispatchPlan, into results: TensorView
   ) throws(EngineError) {
-    if plan.isLocal {
-      let all = RowBlock(source: 0, target: 0, count: plan.rowsReceived)
-      return backend.copyRows(rows, into: results, blocks: [all])
-    }
-    try arena.scope { (arena) throws(EngineError) in
-      let departing = try arena.take(rows.shape, rows.dtype)
-      backend.copyRows(rows, into: departing, blocks: plan.arrivalBlocks.map(\.reversed))
-      try exchange(
-        departing, plan.receiveRows, into: results, plan.sendRows, step: "combine of results")
-    }
+    try exchange(rows, plan.receiveRows, into: results, plan.sendRows, step: "combine of results")
   }
 
   private func exchange(

@@ -94,26 +94,43 @@ public protocol ComputeBackend: AnyObject, Sendable {
 /// A backend in host memory, whose results are there when a call returns: what expert parallelism over
 /// a transport needs.
 public protocol HostBackend: ComputeBackend {
-  /// Copies blocks of rows; the blocks' targets do not overlap and cover `target`.
-  func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock])
+  /// The experts of a rank, forward: gate/up grouped GEMM, activation, down grouped GEMM.
+  ///
+  /// - Parameters:
+  ///   - rows: `[R,H]`, in expert order.
+  ///   - rowsPerExpert: `[e]` i32 or i64.
+  ///   - hidden: `[R,G]` out: the pre-activation, for the backward.
+  ///   - results: `[R,H]` out.
+  func expertsForward(
+    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rows: OrderedRows,
+    rowsPerExpert: TensorView, hidden: TensorView, into results: OrderedRows
+  ) throws(EngineError)
+
+  /// Turns the gradient of the experts' results in `gradRows` into that of their rows.
+  ///
+  /// - Parameters:
+  ///   - rows: as in the forward.
+  ///   - hidden: `[R,G]` from the forward.
+  ///   - gradRows: `[R,H]`.
+  ///   - gradHidden: `[R,G]` to work in.
+  ///   - activated: `[R,F]` to work in.
+  func expertsBackward(
+    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rows: OrderedRows,
+    rowsPerExpert: TensorView, hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView,
+    activated: TensorView, gradients: ExpertsGradients
+  ) throws(EngineError)
 }
 
-/// A run of rows that moves as one.
-public struct RowBlock: Sendable, Equatable {
-  /// First row in the source.
-  public let source: Int
-  /// First row in the target.
-  public let target: Int
-  /// Rows.
-  public let count: Int
+/// Rows of a matrix in the order that an index gives them.
+public struct OrderedRows {
+  /// `[R', width]`.
+  public let tensor: TensorView
+  /// `[R]` i32: row r is row `index[r]` of the tensor. Nil: as they stand.
+  public let index: TensorView?
 
-  /// Describes a run of rows.
-  public init(source: Int, target: Int, count: Int) {
-    self.source = source
-    self.target = target
-    self.count = count
+  /// Rows as an index orders them; nil for as they stand. Every index is a row of the tensor.
+  public init(_ tensor: TensorView, index: TensorView? = nil) {
+    self.tensor = tensor
+    self.index = index
   }
-
-  /// The same run the other way.
-  public var reversed: RowBlock { RowBlock(source: target, target: source, count: count) }
 }

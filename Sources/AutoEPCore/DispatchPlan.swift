@@ -18,8 +18,9 @@ public final class DispatchPlan: Sendable {
   public let sendRows: [Int]
   /// Rows from each rank, `[P]`.
   public let receiveRows: [Int]
-  /// From the order of arrival (source rank, expert) to expert order (expert, source rank).
-  public let arrivalBlocks: [RowBlock]
+  /// Where each row of this rank's experts, in expert order, comes from, `[R]` i32: its token if this
+  /// rank is alone, else its place among all that arrive, which is by source rank, then expert.
+  public let sourceOfRow: HostBuffer
 
   /// N: rows this rank sends.
   public let rowsSent: Int
@@ -47,26 +48,38 @@ public final class DispatchPlan: Sendable {
       countsReceived.reduce(0) { $0 + $1[expert - expertRanges[rank].lowerBound] }
     }
     rowsPerExpert = try HostBuffer(integers: tokensPerExpertReceived)
-    arrivalBlocks = Self.arrivalBlocks(countsReceived, numExperts: localExperts.count)
+    sourceOfRow = try HostBuffer(shape: [rowsReceived], dtype: .i32)
+    if isLocal {
+      fillWithTokens(sourceOfRow.view)
+    } else {
+      fillWithArrivals(sourceOfRow.view, countsReceived)
+    }
   }
 
-  private static func arrivalBlocks(_ counts: [[Int]], numExperts: Int) -> [RowBlock] {
+  private func fillWithTokens(_ sourceOfRow: TensorView) {
+    for slot in 0..<numTokens * topK {
+      let row = unsafe Int(rowOfSlot.view.load(Int32.self, at: slot))
+      unsafe sourceOfRow.store(Int32(slot / topK), at: row)
+    }
+  }
+
+  /// Expert order is by expert, then source rank.
+  private func fillWithArrivals(_ sourceOfRow: TensorView, _ counts: [[Int]]) {
     var nextOfSource: [Int] = []
     var arrived = 0
-    for ofSource in counts {
+    for rows in receiveRows {
       nextOfSource.append(arrived)
-      arrived += ofSource.reduce(0, +)
+      arrived += rows
     }
-    var blocks: [RowBlock] = []
-    var target = 0
-    for expert in 0..<numExperts {
-      for (source, ofSource) in counts.enumerated() where ofSource[expert] > 0 {
-        let count = ofSource[expert]
-        blocks.append(RowBlock(source: nextOfSource[source], target: target, count: count))
-        nextOfSource[source] += count
-        target += count
+    var row = 0
+    for expert in localExperts.indices {
+      for (source, ofSource) in counts.enumerated() {
+        for _ in 0..<ofSource[expert - localExperts.lowerBound] {
+          unsafe sourceOfRow.store(Int32(nextOfSource[source]), at: row)
+          nextOfSource[source] += 1
+          row += 1
+        }
       }
     }
-    return blocks
   }
 }

@@ -1,22 +1,16 @@
 extension ExpertsPath {
-  /// Bytes that `forward` takes from its arena: the exchange comes and goes before the experts'
-  /// results and their activation.
+  /// Bytes that `forward` takes from its arena: the copies to send, and then the experts' results.
   public func forwardWorkspaceBytes(_ plan: DispatchPlan) -> Int {
-    let activated = bytes(plan.rowsReceived, configuration.ffnSize)
-    if plan.isLocal { return activated }
-    let received = receivedBytes(plan)
-    return max(copiesBytes(plan) + received, received + max(activated, received))
+    plan.isLocal ? 0 : max(copiesBytes(plan), receivedBytes(plan))
   }
 
-  /// Bytes that `backward` takes from its arena: gradRows all along, and after one another the
-  /// exchange, the experts' gradients, and the copies on their way back.
+  /// Bytes that `backward` takes from its arena: gradRows all along, and after one another the copies to
+  /// send, the experts' gradients, and the copies that come back.
   public func backwardWorkspaceBytes(_ plan: DispatchPlan) -> Int {
-    let received = receivedBytes(plan)
-    let copies = copiesBytes(plan)
     let experts =
       bytes(plan.rowsReceived, configuration.gateUpSize)
       + bytes(plan.rowsReceived, configuration.ffnSize)
-    return received + max(copies + (plan.isLocal ? 0 : received), experts)
+    return receivedBytes(plan) + max(plan.isLocal ? 0 : copiesBytes(plan), experts)
   }
 
   private func receivedBytes(_ plan: DispatchPlan) -> Int {

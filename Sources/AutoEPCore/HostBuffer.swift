@@ -21,10 +21,7 @@ public final class HostBuffer: @unchecked Sendable {
   /// A tensor of i64 numbers.
   public convenience init(integers: [Int]) throws(EngineError) {
     try self.init(shape: [integers.count], dtype: .i64)
-    guard let data = unsafe view.data else { return }
-    for (index, number) in integers.enumerated() {
-      unsafe data.storeBytes(of: Int64(number), toByteOffset: index * 8, as: Int64.self)
-    }
+    for (index, number) in integers.enumerated() { unsafe view.store(Int64(number), at: index) }
   }
 
   deinit { unsafe free(view.data) }

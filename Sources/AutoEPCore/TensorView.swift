@@ -30,4 +30,11 @@ public struct TensorView {
     unsafe data.unsafelyUnwrapped.load(
       fromByteOffset: index * MemoryLayout<Element>.stride, as: type)
   }
+
+  /// Sets element `index`; the caller has checked type and bounds.
+  @unsafe
+  public func store<Element: BitwiseCopyable>(_ element: Element, at index: Int) {
+    unsafe data.unsafelyUnwrapped.storeBytes(
+      of: element, toByteOffset: index * MemoryLayout<Element>.stride, as: Element.self)
+  }
 }

@@ -1,35 +1,42 @@
-/* 6 rows by 2 vectors of 8 columns: 12 sums in registers, beside 2 vectors of b and one of a. */
+/* 6 rows by 2 vectors of 8 columns. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { ROWS = AVX2_F32_ROWS, WIDTH = 8, VECTORS = AVX2_F32_COLUMNS / WIDTH };
+enum { ROWS = AVX2_ROWS, LANES = 8, VECTORS = AVX2_F32_COLUMNS / LANES };
 
-__attribute__((target("avx2,fma"))) void avx2_f32_gemm(ptrdiff_t depth, const float *a, const float *b, float *sums,
-                                              ptrdiff_t stride) {
+__attribute__((target("avx2,fma"))) void avx2_f32_gemm(ptrdiff_t depth, const void *const *a,
+                                                     ptrdiff_t first, const void *b,
+                                                     ptrdiff_t columns, void *sums,
+                                                     ptrdiff_t stride) {
+  (void)columns;
+  const float *row[ROWS];
   __m256 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
+    row[i] = (const float *)a[i] + first;
     for (int j = 0; j < VECTORS; j++) {
       tile[i][j] = _mm256_setzero_ps();
     }
   }
-  for (ptrdiff_t p = 0; p < depth; p++, a += ROWS, b += VECTORS * WIDTH) {
+  const float *panel = b;
+  for (ptrdiff_t p = 0; p < depth; p++, panel += VECTORS * LANES) {
     __m256 right[VECTORS];
     for (int j = 0; j < VECTORS; j++) {
-      right[j] = _mm256_loadu_ps(b + j * WIDTH);
+      right[j] = _mm256_loadu_ps(panel + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m256 left = _mm256_set1_ps(a[i]);
+      __m256 left = _mm256_set1_ps(row[i][p]);
       for (int j = 0; j < VECTORS; j++) {
         tile[i][j] = _mm256_fmadd_ps(left, right[j], tile[i][j]);
       }
     }
   }
-  for (int i = 0; i < ROWS; i++, sums += stride) {
+  float *place = sums;
+  for (int i = 0; i < ROWS; i++, place += stride) {
     for (int j = 0; j < VECTORS; j++) {
-      float *place = sums + j * WIDTH;
-      _mm256_storeu_ps(place, _mm256_add_ps(_mm256_loadu_ps(place), tile[i][j]));
+      __m256 sum = _mm256_loadu_ps(place + j * LANES);
+      _mm256_storeu_ps(place + j * LANES, _mm256_add_ps(sum, tile[i][j]));
     }
   }
 }

@@ -1,35 +1,42 @@
-/* 6 rows by 2 vectors of 4 columns: 12 sums in registers, beside 2 vectors of b and one of a. */
+/* 6 rows by 2 vectors of 4 columns. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { ROWS = AVX2_F64_ROWS, WIDTH = 4, VECTORS = AVX2_F64_COLUMNS / WIDTH };
+enum { ROWS = AVX2_ROWS, LANES = 4, VECTORS = AVX2_F64_COLUMNS / LANES };
 
-__attribute__((target("avx2,fma"))) void avx2_f64_gemm(ptrdiff_t depth, const double *a, const double *b, double *sums,
-                                              ptrdiff_t stride) {
+__attribute__((target("avx2,fma"))) void avx2_f64_gemm(ptrdiff_t depth, const void *const *a,
+                                                     ptrdiff_t first, const void *b,
+                                                     ptrdiff_t columns, void *sums,
+                                                     ptrdiff_t stride) {
+  (void)columns;
+  const double *row[ROWS];
   __m256d tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
+    row[i] = (const double *)a[i] + first;
     for (int j = 0; j < VECTORS; j++) {
       tile[i][j] = _mm256_setzero_pd();
     }
   }
-  for (ptrdiff_t p = 0; p < depth; p++, a += ROWS, b += VECTORS * WIDTH) {
+  const double *panel = b;
+  for (ptrdiff_t p = 0; p < depth; p++, panel += VECTORS * LANES) {
     __m256d right[VECTORS];
     for (int j = 0; j < VECTORS; j++) {
-      right[j] = _mm256_loadu_pd(b + j * WIDTH);
+      right[j] = _mm256_loadu_pd(panel + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m256d left = _mm256_set1_pd(a[i]);
+      __m256d left = _mm256_set1_pd(row[i][p]);
       for (int j = 0; j < VECTORS; j++) {
         tile[i][j] = _mm256_fmadd_pd(left, right[j], tile[i][j]);
       }
     }
   }
-  for (int i = 0; i < ROWS; i++, sums += stride) {
+  double *place = sums;
+  for (int i = 0; i < ROWS; i++, place += stride) {
     for (int j = 0; j < VECTORS; j++) {
-      double *place = sums + j * WIDTH;
-      _mm256_storeu_pd(place, _mm256_add_pd(_mm256_loadu_pd(place), tile[i][j]));
+      __m256d sum = _mm256_loadu_pd(place + j * LANES);
+      _mm256_storeu_pd(place + j * LANES, _mm256_add_pd(sum, tile[i][j]));
     }
   }
 }

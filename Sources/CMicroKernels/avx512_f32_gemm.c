@@ -1,36 +1,56 @@
-/* 8 rows by 3 vectors of 16 columns: 24 sums in registers, beside 3 vectors of b and one of a. */
+/* 8 rows by up to 3 vectors of 16 columns. */
 #include "kernels.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-enum { ROWS = AVX512_F32_ROWS, WIDTH = 16, VECTORS = AVX512_F32_COLUMNS / WIDTH };
+enum { ROWS = AVX512_ROWS, LANES = 16, VECTORS = AVX512_F32_COLUMNS / LANES };
 
-__attribute__((target("avx512f"))) void avx512_f32_gemm(ptrdiff_t depth, const float *a, const float *b, float *sums,
-                                              ptrdiff_t stride) {
+#define TARGET __attribute__((target("avx512f")))
+
+/* Inlined with a constant number of vectors, so that the sums are registers. */
+TARGET __attribute__((always_inline)) static inline void multiply(
+    int vectors, ptrdiff_t depth, const void *const *a, ptrdiff_t first, const float *b,
+    float *sums, ptrdiff_t stride) {
+  const float *row[ROWS];
   __m512 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    for (int j = 0; j < VECTORS; j++) {
+    row[i] = (const float *)a[i] + first;
+    for (int j = 0; j < vectors; j++) {
       tile[i][j] = _mm512_setzero_ps();
     }
   }
-  for (ptrdiff_t p = 0; p < depth; p++, a += ROWS, b += VECTORS * WIDTH) {
+  for (ptrdiff_t p = 0; p < depth; p++, b += vectors * LANES) {
     __m512 right[VECTORS];
-    for (int j = 0; j < VECTORS; j++) {
-      right[j] = _mm512_loadu_ps(b + j * WIDTH);
+    for (int j = 0; j < vectors; j++) {
+      right[j] = _mm512_loadu_ps(b + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m512 left = _mm512_set1_ps(a[i]);
-      for (int j = 0; j < VECTORS; j++) {
+      __m512 left = _mm512_set1_ps(row[i][p]);
+      for (int j = 0; j < vectors; j++) {
         tile[i][j] = _mm512_fmadd_ps(left, right[j], tile[i][j]);
       }
     }
   }
   for (int i = 0; i < ROWS; i++, sums += stride) {
-    for (int j = 0; j < VECTORS; j++) {
-      float *place = sums + j * WIDTH;
+    for (int j = 0; j < vectors; j++) {
+      float *place = sums + j * LANES;
       _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), tile[i][j]));
     }
+  }
+}
+
+TARGET void avx512_f32_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first, const void *b,
+                            ptrdiff_t columns, void *sums, ptrdiff_t stride) {
+  switch (columns / LANES) {
+  case 1:
+    multiply(1, depth, a, first, b, sums, stride);
+    break;
+  case 2:
+    multiply(2, depth, a, first, b, sums, stride);
+    break;
+  default:
+    multiply(VECTORS, depth, a, first, b, sums, stride);
   }
 }
 #endif

@@ -1,33 +1,40 @@
-/* The kernels that table.c chooses from; shapes in table.c. */
+/* The products that table.c chooses from, and their tiles. */
 #pragma once
 
 #include "micro_kernels.h"
 
+#define DECLARE_GEMM(name)                                                        \
+  void name(ptrdiff_t depth, const void *const *a, ptrdiff_t first, const void *b, \
+            ptrdiff_t columns, void *sums, ptrdiff_t stride)
+
 #if defined(__x86_64__)
-void avx512_f32_gemm(ptrdiff_t depth, const float *a, const float *b, float *sums,
-                     ptrdiff_t stride);
-void avx512_f64_gemm(ptrdiff_t depth, const double *a, const double *b, double *sums,
-                     ptrdiff_t stride);
-void avx2_f32_gemm(ptrdiff_t depth, const float *a, const float *b, float *sums,
-                   ptrdiff_t stride);
-void avx2_f64_gemm(ptrdiff_t depth, const double *a, const double *b, double *sums,
-                   ptrdiff_t stride);
+DECLARE_GEMM(avx512_f32_gemm);
+DECLARE_GEMM(avx512_f64_gemm);
+DECLARE_GEMM(avx512_bf16_gemm);
+DECLARE_GEMM(avx2_f32_gemm);
+DECLARE_GEMM(avx2_f64_gemm);
 #endif
-void portable_f32_gemm(ptrdiff_t depth, const float *a, const float *b, float *sums,
-                       ptrdiff_t stride);
-void portable_f64_gemm(ptrdiff_t depth, const double *a, const double *b, double *sums,
-                       ptrdiff_t stride);
+#if defined(__aarch64__)
+DECLARE_GEMM(neon_f32_gemm);
+DECLARE_GEMM(neon_f64_gemm);
+#endif
+DECLARE_GEMM(portable_f32_gemm);
+DECLARE_GEMM(portable_f64_gemm);
 
 enum {
-  AVX512_F32_ROWS = 8,
+  /* 8 rows of 3 vectors: 24 sums in 32 registers. */
+  AVX512_ROWS = 8,
   AVX512_F32_COLUMNS = 48,
-  AVX512_F64_ROWS = 8,
   AVX512_F64_COLUMNS = 24,
-  AVX2_F32_ROWS = 6,
+  /* 6 rows of 2 vectors: 12 sums in 16 registers. */
+  AVX2_ROWS = 6,
   AVX2_F32_COLUMNS = 16,
-  AVX2_F64_ROWS = 6,
   AVX2_F64_COLUMNS = 8,
+  /* 6 rows of 4 vectors: 24 sums in 32 registers. */
+  NEON_ROWS = 6,
+  NEON_F32_COLUMNS = 16,
+  NEON_F64_COLUMNS = 8,
   PORTABLE_ROWS = 4,
-  PORTABLE_F32_COLUMNS = 8,
-  PORTABLE_F64_COLUMNS = 4
+  PORTABLE_F32_COLUMNS = 16,
+  PORTABLE_F64_COLUMNS = 8
 };

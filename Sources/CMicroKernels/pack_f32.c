@@ -1,13 +1,14 @@
-#include "packing.h"
+/* Words are floats. */
+#include "packings.h"
+#include "words_32.h"
 
-typedef float vector __attribute__((vector_size(16)));
-
-static inline void load4(const float *source, vector *result) {
-  __builtin_memcpy(result, source, sizeof *result);
-}
-
-#define PACK pack_f32
 #define STORED float
-#define WIDE float
-#define WIDEN(x) (x)
+#define VALUES_PER_WORD 1
+#include "pack_whole_values.h"
 #include "pack_template.h"
+
+#if defined(__x86_64__)
+DEFINE_PACKING(pack_f32_avx512, AVX512)
+DEFINE_PACKING(pack_f32_avx2, AVX2)
+#endif
+DEFINE_PACKING(pack_f32, )

@@ -1,13 +1,14 @@
-#include "packing.h"
+/* Words are doubles. */
+#include "packings.h"
+#include "words_64.h"
 
-typedef double vector __attribute__((vector_size(32)));
-
-static inline void load4(const double *source, vector *result) {
-  __builtin_memcpy(result, source, sizeof *result);
-}
-
-#define PACK pack_f64
 #define STORED double
-#define WIDE double
-#define WIDEN(x) (x)
+#define VALUES_PER_WORD 1
+#include "pack_whole_values.h"
 #include "pack_template.h"
+
+#if defined(__x86_64__)
+DEFINE_PACKING(pack_f64_avx512, AVX512)
+DEFINE_PACKING(pack_f64_avx2, AVX2)
+#endif
+DEFINE_PACKING(pack_f64, )

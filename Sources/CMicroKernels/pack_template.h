@@ -1,102 +1,122 @@
-/* The body of a packing function, for the file that includes it to name its types: PACK, STORED, WIDE,
- * WIDEN(x), `vector` of four WIDE and load4(source, &vector). */
+/* The body of a packing, for the file that includes it to say what a word is:
+ *   STORED, the type of a stored value, and VALUES_PER_WORD, how many a word has;
+ *   load_of_row(row, word, depth, &words), words of a row from the word-th on;
+ *   load_across_rows(source, word, depth, first, width, &words), the word-th word of `width` columns.
+ * Both fill the vector up with zeros. */
 
-/* Four rows of four depths, exchanged. */
-static inline void transpose4(const STORED *source, ptrdiff_t row_stride, ptrdiff_t panel_rows,
-                              WIDE *packed) {
-  vector row[4];
-  for (int i = 0; i < 4; i++) {
-    load4(source + i * row_stride, &row[i]);
-  }
-  vector low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5);
-  vector low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5);
-  vector high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
-  vector high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-  vector depth[4] = {
-      __builtin_shufflevector(low01, low23, 0, 1, 4, 5),
-      __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-      __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
-      __builtin_shufflevector(high01, high23, 2, 3, 6, 7),
-  };
-  for (int p = 0; p < 4; p++) {
-    __builtin_memcpy(packed + p * panel_rows, &depth[p], sizeof depth[p]);
-  }
+INLINE ptrdiff_t words_of(ptrdiff_t depth) {
+  return (depth + VALUES_PER_WORD - 1) / VALUES_PER_WORD;
 }
 
-/* Any rows and depths, one element after another. */
-static void pack_elements(const STORED *source, ptrdiff_t row_stride, ptrdiff_t depth_stride,
-                          ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  for (ptrdiff_t p = 0; p < depth; p++, source += depth_stride, packed += panel_rows) {
-    for (ptrdiff_t r = 0; r < rows; r++) {
-      packed[r] = WIDEN(source[r * row_stride]);
+#include "transpose.h"
+
+INLINE void columns_from_rows(const void *const *source, ptrdiff_t width, ptrdiff_t depth,
+                              ptrdiff_t columns, WORD *panel) {
+  for (ptrdiff_t column = 0; column < columns; column += LANES) {
+    ptrdiff_t rows = least(width - column, LANES);
+    for (ptrdiff_t word = 0; word < words_of(depth); word += LANES) {
+      vector block[LANES] = {{0}};
+      for (ptrdiff_t row = 0; row < rows; row++) {
+        load_of_row(source[column + row], word, depth, &block[row]);
+      }
+      transpose_block(block);
+      ptrdiff_t count = least(words_of(depth) - word, LANES);
+      for (ptrdiff_t p = 0; p < count; p++) {
+        memcpy(panel + (word + p) * columns + column, &block[p], sizeof block[p]);
+      }
     }
   }
 }
 
-/* Rows that follow each other in memory: a copy. */
-static void pack_contiguous_rows(const STORED *source, ptrdiff_t depth_stride, ptrdiff_t rows,
-                                 ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  ptrdiff_t whole_rows = rows - rows % 4;
-  for (ptrdiff_t p = 0; p < depth; p++) {
-    for (ptrdiff_t r = 0; r < whole_rows; r += 4) {
-      vector four;
-      load4(source + p * depth_stride + r, &four);
-      __builtin_memcpy(packed + p * panel_rows + r, &four, sizeof four);
-    }
-  }
-  pack_elements(source + whole_rows, 1, depth_stride, rows - whole_rows, depth, panel_rows,
-                packed + whole_rows);
-}
+/* Depths of all panels that are packed before the next: rows are then read in whole cache lines, and
+ * panels, whose distance may be that of lines which exclude each other, one after the other. */
+enum { DEPTHS_AT_ONCE = 16 };
 
-/* Depths that follow each other in memory: a transposition. */
-static void pack_contiguous_depths(const STORED *source, ptrdiff_t row_stride, ptrdiff_t rows,
-                                   ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  ptrdiff_t whole_rows = rows - rows % 4;
-  ptrdiff_t whole_depth = depth - depth % 4;
-  for (ptrdiff_t r = 0; r < whole_rows; r += 4) {
-    for (ptrdiff_t p = 0; p < whole_depth; p += 4) {
-      transpose4(source + r * row_stride + p, row_stride, panel_rows,
-                 packed + p * panel_rows + r);
-    }
-  }
-  pack_elements(source + whole_depth, row_stride, 1, whole_rows, depth - whole_depth, panel_rows,
-                packed + whole_depth * panel_rows);
-  pack_elements(source + whole_rows * row_stride, row_stride, 1, rows - whole_rows, depth,
-                panel_rows, packed + whole_rows);
-}
-
-static void fill_with_zeros(ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  for (ptrdiff_t p = 0; p < depth; p++, packed += panel_rows) {
-    for (ptrdiff_t r = rows; r < panel_rows; r++) {
-      packed[r] = 0;
+INLINE void panel_from_rows(const void *const *source, ptrdiff_t word, ptrdiff_t end,
+                            ptrdiff_t depth, ptrdiff_t first, ptrdiff_t width,
+                            ptrdiff_t columns, WORD *panel) {
+  for (panel += word * columns; word < end; word++) {
+    for (ptrdiff_t column = 0; column < columns; column += LANES, panel += LANES) {
+      vector words;
+      load_across_rows(source, word, depth, first + column, width - column, &words);
+      memcpy(panel, &words, sizeof words);
     }
   }
 }
 
-/* One panel: `rows` rows, and zeros up to `panel_rows`. */
-static void pack_panel(const STORED *source, ptrdiff_t row_stride, ptrdiff_t depth_stride,
-                       ptrdiff_t rows, ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  if (row_stride == 1) {
-    pack_contiguous_rows(source, depth_stride, rows, depth, panel_rows, packed);
-  } else if (depth_stride == 1) {
-    pack_contiguous_depths(source, row_stride, rows, depth, panel_rows, packed);
-  } else {
-    pack_elements(source, row_stride, depth_stride, rows, depth, panel_rows, packed);
-  }
-  fill_with_zeros(rows, depth, panel_rows, packed);
-}
-
-void PACK(const STORED *source, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t rows,
-          ptrdiff_t depth, ptrdiff_t panel_rows, WIDE *packed) {
-  /* Where rows follow each other in memory, panels share cache lines: a few depths of all panels are
-   * packed before the next. */
-  ptrdiff_t depths_at_once = row_stride == 1 ? 16 : depth;
-  for (ptrdiff_t p = 0; p < depth; p += depths_at_once) {
-    ptrdiff_t depths = depth - p < depths_at_once ? depth - p : depths_at_once;
-    for (ptrdiff_t r = 0; r < rows; r += panel_rows) {
-      pack_panel(source + r * row_stride + p * depth_stride, row_stride, depth_stride,
-                 rows - r < panel_rows ? rows - r : panel_rows, depths, panel_rows,
-                 packed + r * depth + p * panel_rows);
+INLINE void depths_from_rows(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
+                             ptrdiff_t width, ptrdiff_t columns, ptrdiff_t unit,
+                             WORD *panels) {
+  ptrdiff_t words = words_of(depth);
+  for (ptrdiff_t word = 0; word < words; word += DEPTHS_AT_ONCE) {
+    ptrdiff_t end = least(word + DEPTHS_AT_ONCE, words);
+    ptrdiff_t next = least(end * VALUES_PER_WORD, depth);
+    ptrdiff_t next_count = least(DEPTHS_AT_ONCE * VALUES_PER_WORD, depth - next);
+    prefetch_rows(source + next, next_count, first * (ptrdiff_t)sizeof(STORED),
+                  width * (ptrdiff_t)sizeof(STORED), 0);
+    for (ptrdiff_t column = 0; column < width; column += columns) {
+      ptrdiff_t rest = width - column;
+      ptrdiff_t panel_columns = least((rest + unit - 1) / unit * unit, columns);
+      panel_from_rows(source, word, end, depth, first + column, rest, panel_columns,
+                      panels + column * words);
     }
   }
 }
+
+INLINE void rows_from_depths(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
+                             ptrdiff_t rows, WORD *packed, ptrdiff_t stride) {
+  for (ptrdiff_t row = 0; row < rows; row += LANES) {
+    ptrdiff_t count = least(rows - row, LANES);
+    for (ptrdiff_t word = 0; word < words_of(depth); word += LANES) {
+      vector block[LANES] = {{0}};
+      ptrdiff_t words = least(words_of(depth) - word, LANES);
+      for (ptrdiff_t p = 0; p < words; p++) {
+        load_across_rows(source, word + p, depth, first + row, count, &block[p]);
+      }
+      transpose_block(block);
+      for (ptrdiff_t r = 0; r < count; r++) {
+        memcpy(packed + (row + r) * stride + word, &block[r], sizeof block[r]);
+      }
+    }
+  }
+}
+
+INLINE void rows_from_rows(const void *const *source, ptrdiff_t rows, ptrdiff_t depth,
+                           WORD *packed, ptrdiff_t stride) {
+  for (ptrdiff_t row = 0; row < rows; row++, packed += stride) {
+    for (ptrdiff_t word = 0; word < words_of(depth); word += LANES) {
+      vector words = {0};
+      load_of_row(source[row], word, depth, &words);
+      memcpy(packed + word, &words, sizeof words);
+    }
+  }
+}
+
+/* The packing for an instruction set, whose vectors the compiler finds. */
+#define DEFINE_PACKING(name, target)                                                             \
+  target static void columns_from_rows_##name(const void *const *source, ptrdiff_t width,        \
+                                              ptrdiff_t depth, ptrdiff_t columns, void *panel) { \
+    columns_from_rows(source, width, depth, columns, panel);                                     \
+  }                                                                                              \
+  target static void depths_from_rows_##name(const void *const *source, ptrdiff_t depth,         \
+                                             ptrdiff_t first, ptrdiff_t width,                   \
+                                             ptrdiff_t columns, ptrdiff_t unit,                  \
+                                             void *panels) {                                     \
+    depths_from_rows(source, depth, first, width, columns, unit, panels);                        \
+  }                                                                                              \
+  target static void rows_from_depths_##name(const void *const *source, ptrdiff_t depth,         \
+                                             ptrdiff_t first, ptrdiff_t rows, void *packed,      \
+                                             ptrdiff_t stride) {                                 \
+    rows_from_depths(source, depth, first, rows, packed, stride);                                \
+  }                                                                                              \
+  target static void rows_from_rows_##name(const void *const *source, ptrdiff_t rows,            \
+                                           ptrdiff_t depth, void *packed, ptrdiff_t stride) {    \
+    rows_from_rows(source, rows, depth, packed, stride);                                         \
+  }                                                                                              \
+  target static void transpose_##name(const void *source, ptrdiff_t stride, ptrdiff_t rows,      \
+                                      ptrdiff_t columns, void *transposed,                       \
+                                      ptrdiff_t transposed_stride) {                             \
+    transpose_words(source, stride, rows, columns, transposed, transposed_stride);               \
+  }                                                                                              \
+  const packing name = {columns_from_rows_##name, depths_from_rows_##name,                       \
+                        rows_from_depths_##name, rows_from_rows_##name, transpose_##name};

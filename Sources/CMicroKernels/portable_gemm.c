@@ -1,21 +1,25 @@
 /* Plain C for processors without a kernel of their own; the compiler finds the vectors. */
 #include "kernels.h"
 
-#define DEFINE_GEMM(name, type, columns)                                                      \
-  void name(ptrdiff_t depth, const type *a, const type *b, type *sums, ptrdiff_t stride) {    \
-    type tile[PORTABLE_ROWS][columns] = {{0}};                                                \
-    for (ptrdiff_t p = 0; p < depth; p++, a += PORTABLE_ROWS, b += columns) {                 \
-      for (int i = 0; i < PORTABLE_ROWS; i++) {                                               \
-        for (int j = 0; j < columns; j++) {                                                   \
-          tile[i][j] += a[i] * b[j];                                                          \
-        }                                                                                     \
-      }                                                                                       \
-    }                                                                                         \
-    for (int i = 0; i < PORTABLE_ROWS; i++, sums += stride) {                                 \
-      for (int j = 0; j < columns; j++) {                                                     \
-        sums[j] += tile[i][j];                                                                \
-      }                                                                                       \
-    }                                                                                         \
+#define DEFINE_GEMM(name, type, width)                                             \
+  DECLARE_GEMM(name) {                                                             \
+    (void)columns;                                                                 \
+    type tile[PORTABLE_ROWS][width] = {{0}};                                       \
+    const type *panel = b;                                                         \
+    for (ptrdiff_t p = 0; p < depth; p++, panel += width) {                        \
+      for (int i = 0; i < PORTABLE_ROWS; i++) {                                    \
+        type left = ((const type *)a[i])[first + p];                               \
+        for (int j = 0; j < width; j++) {                                          \
+          tile[i][j] += left * panel[j];                                           \
+        }                                                                          \
+      }                                                                            \
+    }                                                                              \
+    type *place = sums;                                                            \
+    for (int i = 0; i < PORTABLE_ROWS; i++, place += stride) {                     \
+      for (int j = 0; j < width; j++) {                                            \
+        place[j] += tile[i][j];                                                    \
+      }                                                                            \
+    }                                                                              \
   }
 
 DEFINE_GEMM(portable_f32_gemm, float, PORTABLE_F32_COLUMNS)

@@ -1,49 +1,76 @@
 /* Which kernels there are, and which of them this processor can run. */
 #include "kernels.h"
+#include "packings.h"
 
 #include <string.h>
 
-#if defined(__x86_64__)
-static const micro_kernels avx512 = {
-    .name = "avx512",
-    .f32_rows = AVX512_F32_ROWS,
-    .f32_columns = AVX512_F32_COLUMNS,
-    .f32 = avx512_f32_gemm,
-    .f64_rows = AVX512_F64_ROWS,
-    .f64_columns = AVX512_F64_COLUMNS,
-    .f64 = avx512_f64_gemm,
-};
+#define KERNEL_F32(isa, set, packing)                                                       \
+  static const matrix_kernel isa##_f32 = {set##_ROWS, set##_F32_COLUMNS, 1, sizeof(float),  \
+                                          1,          isa##_f32_gemm,    &packing};
+#define KERNEL_F64(isa, set, packing)                                                       \
+  static const matrix_kernel isa##_f64 = {set##_ROWS, set##_F64_COLUMNS, 1, sizeof(double), \
+                                          1,          isa##_f64_gemm,    &packing};
+/* bf16 by widening: the products of floats. */
+#define KERNEL_BF16(isa, set, packing)                                                      \
+  static const matrix_kernel isa##_bf16 = {set##_ROWS, set##_F32_COLUMNS, 1, sizeof(float), \
+                                           0,          isa##_f32_gemm,    &packing};
 
-static const micro_kernels avx2 = {
-    .name = "avx2",
-    .f32_rows = AVX2_F32_ROWS,
-    .f32_columns = AVX2_F32_COLUMNS,
-    .f32 = avx2_f32_gemm,
-    .f64_rows = AVX2_F64_ROWS,
-    .f64_columns = AVX2_F64_COLUMNS,
-    .f64 = avx2_f64_gemm,
-};
+#if defined(__x86_64__)
+KERNEL_F32(avx512, AVX512, pack_f32_avx512)
+KERNEL_F64(avx512, AVX512, pack_f64_avx512)
+KERNEL_BF16(avx512, AVX512, pack_bf16_widened_avx512)
+KERNEL_F32(avx2, AVX2, pack_f32_avx2)
+KERNEL_F64(avx2, AVX2, pack_f64_avx2)
+KERNEL_BF16(avx2, AVX2, pack_bf16_widened_avx2)
+
+/* A word is a pair of bf16. */
+static const matrix_kernel avx512_bf16_pairs = {
+    AVX512_ROWS, AVX512_F32_COLUMNS, 2, sizeof(int32_t), 1, avx512_bf16_gemm,
+    &pack_bf16_pairs_avx512};
+
+static const kernel_set avx512_bf16_set = {"avx512_bf16", &avx512_f32, &avx512_f64,
+                                           &avx512_bf16_pairs};
+static const kernel_set avx512_set = {"avx512", &avx512_f32, &avx512_f64, &avx512_bf16};
+static const kernel_set avx2_set = {"avx2", &avx2_f32, &avx2_f64, &avx2_bf16};
+
+static int has_avx512(void) {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
 #endif
 
-static const micro_kernels portable = {
-    .name = "portable",
-    .f32_rows = PORTABLE_ROWS,
-    .f32_columns = PORTABLE_F32_COLUMNS,
-    .f32 = portable_f32_gemm,
-    .f64_rows = PORTABLE_ROWS,
-    .f64_columns = PORTABLE_F64_COLUMNS,
-    .f64 = portable_f64_gemm,
-};
+#if defined(__aarch64__)
+KERNEL_F32(neon, NEON, pack_f32)
+KERNEL_F64(neon, NEON, pack_f64)
+KERNEL_BF16(neon, NEON, pack_bf16_widened)
 
-const micro_kernels *micro_kernels_named(const char *name) {
+static const kernel_set neon_set = {"neon", &neon_f32, &neon_f64, &neon_bf16};
+#endif
+
+KERNEL_F32(portable, PORTABLE, pack_f32)
+KERNEL_F64(portable, PORTABLE, pack_f64)
+KERNEL_BF16(portable, PORTABLE, pack_bf16_widened)
+
+static const kernel_set portable_set = {"portable", &portable_f32, &portable_f64,
+                                        &portable_bf16};
+
+const kernel_set *kernel_set_named(const char *name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (strcmp(name, avx512.name) == 0) {
-    return __builtin_cpu_supports("avx512f") ? &avx512 : NULL;
+  if (strcmp(name, avx512_bf16_set.name) == 0) {
+    return has_avx512() && __builtin_cpu_supports("avx512bf16") ? &avx512_bf16_set : NULL;
   }
-  if (strcmp(name, avx2.name) == 0) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2 : NULL;
+  if (strcmp(name, avx512_set.name) == 0) {
+    return has_avx512() ? &avx512_set : NULL;
+  }
+  if (strcmp(name, avx2_set.name) == 0) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2_set : NULL;
   }
 #endif
-  return strcmp(name, portable.name) == 0 ? &portable : NULL;
+#if defined(__aarch64__)
+  if (strcmp(name, neon_set.name) == 0) {
+    return &neon_set;
+  }
+#endif
+  return strcmp(name, portable_set.name) == 0 ? &portable_set : NULL;
 }

@@ -47,7 +47,7 @@ import Testing
       try KernelSet.chosen(environment: "avx1024")
     }
     #expect(error.kind == .invalidArgument)
-    #expect(error.message.contains("avx512, avx2, openblas, portable"))
+    #expect(error.message.contains("avx512, avx2, openblas, neon, portable"))
   }
 
   @Test func portableKernelsAreEverywhere() {

@@ -13,7 +13,6 @@ import Testing
     try backend.unpermute(rows, rowOfSlot: map, weights: nil, into: rows)
     try backend.slotDot(rows, rows, rowOfSlot: map, into: empty([0, 2]))
     backend.jitter(rows, epsilon: 0.1, seed: 1, into: rows)
-    backend.copyRows(rows, into: rows, blocks: [])
     let experts = ExpertsConfiguration(
       numExperts: 1, hiddenSize: huge, ffnSize: huge / 2, dtype: .f32)
     backend.activate(experts, hidden: rows, into: empty([0, huge / 2]))

@@ -71,17 +71,4 @@ struct PermutationCase: Sendable, CustomTestStringConvertible {
     }
     #expect(error.message.contains("1 again at slot 3"), "\(error)")
   }
-
-  @Test func copiesBlocksOfRows() throws {
-    let source = Tensor((0..<18).map { Double($0) }, [6, 3], .bf16)
-    let target = Tensor([6, 3], .bf16)
-    try CPUBackend(numThreads: 2).copyRows(
-      source.view, into: target.view,
-      blocks: [
-        RowBlock(source: 4, target: 0, count: 2), RowBlock(source: 1, target: 2, count: 3),
-        RowBlock(source: 3, target: 3, count: 0), RowBlock(source: 0, target: 5, count: 1),
-      ])
-    let rows = [4, 5, 1, 2, 3, 0].flatMap { [3 * $0, 3 * $0 + 1, 3 * $0 + 2] as [Int] }
-    #expect(target.integers == rows)
-  }
 }

@@ -177,7 +177,7 @@ extension Call {
     experts,
   ]
 
-  /// A layer of H = 5, F = 3; the backward after its forward.
+  /// A layer of H = 5, F = 3 whose rows are weighted, and so kept; the backward after its forward.
   private static let experts = Call(
     name: "autoep_experts_forward and _backward",
     tensors: [
@@ -203,7 +203,7 @@ extension Call {
         context, plan, &weights, t[0], t[1], t[4], t[5], t[6], t[7], space, error)
       guard status == AUTOEP_OK else { return status }
       return autoep_experts_backward(
-        context, plan, &weights, t[8], nil, t[1], t[4], t[5], t[6], t[9], t[10], &gradients, space,
+        context, plan, &weights, t[8], t[0], t[1], t[4], t[5], t[6], t[9], t[10], &gradients, space,
         error)
     }
   }
@@ -227,7 +227,7 @@ extension Call {
         struct_size: MemoryLayout<autoep_experts_config>.size, num_experts: 4, hidden_size: 5,
         ffn_size: 3, dtype: autoep_dtype(AUTOEP_F32), activation: autoep_activation(AUTOEP_SILU),
         gate: autoep_gate(AUTOEP_GATE_CONCATENATED), weight_layout: outIn,
-        score_apply: autoep_score_apply(AUTOEP_SCORE_AFTER), swiglu_alpha: 1, swiglu_limit: 1)
+        score_apply: autoep_score_apply(AUTOEP_SCORE_BEFORE), swiglu_alpha: 1, swiglu_limit: 1)
       var plan: autoep_plan = 0
       var info = autoep_plan_info()
       info.struct_size = MemoryLayout<autoep_plan_info>.size

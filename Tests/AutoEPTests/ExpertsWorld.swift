@@ -127,7 +127,7 @@ private struct RankRun {
     let x = ofTokens(world.inputs.x, [h])
     let scores = ofTokens(
       world.inputs.topkWeights, [k], world.dtype == AUTOEP_F64 ? AUTOEP_F64 : AUTOEP_F32)
-    let rows = TestTensor([r, h], world.dtype)
+    let rows = TestTensor([Int(info.saved_rows), h], world.dtype)
     let hidden = TestTensor([r, g], world.dtype)
     let expertRows = TestTensor([n, h], world.dtype)
     let y = TestTensor([tokens.count, h], world.dtype)

@@ -96,11 +96,11 @@ int main(void) {
   autoep_plan_info info = {.struct_size = sizeof info};
   check(autoep_experts_plan(context, comm, &config, &idx_TK, &plan, &info, &error), &error);
 
-  const int64_t rh[] = {info.rows_received, H}, rg[] = {info.rows_received, 2 * F};
+  const int64_t sh[] = {info.saved_rows, H}, rg[] = {info.rows_received, 2 * F};
   const int64_t nh[] = {info.rows_sent, H}, gate_up_shape[] = {E, 2 * F, H};
   const int64_t down_shape[] = {E, H, F};
   static double rows[N][H], hidden[N][2 * F], expert_rows[N][H];
-  autoep_tensor rows_RH = tensor(rows, AUTOEP_F64, rh, 2);
+  autoep_tensor rows_SH = tensor(rows, AUTOEP_F64, sh, 2);
   autoep_tensor hidden_RG = tensor(hidden, AUTOEP_F64, rg, 2);
   autoep_tensor expert_rows_NH = tensor(expert_rows, AUTOEP_F64, nh, 2);
   autoep_tensor gate_up_EGH = tensor(gate_up, AUTOEP_F64, gate_up_shape, 3);
@@ -113,7 +113,7 @@ int main(void) {
                       ? info.forward_workspace_bytes
                       : info.backward_workspace_bytes;
   void *workspace = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64);
-  check(autoep_experts_forward(context, plan, &experts, &x_TH, &weights_TK, &rows_RH, &hidden_RG,
+  check(autoep_experts_forward(context, plan, &experts, &x_TH, &weights_TK, &rows_SH, &hidden_RG,
                                &expert_rows_NH, &y_TH, workspace, &error),
         &error);
   double worst = 0;
@@ -132,7 +132,7 @@ int main(void) {
   autoep_tensor grad_down_EHF = tensor(grad_down, AUTOEP_F64, down_shape, 3);
   autoep_experts_weights gradients = {
       .struct_size = sizeof gradients, .gate_up = &grad_gate_up_EGH, .down = &grad_down_EHF};
-  check(autoep_experts_backward(context, plan, &experts, &grad_y_TH, &x_TH, &weights_TK, &rows_RH,
+  check(autoep_experts_backward(context, plan, &experts, &grad_y_TH, &x_TH, &weights_TK, &rows_SH,
                                 &hidden_RG, &expert_rows_NH, &grad_x_TH, &grad_weights_TK,
                                 &gradients, workspace, &error),
         &error);

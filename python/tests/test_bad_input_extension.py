@@ -43,7 +43,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
     workspace = torch.empty(max(info[-2:]) + 64, dtype=torch.uint8)
     weights = (f32(E, 2 * F, H), f32(E, 2 * F), f32(E, H, F), f32(E, H))
     gradients = tuple(torch.empty_like(weight) for weight in weights)
-    rows, hidden, expert_rows = f32(N, H), f32(N, 2 * F), f32(N, H)
+    rows, hidden, expert_rows = f32(0, H), f32(N, 2 * F), f32(N, H)
     scores = f32(T, K)
     return {
         "version": (),
@@ -99,7 +99,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             plan,
             weights,
             f32(T, H),
-            None,
+            f32(T, H),
             scores,
             rows,
             hidden,
@@ -275,7 +275,7 @@ def test_outputs_cannot_be_read_only() -> None:
 
 
 def test_a_workspace_must_be_large_dense_and_aligned() -> None:
-    arguments = calls()["experts_forward"]
+    arguments = calls()["experts_backward"]
     good = arguments[-1]
     assert good.data_ptr() % 64 == 0
     for workspace, text in (
@@ -286,7 +286,7 @@ def test_a_workspace_must_be_large_dense_and_aligned() -> None:
         (good.int(), "dense bytes"),
     ):
         with pytest.raises(autoep.InvalidArgumentError, match=f"workspace: .*{text}"):
-            engine.experts_forward(*arguments[:-1], workspace)
+            engine.experts_backward(*arguments[:-1], workspace)
 
 
 def test_handles_cannot_be_made_or_mixed_up() -> None:

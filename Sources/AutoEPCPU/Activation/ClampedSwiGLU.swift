@@ -5,24 +5,25 @@ struct ClampedSwiGLU<R: Real> {
   let limit: R
   let offset: R
 
-  /// Replaces the row's gate by the activation.
-  func apply(_ row: HiddenRow<R>) {
-    row.scratch.setSigmoid(row.gate) { alpha * clampedGate($0) }
-    for index in 0..<row.gate.count {
-      let g = clampedGate(row.gate[index])
-      row.gate[index] = clampedUp(row.up[index]) * g * row.scratch[index]
+  /// Replaces the gates by the activation.
+  func apply(_ block: HiddenBlock<R>) {
+    block.scratch.setSigmoid(block.gate) { alpha * clampedGate($0) }
+    for index in 0..<block.gate.count {
+      let g = clampedGate(block.gate[index])
+      block.gate[index] = clampedUp(block.up[index]) * g * block.scratch[index]
     }
   }
 
-  /// Replaces the row by its gradient.
-  func differentiate(_ row: HiddenRow<R>) {
-    row.scratch.setSigmoid(row.gate) { alpha * clampedGate($0) }
-    for index in 0..<row.gate.count {
-      let (gate, up, s) = (row.gate[index], row.up[index], row.scratch[index])
+  /// Replaces gates and ups by their gradients, and the gradient of the activation by the activation.
+  func differentiate(_ block: HiddenBlock<R>) {
+    block.scratch.setSigmoid(block.gate) { alpha * clampedGate($0) }
+    for index in 0..<block.gate.count {
+      let (gate, up, s) = (block.gate[index], block.up[index], block.scratch[index])
       let (g, u) = (clampedGate(gate), clampedUp(up))
       let gateDerivative = u * (s + alpha * g * s * (1 - s))
-      row.gate[index] = gate > limit ? 0 : row.gradOut[index] * gateDerivative
-      row.up[index] = up > limit || up < -limit ? 0 : row.gradOut[index] * g * s
+      block.gate[index] = gate > limit ? 0 : block.gradOut[index] * gateDerivative
+      block.up[index] = up > limit || up < -limit ? 0 : block.gradOut[index] * g * s
+      block.gradOut[index] = u * g * s
     }
   }
 

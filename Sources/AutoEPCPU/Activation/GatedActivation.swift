@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// The activation of an expert, applied to rows. Each function is called by its own type, so that
+/// The activation of an expert, applied to blocks. Each function is called by its own type, so that
 /// the compiler makes a loop for it.
 enum GatedActivation<R: Real> {
   case silu
@@ -28,42 +28,47 @@ enum GatedActivation<R: Real> {
       alpha: R(configuration.gateAlpha), limit: R(configuration.swigluLimit), offset: offset)
   }
 
-  /// Replaces the row's gate by the activation.
-  func apply(_ row: HiddenRow<R>) {
+  /// Replaces the gates by the activation.
+  func apply(_ block: HiddenBlock<R>) {
     switch self {
-    case .silu: apply(SiLU(), row)
-    case .gelu: apply(GELU(), row)
-    case .geluTanh: apply(GELUTanh(), row)
-    case .reluSquared: apply(ReLUSquared(), row)
-    case .clamped(let function): function.apply(row)
+    case .silu: apply(SiLU(), block)
+    case .gelu: apply(GELU(), block)
+    case .geluTanh: apply(GELUTanh(), block)
+    case .reluSquared: apply(ReLUSquared(), block)
+    case .clamped(let function): function.apply(block)
     }
   }
 
-  /// Replaces the row by its gradient.
-  func differentiate(_ row: HiddenRow<R>) {
+  /// Replaces gates and ups by their gradients, and the gradient of the activation by the activation.
+  func differentiate(_ block: HiddenBlock<R>) {
     switch self {
-    case .silu: differentiate(SiLU(), row)
-    case .gelu: differentiate(GELU(), row)
-    case .geluTanh: differentiate(GELUTanh(), row)
-    case .reluSquared: differentiate(ReLUSquared(), row)
-    case .clamped(let function): function.differentiate(row)
+    case .silu: differentiate(SiLU(), block)
+    case .gelu: differentiate(GELU(), block)
+    case .geluTanh: differentiate(GELUTanh(), block)
+    case .reluSquared: differentiate(ReLUSquared(), block)
+    case .clamped(let function): function.differentiate(block)
     }
   }
 
-  private func apply<F: ActivationFunction<R>>(_ function: F, _ row: HiddenRow<R>) {
-    function.apply(row.gate, scratch: row.scratch)
-    for index in 0..<row.up.count { row.gate[index] *= row.up[index] }
+  private func apply<F: ActivationFunction<R>>(_ function: F, _ block: HiddenBlock<R>) {
+    function.apply(block.gate, scratch: block.scratch)
+    for index in 0..<block.up.count { block.gate[index] *= block.up[index] }
   }
 
-  private func differentiate<F: ActivationFunction<R>>(_ function: F, _ row: HiddenRow<R>) {
+  private func differentiate<F: ActivationFunction<R>>(_ function: F, _ block: HiddenBlock<R>) {
     // Scratch gets the values, the gate its derivatives.
-    function.differentiate(row.gate, values: row.scratch)
-    if row.up.count == 0 {
-      for index in 0..<row.gate.count { row.gate[index] *= row.gradOut[index] }
+    function.differentiate(block.gate, values: block.scratch)
+    if block.up.count == 0 {
+      for index in 0..<block.gate.count {
+        block.gate[index] *= block.gradOut[index]
+        block.gradOut[index] = block.scratch[index]
+      }
     } else {
-      for index in 0..<row.gate.count {
-        row.gate[index] *= row.gradOut[index] * row.up[index]
-        row.up[index] = row.gradOut[index] * row.scratch[index]
+      for index in 0..<block.gate.count {
+        let (up, value) = (block.up[index], block.scratch[index])
+        block.gate[index] *= block.gradOut[index] * up
+        block.up[index] = block.gradOut[index] * value
+        block.gradOut[index] = value * up
       }
     }
   }

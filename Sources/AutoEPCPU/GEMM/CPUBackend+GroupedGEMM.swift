@@ -8,6 +8,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerGroup, groupCount: weights.shape[0], rowCount: rows.shape[0])
+    prepareOutputs(out)
     switch rows.dtype {
     case .f32: multiply(Elements<Float>(rows), weights, layout, bias, groups, out)
     case .f64: multiply(Elements<Double>(rows), weights, layout, bias, groups, out)
@@ -23,6 +24,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerGroup, groupCount: gradWeights.shape[0], rowCount: rows.shape[0])
+    prepareOutputs(gradWeights)
     // The gradient of [in, out] is the outer product the other way round.
     let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
     switch rows.dtype {
@@ -37,55 +39,39 @@ extension CPUBackend {
     _ rows: Elements<S>, _ weights: TensorView, _ layout: WeightLayout, _ bias: TensorView?,
     _ groups: RowGroups, _ out: TensorView
   ) {
-    let (first, second) = (weights.shape[1], weights.shape[2])
-    let (outSize, inSize) = layout == .outIn ? (first, second) : (second, first)
-    let weights = Elements<S>(weights)
+    let kernel = S.kernel(of: kernels)
+    let weights = WeightMatrices<S>(weights, layout: layout)
+    let rows = IndexedRows(rows, width: weights.inputs)
+    let out = IndexedRows(Elements<S>(out), width: weights.outputs)
     let bias = bias.map { Elements<S>($0) }
-    let out = Elements<S>(out)
-    compute(
-      groups.ranges.enumerated().map { group, range in
-        let weight = Matrix(
-          weights.row(group, width: first * second), rows: first, columns: second)
-        return GEMMProduct(
-          a: Matrix(rows.rows(range, width: inSize), rows: range.count, columns: inSize),
-          b: layout == .outIn ? weight.transposed : weight,
-          bias: bias?.row(group, width: outSize),
-          out: Matrix(out.rows(range, width: outSize), rows: range.count, columns: outSize))
-      })
+    let items = WorkItem.products(
+      groups, features: weights.outputs, rowUnit: kernel.lanes, threadCount: pool.threadCount)
+    forEachItem(of: WorkItem.split(items, threadCount: pool.threadCount)) { item, bench in
+      let product = RowsProduct(
+        kernel: kernel, bench: bench, weights: weights[item.group][item.features])
+      let bias = bias?.row(item.group, width: weights.outputs)[item.features]
+      product.multiply(
+        rows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
+      ) {
+        $0.store(
+          into: out, firstRow: item.rows.lowerBound, firstColumn: item.features.lowerBound,
+          bias: bias)
+      }
+    }
   }
 
   private func multiplyOuter<S: RowScalar>(
     _ left: Elements<S>, _ right: TensorView, _ groups: RowGroups, _ gradWeights: TensorView
   ) {
-    let (leftSize, rightSize) = (gradWeights.shape[1], gradWeights.shape[2])
-    let right = Elements<S>(right)
-    let gradWeights = Elements<S>(gradWeights)
-    compute(
-      groups.ranges.enumerated().map { group, range in
-        GEMMProduct(
-          a: Matrix(left.rows(range, width: leftSize), rows: range.count, columns: leftSize)
-            .transposed,
-          b: Matrix(right.rows(range, width: rightSize), rows: range.count, columns: rightSize),
-          bias: nil,
-          out: Matrix(
-            gradWeights.row(group, width: leftSize * rightSize), rows: leftSize,
-            columns: rightSize))
-      })
-  }
-
-  /// Shares the tiles of all products out over the threads.
-  private func compute<S: RowScalar>(_ products: [GEMMProduct<S>]) {
-    let kernel = S.Wide.kernel(of: kernels)
-    let blocking = GEMMBlocking(kernel)
-    let tiles = blocking.tiles(groups: products.map { ($0.out.rows, $0.out.columns) })
-    let byteCount = GEMMScratch<S.Wide>.byteCount(blocking)
-    pool.forEachRange(of: tiles.count, grain: 1) { range in
-      scratch.withMemory(byteCount: byteCount) { memory in
-        let scratch = GEMMScratch<S.Wide>(memory, blocking)
-        for tile in tiles[range] {
-          products[tile.group].compute(tile, blocking, kernel, scratch)
-        }
-      }
+    let (features, width) = (gradWeights.shape[1], gradWeights.shape[2])
+    let left = IndexedRows(left, width: features)
+    let right = IndexedRows(Elements<S>(right), width: width)
+    let elements = Elements<S>(gradWeights)
+    forEachItem(of: gradientItems(groups, gradWeights)) { item, bench in
+      OuterProduct(kernel: S.kernel(of: kernels), bench: bench).multiply(
+        left.addresses(item.rows, on: bench, for: .rowAddresses), features: item.features,
+        by: right.addresses(item.rows, on: bench, for: .secondRowAddresses), width: width,
+        into: elements.row(item.group, width: features * width))
     }
   }
 }

@@ -7,39 +7,33 @@ extension CPUBackend {
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerGroup, groupCount: sums.shape[0], rowCount: gradOut.shape[0])
+    let rows = OrderedRows(gradOut)
     switch gradOut.dtype {
-    case .f32: sumRows(Elements<Float>(gradOut), groups, sums)
-    case .f64: sumRows(Elements<Double>(gradOut), groups, sums)
-    case .bf16: sumRows(Elements<BFloat16>(gradOut), groups, sums)
+    case .f32: sumRows(IndexedRows<Float>(rows), groups, sums)
+    case .f64: sumRows(IndexedRows<Double>(rows), groups, sums)
+    case .bf16: sumRows(IndexedRows<BFloat16>(rows), groups, sums)
     case .f16, .i32, .i64: assertionFailure("callers check the dtype")
     }
   }
 
-  private func sumRows<S: Scalar>(
-    _ gradOut: Elements<S>, _ groups: RowGroups, _ sums: TensorView
-  ) {
+  /// sums[g] = Σ over the rows of group g, in order, in blocks of 256 whose sums are added: the rounding
+  /// errors of long sums grow more slowly so.
+  func sumRows<S: RowScalar>(_ rows: IndexedRows<S>, _ groups: RowGroups, _ sums: TensorView) {
     let width = sums.shape[1]
     let sums = Elements<S>(sums)
-    pool.forEachRange(of: groups.ranges.count, grain: 1) {
-      for group in $0 {
-        let rows = gradOut.rows(groups.ranges[group], width: width)
-        sums.row(group, width: width).store(sumInBlocks(rows, width))
+    let items = WorkItem.gradients(
+      groups, features: width, width: 1, threadCount: pool.threadCount)
+    forEachItem(of: items) { item, bench in
+      let count = item.features.count
+      let total = bench.elements(S.Wide.self, for: .sums, count: count)
+      let blockSum = bench.elements(S.Wide.self, for: .secondSums, count: count)
+      total.fill(0)
+      for block in item.rows.parts(most: 256, unit: 256) {
+        blockSum.fill(0)
+        for row in block { rows[row][item.features].addScaled(by: 1, to: blockSum) }
+        total.add(blockSum)
       }
+      sums.row(item.group, width: width)[item.features].store(total)
     }
   }
-}
-
-/// The sum of rows in order, in blocks of 256 whose sums are added: the rounding errors of long sums
-/// grow more slowly so.
-private func sumInBlocks<S: Scalar>(_ rows: Elements<S>, _ width: Int) -> [S.Wide] {
-  let rowCount = width > 0 ? rows.count / width : 0
-  var sum = [S.Wide](repeating: 0, count: width)
-  for start in stride(from: 0, to: rowCount, by: 256) {
-    var blockSum = [S.Wide](repeating: 0, count: width)
-    for row in start..<min(start + 256, rowCount) {
-      rows.row(row, width: width).addScaled(by: 1, to: &blockSum)
-    }
-    for index in sum.indices { sum[index] += blockSum[index] }
-  }
-  return sum
 }

@@ -1,11 +1,13 @@
 import CMicroKernels
 
 extension KernelSet {
-  /// The kernels there are, best first. OpenBLAS serves processors without one of the first two.
+  /// The kernels there are, best first. OpenBLAS serves processors without one of those before it.
   enum Kind: String, CaseIterable {
+    case avx512BF16 = "avx512_bf16"
     case avx512
     case avx2
     case openblas
+    case neon
     case portable
 
     /// Why a machine may lack them, as the end of a sentence.
@@ -22,11 +24,10 @@ extension KernelSet {
       guard let set = OpenBLAS()?.kernels else { return nil }
       self = set
     } else {
-      guard let found = unsafe micro_kernels_named(kind.rawValue)?.pointee else { return nil }
+      guard let found = unsafe kernel_set_named(kind.rawValue)?.pointee else { return nil }
       unsafe self.init(
-        name: kind.rawValue,
-        f32: TileKernel(rows: found.f32_rows, columns: found.f32_columns, function: found.f32),
-        f64: TileKernel(rows: found.f64_rows, columns: found.f64_columns, function: found.f64))
+        name: kind.rawValue, f32: MatrixKernel(found.f32.pointee),
+        f64: MatrixKernel(found.f64.pointee), bf16: MatrixKernel(found.bf16.pointee))
     }
   }
 }

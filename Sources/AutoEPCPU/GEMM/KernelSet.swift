@@ -4,8 +4,9 @@ import CMicroKernels
 /// The kernels of one instruction set.
 struct KernelSet: Sendable {
   let name: String
-  let f32: TileKernel<Float>
-  let f64: TileKernel<Double>
+  let f32: MatrixKernel<Float>
+  let f64: MatrixKernel<Double>
+  let bf16: MatrixKernel<Float>
 
   /// The best kernels of this machine, or those that AUTOEP_CPU_KERNELS names.
   static func chosen(

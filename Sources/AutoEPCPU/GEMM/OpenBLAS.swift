@@ -1,3 +1,4 @@
+import CMicroKernels
 import COpenBLAS
 import Glibc
 
@@ -22,47 +23,73 @@ struct OpenBLAS {
     unsafe unsafeBitCast(setNumThreads, to: openblas_set_num_threads.self)(1)
     unsafe self.sgemm = unsafe unsafeBitCast(sgemm, to: openblas_sgemm.self)
     unsafe self.dgemm = unsafe unsafeBitCast(dgemm, to: openblas_dgemm.self)
-    guard kernels.f32.treatsRowsAlike(), kernels.f64.treatsRowsAlike() else { return nil }
-  }
-
-  /// Its products as kernels.
-  var kernels: KernelSet {
-    let (rows, columns) = (Self.tileRows, Self.tileColumns)
-    return unsafe KernelSet(
-      name: "openblas",
-      f32: TileKernel(rows: rows, columns: columns) { [sgemm] depth, a, b, sums, stride in
-        unsafe sgemm(
-          openblas_row_major, openblas_transpose, openblas_no_transpose,
-          Int32(rows), Int32(columns), Int32(depth), 1, a, Int32(rows), b, Int32(columns), 1,
-          sums, Int32(stride))
-      },
-      f64: TileKernel(rows: rows, columns: columns) { [dgemm] depth, a, b, sums, stride in
-        unsafe dgemm(
-          openblas_row_major, openblas_transpose, openblas_no_transpose,
-          Int32(rows), Int32(columns), Int32(depth), 1, a, Int32(rows), b, Int32(columns), 1,
-          sums, Int32(stride))
-      })
-  }
-}
-
-extension TileKernel {
-  /// Whether equal rows of a tile get equal bits, for a full block of depths and for odd ones.
-  fileprivate func treatsRowsAlike() -> Bool {
-    [256, 77, 1].allSatisfy { depth in
-      let factors = (0..<depth).map { R.tanh(R($0 % 7) - 3) }
-      let a = factors.flatMap { Array(repeating: $0, count: rows) }
-      let b = (0..<depth * columns).map { R.tanh(R($0 % 11) - 5) }
-      let sums = product(depth: depth, a, b)
-      return sums.indices.allSatisfy { sums[$0] == sums[$0 % columns] }
+    guard let kernels, kernels.f32.treatsRowsAlike(), kernels.f64.treatsRowsAlike() else {
+      return nil
     }
   }
 
-  private func product(depth: Int, _ a: [R], _ b: [R]) -> [R] {
-    var (a, b) = (a, b)
-    return [R](count: rows * columns) { sums in
-      a.withElements { a in
-        b.withElements { b in multiplyAdd(depth: depth, a, b, to: sums, stride: columns) }
+  /// Its products as kernels, on what the plain kernels pack.
+  var kernels: KernelSet? {
+    guard let plain = unsafe kernel_set_named("portable")?.pointee else { return nil }
+    return unsafe KernelSet(
+      name: "openblas", f32: floats(plain.f32.pointee), f64: doubles(plain.f64.pointee),
+      bf16: floats(plain.bf16.pointee))
+  }
+
+  private func floats(_ plain: matrix_kernel) -> MatrixKernel<Float> {
+    unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
+      [sgemm] depth, a, first, b, columns, sums, stride in
+      let rows = unsafe contiguous(a, first, depth: depth, as: Float.self)
+      unsafe sgemm(
+        openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
+        Int32(columns), Int32(depth), 1, rows, Int32(depth),
+        b?.assumingMemoryBound(to: Float.self), Int32(columns), 1,
+        sums?.assumingMemoryBound(to: Float.self), Int32(stride))
+    }
+  }
+
+  private func doubles(_ plain: matrix_kernel) -> MatrixKernel<Double> {
+    unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
+      [dgemm] depth, a, first, b, columns, sums, stride in
+      let rows = unsafe contiguous(a, first, depth: depth, as: Double.self)
+      unsafe dgemm(
+        openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
+        Int32(columns), Int32(depth), 1, rows, Int32(depth),
+        b?.assumingMemoryBound(to: Double.self), Int32(columns), 1,
+        sums?.assumingMemoryBound(to: Double.self), Int32(stride))
+    }
+  }
+
+  /// The rows of a tile one after the other, as OpenBLAS reads them.
+  private func contiguous<R: Real>(
+    _ addresses: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, depth: Int, as _: R.Type
+  ) -> [R] {
+    unsafe (0..<Self.tileRows).flatMap { row in
+      let values = unsafe addresses?[row]?.assumingMemoryBound(to: R.self)
+      return unsafe UnsafeBufferPointer(start: values.map { unsafe $0 + first }, count: depth)
+    }
+  }
+}
+
+extension MatrixKernel {
+  /// Whether equal rows of a tile get equal bits, for a full block of depths and for odd ones.
+  fileprivate func treatsRowsAlike() -> Bool {
+    [256, 77, 1].allSatisfy { depth in
+      let bench = Workbench()
+      let row = bench.elements(Wide.self, for: .hidden, count: depth)
+      for index in 0..<depth { row[index] = Wide.tanh(Wide(index % 7) - 3) }
+      let addresses = unsafe RowAddresses(count: rows, on: bench, for: .rowAddresses) { _ in
+        unsafe UnsafeRawPointer(row.pointer)
       }
+      let values = bench.elements(Wide.self, for: .panels, count: depth * columns)
+      for index in 0..<values.count { values[index] = Wide.tanh(Wide(index % 11) - 5) }
+      guard let memory = unsafe values.pointer else { return false }
+      let sums = bench.elements(Wide.self, for: .sums, count: rows * columns)
+      var prefetch: Prefetch?
+      unsafe multiply(
+        addresses, by: Panel(UnsafeMutableRawPointer(memory), columns: columns), depth: depth,
+        into: sums, prefetch: &prefetch)
+      return (0..<sums.count).allSatisfy { sums[$0] == sums[$0 % columns] }
     }
   }
 }

@@ -8,43 +8,25 @@ extension Elements where Element: Scalar {
   }
 
   /// Widens the elements into a buffer of the same length.
-  func widen(into buffer: Elements<Element.Wide>) {
-    for index in 0..<count { buffer[index] = self[index].wide }
-  }
-
-  /// Becomes a row of the same length, times a factor.
-  func setScaled(_ source: Elements, by factor: Element.Wide) {
-    for index in 0..<count { self[index] = Element(rounding: factor * source[index].wide) }
-  }
-
-  /// sum += factor · self.
-  func addScaled(by factor: Element.Wide, to sum: inout [Element.Wide]) {
-    for index in 0..<count { sum[index] += factor * self[index].wide }
-  }
+  func widen(into buffer: Elements<Element.Wide>) { Element.widen(self, into: buffer) }
 
   /// Rounds the first of the sums into this row.
-  func store(_ sums: Elements<Element.Wide>) {
-    for index in 0..<count { self[index] = Element(rounding: sums[index]) }
-  }
+  func store(_ sums: Elements<Element.Wide>) { Element.round(sums[0..<count], into: self) }
 }
 
 extension Elements where Element: RowScalar {
-  /// The inner product with a row of the same length. The order of the sum is fixed: 16 running sums,
-  /// which a vector unit holds, added up at the end.
-  func dot(_ other: Elements) -> Element.Wide {
-    var sums = SIMD16<Element.Wide>(repeating: 0)
-    let whole = count - count % 16
-    for start in stride(from: 0, to: whole, by: 16) {
-      sums += wide16(at: start) * other.wide16(at: start)
-    }
-    for index in whole..<count { sums[index - whole] += self[index].wide * other[index].wide }
-    return sums.indices.reduce(0) { $0 + sums[$1] }
+  /// Becomes a row of the same length, times a factor.
+  func setScaled(_ source: Elements, by factor: Element.Wide) {
+    Element.scale(source, by: factor, into: self)
   }
 
-  private func wide16(at index: Int) -> SIMD16<Element.Wide> {
-    guard let first = unsafe self[index..<index + 16].pointer else { return .init(repeating: 0) }
-    return unsafe Element.wide16(at: UnsafeRawPointer(first))
+  /// sums += factor · self.
+  func addScaled(by factor: Element.Wide, to sums: Elements<Element.Wide>) {
+    Element.addScaled(self, by: factor, to: sums)
   }
+
+  /// The inner product with a row of the same length. The order of the sum is fixed.
+  func dot(_ other: Elements) -> Element.Wide { Element.dot(self, other) }
 }
 
 extension Elements where Element: Real {

@@ -10,9 +10,6 @@ protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Scalar where Wide == Se
 
   /// Replaces each value by its exponential.
   static func exponentiate(_ values: Elements<Self>)
-
-  /// The matrix kernel of this type.
-  static func kernel(of set: KernelSet) -> TileKernel<Self>
 }
 
 extension Float: Real {
@@ -23,7 +20,6 @@ extension Float: Real {
   static func exponentiate(_ values: Elements<Float>) {
     unsafe exponential_f32(values.pointer, values.count)
   }
-  static func kernel(of set: KernelSet) -> TileKernel<Float> { set.f32 }
 }
 
 extension Double: Real {
@@ -32,7 +28,6 @@ extension Double: Real {
   static func tanh(_ x: Double) -> Double { Glibc.tanh(x) }
   static func erf(_ x: Double) -> Double { Glibc.erf(x) }
   static func exponentiate(_ values: Elements<Double>) { values.replace { exp($0) } }
-  static func kernel(of set: KernelSet) -> TileKernel<Double> { set.f64 }
 }
 
 extension Real {

@@ -1,56 +1,67 @@
 import AutoEPCore
 import CMicroKernels
 
-/// An element of rows and weights.
+/// An element of rows and weights; its operations on rows of the same length.
 protocol RowScalar: Scalar {
-  /// Sixteen consecutive elements, for sums that a vector unit makes.
-  static func wide16(at first: UnsafeRawPointer) -> SIMD16<Wide>
+  /// The matrix kernel of this type.
+  static func kernel(of set: KernelSet) -> MatrixKernel<Wide>
 
-  /// Widens a block into panels; packing.h says how.
-  static func pack(
-    _ block: Matrix<Self>, panelRows: Int, into packed: UnsafeMutablePointer<Wide>?)
+  /// target = factor · row.
+  static func scale(_ row: Elements<Self>, by factor: Wide, into target: Elements<Self>)
+
+  /// sums += factor · row.
+  static func addScaled(_ row: Elements<Self>, by factor: Wide, to sums: Elements<Wide>)
+
+  /// The inner product, in a fixed order.
+  static func dot(_ a: Elements<Self>, _ b: Elements<Self>) -> Wide
 }
 
 extension Float: RowScalar {
-  static func wide16(at first: UnsafeRawPointer) -> SIMD16<Float> {
-    unsafe first.loadUnaligned(as: SIMD16<Float>.self)
+  static func kernel(of set: KernelSet) -> MatrixKernel<Float> { set.f32 }
+
+  static func scale(_ row: Elements<Float>, by factor: Float, into target: Elements<Float>) {
+    unsafe scale_f32(factor, row.pointer, target.pointer, row.count)
   }
 
-  static func pack(
-    _ block: Matrix<Float>, panelRows: Int, into packed: UnsafeMutablePointer<Float>?
-  ) {
-    unsafe pack_f32(
-      block.pointer, block.rowStride, block.columnStride, block.rows, block.columns, panelRows,
-      packed)
-  }
-}
-
-extension Double: RowScalar {
-  static func wide16(at first: UnsafeRawPointer) -> SIMD16<Double> {
-    unsafe first.loadUnaligned(as: SIMD16<Double>.self)
+  static func addScaled(_ row: Elements<Float>, by factor: Float, to sums: Elements<Float>) {
+    unsafe add_scaled_f32(factor, row.pointer, sums.pointer, row.count)
   }
 
-  static func pack(
-    _ block: Matrix<Double>, panelRows: Int, into packed: UnsafeMutablePointer<Double>?
-  ) {
-    unsafe pack_f64(
-      block.pointer, block.rowStride, block.columnStride, block.rows, block.columns, panelRows,
-      packed)
+  static func dot(_ a: Elements<Float>, _ b: Elements<Float>) -> Float {
+    unsafe dot_f32(a.pointer, b.pointer, a.count)
   }
 }
 
 extension BFloat16: RowScalar {
-  static func wide16(at first: UnsafeRawPointer) -> SIMD16<Float> {
-    let bits = unsafe first.loadUnaligned(as: SIMD16<UInt16>.self)
-    return unsafe unsafeBitCast(
-      SIMD16<UInt32>(truncatingIfNeeded: bits) &<< 16, to: SIMD16<Float>.self)
+  static func kernel(of set: KernelSet) -> MatrixKernel<Float> { set.bf16 }
+
+  static func scale(
+    _ row: Elements<BFloat16>, by factor: Float, into target: Elements<BFloat16>
+  ) {
+    unsafe scale_bf16(factor, row.bits, target.bits, row.count)
   }
 
-  static func pack(
-    _ block: Matrix<BFloat16>, panelRows: Int, into packed: UnsafeMutablePointer<Float>?
-  ) {
-    let bits = unsafe UnsafeRawPointer(block.pointer)?.assumingMemoryBound(to: UInt16.self)
-    unsafe pack_bf16(
-      bits, block.rowStride, block.columnStride, block.rows, block.columns, panelRows, packed)
+  static func addScaled(_ row: Elements<BFloat16>, by factor: Float, to sums: Elements<Float>) {
+    unsafe add_scaled_bf16(factor, row.bits, sums.pointer, row.count)
+  }
+
+  static func dot(_ a: Elements<BFloat16>, _ b: Elements<BFloat16>) -> Float {
+    unsafe dot_bf16(a.bits, b.bits, a.count)
+  }
+}
+
+extension Double: RowScalar {
+  static func kernel(of set: KernelSet) -> MatrixKernel<Double> { set.f64 }
+
+  static func scale(_ row: Elements<Double>, by factor: Double, into target: Elements<Double>) {
+    for index in 0..<row.count { target[index] = factor * row[index] }
+  }
+
+  static func addScaled(_ row: Elements<Double>, by factor: Double, to sums: Elements<Double>) {
+    for index in 0..<row.count { sums[index] += factor * row[index] }
+  }
+
+  static func dot(_ a: Elements<Double>, _ b: Elements<Double>) -> Double {
+    (0..<a.count).reduce(0) { $0 + a[$1] * b[$1] }
   }
 }

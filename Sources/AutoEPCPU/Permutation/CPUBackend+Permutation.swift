@@ -23,6 +23,7 @@ extension CPUBackend {
   ) throws(EngineError) {
     let map = try RowOfSlot(rowOfSlot, rowCount: rows.shape[0])
     try map.checkPermutation(rowCount: rows.shape[0])
+    prepareOutputs(rows)
     switch x.dtype {
     case .f32: permute(Elements<Float>(x), map, weights, rows)
     case .f64: permute(Elements<Double>(x), map, weights, rows)
@@ -36,6 +37,7 @@ extension CPUBackend {
     _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
   ) throws(EngineError) {
     let map = try RowOfSlot(rowOfSlot, rowCount: rows.shape[0])
+    prepareOutputs(y)
     switch rows.dtype {
     case .f32: unpermute(Elements<Float>(rows), map, weights, y)
     case .f64: unpermute(Elements<Double>(rows), map, weights, y)
@@ -57,20 +59,7 @@ extension CPUBackend {
     }
   }
 
-  /// Copies blocks of rows.
-  public func copyRows(_ source: TensorView, into target: TensorView, blocks: [RowBlock]) {
-    guard let from = unsafe source.data, let to = unsafe target.data else { return }
-    let rowBytes = source.rowElementCount * source.dtype.byteCount
-    let perBlock = blocks.reduce(0) { $0 + $1.count } * rowBytes / max(blocks.count, 1)
-    pool.forEachRange(of: blocks.count, grain: Self.grain(elementsPerItem: perBlock / 4)) {
-      for block in blocks[$0] {
-        unsafe memcpy(
-          to + block.target * rowBytes, from + block.source * rowBytes, block.count * rowBytes)
-      }
-    }
-  }
-
-  private func permute<S: Scalar>(
+  private func permute<S: RowScalar>(
     _ x: Elements<S>, _ map: RowOfSlot, _ weights: TensorView?, _ rows: TensorView
   ) {
     let (numTokens, width) = (map.numTokens, rows.rowElementCount)
@@ -91,21 +80,23 @@ extension CPUBackend {
     }
   }
 
-  private func unpermute<S: Scalar>(
+  private func unpermute<S: RowScalar>(
     _ rows: Elements<S>, _ map: RowOfSlot, _ weights: TensorView?, _ y: TensorView
   ) {
     let (numTokens, width) = (map.numTokens, y.rowElementCount)
     let weights = weights?.reals(S.Wide.self)
     let y = Elements<S>(y)
-    forEachTokenRange(of: numTokens, topK: map.topK, width: width) {
-      var sum = [S.Wide](repeating: 0, count: width)
-      for token in $0 {
-        for h in 0..<width { sum[h] = 0 }
-        for k in 0..<map.topK {
-          let weight = weights.map { $0[token * map.topK + k] } ?? 1
-          rows.row(map[token, k], width: width).addScaled(by: weight, to: &sum)
+    forEachTokenRange(of: numTokens, topK: map.topK, width: width) { tokens in
+      workbenches.withWorkbench { bench in
+        let sums = bench.elements(S.Wide.self, for: .sums, count: width)
+        for token in tokens {
+          sums.fill(0)
+          for k in 0..<map.topK {
+            let weight = weights.map { $0[token * map.topK + k] } ?? 1
+            rows.row(map[token, k], width: width).addScaled(by: weight, to: sums)
+          }
+          y.row(token, width: width).store(sums)
         }
-        y.row(token, width: width).store(sum)
       }
     }
   }

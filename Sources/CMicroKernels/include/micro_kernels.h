@@ -1,27 +1,35 @@
-/* Matrix micro-kernels, one file an instruction set and dtype.
- *
- * A kernel computes sums[i][j] += the sum over p < depth, in order, of a[p][i] * b[p][j], for one
- * tile of `rows` x `columns` sums whose rows are `stride` elements apart. a is packed [depth][rows],
- * b [depth][columns], both aligned to their elements only. */
+/* Matrix micro-kernels, one file an instruction set and dtype, and the packing that goes with them. */
 #pragma once
 
-#include <stddef.h>
+#include "packing.h"
 
-typedef void (*micro_kernel_f32)(ptrdiff_t depth, const float *a, const float *b, float *sums,
-                                 ptrdiff_t stride);
-typedef void (*micro_kernel_f64)(ptrdiff_t depth, const double *a, const double *b, double *sums,
-                                 ptrdiff_t stride);
+/* The products of one stored type: float, double, or bf16 with float sums. */
+typedef struct matrix_kernel {
+  /* The tile: its rows, and the most columns. */
+  ptrdiff_t rows;
+  ptrdiff_t columns;
+  /* Stored values of a word: 2 for kernels that take two depths at once, else 1. */
+  ptrdiff_t values_per_word;
+  /* Bytes of a word. */
+  ptrdiff_t word_size;
+  /* Whether stored rows can be read in place, at depths of whole words. */
+  int32_t reads_stored_rows;
+  /* sums[i][j] += the sum over p < depth, in order, of a[i][first + p] * b[p][j], for one tile whose
+   * rows of sums are `stride` apart. Depths count in words; `columns` is a multiple of the words of
+   * 64 bytes, at most the tile's; a has an address for each of the tile's rows. */
+  void (*multiply)(ptrdiff_t depth, const void *const *a, ptrdiff_t first, const void *b,
+                   ptrdiff_t columns, void *sums, ptrdiff_t stride);
+  const packing *pack;
+} matrix_kernel;
 
-typedef struct micro_kernels {
+/* The kernels of an instruction set. */
+typedef struct kernel_set {
   const char *name;
-  ptrdiff_t f32_rows;
-  ptrdiff_t f32_columns;
-  micro_kernel_f32 f32;
-  ptrdiff_t f64_rows;
-  ptrdiff_t f64_columns;
-  micro_kernel_f64 f64;
-} micro_kernels;
+  const matrix_kernel *f32;
+  const matrix_kernel *f64;
+  const matrix_kernel *bf16;
+} kernel_set;
 
-/* The kernels of that name ("avx512", "avx2", "portable"); NULL for another name and where this
- * processor lacks the instructions. */
-const micro_kernels *micro_kernels_named(const char *name);
+/* The kernels of that name ("avx512_bf16", "avx512", "avx2", "neon", "portable"); NULL for another
+ * name, and where this processor lacks the instructions. */
+const kernel_set *kernel_set_named(const char *name);

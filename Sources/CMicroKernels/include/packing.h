@@ -1,17 +1,49 @@
-/* Packing: the order in which micro-kernels read a matrix.
+/* Packing: bringing operands of a product into the order in which the micro-kernels read them.
  *
- * Element (r, p) of the block [rows, depth] is source[r * row_stride + p * depth_stride]. The block is
- * cut into panels of `panel_rows` rows, the last one filled up with zeros; in a panel the rows of one p
- * follow each other, and the p follow each other. */
+ * A kernel multiplies rows, whose depth runs along memory, by a panel: for each depth, the values of
+ * `columns` columns one after another. Kernels that take two depths at once (bf16 dot products) read
+ * both of a column side by side: pairs are their words, single values those of all others. Columns
+ * come in multiples of the words of 64 bytes. What is not there (columns beyond `width`, the second
+ * depth of the last pair) is packed as zero.
+ *
+ * `source` holds the address of each row of stored values. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-void pack_f32(const float *source, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t rows,
-              ptrdiff_t depth, ptrdiff_t panel_rows, float *packed);
-void pack_f64(const double *source, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t rows,
-              ptrdiff_t depth, ptrdiff_t panel_rows, double *packed);
-/* Widens. */
-void pack_bf16(const uint16_t *source, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t rows,
-               ptrdiff_t depth, ptrdiff_t panel_rows, float *packed);
+typedef struct packing {
+  /* A panel of columns that are rows in memory: column c at depth p is source[c][p]. */
+  void (*columns_from_rows)(const void *const *source, ptrdiff_t width, ptrdiff_t depth,
+                            ptrdiff_t columns, void *panel);
+  /* Panels of depths that are rows in memory: column c at depth p is source[p][first + c]. Each has
+   * `columns` columns, the last one what is left, rounded up to a multiple of `unit`. */
+  void (*depths_from_rows)(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
+                           ptrdiff_t width, ptrdiff_t columns, ptrdiff_t unit, void *panels);
+  /* Rows for a kernel from depths that are rows in memory: row r at depth p is source[p][first + r].
+   * Packed rows are `stride` words apart, the depth in words rounded up as columns are. */
+  void (*rows_from_depths)(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
+                           ptrdiff_t rows, void *packed, ptrdiff_t stride);
+  /* Rows that a kernel cannot read in place; stride as above. */
+  void (*rows_from_rows)(const void *const *source, ptrdiff_t rows, ptrdiff_t depth, void *packed,
+                         ptrdiff_t stride);
+  /* Of words: transposed[c][r] = source[r][c]. Strides count in words; the rows of both are multiples
+   * of 64 bytes. */
+  void (*transpose)(const void *source, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
+                    void *transposed, ptrdiff_t transposed_stride);
+} packing;
+
+/* Asks for bytes [first, first + count) of each of some rows, which will soon be read, or written. */
+static inline void prefetch_rows(const void *const *rows, ptrdiff_t row_count, ptrdiff_t first,
+                                 ptrdiff_t count, int32_t for_writing) {
+  for (ptrdiff_t row = 0; row < row_count; row++) {
+    const char *begin = (const char *)rows[row] + first;
+    for (ptrdiff_t offset = 0; offset < count; offset += 64) {
+      if (for_writing) {
+        __builtin_prefetch(begin + offset, 1);
+      } else {
+        __builtin_prefetch(begin + offset, 0);
+      }
+    }
+  }
+}

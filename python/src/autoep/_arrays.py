@@ -5,10 +5,12 @@ Neither library is imported here before an array of it was given.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from autoep._memory import LARGE, pool
 from autoep.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -49,11 +51,12 @@ def plain(name: str, x: Any, ndim: int | None) -> Array:
         ndim: The number of dimensions it must have; None for any.
     """
     if is_torch(x):
-        if hasattr(x, "to_local"):
+        torch = sys.modules["torch"]
+        if type(x) is not torch.Tensor and hasattr(x, "to_local"):
             raise InvalidArgumentError(
                 f"{name}: got a DTensor; pass its own part, {name}.to_local()"
             )
-        if x.layout is not sys.modules["torch"].strided:
+        if x.layout is not torch.strided:
             raise InvalidArgumentError(f"{name}: expected a dense tensor, got layout {x.layout}")
         dense = x.detach().contiguous()
     elif is_numpy(x):
@@ -89,6 +92,8 @@ def dtype_name(x: Array) -> str:
 def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
     """Returns an uninitialised array of the library and device of `like`.
 
+    Large ones in host memory are on memory that is kept (`_memory`).
+
     Args:
         like: The array to follow.
         shape: The new array's shape.
@@ -96,9 +101,21 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
     """
     library = sys.modules[_library(like)]
     new_dtype = like.dtype if dtype is None else getattr(library, dtype)
-    if is_torch(like):
-        return library.empty(tuple(shape), dtype=new_dtype, device=like.device)
+    if is_torch(like) and not like.is_cpu:
+        return like.new_empty(tuple(shape), dtype=new_dtype)
+    count = math.prod(shape)
+    size = count * (new_dtype if is_torch(like) else library.dtype(new_dtype)).itemsize
+    if size >= LARGE and _is_in_host_memory(like):
+        return library.frombuffer(pool.take(size), dtype=new_dtype, count=count).reshape(*shape)
     return library.empty(tuple(shape), dtype=new_dtype)
+
+
+def _is_in_host_memory(x: Array) -> bool:
+    """Whether new arrays like `x` may be on memory of ours: not those of tracers."""
+    if not is_torch(x):
+        return True
+    torch = sys.modules["torch"]
+    return x.is_cpu and type(x) in (torch.Tensor, torch.nn.Parameter)
 
 
 def array_of(values: Sequence[int], like: Array) -> Array:

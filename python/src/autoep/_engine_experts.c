@@ -33,10 +33,10 @@ static PyObject *plan_new(autoep_plan plan, const autoep_plan_info *info, int32_
   if (handle == NULL) return NULL;
   handle->num_experts = num_experts;
   handle->info = *info;
-  return Py_BuildValue("N(LLLLLLL)", handle, (long long)info->num_tokens,
+  return Py_BuildValue("N(LLLLLLLL)", handle, (long long)info->num_tokens,
                        (long long)info->rows_sent, (long long)info->rows_received,
                        (long long)info->first_expert, (long long)info->local_experts,
-                       (long long)info->forward_workspace_bytes,
+                       (long long)info->saved_rows, (long long)info->forward_workspace_bytes,
                        (long long)info->backward_workspace_bytes);
 }
 

@@ -35,13 +35,13 @@ class ExpertsSaved(NamedTuple):
 
     Attributes:
         plan: The plan it followed.
-        x: [T, H]; None unless the weights were applied before the experts.
+        x: [T, H]; None where the backward does not read it.
         topk_weights: [T, K].
         gate_up: [e, G, H], or [e, H, G] for the layout "in_out".
         gate_up_bias: [e, G] or None.
         down: [e, H, F], or [e, F, H].
         down_bias: [e, H] or None.
-        rows: [R, H], what this rank received.
+        rows: [S, H], what this rank received, where the experts did not read it from x.
         hidden: [R, G], the pre-activation.
         expert_rows: [N, H], each copy's result; None if the weights were applied before.
     """
@@ -242,7 +242,7 @@ def experts_forward(
     )
     options = plan.options
     hidden_size = options.hidden_size
-    rows_RH = empty(x_TH, (plan.rows_received, hidden_size))
+    rows_SH = empty(x_TH, (plan.saved_rows, hidden_size))
     hidden_RG = empty(x_TH, (plan.rows_received, options.gate_up_size))
     expert_rows_NH = empty(x_TH, (plan.rows_sent, hidden_size))
     y_TH = empty(x_TH, (plan.num_tokens, hidden_size))
@@ -252,7 +252,7 @@ def experts_forward(
         weights,
         x_TH,
         weights_TK,
-        rows_RH,
+        rows_SH,
         hidden_RG,
         expert_rows_NH,
         y_TH,
@@ -261,13 +261,13 @@ def experts_forward(
     before = options.score_apply == SCORE_APPLIES["before"]
     saved = ExpertsSaved(
         plan=plan,
-        x=x if before else None,
+        x=x if before or plan.saved_rows < plan.rows_received else None,
         topk_weights=topk_weights,
         gate_up=gate_up,
         gate_up_bias=gate_up_bias,
         down=down,
         down_bias=down_bias,
-        rows=rows_RH,
+        rows=rows_SH,
         hidden=hidden_RG,
         expert_rows=None if before else expert_rows_NH,
     )

@@ -60,6 +60,8 @@ class Plan:
         rows_received: R.
         first_expert: This rank's first expert.
         local_experts: e, the number of this rank's experts.
+        saved_rows: S, the rows that a forward keeps for its backward beside x: R, or 0 where the
+            experts read their rows from x.
     """
 
     def __init__(self, topk_idx: Array, options: ExpertsOptions, comm: Communicator) -> None:
@@ -76,6 +78,7 @@ class Plan:
             self.rows_received,
             self.first_expert,
             self.local_experts,
+            self.saved_rows,
             self.forward_workspace_bytes,
             self.backward_workspace_bytes,
         ) = info

@@ -1,0 +1,27 @@
+extension Range<Int> {
+  /// The fewest parts of at most `most`, about equal, in whole units but for the last.
+  func parts(most: Int, unit: Int) -> [Range<Int>] {
+    guard !isEmpty else { return [] }
+    let units = (count - 1) / unit + 1
+    let partCount = (units - 1) / Swift.max(most / unit, 1) + 1
+    return (0..<partCount).map { part in
+      let start = lowerBound + units * part / partCount * unit
+      let end = lowerBound + units * (part + 1) / partCount * unit
+      return start..<Swift.min(end, upperBound)
+    }
+  }
+}
+
+extension Range<Int> {
+  /// Parts of a size, the last one as long as is left.
+  func chunks(of size: Int) -> [Range<Int>] {
+    stride(from: lowerBound, to: upperBound, by: size).map {
+      $0..<Swift.min($0 + size, upperBound)
+    }
+  }
+}
+
+extension Int {
+  /// The next multiple of a divisor.
+  func roundedUp(to divisor: Int) -> Int { (self + divisor - 1) / divisor * divisor }
+}

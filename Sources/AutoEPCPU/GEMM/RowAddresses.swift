@@ -1,0 +1,46 @@
+/// The addresses of rows. Behind the last stand copies of it, up to a whole tile of a kernel.
+@safe
+struct RowAddresses {
+  let count: Int
+  private let base: UnsafeMutablePointer<UnsafeRawPointer?>
+
+  /// Fills a piece of the workbench.
+  init(
+    count: Int, tileRows: Int = 1, on bench: Workbench, for purpose: Workbench.Purpose,
+    address: (Int) -> UnsafeRawPointer?
+  ) {
+    let padded = count.roundedUp(to: tileRows)
+    let memory = unsafe bench.memory(
+      for: purpose, byteCount: padded * MemoryLayout<UnsafeRawPointer?>.stride)
+    unsafe base = memory.base.assumingMemoryBound(to: UnsafeRawPointer?.self)
+    self.count = count
+    for row in 0..<count { unsafe base[row] = unsafe address(row) }
+    for row in count..<padded { unsafe base[row] = unsafe base[count - 1] }
+  }
+
+  private init(base: UnsafeMutablePointer<UnsafeRawPointer?>, count: Int) {
+    unsafe self.base = unsafe base
+    self.count = count
+  }
+
+  /// Some of them.
+  subscript(range: Range<Int>) -> RowAddresses {
+    assert(range.upperBound <= count)
+    return unsafe RowAddresses(base: base + range.lowerBound, count: range.count)
+  }
+
+  /// For C.
+  var pointer: UnsafePointer<UnsafeRawPointer?> { unsafe UnsafePointer(base) }
+}
+
+/// For each depth the values of some columns, packed for a kernel.
+@safe
+struct Panel {
+  let columns: Int
+  let memory: UnsafeMutableRawPointer
+
+  init(_ memory: UnsafeMutableRawPointer, columns: Int) {
+    unsafe self.memory = unsafe memory
+    self.columns = columns
+  }
+}

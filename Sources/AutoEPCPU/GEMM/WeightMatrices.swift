@@ -1,0 +1,82 @@
+import AutoEPCore
+
+/// The weights of all groups, one matrix each.
+struct WeightMatrices<S: Scalar> {
+  let outputs: Int
+  let inputs: Int
+  private let elements: Elements<S>
+  private let layout: WeightLayout
+
+  /// [E, out, in], or [E, in, out].
+  init(_ tensor: TensorView, layout: WeightLayout) {
+    elements = Elements(tensor)
+    let (first, second) = (tensor.shape[1], tensor.shape[2])
+    (outputs, inputs) = layout == .outIn ? (first, second) : (second, first)
+    self.layout = layout
+  }
+
+  private init(_ elements: Elements<S>, outputs: Int, inputs: Int, layout: WeightLayout) {
+    self.elements = elements
+    self.outputs = outputs
+    self.inputs = inputs
+    self.layout = layout
+  }
+
+  /// The weight of a group.
+  subscript(group: Int) -> WeightView<S> {
+    WeightView(
+      elements.row(group, width: outputs * inputs), outputs: outputs, inputs: inputs,
+      layout: layout)
+  }
+
+  /// The same memory, from outputs to inputs.
+  var transposed: WeightMatrices {
+    WeightMatrices(elements, outputs: inputs, inputs: outputs, layout: layout.transposed)
+  }
+}
+
+/// The weight of a group, or some of its outputs: inputs or outputs run along memory.
+struct WeightView<S: Scalar> {
+  let outputs: Int
+  let inputs: Int
+  private let elements: Elements<S>
+  private let outputStride: Int
+  private let inputStride: Int
+
+  init(_ elements: Elements<S>, outputs: Int, inputs: Int, layout: WeightLayout) {
+    self.init(
+      elements, outputs: outputs, inputs: inputs, outputStride: layout == .outIn ? inputs : 1,
+      inputStride: layout == .outIn ? 1 : outputs)
+  }
+
+  private init(
+    _ elements: Elements<S>, outputs: Int, inputs: Int, outputStride: Int, inputStride: Int
+  ) {
+    self.elements = elements
+    self.outputs = outputs
+    self.inputs = inputs
+    self.outputStride = outputStride
+    self.inputStride = inputStride
+  }
+
+  /// Some of the outputs.
+  subscript(range: Range<Int>) -> WeightView {
+    let first = min(range.lowerBound * outputStride, elements.count)
+    return WeightView(
+      elements[first..<elements.count], outputs: range.count, inputs: inputs,
+      outputStride: outputStride, inputStride: inputStride)
+  }
+
+  /// Whether the inputs of one output run along memory; else the outputs of one input do.
+  var inputsRunAlongMemory: Bool { inputStride == 1 }
+
+  /// Where the inputs of an output begin.
+  func address(ofOutput output: Int) -> UnsafeRawPointer? {
+    unsafe UnsafeRawPointer(elements.pointer.map { unsafe $0 + output * outputStride })
+  }
+
+  /// Where the outputs of an input begin.
+  func address(ofInput input: Int) -> UnsafeRawPointer? {
+    unsafe UnsafeRawPointer(elements.pointer.map { unsafe $0 + input * inputStride })
+  }
+}

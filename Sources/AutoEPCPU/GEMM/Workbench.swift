@@ -1,0 +1,34 @@
+/// The memory that one thread works in: a piece for each purpose, kept for the next item of work.
+final class Workbench {
+  /// What a piece is for.
+  enum Purpose: Int, CaseIterable {
+    case rowAddresses, secondRowAddresses, outRowAddresses
+    case packedRows, packedRowAddresses
+    case weights, weightAddresses
+    case secondWeights, secondWeightAddresses
+    case panels, secondPanels
+    case sums, secondSums
+    case transposedSums, secondTransposedSums
+    case hidden, activated
+  }
+
+  private var pieces = [ScratchMemory?](repeating: nil, count: Purpose.allCases.count)
+
+  /// Memory of at least `byteCount` bytes, with what its last user left there.
+  func memory(for purpose: Purpose, byteCount: Int) -> ScratchMemory {
+    if let piece = pieces[purpose.rawValue], piece.byteCount >= byteCount { return piece }
+    pieces[purpose.rawValue] = nil  // The old piece goes before the new one comes.
+    let piece = ScratchMemory(byteCount: byteCount)
+    pieces[purpose.rawValue] = piece
+    return piece
+  }
+
+  /// `count` elements with what their last user left there.
+  func elements<R: Scalar>(_: R.Type, for purpose: Purpose, count: Int) -> Elements<R> {
+    memory(for: purpose, byteCount: count * MemoryLayout<R>.stride)
+      .elements(R.self, from: 0, count: count)
+  }
+
+  /// The bytes of all pieces.
+  var byteCount: Int { pieces.reduce(0) { $0 + ($1?.byteCount ?? 0) } }
+}

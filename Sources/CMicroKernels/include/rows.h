@@ -1,0 +1,20 @@
+/* Operations on rows of values, for each instruction set the same bits: sums that a vector unit makes are
+ * in a fixed order. bf16 values are given by their bits; sums and factors of theirs are floats. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* to[i] = from[i], widened. */
+void widen_bf16(const uint16_t *from, float *to, ptrdiff_t count);
+/* to[i] = from[i], rounded to nearest even; NaN stays NaN. */
+void round_bf16(const float *from, uint16_t *to, ptrdiff_t count);
+/* to[i] = factor * from[i]. */
+void scale_f32(float factor, const float *from, float *to, ptrdiff_t count);
+void scale_bf16(float factor, const uint16_t *from, uint16_t *to, ptrdiff_t count);
+/* sums[i] += factor * from[i]; product and sum are rounded one after the other. */
+void add_scaled_f32(float factor, const float *from, float *sums, ptrdiff_t count);
+void add_scaled_bf16(float factor, const uint16_t *from, float *sums, ptrdiff_t count);
+/* The inner product: 64 running sums, added up at the end. */
+float dot_f32(const float *a, const float *b, ptrdiff_t count);
+float dot_bf16(const uint16_t *a, const uint16_t *b, ptrdiff_t count);

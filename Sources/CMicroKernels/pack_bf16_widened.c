@@ -1,0 +1,28 @@
+/* Stored values are bf16, words are floats. */
+#include "packings.h"
+#include "words_32.h"
+
+#include "load_halves.h"
+
+#define STORED uint16_t
+#define VALUES_PER_WORD 1
+
+INLINE void load_of_row(const void *row, ptrdiff_t word, ptrdiff_t depth, vector *words) {
+  load_halves((const uint16_t *)row + word, depth - word, words);
+  *words <<= 16;
+}
+
+INLINE void load_across_rows(const void *const *source, ptrdiff_t word, ptrdiff_t depth,
+                             ptrdiff_t first, ptrdiff_t width, vector *words) {
+  (void)depth;
+  load_halves((const uint16_t *)source[word] + first, width, words);
+  *words <<= 16;
+}
+
+#include "pack_template.h"
+
+#if defined(__x86_64__)
+DEFINE_PACKING(pack_bf16_widened_avx512, AVX512)
+DEFINE_PACKING(pack_bf16_widened_avx2, AVX2)
+#endif
+DEFINE_PACKING(pack_bf16_widened, )

@@ -1,0 +1,39 @@
+/* The transposition of a square of LANES x LANES words, each row a vector of 64 bytes. */
+
+/* Interleaving the first half of the rows with the second, as often as LANES has binary digits,
+ * exchanges rows and columns. */
+INLINE void transpose_block(vector block[LANES]) {
+#pragma clang loop unroll(full)
+  for (int size = 1; size < LANES; size *= 2) {
+    vector next[LANES];
+#pragma clang loop unroll(full)
+    for (int i = 0; i < LANES / 2; i++) {
+      vector a = block[i];
+      vector b = block[i + LANES / 2];
+      next[2 * i] = INTERLEAVE_LOW(a, b);
+      next[2 * i + 1] = INTERLEAVE_HIGH(a, b);
+    }
+#pragma clang loop unroll(full)
+    for (int i = 0; i < LANES; i++) {
+      block[i] = next[i];
+    }
+  }
+}
+
+INLINE void transpose_words(const WORD *source, ptrdiff_t stride, ptrdiff_t rows,
+                            ptrdiff_t columns, WORD *transposed, ptrdiff_t transposed_stride) {
+  for (ptrdiff_t row = 0; row < rows; row += LANES) {
+    for (ptrdiff_t column = 0; column < columns; column += LANES) {
+      vector block[LANES] = {{0}};
+      ptrdiff_t height = least(rows - row, LANES);
+      for (ptrdiff_t r = 0; r < height; r++) {
+        memcpy(&block[r], source + (row + r) * stride + column, sizeof block[r]);
+      }
+      transpose_block(block);
+      ptrdiff_t width = least(columns - column, LANES);
+      for (ptrdiff_t c = 0; c < width; c++) {
+        memcpy(transposed + (column + c) * transposed_stride + row, &block[c], sizeof block[c]);
+      }
+    }
+  }
+}

@@ -1,0 +1,49 @@
+import AutoEPCore
+import Testing
+
+@testable import AutoEPCPU
+
+/// What a backend keeps to work in.
+@Suite struct SteadyStateTests {
+  @Test(arguments: [DataType.f32, .bf16], [WeightLayout.outIn, .inOut])
+  func aSecondStepTakesNoNewMemory(dtype: DataType, layout: WeightLayout) throws {
+    let backend = testBackend(threads: 1)
+    try step(backend, dtype, layout)
+    let held = backend.workbenches.byteCount
+    #expect(held > 0)
+    try step(backend, dtype, layout)
+    #expect(backend.workbenches.byteCount == held)
+  }
+
+  /// A forward and backward of experts with unequal loads.
+  private func step(_ backend: CPUBackend, _ dtype: DataType, _ layout: WeightLayout) throws {
+    var random = Random(81)
+    let (h, f, counts) = (40, 24, [70, 0, 3, 400])
+    let total = counts.reduce(0, +)
+    var configuration = ExpertsConfiguration(
+      numExperts: counts.count, hiddenSize: h, ffnSize: f, dtype: dtype)
+    configuration.weightLayout = layout
+    let gateUpShape = layout == .outIn ? [2 * f, h] : [h, 2 * f]
+    let downShape = layout == .outIn ? [h, f] : [f, h]
+    let gateUp = random.tensor([counts.count] + gateUpShape, dtype)
+    let down = random.tensor([counts.count] + downShape, dtype)
+    let weights = ExpertsWeights(
+      gateUp: gateUp.view, gateUpBias: nil, down: down.view, downBias: nil)
+    let rowsPerExpert = Tensor(integers: counts, [counts.count]).view
+    let rows = random.tensor([total, h], dtype)
+    let hidden = Tensor([total, 2 * f], dtype)
+    let results = Tensor([total, h], dtype)
+    try backend.expertsForward(
+      configuration, weights, rows: OrderedRows(rows.view), rowsPerExpert: rowsPerExpert,
+      hidden: hidden.view, into: OrderedRows(results.view))
+    let (gradHidden, activated) = (Tensor([total, 2 * f], dtype), Tensor([total, f], dtype))
+    let gradGateUp = Tensor(gateUp.view.shape, dtype)
+    let gradDown = Tensor(down.view.shape, dtype)
+    try backend.expertsBackward(
+      configuration, weights, rows: OrderedRows(rows.view), rowsPerExpert: rowsPerExpert,
+      hidden: hidden.view, gradRows: OrderedRows(results.view), gradHidden: gradHidden.view,
+      activated: activated.view,
+      gradients: ExpertsGradients(
+        gateUp: gradGateUp.view, gateUpBias: nil, down: gradDown.view, downBias: nil))
+  }
+}

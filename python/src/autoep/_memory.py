@@ -1,0 +1,92 @@
+"""Host memory for large results, kept for the next ones.
+
+Memory that comes fresh from the system costs a page fault a page and is zeroed first: for the
+tensors of an MoE layer that takes longer than writing them, at every step again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+
+# Smaller arrays are left to their library.
+LARGE = 1 << 20
+
+_HUGE_PAGE = 2 << 20
+
+
+class _Block:
+    """Private memory; whoever holds an array on it holds `memory`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self.memory.madvise(mmap.MADV_HUGEPAGE)
+
+    def is_idle(self) -> bool:
+        """Whether no array is on it: this object's reference, and that of the call."""
+        return sys.getrefcount(self.memory) <= _UNUSED
+
+
+class BlockPool:
+    """Lends memory, and knows by its references when it is free again.
+
+    It never holds more than was in use at one time: before it grows, it lets go of what is idle.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[_Block] = []
+        self._most_used = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> mmap.mmap:
+        """Returns memory of at least `size` bytes, uninitialised; hold it as long as it is used."""
+        size = _rounded(size)
+        with self._lock:
+            idle = [block for block in self._blocks if block.is_idle()]
+            fitting = [block for block in idle if size <= block.size <= size + size // 4]
+            used = self.held_bytes() - sum(block.size for block in idle)
+            self._most_used = max(self._most_used, used + size)
+            if fitting:
+                block = min(fitting, key=lambda block: block.size)
+                # The block used last stands last, and is let go of last.
+                self._blocks.remove(block)
+            else:
+                self._make_room(size, idle)
+                block = _Block(size)
+            self._blocks.append(block)
+            return block.memory
+
+    def held_bytes(self) -> int:
+        """Returns the bytes in use and idle."""
+        return sum(block.size for block in self._blocks)
+
+    def _make_room(self, size: int, idle: list[_Block]) -> None:
+        while idle and self.held_bytes() + size > self._most_used:
+            self._blocks.remove(idle.pop(0))
+
+
+def _rounded(size: int) -> int:
+    """Returns a size that others of about as many bytes share: at most an eighth larger."""
+    step = max(1 << max(size.bit_length() - 4, 0), _HUGE_PAGE)
+    return -(-size // step) * step
+
+
+def _references_of_an_idle_block() -> int:
+    class Holder:
+        def __init__(self) -> None:
+            self.memory = object()
+
+        def count(self) -> int:
+            return sys.getrefcount(self.memory)
+
+    return Holder().count()
+
+
+# What sys.getrefcount says in `is_idle`, which differs between versions of Python.
+_UNUSED = _references_of_an_idle_block()
+
+# Of this process.
+pool = BlockPool()

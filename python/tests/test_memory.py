@@ -1,0 +1,98 @@
+"""Memory that is kept: reused when free, never before, never more than was needed at once."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy
+import pytest
+import torch
+
+from autoep import functional
+from autoep._arrays import empty
+from autoep._memory import LARGE, BlockPool, pool
+
+MIB = 1 << 20
+
+
+def test_memory_is_lent_again_when_nobody_holds_it() -> None:
+    blocks = BlockPool()
+    first = blocks.take(8 * MIB)
+    address = numpy.frombuffer(first, numpy.uint8).ctypes.data
+    del first
+    again = blocks.take(8 * MIB - 5)
+    assert numpy.frombuffer(again, numpy.uint8).ctypes.data == address
+    assert blocks.held_bytes() == 8 * MIB
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+def test_memory_in_use_is_not_lent(library: str) -> None:
+    like = torch.empty(0) if library == "torch" else numpy.empty(0, numpy.float32)
+    arrays = [empty(like, (3, MIB)) for _ in range(3)]
+    for number, array in enumerate(arrays):
+        array[:] = number
+    # A view is enough to hold it.
+    part = arrays[1][1, 5:9]
+    del arrays[1], array
+    gc.collect()
+    other = empty(like, (3, MIB))
+    other[:] = 7
+    assert part.tolist() == [1.0] * 4
+    assert float(arrays[0].min()) == float(arrays[0].max()) == 0
+    assert float(arrays[1].min()) == float(arrays[1].max()) == 2
+
+
+def test_the_pool_holds_no_more_than_was_in_use_at_once() -> None:
+    blocks = BlockPool()
+    held = [blocks.take(size * MIB) for size in (4, 8, 16)]
+    assert blocks.held_bytes() == 28 * MIB
+    del held[0], held[0]
+    for size in (6, 10, 12):
+        blocks.take(size * MIB)
+        assert blocks.held_bytes() <= 28 * MIB
+    del held
+    assert blocks.take(28 * MIB) is not None
+    assert blocks.held_bytes() == 28 * MIB
+
+
+def test_small_arrays_are_left_to_their_library() -> None:
+    before = pool.held_bytes()
+    kept = empty(torch.empty(0), (LARGE // 4 - 1,))
+    assert pool.held_bytes() == before
+    assert kept.shape == (LARGE // 4 - 1,)
+
+
+def test_a_second_step_takes_no_new_memory() -> None:
+    x = torch.randn(1024, 64, requires_grad=True)
+    idx = torch.arange(4096).remainder(8).view(1024, 4)
+    weights = torch.rand(1024, 4, requires_grad=True)
+    gate_up = torch.randn(8, 1024, 64, requires_grad=True)
+    down = torch.randn(8, 64, 512, requires_grad=True)
+
+    def step() -> None:
+        functional.experts(x, idx, weights, gate_up, down).sum().backward()
+        for tensor in (x, weights, gate_up, down):
+            tensor.grad = None
+
+    step()
+    held = pool.held_bytes()
+    assert held > 0
+    blocks = {id(block) for block in pool._blocks}
+    for _ in range(3):
+        step()
+    assert pool.held_bytes() == held
+    assert {id(block) for block in pool._blocks} == blocks
+
+
+def test_gradients_on_kept_memory_behave_as_others() -> None:
+    weight = torch.nn.Parameter(torch.randn(8, 512, 256))
+    rows = torch.randn(64, 256)
+    counts = torch.full((8,), 8)
+    for _ in range(2):
+        functional.grouped_gemm(rows, weight, counts).square().sum().backward()
+    once = torch.autograd.grad(
+        functional.grouped_gemm(rows, weight, counts).square().sum(), weight
+    )[0]
+    torch.testing.assert_close(weight.grad, 2 * once)
+    torch.optim.AdamW([weight], foreach=True).step()
+    assert weight.grad.untyped_storage().nbytes() >= weight.grad.nbytes
