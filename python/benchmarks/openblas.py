@@ -102,8 +102,8 @@ def _multiply(a_MK: Tensor, b_KN: Tensor, out_MN: Tensor) -> None:
 @functools.cache
 def _library() -> ctypes.CDLL:
     if "avx512" in Path("/proc/cpuinfo").read_text():
-        # What it would choose by itself on some processors with AVX-512 is its kernels for AVX2.
-        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
+        # By itself, or told by the environment, it may take its kernels for AVX2, half as fast.
+        os.environ["OPENBLAS_CORETYPE"] = "SkylakeX"
     library = ctypes.CDLL("libopenblas.so.0")
     size, number, matrix = ctypes.c_int, ctypes.c_float, ctypes.c_void_p
     library.cblas_sgemm.argtypes = (
