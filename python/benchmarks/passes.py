@@ -107,10 +107,6 @@ class _ExpertsOf(nn.Module):
         """[T, H] to [T, H]."""
         return self.layer.experts(x_TH, topk_idx, topk_weights)
 
-    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """The layer's."""
-        return self.layer.parameters(recurse)
-
 
 def layer_passes(
     case: Case, layers: dict[str, nn.Module], x: Tensor, part: str = "layer"

@@ -51,7 +51,7 @@ def print_ranks(rows: list[Row], device: str) -> None:
         share = row["of_one_rank"]
         against_one = "" if share is None else f" {share:5.2f} of one rank's time"
         print(
-            f"  {row['ranks']} ranks  {row['pass']:16} {row['ms']:9.3f} ms"
+            f"  ranks: {row['ranks']}  {row['pass']:16} {row['ms']:9.3f} ms"
             f" {rate_text(row['tflops'], device)}{against_one}",
             flush=True,
         )

@@ -51,11 +51,12 @@ def plain(name: str, x: Any, ndim: int | None) -> Array:
         ndim: The number of dimensions it must have; None for any.
     """
     if is_torch(x):
-        if hasattr(x, "to_local"):
+        torch = sys.modules["torch"]
+        if type(x) is not torch.Tensor and hasattr(x, "to_local"):
             raise InvalidArgumentError(
                 f"{name}: got a DTensor; pass its own part, {name}.to_local()"
             )
-        if x.layout is not sys.modules["torch"].strided:
+        if x.layout is not torch.strided:
             raise InvalidArgumentError(f"{name}: expected a dense tensor, got layout {x.layout}")
         dense = x.detach().contiguous()
     elif is_numpy(x):
@@ -100,12 +101,13 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
     """
     library = sys.modules[_library(like)]
     new_dtype = like.dtype if dtype is None else getattr(library, dtype)
+    if is_torch(like) and not like.is_cpu:
+        return like.new_empty(tuple(shape), dtype=new_dtype)
     count = math.prod(shape)
     size = count * (new_dtype if is_torch(like) else library.dtype(new_dtype)).itemsize
     if size >= LARGE and _is_in_host_memory(like):
         return library.frombuffer(pool.take(size), dtype=new_dtype, count=count).reshape(*shape)
-    options = {"device": like.device} if is_torch(like) else {}
-    return library.empty(tuple(shape), dtype=new_dtype, **options)
+    return library.empty(tuple(shape), dtype=new_dtype)
 
 
 def _is_in_host_memory(x: Array) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -89,15 +90,18 @@ def _make_groups(
         [edp_group, ep_group], "cpu", mesh=grid, mesh_dim_names=("edp", "ep")
     )
     comm = make_communicator(world, ep_group, timeout)
-    atexit.register(_let_go, mesh, comm)
+    atexit.register(_let_go, mesh, comm, os.getpid())
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
 
 
-def _let_go(mesh: DeviceMesh, comm: Communicator) -> None:
+def _let_go(mesh: DeviceMesh, comm: Communicator, process: int) -> None:
     """Leaves the groups to whoever ends them: their threads live until nobody holds them.
 
-    A mesh does not give its groups back, and the experts' parameters hold it.
+    A mesh does not give its groups back, and the experts' parameters hold it. A forked child lets
+    go of nothing.
     """
+    if process != os.getpid():
+        return
     comm.close()
     getattr(mesh, "_pg_registry", {}).clear()
     _make_groups.cache_clear()

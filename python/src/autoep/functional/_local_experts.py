@@ -1,8 +1,9 @@
 """All experts of a layer on one GPU, as torch operators. Imported when a CUDA tensor is given.
 
-The operators only put work into the current stream: nothing waits for the device. torch.compile
-takes each as one node. Legend: T tokens, K experts a token, N = T*K copies, E experts, H hidden
-size, F expert FFN size, G = 2F with a gate and F without.
+Their work is only put into the current stream: nothing waits for the device. torch.compile takes
+each operator as one node; elsewhere they are called past torch's dispatch, for which the device
+would wait. Legend: T tokens, K experts a token, N = T*K copies, E experts, H hidden size, F expert
+FFN size, G = 2F with a gate and F without.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _NAMES = ("x", "topk_idx", "topk_weights", *_WEIGHT_NAMES)
 _NDIMS = (2, 2, 2, 3, 2, 3, 2)
 _OUT_IN = LAYOUTS["out_in"]
 _OPTIONAL = ("gate_up_bias", "down_bias")
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no DTensor
 
 _library = torch.library.Library("autoep", "FRAGMENT")
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
@@ -86,8 +88,8 @@ def local_experts(
         x, *weights = [_cast(tensor, dtype) for tensor in (x, *weights)]
     tensors = (x, topk_idx, topk_weights, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return LocalExperts.apply(*tensors, *(buffers or _NO_BUFFERS), *options)
-    return torch.ops.autoep.local_experts(*tensors, *options)[0]
+        return LocalExperts.apply(options, *tensors, *(buffers or _NO_BUFFERS))
+    return _run_forward(*tensors, *options)[0]
 
 
 class LocalExperts(torch.autograd.Function):
@@ -96,6 +98,7 @@ class LocalExperts(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: FunctionCtx,
+        options: Options,
         x: Tensor,
         topk_idx: Tensor,
         topk_weights: Tensor,
@@ -107,13 +110,10 @@ class LocalExperts(torch.autograd.Function):
         gate_up_bias_buffer: Tensor | None,
         down_buffer: Tensor | None,
         down_bias_buffer: Tensor | None,
-        *options: Any,
     ) -> Tensor:
         """[T, H] to [T, H]."""
         weights = (gate_up, gate_up_bias, down, down_bias)
-        y, hidden, routing = torch.ops.autoep.local_experts(
-            x, topk_idx, topk_weights, *weights, *options
-        )
+        y, hidden, routing = _run_forward(x, topk_idx, topk_weights, *weights, *options)
         ctx.save_for_backward(x, topk_weights, *weights, hidden, routing)
         # Not among the saved ones, which a backward in between may not change.
         ctx.buffers = (gate_up_buffer, gate_up_bias_buffer, down_buffer, down_bias_buffer)
@@ -126,7 +126,7 @@ class LocalExperts(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to the gradients of the tensors, in their order."""
         x, topk_weights, *weights, hidden, routing = ctx.saved_tensors
-        wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[:7]
+        wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[1:8]
         grad_x = _empty_like(x) if wants_x else None
         grad_scores = _empty_like(topk_weights) if wants_scores else None
         accumulate = any(buffer is not None for buffer in ctx.buffers)
@@ -134,7 +134,10 @@ class LocalExperts(torch.autograd.Function):
             None if not is_wanted else buffer if accumulate else _empty_like(weight)
             for weight, buffer, is_wanted in zip(weights, ctx.buffers, wanted, strict=True)
         ]
-        torch.ops.autoep.local_experts_backward(
+        run = _backward
+        if torch.compiler.is_compiling():
+            run = torch.ops.autoep.local_experts_backward
+        run(
             grad_y,
             x,
             topk_weights,
@@ -150,8 +153,14 @@ class LocalExperts(torch.autograd.Function):
         )
         if accumulate:
             places = _NO_BUFFERS
-        nothing = (None,) * (4 + len(ctx.options))
-        return grad_x, None, grad_scores, *places, *nothing
+        return None, grad_x, None, grad_scores, *places, *_NO_BUFFERS
+
+
+def _run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """`local_experts`, as an operator where it is traced."""
+    if torch.compiler.is_compiling():
+        return torch.ops.autoep.local_experts(*arguments)
+    return _forward(*arguments)
 
 
 def _forward(
@@ -307,6 +316,8 @@ def _bytes(count: int, like: Tensor) -> Tensor:
 
 def _check(name: str, tensor: Any, ndim: int) -> None:
     """Checks what the engine cannot be asked."""
+    if type(tensor) in _PLAIN and tensor.dim() == ndim:
+        return
     if not isinstance(tensor, torch.Tensor):
         raise InvalidArgumentError(
             f"{name}: expected a torch.Tensor, as x is, got {type(tensor).__name__}"
