@@ -9,7 +9,7 @@ enum { ROWS = AVX2_ROWS, LANES = 8, VECTORS = AVX2_F32_COLUMNS / LANES };
 __attribute__((target("avx2,fma"))) void avx2_f32_gemm(ptrdiff_t depth, const void *const *a,
                                                      ptrdiff_t first, const void *b,
                                                      ptrdiff_t columns, void *sums,
-                                                     ptrdiff_t stride) {
+                                                     ptrdiff_t stride, int32_t adds) {
   (void)columns;
   const float *row[ROWS];
   __m256 tile[ROWS][VECTORS];
@@ -35,8 +35,10 @@ __attribute__((target("avx2,fma"))) void avx2_f32_gemm(ptrdiff_t depth, const vo
   float *place = sums;
   for (int i = 0; i < ROWS; i++, place += stride) {
     for (int j = 0; j < VECTORS; j++) {
-      __m256 sum = _mm256_loadu_ps(place + j * LANES);
-      _mm256_storeu_ps(place + j * LANES, _mm256_add_ps(sum, tile[i][j]));
+      if (adds) {
+        tile[i][j] = _mm256_add_ps(_mm256_loadu_ps(place + j * LANES), tile[i][j]);
+      }
+      _mm256_storeu_ps(place + j * LANES, tile[i][j]);
     }
   }
 }

@@ -9,7 +9,7 @@ enum { ROWS = AVX2_ROWS, LANES = 4, VECTORS = AVX2_F64_COLUMNS / LANES };
 __attribute__((target("avx2,fma"))) void avx2_f64_gemm(ptrdiff_t depth, const void *const *a,
                                                      ptrdiff_t first, const void *b,
                                                      ptrdiff_t columns, void *sums,
-                                                     ptrdiff_t stride) {
+                                                     ptrdiff_t stride, int32_t adds) {
   (void)columns;
   const double *row[ROWS];
   __m256d tile[ROWS][VECTORS];
@@ -35,8 +35,10 @@ __attribute__((target("avx2,fma"))) void avx2_f64_gemm(ptrdiff_t depth, const vo
   double *place = sums;
   for (int i = 0; i < ROWS; i++, place += stride) {
     for (int j = 0; j < VECTORS; j++) {
-      __m256d sum = _mm256_loadu_pd(place + j * LANES);
-      _mm256_storeu_pd(place + j * LANES, _mm256_add_pd(sum, tile[i][j]));
+      if (adds) {
+        tile[i][j] = _mm256_add_pd(_mm256_loadu_pd(place + j * LANES), tile[i][j]);
+      }
+      _mm256_storeu_pd(place + j * LANES, tile[i][j]);
     }
   }
 }

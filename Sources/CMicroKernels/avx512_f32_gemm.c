@@ -11,7 +11,7 @@ enum { ROWS = AVX512_ROWS, LANES = 16, VECTORS = AVX512_F32_COLUMNS / LANES };
 /* Inlined with a constant number of vectors, so that the sums are registers. */
 TARGET __attribute__((always_inline)) static inline void multiply(
     int vectors, ptrdiff_t depth, const void *const *a, ptrdiff_t first, const float *b,
-    float *sums, ptrdiff_t stride) {
+    float *sums, ptrdiff_t stride, int32_t adds) {
   const float *row[ROWS];
   __m512 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
@@ -35,22 +35,26 @@ TARGET __attribute__((always_inline)) static inline void multiply(
   for (int i = 0; i < ROWS; i++, sums += stride) {
     for (int j = 0; j < vectors; j++) {
       float *place = sums + j * LANES;
-      _mm512_storeu_ps(place, _mm512_add_ps(_mm512_loadu_ps(place), tile[i][j]));
+      if (adds) {
+        tile[i][j] = _mm512_add_ps(_mm512_loadu_ps(place), tile[i][j]);
+      }
+      _mm512_storeu_ps(place, tile[i][j]);
     }
   }
 }
 
 TARGET void avx512_f32_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first, const void *b,
-                            ptrdiff_t columns, void *sums, ptrdiff_t stride) {
+                            ptrdiff_t columns, void *sums, ptrdiff_t stride,
+                            int32_t adds) {
   switch (columns / LANES) {
   case 1:
-    multiply(1, depth, a, first, b, sums, stride);
+    multiply(1, depth, a, first, b, sums, stride, adds);
     break;
   case 2:
-    multiply(2, depth, a, first, b, sums, stride);
+    multiply(2, depth, a, first, b, sums, stride, adds);
     break;
   default:
-    multiply(VECTORS, depth, a, first, b, sums, stride);
+    multiply(VECTORS, depth, a, first, b, sums, stride, adds);
   }
 }
 #endif

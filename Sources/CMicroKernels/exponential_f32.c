@@ -54,26 +54,34 @@ __attribute__((always_inline)) static inline void exponentials(float *values, pt
   }
 }
 
-#if defined(__x86_64__)
-__attribute__((target("avx512f,fma"))) static void avx512(float *values, ptrdiff_t count) {
-  exponentials(values, count);
+__attribute__((always_inline)) static inline void sigmoids(float *values, ptrdiff_t count) {
+  for (ptrdiff_t i = 0; i < count; i++) {
+    values[i] = 1.0f / (1.0f + exponential(-values[i]));
+  }
 }
 
-__attribute__((target("avx2,fma"))) static void avx2(float *values, ptrdiff_t count) {
-  exponentials(values, count);
-}
+#if defined(__x86_64__)
+#define DEFINE(name, loop)                                                                     \
+  __attribute__((target("avx512f,fma"))) static void loop##_avx512(float *values,              \
+                                                                   ptrdiff_t count) {          \
+    loop(values, count);                                                                       \
+  }                                                                                            \
+  __attribute__((target("avx2,fma"))) static void loop##_avx2(float *values, ptrdiff_t count) { \
+    loop(values, count);                                                                       \
+  }                                                                                            \
+  void name(float *values, ptrdiff_t count) {                                                  \
+    if (__builtin_cpu_supports("avx512f")) {                                                   \
+      loop##_avx512(values, count);                                                            \
+    } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {              \
+      loop##_avx2(values, count);                                                              \
+    } else {                                                                                   \
+      loop(values, count);                                                                     \
+    }                                                                                          \
+  }
+#else
+#define DEFINE(name, loop) \
+  void name(float *values, ptrdiff_t count) { loop(values, count); }
 #endif
 
-void exponential_f32(float *values, ptrdiff_t count) {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) {
-    avx512(values, count);
-    return;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    avx2(values, count);
-    return;
-  }
-#endif
-  exponentials(values, count);
-}
+DEFINE(exponential_f32, exponentials)
+DEFINE(sigmoid_f32, sigmoids)

@@ -34,7 +34,10 @@ enum { ROWS = NEON_ROWS, VECTORS = 4 };
     type *place = sums;                                                         \
     for (int i = 0; i < ROWS; i++, place += stride) {                           \
       for (int j = 0; j < VECTORS; j++) {                                       \
-        store(place + j * LANES, add(load(place + j * LANES), tile[i][j]));     \
+        if (adds) {                                                             \
+          tile[i][j] = add(load(place + j * LANES), tile[i][j]);                \
+        }                                                                       \
+        store(place + j * LANES, tile[i][j]);                                   \
       }                                                                         \
     }                                                                           \
   }

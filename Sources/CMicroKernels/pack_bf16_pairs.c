@@ -19,12 +19,21 @@ INLINE void load_of_row(const void *row, ptrdiff_t word, ptrdiff_t depth, vector
   }
 }
 
-INLINE void load_across_rows(const void *const *source, ptrdiff_t word, ptrdiff_t depth,
-                             ptrdiff_t first, ptrdiff_t width, vector *words) {
-  load_halves((const uint16_t *)source[2 * word] + first, width, words);
-  if (2 * word + 1 < depth) {
+typedef struct word_rows {
+  const uint16_t *first;
+  /* NULL behind the last depth. */
+  const uint16_t *second;
+} word_rows;
+
+INLINE word_rows rows_of_word(const void *const *source, ptrdiff_t word, ptrdiff_t depth) {
+  return (word_rows){source[2 * word], 2 * word + 1 < depth ? source[2 * word + 1] : NULL};
+}
+
+INLINE void load_columns(word_rows rows, ptrdiff_t first, ptrdiff_t count, vector *words) {
+  load_halves(rows.first + first, count, words);
+  if (rows.second != NULL) {
     vector second;
-    load_halves((const uint16_t *)source[2 * word + 1] + first, width, &second);
+    load_halves(rows.second + first, count, &second);
     *words |= second << 16;
   }
 }

@@ -12,10 +12,15 @@ INLINE void load_of_row(const void *row, ptrdiff_t word, ptrdiff_t depth, vector
   *words <<= 16;
 }
 
-INLINE void load_across_rows(const void *const *source, ptrdiff_t word, ptrdiff_t depth,
-                             ptrdiff_t first, ptrdiff_t width, vector *words) {
+typedef const uint16_t *word_rows;
+
+INLINE word_rows rows_of_word(const void *const *source, ptrdiff_t word, ptrdiff_t depth) {
   (void)depth;
-  load_halves((const uint16_t *)source[word] + first, width, words);
+  return source[word];
+}
+
+INLINE void load_columns(word_rows rows, ptrdiff_t first, ptrdiff_t count, vector *words) {
+  load_halves(rows + first, count, words);
   *words <<= 16;
 }
 

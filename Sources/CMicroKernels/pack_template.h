@@ -1,8 +1,9 @@
 /* The body of a packing, for the file that includes it to say what a word is:
  *   STORED, the type of a stored value, and VALUES_PER_WORD, how many a word has;
  *   load_of_row(row, word, depth, &words), words of a row from the word-th on;
- *   load_across_rows(source, word, depth, first, width, &words), the word-th word of `width` columns.
- * Both fill the vector up with zeros. */
+ *   rows_of_word(source, word, depth), the rows that have the word-th word of each column, and
+ *   load_columns(rows, first, count, &words), those words.
+ * Vectors are filled up with zeros. */
 
 INLINE ptrdiff_t words_of(ptrdiff_t depth) {
   return (depth + VALUES_PER_WORD - 1) / VALUES_PER_WORD;
@@ -17,6 +18,7 @@ INLINE void columns_from_rows(const void *const *source, ptrdiff_t width, ptrdif
     for (ptrdiff_t word = 0; word < words_of(depth); word += LANES) {
       vector block[LANES] = {{0}};
       for (ptrdiff_t row = 0; row < rows; row++) {
+        __builtin_prefetch((const WORD *)source[column + row] + word + 4 * LANES);
         load_of_row(source[column + row], word, depth, &block[row]);
       }
       transpose_block(block);
@@ -35,10 +37,16 @@ enum { DEPTHS_AT_ONCE = 16 };
 INLINE void panel_from_rows(const void *const *source, ptrdiff_t word, ptrdiff_t end,
                             ptrdiff_t depth, ptrdiff_t first, ptrdiff_t width,
                             ptrdiff_t columns, WORD *panel) {
+  ptrdiff_t whole = least(width / LANES * LANES, columns);
   for (panel += word * columns; word < end; word++) {
-    for (ptrdiff_t column = 0; column < columns; column += LANES, panel += LANES) {
-      vector words;
-      load_across_rows(source, word, depth, first + column, width - column, &words);
+    word_rows rows = rows_of_word(source, word, depth);
+    vector words;
+    for (ptrdiff_t column = 0; column < whole; column += LANES, panel += LANES) {
+      load_columns(rows, first + column, LANES, &words);
+      memcpy(panel, &words, sizeof words);
+    }
+    for (ptrdiff_t column = whole; column < columns; column += LANES, panel += LANES) {
+      load_columns(rows, first + column, width - column, &words);
       memcpy(panel, &words, sizeof words);
     }
   }
@@ -71,7 +79,7 @@ INLINE void rows_from_depths(const void *const *source, ptrdiff_t depth, ptrdiff
       vector block[LANES] = {{0}};
       ptrdiff_t words = least(words_of(depth) - word, LANES);
       for (ptrdiff_t p = 0; p < words; p++) {
-        load_across_rows(source, word + p, depth, first + row, count, &block[p]);
+        load_columns(rows_of_word(source, word + p, depth), first + row, count, &block[p]);
       }
       transpose_block(block);
       for (ptrdiff_t r = 0; r < count; r++) {

@@ -16,8 +16,13 @@ INLINE void load_of_row(const void *row, ptrdiff_t word, ptrdiff_t depth, vector
   load_words((const WORD *)row + word, depth - word, words);
 }
 
-INLINE void load_across_rows(const void *const *source, ptrdiff_t word, ptrdiff_t depth,
-                             ptrdiff_t first, ptrdiff_t width, vector *words) {
+typedef const WORD *word_rows;
+
+INLINE word_rows rows_of_word(const void *const *source, ptrdiff_t word, ptrdiff_t depth) {
   (void)depth;
-  load_words((const WORD *)source[word] + first, width, words);
+  return source[word];
+}
+
+INLINE void load_columns(word_rows rows, ptrdiff_t first, ptrdiff_t count, vector *words) {
+  load_words(rows + first, count, words);
 }

@@ -17,7 +17,7 @@
     type *place = sums;                                                            \
     for (int i = 0; i < PORTABLE_ROWS; i++, place += stride) {                     \
       for (int j = 0; j < width; j++) {                                            \
-        place[j] += tile[i][j];                                                    \
+        place[j] = adds ? place[j] + tile[i][j] : tile[i][j];                      \
       }                                                                            \
     }                                                                              \
   }

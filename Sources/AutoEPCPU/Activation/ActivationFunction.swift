@@ -83,8 +83,7 @@ extension Elements where Element: Real {
   /// Becomes sigmoid(argument(x)) of a row of the same length.
   @inline(__always)
   func setSigmoid(_ x: Elements, of argument: (Element) -> Element) {
-    for index in 0..<count { self[index] = -argument(x[index]) }
-    Element.exponentiate(self)
-    replace { 1 / (1 + $0) }
+    for index in 0..<count { self[index] = argument(x[index]) }
+    Element.applySigmoid(self)
   }
 }

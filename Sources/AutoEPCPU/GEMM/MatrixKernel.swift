@@ -6,11 +6,11 @@ import CMicroKernels
 /// Sendable, for the functions keep no state.
 @safe
 struct MatrixKernel<Wide: Real>: @unchecked Sendable {
-  /// Adds the product of one tile to its sums, as `matrix_kernel.multiply` says.
+  /// The sums of one tile, as `matrix_kernel.multiply` says.
   typealias Multiply =
     (
       _ depth: Int, _ a: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ b: UnsafeRawPointer?,
-      _ columns: Int, _ sums: UnsafeMutableRawPointer?, _ stride: Int
+      _ columns: Int, _ sums: UnsafeMutableRawPointer?, _ stride: Int, _ adds: Int32
     ) -> Void
 
   /// Rows of a tile.
@@ -31,7 +31,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     let multiply = unsafe kernel.multiply
     unsafe self.init(
       kernel, rows: kernel.rows, columns: kernel.columns, lanes: 64 / kernel.word_size
-    ) { unsafe multiply?($0, $1, $2, $3, $4, $5, $6) }
+    ) { unsafe multiply?($0, $1, $2, $3, $4, $5, $6, $7) }
   }
 
   /// Another product of tiles of one size, with the packing of a kernel in C.
@@ -83,14 +83,15 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
   ) {
     let (words, columns) = (words(of: depth), panel.columns)
     let paddedRows = addresses.count.roundedUp(to: rows)
-    sums[0..<paddedRows * columns].fill(0)
+    if words == 0 { sums[0..<paddedRows * columns].fill(0) }
     guard let target = unsafe sums.pointer else { return }
     for first in stride(from: 0, to: words, by: depthBlock) {
       let block = unsafe panel.memory + first * columns * wordSize
       for row in stride(from: 0, to: paddedRows, by: rows) {
         unsafe multiply(
           min(depthBlock, words - first), addresses.pointer + row, first, block, columns,
-          target + row * columns, columns)
+          target + row * columns, columns,
+          first > 0 ? 1 : 0)
         prefetch?.step()
       }
     }

@@ -38,25 +38,25 @@ struct OpenBLAS {
 
   private func floats(_ plain: matrix_kernel) -> MatrixKernel<Float> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [sgemm] depth, a, first, b, columns, sums, stride in
+      [sgemm] depth, a, first, b, columns, sums, stride, adds in
       let rows = unsafe contiguous(a, first, depth: depth, as: Float.self)
       unsafe sgemm(
         openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
         Int32(columns), Int32(depth), 1, rows, Int32(depth),
-        b?.assumingMemoryBound(to: Float.self), Int32(columns), 1,
-        sums?.assumingMemoryBound(to: Float.self), Int32(stride))
+        b?.assumingMemoryBound(to: Float.self), Int32(columns),
+        adds == 0 ? 0 : 1, sums?.assumingMemoryBound(to: Float.self), Int32(stride))
     }
   }
 
   private func doubles(_ plain: matrix_kernel) -> MatrixKernel<Double> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [dgemm] depth, a, first, b, columns, sums, stride in
+      [dgemm] depth, a, first, b, columns, sums, stride, adds in
       let rows = unsafe contiguous(a, first, depth: depth, as: Double.self)
       unsafe dgemm(
         openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
         Int32(columns), Int32(depth), 1, rows, Int32(depth),
-        b?.assumingMemoryBound(to: Double.self), Int32(columns), 1,
-        sums?.assumingMemoryBound(to: Double.self), Int32(stride))
+        b?.assumingMemoryBound(to: Double.self), Int32(columns),
+        adds == 0 ? 0 : 1, sums?.assumingMemoryBound(to: Double.self), Int32(stride))
     }
   }
 

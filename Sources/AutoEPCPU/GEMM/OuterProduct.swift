@@ -28,10 +28,10 @@ struct OuterProduct<S: RowScalar> {
             outRows(out, block, width: width), bytes: S.bytes(columns), forWriting: true,
             steps: kernel.tileCount(rows: block.count, depth: right.count))
           kernel.multiply(rows, by: panel, depth: right.count, into: sums, prefetch: &prefetch)
-          for (index, feature) in block.enumerated() {
-            out.row(feature, width: width)[columns].store(
-              sums.row(index, width: panel.columns))
-          }
+          S.roundRows(
+            sums, stride: panel.columns,
+            into: out[block.lowerBound * width + columns.lowerBound..<out.count],
+            targetStride: width, rows: block.count, count: columns.count)
         }
       }
     }

@@ -10,6 +10,9 @@ protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Scalar where Wide == Se
 
   /// Replaces each value by its exponential.
   static func exponentiate(_ values: Elements<Self>)
+
+  /// Replaces each value by its sigmoid.
+  static func applySigmoid(_ values: Elements<Self>)
 }
 
 extension Float: Real {
@@ -20,6 +23,9 @@ extension Float: Real {
   static func exponentiate(_ values: Elements<Float>) {
     unsafe exponential_f32(values.pointer, values.count)
   }
+  static func applySigmoid(_ values: Elements<Float>) {
+    unsafe sigmoid_f32(values.pointer, values.count)
+  }
 }
 
 extension Double: Real {
@@ -28,6 +34,7 @@ extension Double: Real {
   static func tanh(_ x: Double) -> Double { Glibc.tanh(x) }
   static func erf(_ x: Double) -> Double { Glibc.erf(x) }
   static func exponentiate(_ values: Elements<Double>) { values.replace { exp($0) } }
+  static func applySigmoid(_ values: Elements<Double>) { values.replace { sigmoid($0) } }
 }
 
 extension Real {

@@ -4,3 +4,6 @@
 
 /* Replaces each value by its exponential, to 2 units in the last place; NaN stays NaN. */
 void exponential_f32(float *values, ptrdiff_t count);
+
+/* Replaces each value x by 1 / (1 + e^-x); NaN stays NaN. */
+void sigmoid_f32(float *values, ptrdiff_t count);
