@@ -7,20 +7,23 @@ final class ThreadPool: Sendable {
   /// Threads that work on a job: the workers and the caller.
   let threadCount: Int
 
+  private let team: OpenMPTeam?
   private let board: JobBoard
   private let workers: [pthread_t]
   private let isBusy = Atomic(false)
 
-  /// Starts `threadCount - 1` workers; fewer where the system refuses a thread.
-  init(threadCount: Int) {
+  /// Uses the host's OpenMP threads, or starts `threadCount - 1` workers; fewer where the system refuses a
+  /// thread.
+  init(threadCount: Int, team: OpenMPTeam? = OpenMPTeam()) {
     let board = JobBoard()
     var workers: [pthread_t] = []
-    while workers.count + 1 < threadCount, let worker = Self.startWorker(of: board) {
+    while team == nil, workers.count + 1 < threadCount, let worker = Self.startWorker(of: board) {
       workers.append(worker)
     }
     self.board = board
     self.workers = workers
-    self.threadCount = workers.count + 1
+    self.team = team
+    self.threadCount = team == nil ? workers.count + 1 : threadCount
   }
 
   deinit {
@@ -40,7 +43,7 @@ final class ThreadPool: Sendable {
     withoutActuallyEscaping(body) { body in
       // About four ranges a thread even out their unequal speeds.
       let rangeLength = max(grain, 1, (count - 1) / (threadCount * 4) + 1)
-      board.run(Job(count: count, rangeLength: rangeLength, body: body))
+      run(Job(count: count, rangeLength: rangeLength, body: body))
     }
   }
 
@@ -49,8 +52,14 @@ final class ThreadPool: Sendable {
     guard count > 1, threadCount > 1, claim() else { return (0..<count).forEach(body) }
     defer { isBusy.store(false, ordering: .releasing) }
     withoutActuallyEscaping(body) { body in
-      board.run(Job(count: count, rangeLength: 1) { $0.forEach(body) })
+      run(Job(count: count, rangeLength: 1) { $0.forEach(body) })
     }
+  }
+
+  private func run(_ job: Job) {
+    guard let team else { return board.run(job) }
+    team.run(threadCount: threadCount) { job.takePart() }
+    job.finish()
   }
 
   private func claim() -> Bool {

@@ -1,0 +1,72 @@
+"""The engine computes on the threads that torch has, and survives a fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+
+def run(program: str) -> str:
+    """Runs a program with 2 threads of torch and of the engine; returns what it prints."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "AUTOEP_NUM_THREADS": "2"}
+    head = """
+        import os, sys
+        import torch
+        from autoep import functional
+
+        rows, counts = torch.randn(900, 64), torch.tensor([300, 300, 300])
+        weights = torch.randn(3, 128, 64)
+
+        def multiply():
+            return functional.grouped_gemm(rows, weights, counts)
+
+        def threads():
+            return len(os.listdir("/proc/self/task"))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_the_engine_starts_no_thread_beside_those_of_torch() -> None:
+    program = """
+        torch.randn(600, 600) @ torch.randn(600, 600)
+        torch.randn(1 << 22).exp_()
+        before = threads()
+        multiply()
+        print(before >= 2, threads() - before, functional.num_threads())
+    """
+    assert run(program) == "True 0 2"
+
+
+def test_a_forked_child_computes() -> None:
+    program = """
+        expected = multiply()
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)  # those of torch are not there either
+            os._exit(0 if torch.equal(multiply(), expected) else 1)
+        _, status = os.waitpid(child, 0)
+        print(status, torch.equal(multiply(), expected))
+    """
+    assert run(program) == "0 True"
+
+
+def test_threads_of_the_host_compute_at_the_same_time() -> None:
+    program = """
+        from concurrent.futures import ThreadPoolExecutor
+
+        expected = multiply()
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda _: multiply(), range(100)))
+        print(all(torch.equal(result, expected) for result in results))
+    """
+    assert run(program) == "True"
