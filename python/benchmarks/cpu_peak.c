@@ -1,5 +1,7 @@
 /* What this processor's cores can multiply and add, from registers alone: no memory is touched. */
+#define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <stddef.h>
 #include <time.h>
 
@@ -90,6 +92,18 @@ static void *work(void *state) {
   return NULL;
 }
 
+/* Puts a thread on the core of its number among those that the process may use: a new thread may else
+ * share a core with another for a while, though others are idle. */
+static void place(pthread_t thread, int number) {
+  cpu_set_t usable, one;
+  if (sched_getaffinity(0, sizeof usable, &usable)) return;
+  int left = number % CPU_COUNT(&usable), core = 0;
+  while (!CPU_ISSET(core, &usable) || left-- > 0) core++;
+  CPU_ZERO(&one);
+  CPU_SET(core, &one);
+  pthread_setaffinity_np(thread, sizeof one, &one);
+}
+
 /* Operations a second of so many threads together; 0 where they cannot be started. */
 double peak(int is_bf16, int threads, double seconds) {
   enum { MOST_THREADS = 1024 };
@@ -103,6 +117,7 @@ double peak(int is_bf16, int threads, double seconds) {
     workers[i] = (worker){.start = &start, .loop = loop, .seconds = seconds};
     /* Those that run already wait for this one for ever: there is no going back. */
     if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) return 0;
+    place(workers[i].thread, i);
   }
   for (int i = 0; i < threads; i++) {
     pthread_join(workers[i].thread, NULL);
