@@ -84,6 +84,23 @@ def test_a_second_step_takes_no_new_memory() -> None:
     assert {id(block) for block in pool._blocks} == blocks
 
 
+@pytest.mark.parametrize("tokens", [16, LARGE // 128])
+def test_a_result_of_any_size_may_be_changed_in_place(tokens: int) -> None:
+    x = torch.randn(tokens, 32, requires_grad=True)
+    idx = torch.arange(2 * tokens).remainder(4).view(tokens, 2)
+    inputs = (x, idx, torch.rand(tokens, 2), torch.randn(4, 32, 32), torch.randn(4, 32, 16))
+    results = []
+    for in_place in (False, True):
+        y = functional.experts(*inputs)
+        y = y.view(2, -1, 32).mul_(x.view(2, -1, 32)) if in_place else y * x
+        results.append(torch.autograd.grad(y.square().sum(), x)[0])
+        with torch.no_grad():
+            frozen = functional.experts(*inputs)
+        frozen += x
+        assert frozen.requires_grad
+    assert torch.equal(*results)
+
+
 def test_gradients_on_kept_memory_behave_as_others() -> None:
     weight = torch.nn.Parameter(torch.randn(8, 512, 256))
     rows = torch.randn(64, 256)

@@ -106,7 +106,11 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
     count = math.prod(shape)
     size = count * (new_dtype if is_torch(like) else library.dtype(new_dtype)).itemsize
     if size >= LARGE and _is_in_host_memory(like):
-        return library.frombuffer(pool.take(size), dtype=new_dtype, count=count).reshape(*shape)
+        flat = library.frombuffer(pool.take(size), dtype=new_dtype, count=count)
+        if not is_torch(like):
+            return flat.reshape(*shape)
+        # No view of `flat`: autograd lets nobody change a view that a Function returns.
+        return library.empty(0, dtype=new_dtype).set_(flat.untyped_storage(), 0, tuple(shape))
     return library.empty(tuple(shape), dtype=new_dtype)
 
 
