@@ -60,6 +60,24 @@ def test_a_forked_child_computes() -> None:
     assert run(program) == "0 True"
 
 
+def test_a_forked_child_computes_on_several_threads() -> None:
+    # Many small groups: the threads meet at every lock that they share.
+    program = """
+        rows, counts = torch.randn(2000, 1), torch.ones(2000, dtype=torch.int64)
+        weights = torch.randn(2000, 1, 1)
+        expected = multiply()
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                torch.set_num_threads(1)
+                functional.set_num_threads(3)
+                equal = all(torch.equal(multiply(), expected) for _ in range(2000))
+                os._exit(0 if equal else 1)
+            print(os.waitpid(child, 0)[1])
+    """
+    assert run(program).split() == ["0", "0"]
+
+
 def test_threads_of_the_host_compute_at_the_same_time() -> None:
     program = """
         from concurrent.futures import ThreadPoolExecutor
