@@ -17,6 +17,10 @@ final class HandleTable<Object: AnyObject & Sendable>: Sendable {
     state = Locked(State(next: UInt64(tag) << 56 | 1))
   }
 
+  /// Keeps other threads out while the process forks.
+  func lock() { state.lock() }
+  func unlock() { state.unlock() }
+
   func insert(_ object: Object) -> UInt64 {
     state.withLock { state in
       defer { state.next += 1 }

@@ -23,8 +23,13 @@ package final class Locked<State>: @unchecked Sendable {
 
   /// Runs `body` while no other thread has the state.
   package func withLock<Result>(_ body: (inout State) -> Result) -> Result {
-    unsafe pthread_mutex_lock(mutex)
-    defer { unsafe pthread_mutex_unlock(mutex) }
+    lock()
+    defer { unlock() }
     return body(&state)
   }
+  /// Takes the lock until `unlock`. Who does so around a fork leaves the child a whole state and a free lock.
+  package func lock() { unsafe pthread_mutex_lock(mutex) }
+
+  /// Undoes `lock`, in the thread that called it.
+  package func unlock() { unsafe pthread_mutex_unlock(mutex) }
 }

@@ -78,6 +78,27 @@ def test_a_forked_child_computes_on_several_threads() -> None:
     assert run(program).split() == ["0", "0"]
 
 
+def test_a_child_forked_while_another_thread_is_in_the_package_computes() -> None:
+    program = """
+        import signal
+        from autoep._memory import pool
+        from autoep.functional import _runtime
+
+        weights = torch.randn(3, 1024, 64)
+        expected = multiply()
+        assert expected.nbytes >= 1 << 20
+        with _runtime._lock, pool._lock:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)  # for a lock that nobody frees
+                torch.set_num_threads(1)
+                os._exit(0 if torch.equal(multiply(), expected) else 1)
+            _, status = os.waitpid(child, 0)
+        print(status, torch.equal(multiply(), expected))
+    """
+    assert run(program) == "0 True"
+
+
 def test_threads_of_the_host_compute_at_the_same_time() -> None:
     program = """
         from concurrent.futures import ThreadPoolExecutor

@@ -7,6 +7,7 @@ tensors of an MoE layer that takes longer than writing them, at every step again
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 import threading
 
@@ -66,6 +67,10 @@ class BlockPool:
         """Returns the bytes in use and idle."""
         return sum(block.size for block in self._blocks)
 
+    def free_lock(self) -> None:
+        """For a forked child, where the thread that may hold the lock is not."""
+        self._lock = threading.Lock()
+
     def _make_room(self, size: int, idle: list[_Block], most: int) -> None:
         while idle and self.held_bytes() + size > most:
             self._blocks.remove(idle.pop(0))
@@ -107,3 +112,4 @@ _UNUSED = _references_of_an_idle_block()
 
 # Of this process.
 pool = BlockPool()
+os.register_at_fork(after_in_child=pool.free_lock)
