@@ -7,14 +7,14 @@
 enum { ROWS = AVX2_ROWS, LANES = 8, VECTORS = AVX2_F32_COLUMNS / LANES };
 
 __attribute__((target("avx2,fma"))) void avx2_f32_gemm(ptrdiff_t depth, const void *const *a,
-                                                     ptrdiff_t first, const void *b,
+                                                     ptrdiff_t first, ptrdiff_t step, const void *b,
                                                      ptrdiff_t columns, void *sums,
                                                      ptrdiff_t stride, int32_t adds) {
   (void)columns;
   const float *row[ROWS];
   __m256 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    row[i] = (const float *)a[i] + first;
+    row[i] = (const float *)a[i] + first * step;
     for (int j = 0; j < VECTORS; j++) {
       tile[i][j] = _mm256_setzero_ps();
     }
@@ -26,7 +26,7 @@ __attribute__((target("avx2,fma"))) void avx2_f32_gemm(ptrdiff_t depth, const vo
       right[j] = _mm256_loadu_ps(panel + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m256 left = _mm256_set1_ps(row[i][p]);
+      __m256 left = _mm256_set1_ps(row[i][p * step]);
       for (int j = 0; j < VECTORS; j++) {
         tile[i][j] = _mm256_fmadd_ps(left, right[j], tile[i][j]);
       }

@@ -7,14 +7,14 @@
 enum { ROWS = AVX2_ROWS, LANES = 4, VECTORS = AVX2_F64_COLUMNS / LANES };
 
 __attribute__((target("avx2,fma"))) void avx2_f64_gemm(ptrdiff_t depth, const void *const *a,
-                                                     ptrdiff_t first, const void *b,
+                                                     ptrdiff_t first, ptrdiff_t step, const void *b,
                                                      ptrdiff_t columns, void *sums,
                                                      ptrdiff_t stride, int32_t adds) {
   (void)columns;
   const double *row[ROWS];
   __m256d tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    row[i] = (const double *)a[i] + first;
+    row[i] = (const double *)a[i] + first * step;
     for (int j = 0; j < VECTORS; j++) {
       tile[i][j] = _mm256_setzero_pd();
     }
@@ -26,7 +26,7 @@ __attribute__((target("avx2,fma"))) void avx2_f64_gemm(ptrdiff_t depth, const vo
       right[j] = _mm256_loadu_pd(panel + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m256d left = _mm256_set1_pd(row[i][p]);
+      __m256d left = _mm256_set1_pd(row[i][p * step]);
       for (int j = 0; j < VECTORS; j++) {
         tile[i][j] = _mm256_fmadd_pd(left, right[j], tile[i][j]);
       }

@@ -11,12 +11,12 @@ enum { ROWS = AVX512_ROWS, LANES = 16, VECTORS = AVX512_F32_COLUMNS / LANES };
 
 /* Inlined with a constant number of vectors, so that the sums are registers. */
 TARGET __attribute__((always_inline)) static inline void multiply(
-    int vectors, ptrdiff_t depth, const void *const *a, ptrdiff_t first, const int32_t *b,
-    float *sums, ptrdiff_t stride, int32_t adds) {
+    int vectors, ptrdiff_t depth, const void *const *a, ptrdiff_t first, ptrdiff_t step,
+    const int32_t *b, float *sums, ptrdiff_t stride, int32_t adds) {
   const int32_t *row[ROWS];
   __m512 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    row[i] = (const int32_t *)a[i] + first;
+    row[i] = (const int32_t *)a[i] + first * step;
     for (int j = 0; j < vectors; j++) {
       tile[i][j] = _mm512_setzero_ps();
     }
@@ -27,7 +27,7 @@ TARGET __attribute__((always_inline)) static inline void multiply(
       right[j] = (__m512bh)_mm512_loadu_si512(b + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m512bh left = (__m512bh)_mm512_set1_epi32(row[i][p]);
+      __m512bh left = (__m512bh)_mm512_set1_epi32(row[i][p * step]);
       for (int j = 0; j < vectors; j++) {
         tile[i][j] = _mm512_dpbf16_ps(tile[i][j], left, right[j]);
       }
@@ -44,18 +44,19 @@ TARGET __attribute__((always_inline)) static inline void multiply(
   }
 }
 
-TARGET void avx512_bf16_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first, const void *b,
+TARGET void avx512_bf16_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first,
+                            ptrdiff_t step, const void *b,
                             ptrdiff_t columns, void *sums, ptrdiff_t stride,
                             int32_t adds) {
   switch (columns / LANES) {
   case 1:
-    multiply(1, depth, a, first, b, sums, stride, adds);
+    multiply(1, depth, a, first, step, b, sums, stride, adds);
     break;
   case 2:
-    multiply(2, depth, a, first, b, sums, stride, adds);
+    multiply(2, depth, a, first, step, b, sums, stride, adds);
     break;
   default:
-    multiply(VECTORS, depth, a, first, b, sums, stride, adds);
+    multiply(VECTORS, depth, a, first, step, b, sums, stride, adds);
   }
 }
 #endif

@@ -10,12 +10,12 @@ enum { ROWS = AVX512_ROWS, LANES = 16, VECTORS = AVX512_F32_COLUMNS / LANES };
 
 /* Inlined with a constant number of vectors, so that the sums are registers. */
 TARGET __attribute__((always_inline)) static inline void multiply(
-    int vectors, ptrdiff_t depth, const void *const *a, ptrdiff_t first, const float *b,
-    float *sums, ptrdiff_t stride, int32_t adds) {
+    int vectors, ptrdiff_t depth, const void *const *a, ptrdiff_t first, ptrdiff_t step,
+    const float *b, float *sums, ptrdiff_t stride, int32_t adds) {
   const float *row[ROWS];
   __m512 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    row[i] = (const float *)a[i] + first;
+    row[i] = (const float *)a[i] + first * step;
     for (int j = 0; j < vectors; j++) {
       tile[i][j] = _mm512_setzero_ps();
     }
@@ -26,7 +26,7 @@ TARGET __attribute__((always_inline)) static inline void multiply(
       right[j] = _mm512_loadu_ps(b + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m512 left = _mm512_set1_ps(row[i][p]);
+      __m512 left = _mm512_set1_ps(row[i][p * step]);
       for (int j = 0; j < vectors; j++) {
         tile[i][j] = _mm512_fmadd_ps(left, right[j], tile[i][j]);
       }
@@ -43,18 +43,19 @@ TARGET __attribute__((always_inline)) static inline void multiply(
   }
 }
 
-TARGET void avx512_f32_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first, const void *b,
+TARGET void avx512_f32_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first,
+                            ptrdiff_t step, const void *b,
                             ptrdiff_t columns, void *sums, ptrdiff_t stride,
                             int32_t adds) {
   switch (columns / LANES) {
   case 1:
-    multiply(1, depth, a, first, b, sums, stride, adds);
+    multiply(1, depth, a, first, step, b, sums, stride, adds);
     break;
   case 2:
-    multiply(2, depth, a, first, b, sums, stride, adds);
+    multiply(2, depth, a, first, step, b, sums, stride, adds);
     break;
   default:
-    multiply(VECTORS, depth, a, first, b, sums, stride, adds);
+    multiply(VECTORS, depth, a, first, step, b, sums, stride, adds);
   }
 }
 #endif

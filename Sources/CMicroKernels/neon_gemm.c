@@ -14,7 +14,7 @@ enum { ROWS = NEON_ROWS, VECTORS = 4 };
     const type *row[ROWS];                                                      \
     vector tile[ROWS][VECTORS];                                                 \
     for (int i = 0; i < ROWS; i++) {                                            \
-      row[i] = (const type *)a[i] + first;                                      \
+      row[i] = (const type *)a[i] + first * step;                                      \
       for (int j = 0; j < VECTORS; j++) {                                       \
         tile[i][j] = zero(0);                                                   \
       }                                                                         \
@@ -27,7 +27,7 @@ enum { ROWS = NEON_ROWS, VECTORS = 4 };
       }                                                                         \
       for (int i = 0; i < ROWS; i++) {                                          \
         for (int j = 0; j < VECTORS; j++) {                                     \
-          tile[i][j] = multiply_add(tile[i][j], right[j], row[i][p]);           \
+          tile[i][j] = multiply_add(tile[i][j], right[j], row[i][p * step]);           \
         }                                                                       \
       }                                                                         \
     }                                                                           \

@@ -2,7 +2,7 @@
 #include "packings.h"
 #include "words_32.h"
 
-#include "load_halves.h"
+#include "halves.h"
 
 #define STORED uint16_t
 #define VALUES_PER_WORD 1

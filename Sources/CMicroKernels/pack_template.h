@@ -2,7 +2,8 @@
  *   STORED, the type of a stored value, and VALUES_PER_WORD, how many a word has;
  *   load_of_row(row, word, depth, &words), words of a row from the word-th on;
  *   rows_of_word(source, word, depth), the rows that have the word-th word of each column, and
- *   load_columns(rows, first, count, &words), those words.
+ *   load_columns(rows, first, count, &words), those words;
+ *   store_words(&words, target, count), the first sums of a vector, rounded to stored values.
  * Vectors are filled up with zeros. */
 
 INLINE ptrdiff_t words_of(ptrdiff_t depth) {
@@ -71,24 +72,6 @@ INLINE void depths_from_rows(const void *const *source, ptrdiff_t depth, ptrdiff
   }
 }
 
-INLINE void rows_from_depths(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
-                             ptrdiff_t rows, WORD *packed, ptrdiff_t stride) {
-  for (ptrdiff_t row = 0; row < rows; row += LANES) {
-    ptrdiff_t count = least(rows - row, LANES);
-    for (ptrdiff_t word = 0; word < words_of(depth); word += LANES) {
-      vector block[LANES] = {{0}};
-      ptrdiff_t words = least(words_of(depth) - word, LANES);
-      for (ptrdiff_t p = 0; p < words; p++) {
-        load_columns(rows_of_word(source, word + p, depth), first + row, count, &block[p]);
-      }
-      transpose_block(block);
-      for (ptrdiff_t r = 0; r < count; r++) {
-        memcpy(packed + (row + r) * stride + word, &block[r], sizeof block[r]);
-      }
-    }
-  }
-}
-
 INLINE void rows_from_rows(const void *const *source, ptrdiff_t rows, ptrdiff_t depth,
                            WORD *packed, ptrdiff_t stride) {
   for (ptrdiff_t row = 0; row < rows; row++, packed += stride) {
@@ -96,6 +79,35 @@ INLINE void rows_from_rows(const void *const *source, ptrdiff_t rows, ptrdiff_t 
       vector words = {0};
       load_of_row(source[row], word, depth, &words);
       memcpy(packed + word, &words, sizeof words);
+    }
+  }
+}
+
+INLINE void store_rows(const WORD *sums, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
+                       void *const *target, ptrdiff_t first) {
+  for (ptrdiff_t row = 0; row < rows; row++, sums += stride) {
+    for (ptrdiff_t column = 0; column < columns; column += LANES) {
+      vector words;
+      memcpy(&words, sums + column, sizeof words);
+      store_words(&words, (STORED *)target[row] + first + column, columns - column);
+    }
+  }
+}
+
+INLINE void store_transposed(const WORD *sums, ptrdiff_t stride, ptrdiff_t columns,
+                             ptrdiff_t rows, void *const *target, ptrdiff_t first) {
+  for (ptrdiff_t row = 0; row < rows; row += LANES) {
+    for (ptrdiff_t column = 0; column < columns; column += LANES) {
+      vector block[LANES] = {{0}};
+      ptrdiff_t width = least(columns - column, LANES);
+      for (ptrdiff_t c = 0; c < width; c++) {
+        memcpy(&block[c], sums + (column + c) * stride + row, sizeof block[c]);
+      }
+      transpose_block(block);
+      ptrdiff_t height = least(rows - row, LANES);
+      for (ptrdiff_t r = 0; r < height; r++) {
+        store_words(&block[r], (STORED *)target[row + r] + first + column, width);
+      }
     }
   }
 }
@@ -112,11 +124,6 @@ INLINE void rows_from_rows(const void *const *source, ptrdiff_t rows, ptrdiff_t 
                                              void *panels) {                                     \
     depths_from_rows(source, depth, first, width, columns, unit, panels);                        \
   }                                                                                              \
-  target static void rows_from_depths_##name(const void *const *source, ptrdiff_t depth,         \
-                                             ptrdiff_t first, ptrdiff_t rows, void *packed,      \
-                                             ptrdiff_t stride) {                                 \
-    rows_from_depths(source, depth, first, rows, packed, stride);                                \
-  }                                                                                              \
   target static void rows_from_rows_##name(const void *const *source, ptrdiff_t rows,            \
                                            ptrdiff_t depth, void *packed, ptrdiff_t stride) {    \
     rows_from_rows(source, rows, depth, packed, stride);                                         \
@@ -126,5 +133,16 @@ INLINE void rows_from_rows(const void *const *source, ptrdiff_t rows, ptrdiff_t 
                                       ptrdiff_t transposed_stride) {                             \
     transpose_words(source, stride, rows, columns, transposed, transposed_stride);               \
   }                                                                                              \
+  target static void store_rows_##name(const void *sums, ptrdiff_t stride, ptrdiff_t rows,       \
+                                       ptrdiff_t columns, void *const *target_rows,              \
+                                       ptrdiff_t first) {                                        \
+    store_rows(sums, stride, rows, columns, target_rows, first);                                 \
+  }                                                                                              \
+  target static void store_transposed_##name(const void *sums, ptrdiff_t stride,                 \
+                                             ptrdiff_t columns, ptrdiff_t rows,                  \
+                                             void *const *target_rows, ptrdiff_t first) {        \
+    store_transposed(sums, stride, columns, rows, target_rows, first);                           \
+  }                                                                                              \
   const packing name = {columns_from_rows_##name, depths_from_rows_##name,                       \
-                        rows_from_depths_##name, rows_from_rows_##name, transpose_##name};
+                        rows_from_rows_##name,    transpose_##name,                              \
+                        store_rows_##name,        store_transposed_##name};

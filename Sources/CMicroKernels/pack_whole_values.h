@@ -1,4 +1,4 @@
-/* Loading stored values that are words as they are; after words_32.h or words_64.h. */
+/* Loading and storing values that are words as they are; after words_32.h or words_64.h. */
 #include "vectors.h"
 
 INLINE void load_words(const WORD *source, ptrdiff_t count, vector *words) {
@@ -25,4 +25,12 @@ INLINE word_rows rows_of_word(const void *const *source, ptrdiff_t word, ptrdiff
 
 INLINE void load_columns(word_rows rows, ptrdiff_t first, ptrdiff_t count, vector *words) {
   load_words(rows + first, count, words);
+}
+
+INLINE void store_words(const vector *words, void *target, ptrdiff_t count) {
+  if (count >= LANES) {
+    memcpy(target, words, sizeof *words);
+  } else {
+    memcpy(target, words, (size_t)count * sizeof(WORD));
+  }
 }

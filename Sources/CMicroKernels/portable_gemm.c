@@ -8,7 +8,7 @@
     const type *panel = b;                                                         \
     for (ptrdiff_t p = 0; p < depth; p++, panel += width) {                        \
       for (int i = 0; i < PORTABLE_ROWS; i++) {                                    \
-        type left = ((const type *)a[i])[first + p];                               \
+        type left = ((const type *)a[i])[(first + p) * step];                               \
         for (int j = 0; j < width; j++) {                                          \
           tile[i][j] += left * panel[j];                                           \
         }                                                                          \

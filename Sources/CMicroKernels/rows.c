@@ -41,13 +41,6 @@ INLINE void round_loop(const float *from, uint16_t *to, ptrdiff_t count) {
   }
 }
 
-INLINE void round_rows_loop(const float *from, ptrdiff_t from_stride, uint16_t *to,
-                            ptrdiff_t to_stride, ptrdiff_t rows, ptrdiff_t count) {
-  for (ptrdiff_t row = 0; row < rows; row++, from += from_stride, to += to_stride) {
-    round_loop(from, to, count);
-  }
-}
-
 INLINE void scale_f32_loop(float factor, const float *from, float *to, ptrdiff_t count) {
   BY_VECTORS
   for (ptrdiff_t i = 0; i < count; i++) {
@@ -142,10 +135,6 @@ DEFINE(void, widen_bf16, widen_loop, (const uint16_t *from, float *to, ptrdiff_t
        (from, to, count))
 DEFINE(void, round_bf16, round_loop, (const float *from, uint16_t *to, ptrdiff_t count),
        (from, to, count))
-DEFINE(void, round_rows_bf16, round_rows_loop,
-       (const float *from, ptrdiff_t from_stride, uint16_t *to, ptrdiff_t to_stride,
-        ptrdiff_t rows, ptrdiff_t count),
-       (from, from_stride, to, to_stride, rows, count))
 DEFINE(void, scale_f32, scale_f32_loop,
        (float factor, const float *from, float *to, ptrdiff_t count), (factor, from, to, count))
 DEFINE(void, scale_bf16, scale_bf16_loop,

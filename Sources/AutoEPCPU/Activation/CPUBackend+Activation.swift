@@ -38,10 +38,11 @@ extension CPUBackend {
     let activation = GatedActivation<S.Wide>(configuration)
     let (numRows, width) = (out.shape[0], out.shape[1])
     let out = Elements<S>(out)
-    forEachRow(of: numRows, width: width, configuration.gate) { row, block in
-      hidden.load(row, columns: 0..<width, gate: block.gate, up: block.up)
+    forEachRow(of: numRows, width: width, configuration.gate) { (row, block: HiddenBlock<S.Wide>) in
+      let (gate, up) = block.row(0)
+      hidden.load(row, columns: 0..<width, gate: gate, up: up)
       activation.apply(block)
-      out.row(row, width: width).store(block.gate)
+      out.row(row, width: width).store(gate)
     }
   }
 
@@ -53,11 +54,12 @@ extension CPUBackend {
     let (numRows, width) = (gradOut.shape[0], gradOut.shape[1])
     let gradOut = Elements<S>(gradOut)
     let gradHidden = HiddenRows<S>(gradHidden, gate: configuration.gate)
-    forEachRow(of: numRows, width: width, configuration.gate) { row, block in
-      hidden.load(row, columns: 0..<width, gate: block.gate, up: block.up)
-      gradOut.row(row, width: width).widen(into: block.gradOut)
+    forEachRow(of: numRows, width: width, configuration.gate) { (row, block: HiddenBlock<S.Wide>) in
+      let (gate, up) = block.row(0)
+      hidden.load(row, columns: 0..<width, gate: gate, up: up)
+      gradOut.row(row, width: width).widen(into: block.gradOutRow(0))
       activation.differentiate(block)
-      gradHidden.store(row, columns: 0..<width, gate: block.gate, up: block.up)
+      gradHidden.store(row, columns: 0..<width, gate: gate, up: up)
     }
   }
 
@@ -68,7 +70,7 @@ extension CPUBackend {
   ) {
     pool.forEachRange(of: numRows, grain: Self.grain(elementsPerItem: width * 4)) { range in
       workbenches.withWorkbench { bench in
-        let block = HiddenBlock<R>(count: width, gate: gate, on: bench)
+        let block = HiddenBlock<R>(rows: 1, width: width, gate: gate, on: bench)
         for row in range { body(row, block) }
       }
     }

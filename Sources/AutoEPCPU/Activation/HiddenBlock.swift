@@ -1,39 +1,102 @@
 import AutoEPCore
 
 /// A block of the pre-activation in the type that is computed in, parted into gate and up; plain
-/// experts have no up.
+/// experts have no up. Rows begin a whole number of vectors after one another; what fills them up means
+/// nothing.
 struct HiddenBlock<R: Real> {
+  let rowCount: Int
+  /// The gates of a row.
+  let width: Int
+  /// The distance of rows.
+  let stride: Int
   let gate: Elements<R>
   let up: Elements<R>
   /// As long as the gate, for intermediate values.
   let scratch: Elements<R>
   /// The gradient of the activation's result.
   let gradOut: Elements<R>
+  /// Gates and ups in turns, `2 * stride` a row, where they are stored so.
+  private let pairs: Elements<R>
+  private let layout: ExpertsConfiguration.Gate
 
-  /// A block of `count` gates, on a piece of the workbench.
-  init(count: Int, gate layout: ExpertsConfiguration.Gate, on bench: Workbench) {
-    let memory = bench.elements(R.self, for: .hidden, count: 4 * count)
+  /// A block of rows of `width` gates, on a piece of the workbench.
+  init(rows: Int, width: Int, gate layout: ExpertsConfiguration.Gate, on bench: Workbench) {
+    rowCount = rows
+    self.width = width
+    stride = width.roundedUp(to: 64 / MemoryLayout<R>.stride)
+    self.layout = layout
+    let count = rows * stride
+    let memory = bench.elements(
+      R.self, for: .hidden, count: (layout == .interleaved ? 6 : 4) * count)
     gate = memory[0..<count]
     up = memory[count..<(layout == .none ? count : 2 * count)]
     scratch = memory[2 * count..<3 * count]
     gradOut = memory[3 * count..<4 * count]
+    pairs = memory[4 * count..<memory.count]
   }
 
-  /// A row of a block of rows of `width` gates.
-  func row(_ index: Int, width: Int) -> (gate: Elements<R>, up: Elements<R>) {
-    (gate.row(index, width: width), up.count == 0 ? up : up.row(index, width: width))
+  /// A row of the block.
+  func row(_ index: Int) -> (gate: Elements<R>, up: Elements<R>) {
+    (part(gate, index), up.count == 0 ? up : part(up, index))
+  }
+
+  /// The gradient of the activation's result, for a row.
+  func gradOutRow(_ index: Int) -> Elements<R> { part(gradOut, index) }
+
+  /// Takes the sums of gates and ups: ups are those of a second weight, or stand behind their gates.
+  func take(_ sums: SumBlock<R>) {
+    guard layout == .interleaved else {
+      sums.copy(0, into: gate, stride: stride)
+      if up.count > 0 { sums.copy(1, into: up, stride: stride) }
+      return
+    }
+    sums.copy(0, into: pairs, stride: 2 * stride)
+    for index in 0..<rowCount {
+      let (gates, ups) = row(index)
+      for column in 0..<width {
+        gates[column] = pairs[2 * (index * stride + column)]
+        ups[column] = pairs[2 * (index * stride + column) + 1]
+      }
+    }
+  }
+
+  /// Rounds the gates of some columns and their ups into rows `[G]` of a pre-activation.
+  func store(
+    into rows: RowAddresses, columns: Range<Int>, ffnSize: Int, by kernel: MatrixKernel<R>
+  ) {
+    guard layout == .interleaved else {
+      kernel.store(gate, stride: stride, into: rows, columns: columns)
+      if up.count > 0 {
+        let ups = columns.lowerBound + ffnSize..<columns.upperBound + ffnSize
+        kernel.store(up, stride: stride, into: rows, columns: ups)
+      }
+      return
+    }
+    for index in 0..<rowCount {
+      let (gates, ups) = row(index)
+      for column in 0..<width {
+        pairs[2 * (index * stride + column)] = gates[column]
+        pairs[2 * (index * stride + column) + 1] = ups[column]
+      }
+    }
+    kernel.store(
+      pairs, stride: 2 * stride, into: rows,
+      columns: 2 * columns.lowerBound..<2 * columns.upperBound)
   }
 
   /// Adds a group's bias to rows of these columns.
   func add<S: Scalar>(_ bias: HiddenRows<S>, of group: Int, columns: Range<Int>)
   where S.Wide == R {
-    let width = columns.count
     let (gates, ups) = (scratch[0..<width], gradOut[0..<min(width, up.count)])
     bias.load(group, columns: columns, gate: gates, up: ups)
-    for index in 0..<gate.count / width {
-      let row = self.row(index, width: width)
+    for index in 0..<rowCount {
+      let row = self.row(index)
       row.gate.add(gates)
       row.up.add(ups)
     }
+  }
+
+  private func part(_ values: Elements<R>, _ index: Int) -> Elements<R> {
+    values[index * stride..<index * stride + width]
   }
 }

@@ -49,6 +49,16 @@ struct HiddenRows<S: Scalar> {
     }
   }
 
+  /// Where a product of gates, or of gates and ups, will be written; nothing for those in turns.
+  func targets(of rows: RowAddresses, firstColumn: Int) -> [ProductTarget<S>] where S: RowScalar {
+    switch layout {
+    case .none: [ProductTarget(rows: rows, firstColumn: firstColumn)]
+    case .concatenated:
+      [firstColumn, firstColumn + rowWidth / 2].map { ProductTarget(rows: rows, firstColumn: $0) }
+    case .interleaved: []
+    }
+  }
+
   private func ups(_ columns: Range<Int>) -> Range<Int> {
     columns.lowerBound + rowWidth / 2..<columns.upperBound + rowWidth / 2
   }

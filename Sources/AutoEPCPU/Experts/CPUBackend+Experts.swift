@@ -52,14 +52,16 @@ extension CPUBackend {
   ) {
     let forward = ExpertsForward<S>(
       configuration, kernels, weights, rows: rows, hidden: hidden, results: results)
-    forEachItem(of: rowItems(groups, S.self)) { forward.run($0, on: $1) }
+    let items = WorkItem.products(
+      groups, features: 0, rowUnit: S.kernel(of: kernels).lanes, threadCount: pool.threadCount)
+    forEachItem(of: items) { forward.run($0, on: $1) }
   }
 
   private func backward<S: RowScalar>(
     _ backward: ExpertsBackward<S>, _ groups: RowGroups, _ gradients: ExpertsGradients
   ) {
-    let rowItems = rowItems(groups, S.self)
-    forEachItem(of: rowItems) { backward.differentiateActivation($0, on: $1) }
+    let activationItems = productItems(groups, backward.down.transposed)
+    forEachItem(of: activationItems) { backward.differentiateActivation($0, on: $1) }
     if let gateUp = gradients.gateUp {
       let elements = Elements<S>(gateUp)
       forEachItem(of: gradientItems(groups, gateUp)) {
@@ -74,11 +76,7 @@ extension CPUBackend {
     }
     if let bias = gradients.gateUpBias { sumRows(backward.gradHiddenRows, groups, bias) }
     if let bias = gradients.downBias { sumRows(backward.gradRows, groups, bias) }
-    forEachItem(of: rowItems) { backward.multiplyByGateUp($0, on: $1) }
-  }
-
-  private func rowItems<S: RowScalar>(_ groups: RowGroups, _: S.Type) -> [WorkItem] {
-    WorkItem.products(
-      groups, features: 0, rowUnit: S.kernel(of: kernels).lanes, threadCount: pool.threadCount)
+    let gateUpItems = productItems(groups, backward.gateUp.transposed)
+    forEachItem(of: gateUpItems) { backward.multiplyByGateUp($0, on: $1) }
   }
 }

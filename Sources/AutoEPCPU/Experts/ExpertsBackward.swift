@@ -4,8 +4,9 @@ import AutoEPCore
 struct ExpertsBackward<S: RowScalar> {
   private let configuration: ExpertsConfiguration
   private let kernel: MatrixKernel<S.Wide>
-  private let gateUp: WeightMatrices<S>
-  private let down: WeightMatrices<S>
+  /// The weights as they were in the forward.
+  let gateUp: WeightMatrices<S>
+  let down: WeightMatrices<S>
   private let rows: IndexedRows<S>
   private let hidden: HiddenRows<S>
   /// [R,G]
@@ -37,24 +38,32 @@ struct ExpertsBackward<S: RowScalar> {
   /// From the gradient of the results to that of the pre-activation; the activation is made again.
   func differentiateActivation(_ item: WorkItem, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
-    RowsProduct(kernel: kernel, bench: bench, weights: down.transposed[item.group]).multiply(
+    let firstColumn = item.features.lowerBound
+    let gradients = gradHiddenRows.addresses(item.rows, on: bench, for: .targetAddresses)
+    let activated = activated.addresses(item.rows, on: bench, for: .secondTargetAddresses)
+    let targets =
+      gradHidden.targets(of: gradients, firstColumn: firstColumn) + [
+        ProductTarget(rows: activated, firstColumn: firstColumn)
+      ]
+    RowsProduct(
+      kernel: kernel, bench: bench, weights: down.transposed[item.group][item.features],
+      targets: targets
+    ).multiply(
       gradRows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
     ) { sums in
-      let (columns, width) = (sums.columns, sums.columns.count)
+      let columns = firstColumn + sums.columns.lowerBound..<firstColumn + sums.columns.upperBound
       let block = HiddenBlock<S.Wide>(
-        count: sums.rows.count * width, gate: configuration.gate, on: bench)
+        rows: sums.rows.count, width: columns.count, gate: configuration.gate, on: bench)
+      sums.copy(0, into: block.gradOut, stride: block.stride)
       for (index, row) in sums.rows.enumerated() {
-        let (gate, up) = block.row(index, width: width)
+        let (gate, up) = block.row(index)
         hidden.load(item.rows.lowerBound + row, columns: columns, gate: gate, up: up)
-        block.gradOut.row(index, width: width).copy(sums.row(index))
       }
       activation.differentiate(block)
-      for (index, row) in sums.rows.enumerated() {
-        let (gate, up) = block.row(index, width: width)
-        gradHidden.store(item.rows.lowerBound + row, columns: columns, gate: gate, up: up)
-        activated[item.rows.lowerBound + row][columns].store(
-          block.gradOut.row(index, width: width))
-      }
+      block.store(
+        into: gradients[sums.rows], columns: columns, ffnSize: configuration.ffnSize, by: kernel)
+      kernel.store(
+        block.gradOut, stride: block.stride, into: activated[sums.rows], columns: columns)
     }
   }
 
@@ -70,9 +79,15 @@ struct ExpertsBackward<S: RowScalar> {
 
   /// From the gradient of the pre-activation to that of the rows.
   func multiplyByGateUp(_ item: WorkItem, on bench: Workbench) {
-    RowsProduct(kernel: kernel, bench: bench, weights: gateUp.transposed[item.group]).multiply(
+    let target = ProductTarget<S>(
+      rows: gradRows.addresses(item.rows, on: bench, for: .targetAddresses),
+      firstColumn: item.features.lowerBound)
+    RowsProduct(
+      kernel: kernel, bench: bench, weights: gateUp.transposed[item.group][item.features],
+      targets: [target]
+    ).multiply(
       gradHiddenRows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
-    ) { $0.store(into: gradRows, firstRow: item.rows.lowerBound, bias: nil) }
+    ) { $0.store(into: target, bias: nil) }
   }
 
   private func weightGradient(

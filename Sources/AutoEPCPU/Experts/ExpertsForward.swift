@@ -11,6 +11,8 @@ struct ExpertsForward<S: RowScalar> {
   private let downBias: Elements<S>?
   private let rows: IndexedRows<S>
   private let hidden: HiddenRows<S>
+  /// The same memory as `hidden`.
+  private let hiddenRows: IndexedRows<S>
   private let results: IndexedRows<S>
 
   init(
@@ -25,43 +27,42 @@ struct ExpertsForward<S: RowScalar> {
     downBias = weights.downBias.map { Elements($0) }
     self.rows = IndexedRows(rows)
     self.hidden = HiddenRows(hidden, gate: configuration.gate)
+    hiddenRows = IndexedRows(OrderedRows(hidden))
     self.results = IndexedRows(results)
   }
 
   /// Makes the item's rows of `hidden` and of `results`.
   func run(_ item: WorkItem, on bench: Workbench) {
-    let activated = IndexedRows(
-      bench.elements(
-        S.self, for: .activated, count: item.rows.count * configuration.ffnSize),
-      width: configuration.ffnSize)
+    let memory = bench.elements(
+      S.self, for: .activated, count: item.rows.count * configuration.ffnSize)
+    let activated = IndexedRows(memory, width: configuration.ffnSize).addresses(
+      0..<item.rows.count, tileRows: kernel.rows, on: bench, for: .secondRowAddresses)
     activate(item, into: activated, on: bench)
+    let target = ProductTarget<S>(
+      rows: results.addresses(item.rows, on: bench, for: .targetAddresses), firstColumn: 0)
     let bias = downBias?.row(item.group, width: configuration.hiddenSize)
-    RowsProduct(kernel: kernel, bench: bench, weights: down[item.group]).multiply(
-      activated.addresses(
-        0..<item.rows.count, tileRows: kernel.rows, on: bench, for: .rowAddresses)
-    ) { $0.store(into: results, firstRow: item.rows.lowerBound, bias: bias) }
+    RowsProduct(kernel: kernel, bench: bench, weights: down[item.group], targets: [target])
+      .multiply(activated) { $0.store(into: target, bias: bias) }
   }
 
-  private func activate(
-    _ item: WorkItem, into activated: IndexedRows<S>, on bench: Workbench
-  ) {
+  private func activate(_ item: WorkItem, into activated: RowAddresses, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
-    gateUp.product(of: item.group, kernel, bench).multiply(
+    let stored = hiddenRows.addresses(item.rows, on: bench, for: .targetAddresses)
+    gateUp.product(
+      of: item.group, kernel, bench, targets: hidden.targets(of: stored, firstColumn: 0)
+    ).multiply(
       rows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
     ) { sums in
       let columns = gateUp.gates(of: sums.columns)
       let block = HiddenBlock<S.Wide>(
-        count: sums.rows.count * columns.count, gate: configuration.gate, on: bench)
-      gateUp.part(sums, into: block)
+        rows: sums.rows.count, width: columns.count, gate: configuration.gate, on: bench)
+      block.take(sums)
       if let gateUpBias { block.add(gateUpBias, of: item.group, columns: columns) }
-      for (index, row) in sums.rows.enumerated() {
-        let (gate, up) = block.row(index, width: columns.count)
-        hidden.store(item.rows.lowerBound + row, columns: columns, gate: gate, up: up)
-      }
+      block.store(
+        into: stored[sums.rows], columns: columns, ffnSize: configuration.ffnSize, by: kernel)
       activation.apply(block)
-      for (index, row) in sums.rows.enumerated() {
-        activated[row][columns].store(block.gate.row(index, width: columns.count))
-      }
+      kernel.store(
+        block.gate, stride: block.stride, into: activated[sums.rows], columns: columns)
     }
   }
 }

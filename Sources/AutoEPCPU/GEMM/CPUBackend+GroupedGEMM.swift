@@ -44,19 +44,17 @@ extension CPUBackend {
     let rows = IndexedRows(rows, width: weights.inputs)
     let out = IndexedRows(Elements<S>(out), width: weights.outputs)
     let bias = bias.map { Elements<S>($0) }
-    let items = WorkItem.products(
-      groups, features: weights.outputs, rowUnit: kernel.lanes, threadCount: pool.threadCount)
-    forEachItem(of: WorkItem.split(items, threadCount: pool.threadCount)) { item, bench in
-      let product = RowsProduct(
-        kernel: kernel, bench: bench, weights: weights[item.group][item.features])
+    forEachItem(of: productItems(groups, weights)) { item, bench in
+      let target = ProductTarget<S>(
+        rows: out.addresses(item.rows, on: bench, for: .targetAddresses),
+        firstColumn: item.features.lowerBound)
       let bias = bias?.row(item.group, width: weights.outputs)[item.features]
-      product.multiply(
+      RowsProduct(
+        kernel: kernel, bench: bench, weights: weights[item.group][item.features],
+        targets: [target]
+      ).multiply(
         rows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
-      ) {
-        $0.store(
-          into: out, firstRow: item.rows.lowerBound, firstColumn: item.features.lowerBound,
-          bias: bias)
-      }
+      ) { $0.store(into: target, bias: bias) }
     }
   }
 

@@ -8,6 +8,21 @@ extension CPUBackend {
     }
   }
 
+  /// The items of rows times weights.
+  func productItems<S: RowScalar>(
+    _ groups: RowGroups, _ weights: WeightMatrices<S>
+  ) -> [WorkItem] {
+    let kernel = S.kernel(of: kernels)
+    guard weights.inputsRunAlongMemory else {
+      return WorkItem.packedProducts(
+        groups, features: weights.outputs,
+        featureUnit: RowsProduct<S>.panelsAtOnce * kernel.columns, threadCount: pool.threadCount)
+    }
+    let items = WorkItem.products(
+      groups, features: weights.outputs, rowUnit: kernel.lanes, threadCount: pool.threadCount)
+    return WorkItem.split(items, threadCount: pool.threadCount)
+  }
+
   /// The items of the gradients of weights `[E, features, width]`.
   func gradientItems(_ groups: RowGroups, _ gradients: TensorView) -> [WorkItem] {
     WorkItem.gradients(

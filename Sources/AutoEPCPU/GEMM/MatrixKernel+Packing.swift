@@ -12,17 +12,18 @@ extension MatrixKernel {
     return addressesOfPacked(rows.count, memory, depth: depth, on: bench, for: addresses)
   }
 
-  /// Rows for the kernel whose depths are rows in memory: `features` of each.
+  /// Rows for the kernel whose depths are rows in memory: `features` of each, packed side by side.
   func rows(
     fromDepths depths: RowAddresses, features: Range<Int>, on bench: Workbench
   ) -> RowAddresses {
-    let memory = packedRows(
-      count: features.count, depth: depths.count, on: bench, for: .packedRows)
-    unsafe packing.rows_from_depths(
-      depths.pointer, depths.count, features.lowerBound, features.count, memory.base,
-      rowStride(depth: depths.count))
-    return addressesOfPacked(
-      features.count, memory, depth: depths.count, on: bench, for: .packedRowAddresses)
+    let width = features.count.roundedUp(to: wordLanes)
+    let memory = bench.memory(
+      for: .packedRows, byteCount: words(of: depths.count) * width * wordSize)
+    unsafe packing.depths_from_rows(
+      depths.pointer, depths.count, features.lowerBound, features.count, width, width, memory.base)
+    return unsafe RowAddresses(
+      count: features.count, step: width, tileRows: rows, on: bench, for: .packedRowAddresses
+    ) { unsafe UnsafeRawPointer(memory.base + $0 * wordSize) }
   }
 
   /// A panel whose columns are rows in memory.
@@ -33,30 +34,51 @@ extension MatrixKernel {
 
   /// Panels whose depths are rows in memory: `columns` of each, in full panels but for the last.
   func panels(
-    fromDepths depths: RowAddresses, columns: Range<Int>, on bench: Workbench,
-    for purpose: Workbench.Purpose
-  ) -> [(columns: Range<Int>, panel: Panel)] {
-    let ranges = columns.chunks(of: self.columns)
-    let panels = panels(ranges, depth: depths.count, on: bench, for: purpose)
+    fromDepths depths: RowAddresses, columns: Range<Int>, on bench: Workbench
+  ) -> [Panel] {
+    let panels = panels(columns.chunks(of: self.columns), depth: depths.count, on: bench)
     guard let memory = unsafe panels.first?.memory else { return [] }
     unsafe packing.depths_from_rows(
       depths.pointer, depths.count, columns.lowerBound, columns.count, self.columns, lanes,
       memory)
-    return zip(ranges, panels).map { ($0, $1) }
+    return panels
   }
 
   /// Memory for panels of so many columns, one after the other.
-  func panels(
-    _ columns: [Range<Int>], depth: Int, on bench: Workbench, for purpose: Workbench.Purpose
-  ) -> [Panel] {
+  func panels(_ columns: [Range<Int>], depth: Int, on bench: Workbench) -> [Panel] {
     let widths = columns.map { $0.count.roundedUp(to: lanes) }
     let columnBytes = words(of: depth) * wordSize
-    let memory = bench.memory(for: purpose, byteCount: widths.reduce(0, +) * columnBytes)
+    let memory = bench.memory(for: .panels, byteCount: widths.reduce(0, +) * columnBytes)
     var first = 0
     return widths.map { width in
       defer { first += width }
       return unsafe Panel(memory.base + first * columnBytes, columns: width)
     }
+  }
+
+  /// Rounds rows of sums into some columns of stored rows.
+  func store(
+    _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
+  ) {
+    unsafe packing.store_rows(
+      sums.pointer, stride, rows.count, columns.count, rows.targets, columns.lowerBound)
+  }
+
+  /// The same of sums whose columns are kept one after the other.
+  func storeTransposed(
+    _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
+  ) {
+    unsafe packing.store_transposed(
+      sums.pointer, stride, columns.count, rows.count, rows.targets, columns.lowerBound)
+  }
+
+  /// target[c][r] = sums[r][c]; the strides are multiples of whole vectors.
+  func transpose(
+    _ sums: Elements<Wide>, stride: Int, rows: Int, columns: Int, into target: Elements<Wide>,
+    stride targetStride: Int
+  ) {
+    unsafe packing.transpose(
+      sums.pointer, stride, rows, columns, target.pointer, targetStride)
   }
 
   private func packedRows(

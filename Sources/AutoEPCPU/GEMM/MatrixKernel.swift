@@ -9,8 +9,9 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
   /// The sums of one tile, as `matrix_kernel.multiply` says.
   typealias Multiply =
     (
-      _ depth: Int, _ a: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ b: UnsafeRawPointer?,
-      _ columns: Int, _ sums: UnsafeMutableRawPointer?, _ stride: Int, _ adds: Int32
+      _ depth: Int, _ a: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ step: Int,
+      _ b: UnsafeRawPointer?, _ columns: Int, _ sums: UnsafeMutableRawPointer?, _ stride: Int,
+      _ adds: Int32
     ) -> Void
 
   /// Rows of a tile.
@@ -31,7 +32,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     let multiply = unsafe kernel.multiply
     unsafe self.init(
       kernel, rows: kernel.rows, columns: kernel.columns, lanes: 64 / kernel.word_size
-    ) { unsafe multiply?($0, $1, $2, $3, $4, $5, $6, $7) }
+    ) { unsafe multiply?($0, $1, $2, $3, $4, $5, $6, $7, $8) }
   }
 
   /// Another product of tiles of one size, with the packing of a kernel in C.
@@ -52,47 +53,73 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     packing = unsafe kernel.pack.pointee
   }
 
-  /// Sums of a vector: rows of transposed sums are multiples of these.
+  /// Sums of a vector: rows of sums are multiples of these.
   var sumLanes: Int { 64 / MemoryLayout<Wide>.stride }
+
+  /// Words of a vector: rows of words are multiples of these.
+  var wordLanes: Int { 64 / wordSize }
 
   /// The words of so many values.
   func words(of depth: Int) -> Int { (depth + valuesPerWord - 1) / valuesPerWord }
 
+  /// The values of some words of a depth.
+  func values(of words: Range<Int>, depth: Int) -> Range<Int> {
+    words.lowerBound * valuesPerWord..<min(words.upperBound * valuesPerWord, depth)
+  }
+
   /// The distance, in words, of packed rows.
-  func rowStride(depth: Int) -> Int { words(of: depth).roundedUp(to: 64 / wordSize) }
+  func rowStride(depth: Int) -> Int { words(of: depth).roundedUp(to: wordLanes) }
 
   /// Whether stored rows of this depth are read where they are.
   func readsInPlace(depth: Int) -> Bool { readsStoredRows && depth % valuesPerWord == 0 }
 
-  /// Words that are summed up before they are added to the sums. It decides the bits of a result, and is
-  /// the same for all sizes.
-  private var depthBlock: Int { 2048 / wordSize }
+  /// The words of a depth, in blocks that are summed up before they are added to the sums. They decide the
+  /// bits of a result, and are the same for all sizes.
+  func depthBlocks(of depth: Int) -> [Range<Int>] {
+    (0..<words(of: depth)).chunks(of: 2048 / wordSize)
+  }
 
-  /// The calls of the kernel that a product takes.
+  /// The tiles of so many rows.
+  func tileCount(rows: Int) -> Int { (rows - 1) / self.rows + 1 }
+
+  /// The calls of the kernel that so many rows, times one panel, take.
   func tileCount(rows: Int, depth: Int) -> Int {
-    ((rows - 1) / self.rows + 1) * ((words(of: depth) - 1) / depthBlock + 1)
+    tileCount(rows: rows) * depthBlocks(of: depth).count
   }
 
   /// sums [rows, panel.columns] = rows · panel. Rows that fill up the last tile get sums too, which mean
   /// nothing.
   ///
-  /// - Parameter prefetch: goes a step on with every tile.
+  /// - Parameter prefetches: go a step on with every tile.
   func multiply(
     _ addresses: RowAddresses, by panel: Panel, depth: Int, into sums: Elements<Wide>,
-    prefetch: inout Prefetch?
+    prefetches: inout [Prefetch]
   ) {
-    let (words, columns) = (words(of: depth), panel.columns)
-    let paddedRows = addresses.count.roundedUp(to: rows)
-    if words == 0 { sums[0..<paddedRows * columns].fill(0) }
+    let blocks = depthBlocks(of: depth)
+    if blocks.isEmpty { sums.fill(0) }
+    for block in blocks {
+      let memory = unsafe panel.memory + block.lowerBound * panel.columns * wordSize
+      multiply(
+        addresses, words: block, by: [unsafe Panel(memory, columns: panel.columns)], into: sums,
+        stride: panel.columns, prefetches: &prefetches)
+    }
+  }
+
+  /// Adds to the sums, or begins them with, what a block of words makes of rows · panels, which have
+  /// these words alone.
+  func multiply(
+    _ addresses: RowAddresses, words: Range<Int>, by panels: [Panel], into sums: Elements<Wide>,
+    stride: Int, prefetches: inout [Prefetch]
+  ) {
     guard let target = unsafe sums.pointer else { return }
-    for first in stride(from: 0, to: words, by: depthBlock) {
-      let block = unsafe panel.memory + first * columns * wordSize
-      for row in stride(from: 0, to: paddedRows, by: rows) {
+    for row in Swift.stride(from: 0, to: addresses.count, by: rows) {
+      var place = unsafe target + row * stride
+      for panel in panels {
         unsafe multiply(
-          min(depthBlock, words - first), addresses.pointer + row, first, block, columns,
-          target + row * columns, columns,
-          first > 0 ? 1 : 0)
-        prefetch?.step()
+          words.count, addresses.pointer + row, words.lowerBound, addresses.step, panel.memory,
+          panel.columns, place, stride, words.lowerBound > 0 ? 1 : 0)
+        unsafe place += panel.columns
+        prefetches.step()
       }
     }
   }

@@ -38,8 +38,8 @@ struct OpenBLAS {
 
   private func floats(_ plain: matrix_kernel) -> MatrixKernel<Float> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [sgemm] depth, a, first, b, columns, sums, stride, adds in
-      let rows = unsafe contiguous(a, first, depth: depth, as: Float.self)
+      [sgemm] depth, a, first, step, b, columns, sums, stride, adds in
+      let rows = unsafe contiguous(a, first, step, depth: depth, as: Float.self)
       unsafe sgemm(
         openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
         Int32(columns), Int32(depth), 1, rows, Int32(depth),
@@ -50,8 +50,8 @@ struct OpenBLAS {
 
   private func doubles(_ plain: matrix_kernel) -> MatrixKernel<Double> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [dgemm] depth, a, first, b, columns, sums, stride, adds in
-      let rows = unsafe contiguous(a, first, depth: depth, as: Double.self)
+      [dgemm] depth, a, first, step, b, columns, sums, stride, adds in
+      let rows = unsafe contiguous(a, first, step, depth: depth, as: Double.self)
       unsafe dgemm(
         openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
         Int32(columns), Int32(depth), 1, rows, Int32(depth),
@@ -62,11 +62,12 @@ struct OpenBLAS {
 
   /// The rows of a tile one after the other, as OpenBLAS reads them.
   private func contiguous<R: Real>(
-    _ addresses: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, depth: Int, as _: R.Type
+    _ addresses: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ step: Int, depth: Int,
+    as _: R.Type
   ) -> [R] {
-    unsafe (0..<Self.tileRows).flatMap { row in
+    (0..<Self.tileRows).flatMap { row in
       let values = unsafe addresses?[row]?.assumingMemoryBound(to: R.self)
-      return unsafe UnsafeBufferPointer(start: values.map { unsafe $0 + first }, count: depth)
+      return (first..<first + depth).map { unsafe values?[$0 * step] ?? 0 }
     }
   }
 }
@@ -85,10 +86,10 @@ extension MatrixKernel {
       for index in 0..<values.count { values[index] = Wide.tanh(Wide(index % 11) - 5) }
       guard let memory = unsafe values.pointer else { return false }
       let sums = bench.elements(Wide.self, for: .sums, count: rows * columns)
-      var prefetch: Prefetch?
+      var prefetches: [Prefetch] = []
       unsafe multiply(
         addresses, by: Panel(UnsafeMutableRawPointer(memory), columns: columns), depth: depth,
-        into: sums, prefetch: &prefetch)
+        into: sums, prefetches: &prefetches)
       return (0..<sums.count).allSatisfy { sums[$0] == sums[$0 % columns] }
     }
   }

@@ -17,31 +17,35 @@ struct OuterProduct<S: RowScalar> {
     into out: Elements<S>
   ) {
     assert(left.count == right.count)
+    let out = outRows(out, width: width)
     for strip in (0..<width).chunks(of: stripColumns(depth: right.count)) {
-      let panels = kernel.panels(fromDepths: right, columns: strip, on: bench, for: .panels)
+      let panels = kernel.panels(fromDepths: right, columns: strip, on: bench)
       for block in features.parts(most: Self.features, unit: kernel.rows) {
         let rows = kernel.rows(fromDepths: left, features: block, on: bench)
-        for (columns, panel) in panels {
+        let next = block.upperBound..<min(block.upperBound + block.count, features.upperBound)
+        let steps = kernel.tileCount(rows: block.count, depth: right.count)
+        for (index, columns) in strip.chunks(of: kernel.columns).enumerated() {
+          let panel = panels[index]
           let sums = bench.elements(
-            S.Wide.self, for: .sums, count: block.count.roundedUp(to: kernel.rows) * panel.columns)
-          var prefetch: Prefetch? = Prefetch(
-            outRows(out, block, width: width), bytes: S.bytes(columns), forWriting: true,
-            steps: kernel.tileCount(rows: block.count, depth: right.count))
-          kernel.multiply(rows, by: panel, depth: right.count, into: sums, prefetch: &prefetch)
-          S.roundRows(
-            sums, stride: panel.columns,
-            into: out[block.lowerBound * width + columns.lowerBound..<out.count],
-            targetStride: width, rows: block.count, count: columns.count)
+            S.Wide.self, for: .sums,
+            count: block.count.roundedUp(to: kernel.rows) * panel.columns)
+          var prefetches = [
+            Prefetch(
+              left[(0..<left.count).part(index, of: panels.count)], bytes: S.bytes(next),
+              steps: steps),
+            Prefetch(out[block], bytes: S.bytes(columns), forWriting: true, steps: steps),
+          ]
+          kernel.multiply(
+            rows, by: panel, depth: right.count, into: sums, prefetches: &prefetches)
+          kernel.store(sums, stride: panel.columns, into: out[block], columns: columns)
         }
       }
     }
   }
 
-  private func outRows(
-    _ out: Elements<S>, _ features: Range<Int>, width: Int
-  ) -> RowAddresses {
-    unsafe RowAddresses(count: features.count, on: bench, for: .outRowAddresses) {
-      unsafe UnsafeRawPointer(out.row(features.lowerBound + $0, width: width).pointer)
+  private func outRows(_ out: Elements<S>, width: Int) -> RowAddresses {
+    unsafe RowAddresses(count: out.count / width, on: bench, for: .targetAddresses) {
+      unsafe UnsafeRawPointer(out.row($0, width: width).pointer)
     }
   }
 

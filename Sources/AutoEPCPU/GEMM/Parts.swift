@@ -13,6 +13,11 @@ extension Range<Int> {
 }
 
 extension Range<Int> {
+  /// The number-th of `count` parts, about equal.
+  func part(_ number: Int, of partCount: Int) -> Range<Int> {
+    lowerBound + count * number / partCount..<lowerBound + count * (number + 1) / partCount
+  }
+
   /// Parts of a size, the last one as long as is left.
   func chunks(of size: Int) -> [Range<Int>] {
     stride(from: lowerBound, to: upperBound, by: size).map {

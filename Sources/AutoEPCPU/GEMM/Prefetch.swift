@@ -10,11 +10,11 @@ struct Prefetch {
   private var next = 0
 
   /// Asks for `bytes` of each row in about `steps` steps.
-  init(_ rows: RowAddresses, bytes: Range<Int>, forWriting: Bool, steps: Int) {
+  init(_ rows: RowAddresses, bytes: Range<Int>, forWriting: Bool = false, steps: Int) {
     self.rows = rows
     self.bytes = bytes
     self.forWriting = forWriting
-    rowsAtOnce = (rows.count - 1) / max(steps, 1) + 1
+    rowsAtOnce = max(rows.count - 1, 0) / max(steps, 1) + 1
   }
 
   /// The next step.
@@ -24,5 +24,12 @@ struct Prefetch {
     unsafe prefetch_rows(
       part.pointer, part.count, bytes.lowerBound, bytes.count, forWriting ? 1 : 0)
     next += rowsAtOnce
+  }
+}
+
+extension [Prefetch] {
+  /// The next step of each.
+  mutating func step() {
+    for index in indices { self[index].step() }
   }
 }

@@ -2,33 +2,42 @@
 @safe
 struct RowAddresses {
   let count: Int
+  /// The words from a row's value at one depth to that at the next.
+  let step: Int
   private let base: UnsafeMutablePointer<UnsafeRawPointer?>
 
   /// Fills a piece of the workbench.
   init(
-    count: Int, tileRows: Int = 1, on bench: Workbench, for purpose: Workbench.Purpose,
-    address: (Int) -> UnsafeRawPointer?
+    count: Int, step: Int = 1, tileRows: Int = 1, on bench: Workbench,
+    for purpose: Workbench.Purpose, address: (Int) -> UnsafeRawPointer?
   ) {
     let padded = count.roundedUp(to: tileRows)
     let memory = unsafe bench.memory(
       for: purpose, byteCount: padded * MemoryLayout<UnsafeRawPointer?>.stride)
     unsafe base = memory.base.assumingMemoryBound(to: UnsafeRawPointer?.self)
     self.count = count
+    self.step = step
     for row in 0..<count { unsafe base[row] = unsafe address(row) }
     for row in count..<padded { unsafe base[row] = unsafe base[count - 1] }
   }
 
-  private init(base: UnsafeMutablePointer<UnsafeRawPointer?>, count: Int) {
+  private init(base: UnsafeMutablePointer<UnsafeRawPointer?>, count: Int, step: Int) {
     unsafe self.base = unsafe base
     self.count = count
+    self.step = step
   }
 
   /// Some of them.
   subscript(range: Range<Int>) -> RowAddresses {
     assert(range.upperBound <= count)
-    return unsafe RowAddresses(base: base + range.lowerBound, count: range.count)
+    return unsafe RowAddresses(base: base + range.lowerBound, count: range.count, step: step)
   }
 
   /// For C.
   var pointer: UnsafePointer<UnsafeRawPointer?> { unsafe UnsafePointer(base) }
+
+  /// For C that writes the rows.
+  var targets: UnsafePointer<UnsafeMutableRawPointer?> {
+    unsafe UnsafeRawPointer(base).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
+  }
 }

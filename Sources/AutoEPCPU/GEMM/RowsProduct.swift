@@ -9,11 +9,13 @@ struct RowsProduct<S: RowScalar> {
   let weights: WeightView<S>
   /// Another weight of the same shape and layout, multiplied by at the same time.
   var second: WeightView<S>?
+  /// Where the caller will write what it makes of the product.
+  let targets: [ProductTarget<S>]
 
   /// Features whose weights stay in the cache while all rows pass.
   private static var features: Int { 64 }
   /// Panels of weights that are packed together, to read whole cache lines.
-  private static var panelsAtOnce: Int { 4 }
+  static var panelsAtOnce: Int { 2 }
 
   /// Calls `finish` with each block of the product. The addresses are padded to tiles.
   func multiply(_ rows: RowAddresses, finish: (SumBlock<S.Wide>) -> Void) {
@@ -31,109 +33,132 @@ struct RowsProduct<S: RowScalar> {
     _ rows: RowAddresses, _ finish: (SumBlock<S.Wide>) -> Void
   ) {
     let ranges = (0..<rows.count).parts(most: kernel.columns, unit: kernel.lanes)
-    let panels = kernel.panels(ranges, depth: weights.inputs, on: bench, for: .panels)
+    let panels = kernel.panels(ranges, depth: weights.inputs, on: bench)
     for (range, panel) in zip(ranges, panels) {
       kernel.packColumns(rows[range], depth: weights.inputs, into: panel)
     }
+    let factors = factors.map { ($0, $0.outputAddresses(kernel, bench)) }
     for features in (0..<weights.outputs).parts(most: Self.features, unit: kernel.rows) {
-      let left = weightRows(weights, features, .weights, .weightAddresses)
-      let secondLeft = second.map {
-        weightRows($0, features, .secondWeights, .secondWeightAddresses)
+      let left = factors.map { factor, outputs in
+        kernel.readable(
+          outputs[features], depth: weights.inputs, on: bench, for: factor.packed,
+          addresses: factor.packedAddresses)
       }
-      for (range, panel) in zip(ranges, panels) {
+      let next = features.upperBound..<min(features.upperBound + features.count, weights.outputs)
+      let steps = kernel.tileCount(rows: features.count, depth: weights.inputs) * factors.count
+      for (index, range) in ranges.enumerated() {
+        var prefetches = factors.map { _, outputs in
+          Prefetch(
+            outputs[next.part(index, of: ranges.count)], bytes: S.bytes(0..<weights.inputs),
+            steps: steps)
+        }
+        prefetches += targets.map { $0.prefetch(rows: range, columns: features, steps: steps) }
+        let panel = panels[index]
+        let sums = zip(left, factors).map { left, factor in
+          let sums = self.sums(
+            features.count.roundedUp(to: kernel.rows) * panel.columns, factor.0.sums)
+          kernel.multiply(
+            left, by: panel, depth: weights.inputs, into: sums, prefetches: &prefetches)
+          return sums
+        }
         finish(
           SumBlock(
-            rows: range, columns: features, stride: features.count.roundedUp(to: kernel.sumLanes),
-            sums: transposedProduct(left, panel, .transposedSums),
-            second: secondLeft.map { transposedProduct($0, panel, .secondTransposedSums) }))
+            rows: range, columns: features, sums: sums, stride: panel.columns,
+            columnsRunAlongRows: false, kernel: kernel))
       }
     }
   }
 
-  /// The kernel's rows are the rows, and its columns those of the weights, packed.
+  /// The kernel's rows are the rows, and its columns those of the weights, packed a block of depths at a
+  /// time.
   private func multiplyByPackedWeights(
     _ rows: RowAddresses, _ finish: (SumBlock<S.Wide>) -> Void
   ) {
     let left = kernel.readable(
       rows, depth: weights.inputs, on: bench, for: .packedRows, addresses: .packedRowAddresses)
-    let depths = inputAddresses(weights, .weightAddresses)
-    let secondDepths = second.map { inputAddresses($0, .secondWeightAddresses) }
+    let factors = factors.map { ($0, $0.inputAddresses(bench)) }
     for strip in (0..<weights.outputs).chunks(of: Self.panelsAtOnce * kernel.columns) {
-      let panels = kernel.panels(fromDepths: depths, columns: strip, on: bench, for: .panels)
-      let secondPanels = secondDepths.map {
-        kernel.panels(fromDepths: $0, columns: strip, on: bench, for: .secondPanels)
+      let stride = strip.count.roundedUp(to: kernel.lanes)
+      let sums = factors.map { factor, depths in
+        let sums = self.sums(rows.count.roundedUp(to: kernel.rows) * stride, factor.sums)
+        multiply(left, byPackedStrip: strip, of: depths, into: sums, stride: stride)
+        return sums
       }
-      let next = strip.upperBound..<min(strip.upperBound + strip.count, weights.outputs)
-      var prefetch = prefetch(depths, next, panels: panels.count, rows: rows.count)
-      var secondPrefetch = secondDepths.flatMap {
-        self.prefetch($0, next, panels: panels.count, rows: rows.count)
-      }
-      for (index, (columns, panel)) in panels.enumerated() {
-        finish(
-          SumBlock(
-            rows: 0..<rows.count, columns: columns, stride: panel.columns,
-            sums: product(left, panel, .sums, &prefetch),
-            second: secondPanels.map {
-              product(left, $0[index].panel, .secondSums, &secondPrefetch)
-            }))
-      }
+      finish(
+        SumBlock(
+          rows: 0..<rows.count, columns: strip, sums: sums, stride: stride,
+          columnsRunAlongRows: true, kernel: kernel))
     }
   }
 
-  /// The weights of the next strip, while the products of this one are made.
-  private func prefetch(
-    _ depths: RowAddresses, _ columns: Range<Int>, panels: Int, rows: Int
-  ) -> Prefetch? {
-    guard !columns.isEmpty, depths.count > 0 else { return nil }
-    return Prefetch(
-      depths, bytes: S.bytes(columns), forWriting: false,
-      steps: panels * kernel.tileCount(rows: rows, depth: depths.count))
-  }
-
-  private func weightRows(
-    _ weights: WeightView<S>, _ features: Range<Int>, _ purpose: Workbench.Purpose,
-    _ addresses: Workbench.Purpose
-  ) -> RowAddresses {
-    let stored = unsafe RowAddresses(
-      count: features.count, tileRows: kernel.rows, on: bench, for: addresses
-    ) { unsafe weights.address(ofOutput: features.lowerBound + $0) }
-    return kernel.readable(
-      stored, depth: weights.inputs, on: bench, for: purpose, addresses: addresses)
-  }
-
-  private func inputAddresses(
-    _ weights: WeightView<S>, _ purpose: Workbench.Purpose
-  ) -> RowAddresses {
-    unsafe RowAddresses(count: weights.inputs, on: bench, for: purpose) {
-      unsafe weights.address(ofInput: $0)
+  /// All sums of a strip of columns. Meanwhile the next block of weights is asked for, and where the
+  /// caller will write.
+  private func multiply(
+    _ rows: RowAddresses, byPackedStrip strip: Range<Int>, of depths: RowAddresses,
+    into sums: Elements<S.Wide>, stride: Int
+  ) {
+    let blocks = kernel.depthBlocks(of: depths.count)
+    if blocks.isEmpty { sums.fill(0) }
+    let nextStrip = strip.upperBound..<min(strip.upperBound + strip.count, weights.outputs)
+    for (index, block) in blocks.enumerated() {
+      let panels = kernel.panels(
+        fromDepths: depths[kernel.values(of: block, depth: depths.count)], columns: strip,
+        on: bench)
+      let steps = kernel.tileCount(rows: rows.count) * panels.count
+      let isLast = index + 1 == blocks.count
+      let next = kernel.values(of: blocks[isLast ? 0 : index + 1], depth: depths.count)
+      var prefetches = [
+        Prefetch(depths[next], bytes: S.bytes(isLast ? nextStrip : strip), steps: steps)
+      ]
+      if isLast {
+        prefetches += targets.map {
+          $0.prefetch(rows: 0..<rows.count, columns: strip, steps: steps)
+        }
+      }
+      kernel.multiply(
+        rows, words: block, by: panels, into: sums, stride: stride, prefetches: &prefetches)
     }
-  }
-
-  private func transposedProduct(
-    _ features: RowAddresses, _ panel: Panel, _ purpose: Workbench.Purpose
-  ) -> Elements<S.Wide> {
-    let sums = sums(features.count.roundedUp(to: kernel.rows) * panel.columns, .sums)
-    var prefetch: Prefetch?
-    kernel.multiply(
-      features, by: panel, depth: weights.inputs, into: sums, prefetch: &prefetch)
-    let stride = features.count.roundedUp(to: kernel.sumLanes)
-    let result = self.sums(panel.columns * stride, purpose)
-    unsafe kernel.packing.transpose(
-      sums.pointer, panel.columns, features.count, panel.columns, result.pointer, stride)
-    return result
-  }
-
-  private func product(
-    _ rows: RowAddresses, _ panel: Panel, _ purpose: Workbench.Purpose,
-    _ prefetch: inout Prefetch?
-  ) -> Elements<S.Wide> {
-    let sums = sums(rows.count.roundedUp(to: kernel.rows) * panel.columns, purpose)
-    kernel.multiply(
-      rows, by: panel, depth: weights.inputs, into: sums, prefetch: &prefetch)
-    return sums
   }
 
   private func sums(_ count: Int, _ purpose: Workbench.Purpose) -> Elements<S.Wide> {
     bench.elements(S.Wide.self, for: purpose, count: count)
+  }
+
+  private var factors: [Factor] {
+    let first = Factor(
+      weights: weights, addresses: .weightAddresses, packed: .packedWeights,
+      packedAddresses: .packedWeightAddresses, sums: .sums)
+    guard let second else { return [first] }
+    return [
+      first,
+      Factor(
+        weights: second, addresses: .secondWeightAddresses, packed: .secondPackedWeights,
+        packedAddresses: .secondPackedWeightAddresses, sums: .secondSums),
+    ]
+  }
+}
+
+extension RowsProduct {
+  /// One of the weights, and the pieces of the workbench that its products take.
+  private struct Factor {
+    let weights: WeightView<S>
+    let addresses: Workbench.Purpose
+    let packed: Workbench.Purpose
+    let packedAddresses: Workbench.Purpose
+    let sums: Workbench.Purpose
+
+    /// The outputs, whose inputs run along memory; padded to tiles.
+    func outputAddresses(_ kernel: MatrixKernel<S.Wide>, _ bench: Workbench) -> RowAddresses {
+      unsafe RowAddresses(
+        count: weights.outputs, tileRows: kernel.rows, on: bench, for: addresses
+      ) { unsafe weights.address(ofOutput: $0) }
+    }
+
+    /// The inputs, whose outputs run along memory.
+    func inputAddresses(_ bench: Workbench) -> RowAddresses {
+      unsafe RowAddresses(count: weights.inputs, on: bench, for: addresses) {
+        unsafe weights.address(ofInput: $0)
+      }
+    }
   }
 }

@@ -1,38 +1,55 @@
 import AutoEPCore
 
-/// A block of finished sums, row by row.
+/// A block of finished sums.
 struct SumBlock<Wide: Real> {
   /// The rows of the product that it has.
   let rows: Range<Int>
   /// The columns of the product that it has.
   let columns: Range<Int>
-  /// The distance of its rows.
+  /// Those of the first weights, and of the second where there are two.
+  let sums: [Elements<Wide>]
+  /// The distance of rows of sums, or of columns where those are kept one after the other.
   let stride: Int
-  /// The sums of the first weights.
-  let sums: Elements<Wide>
-  /// Those of the second, where there are two.
-  let second: Elements<Wide>?
+  let columnsRunAlongRows: Bool
+  let kernel: MatrixKernel<Wide>
 
-  /// The sums of a row, counted from the block's first.
-  func row(_ row: Int) -> Elements<Wide> {
-    sums[row * stride..<row * stride + columns.count]
+  /// Adds a bias, of all columns of the product, and rounds the sums of the first weights into their
+  /// place.
+  func store<S: RowScalar>(into target: ProductTarget<S>, bias: Elements<S>?)
+  where S.Wide == Wide {
+    if let bias { add(bias[columns]) }
+    let (rows, place) = (target.rows[rows], target.place(of: columns))
+    if columnsRunAlongRows {
+      kernel.store(sums[0], stride: stride, into: rows, columns: place)
+    } else {
+      kernel.storeTransposed(sums[0], stride: stride, into: rows, columns: place)
+    }
   }
 
-  /// The second sums of a row.
-  func secondRow(_ row: Int) -> Elements<Wide>? {
-    second.map { $0[row * stride..<row * stride + columns.count] }
+  /// Copies the sums of the first or second weights to rows that are `stride` apart, a multiple of whole
+  /// vectors.
+  func copy(_ index: Int, into target: Elements<Wide>, stride targetStride: Int) {
+    guard columnsRunAlongRows else {
+      return kernel.transpose(
+        sums[index], stride: stride, rows: columns.count, columns: rows.count, into: target,
+        stride: targetStride)
+    }
+    for row in 0..<rows.count {
+      target[row * targetStride..<row * targetStride + columns.count].copy(
+        sums[index][row * stride..<row * stride + columns.count])
+    }
   }
 
-  /// Adds a bias, of all columns of the product, and rounds the block into its place.
-  func store<S: Scalar>(
-    into out: IndexedRows<S>, firstRow: Int, firstColumn: Int = 0, bias: Elements<S>?
-  ) where S.Wide == Wide {
-    let bias = bias?[columns]
-    let place = firstColumn + columns.lowerBound..<firstColumn + columns.upperBound
-    for (index, row) in rows.enumerated() {
-      let sums = self.row(index)
-      if let bias { sums.add(bias) }
-      out[firstRow + row][place].store(sums)
+  private func add<S: Scalar>(_ bias: Elements<S>) where S.Wide == Wide {
+    if columnsRunAlongRows {
+      for row in 0..<rows.count {
+        sums[0][row * stride..<row * stride + columns.count].add(bias)
+      }
+    } else {
+      for column in 0..<columns.count {
+        let value = bias[column].wide
+        sums[0][column * stride..<column * stride + rows.count].replace { $0 + value }
+      }
     }
   }
 }

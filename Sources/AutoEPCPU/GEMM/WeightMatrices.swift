@@ -29,6 +29,9 @@ struct WeightMatrices<S: Scalar> {
       layout: layout)
   }
 
+  /// Whether the inputs of one output run along memory; else the outputs of one input do.
+  var inputsRunAlongMemory: Bool { layout == .outIn }
+
   /// The same memory, from outputs to inputs.
   var transposed: WeightMatrices {
     WeightMatrices(elements, outputs: inputs, inputs: outputs, layout: layout.transposed)

@@ -8,6 +8,8 @@ struct WorkItem {
 
   /// Items take rows enough to make reading the weights cheap beside the products.
   private static var mostRows: Int { 288 }
+  /// The most rows whose sums with a strip of columns stay in the cache.
+  private static var mostPackedRows: Int { 768 }
   /// Items of a gradient take features enough to make packing the rows cheap.
   private static var leastFeatures: Int { 256 }
   /// Items a thread, at least, where there is enough to do: they even out unequal groups.
@@ -25,6 +27,22 @@ struct WorkItem {
         WorkItem(group: group, rows: $0, features: 0..<features)
       }
     }.sorted { $0.rows.count > $1.rows.count }
+  }
+
+  /// Items of products with weights that have to be packed: packing is shared by all rows of an item, and
+  /// what packs different columns is cut between threads. The largest first.
+  static func packedProducts(
+    _ groups: RowGroups, features: Int, featureUnit: Int, threadCount: Int
+  ) -> [WorkItem] {
+    let work = (groups.ranges.last?.upperBound ?? 0) * features
+    let share = work / (threadCount * itemsPerThread)
+    return groups.ranges.enumerated().flatMap { group, rows in
+      rows.parts(most: mostPackedRows, unit: 1).flatMap { rows in
+        (0..<features).parts(
+          most: threadCount == 1 ? features : share / rows.count, unit: featureUnit
+        ).map { WorkItem(group: group, rows: rows, features: $0) }
+      }
+    }.sorted { $0.rows.count * $0.features.count > $1.rows.count * $1.features.count }
   }
 
   /// Items of gradients of weights [features, width], all their rows together: the largest first.

@@ -2,13 +2,13 @@
 final class Workbench {
   /// What a piece is for.
   enum Purpose: Int, CaseIterable {
-    case rowAddresses, secondRowAddresses, outRowAddresses
+    case rowAddresses, secondRowAddresses
+    case targetAddresses, secondTargetAddresses
     case packedRows, packedRowAddresses
-    case weights, weightAddresses
-    case secondWeights, secondWeightAddresses
-    case panels, secondPanels
+    case weightAddresses, packedWeights, packedWeightAddresses
+    case secondWeightAddresses, secondPackedWeights, secondPackedWeightAddresses
+    case panels
     case sums, secondSums
-    case transposedSums, secondTransposedSums
     case hidden, activated
   }
 

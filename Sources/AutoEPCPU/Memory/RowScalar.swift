@@ -6,11 +6,6 @@ protocol RowScalar: Scalar {
   /// The matrix kernel of this type.
   static func kernel(of set: KernelSet) -> MatrixKernel<Wide>
 
-  /// Rounds a block of `rows` rows of `count` elements, of which each begins a stride after the one before.
-  static func roundRows(
-    _ sums: Elements<Wide>, stride: Int, into target: Elements<Self>, targetStride: Int, rows: Int,
-    count: Int)
-
   /// target = factor · row.
   static func scale(_ row: Elements<Self>, by factor: Wide, into target: Elements<Self>)
 
@@ -19,19 +14,6 @@ protocol RowScalar: Scalar {
 
   /// The inner product, in a fixed order.
   static func dot(_ a: Elements<Self>, _ b: Elements<Self>) -> Wide
-}
-
-extension RowScalar {
-  static func roundRows(
-    _ sums: Elements<Wide>, stride: Int, into target: Elements<Self>, targetStride: Int, rows: Int,
-    count: Int
-  ) {
-    for row in 0..<rows {
-      round(
-        sums[row * stride..<row * stride + count],
-        into: target[row * targetStride..<row * targetStride + count])
-    }
-  }
 }
 
 extension Float: RowScalar {
@@ -52,13 +34,6 @@ extension Float: RowScalar {
 
 extension BFloat16: RowScalar {
   static func kernel(of set: KernelSet) -> MatrixKernel<Float> { set.bf16 }
-
-  static func roundRows(
-    _ sums: Elements<Float>, stride: Int, into target: Elements<BFloat16>, targetStride: Int,
-    rows: Int, count: Int
-  ) {
-    unsafe round_rows_bf16(sums.pointer, stride, target.bits, targetStride, rows, count)
-  }
 
   static func scale(
     _ row: Elements<BFloat16>, by factor: Float, into target: Elements<BFloat16>

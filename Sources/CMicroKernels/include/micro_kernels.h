@@ -14,11 +14,12 @@ typedef struct matrix_kernel {
   ptrdiff_t word_size;
   /* Whether stored rows can be read in place, at depths of whole words. */
   int32_t reads_stored_rows;
-  /* sums[i][j] = the sum over p < depth, in order, of a[i][first + p] * b[p][j], which is added to
-   * them if `adds`; for one tile whose rows of sums are `stride` apart. Depths count in words; `columns` is a multiple of the words of
-   * 64 bytes, at most the tile's; a has an address for each of the tile's rows. */
-  void (*multiply)(ptrdiff_t depth, const void *const *a, ptrdiff_t first, const void *b,
-                   ptrdiff_t columns, void *sums, ptrdiff_t stride, int32_t adds);
+  /* sums[i][j] = the sum over p < depth, in order, of a[i][(first + p) * step] * b[p][j], which is
+   * added to them if `adds`; for one tile whose rows of sums are `stride` apart. Depths and steps count in
+   * words; `columns` is a multiple of the words of 64 bytes, at most the tile's; a has an address for each
+   * of the tile's rows. */
+  void (*multiply)(ptrdiff_t depth, const void *const *a, ptrdiff_t first, ptrdiff_t step,
+                   const void *b, ptrdiff_t columns, void *sums, ptrdiff_t stride, int32_t adds);
   const packing *pack;
 } matrix_kernel;
 

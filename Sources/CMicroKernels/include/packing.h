@@ -1,4 +1,5 @@
-/* Packing: bringing operands of a product into the order in which the micro-kernels read them.
+/* Packing: bringing operands of a product into the order in which the micro-kernels read them, and its
+ * sums to where they are wanted.
  *
  * A kernel multiplies rows, whose depth runs along memory, by a panel: for each depth, the values of
  * `columns` columns one after another. Kernels that take two depths at once (bf16 dot products) read
@@ -20,17 +21,21 @@ typedef struct packing {
    * `columns` columns, the last one what is left, rounded up to a multiple of `unit`. */
   void (*depths_from_rows)(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
                            ptrdiff_t width, ptrdiff_t columns, ptrdiff_t unit, void *panels);
-  /* Rows for a kernel from depths that are rows in memory: row r at depth p is source[p][first + r].
-   * Packed rows are `stride` words apart, the depth in words rounded up as columns are. */
-  void (*rows_from_depths)(const void *const *source, ptrdiff_t depth, ptrdiff_t first,
-                           ptrdiff_t rows, void *packed, ptrdiff_t stride);
-  /* Rows that a kernel cannot read in place; stride as above. */
+  /* Rows that a kernel cannot read in place, `stride` words apart, the depth in words rounded up as
+   * columns are. */
   void (*rows_from_rows)(const void *const *source, ptrdiff_t rows, ptrdiff_t depth, void *packed,
                          ptrdiff_t stride);
   /* Of words: transposed[c][r] = source[r][c]. Strides count in words; the rows of both are multiples
    * of 64 bytes. */
   void (*transpose)(const void *source, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
                     void *transposed, ptrdiff_t transposed_stride);
+  /* Rounds sums to stored values: target[r][first + c] = sums[r][c]. The stride counts in sums; the rows
+   * of sums are multiples of 64 bytes. */
+  void (*store_rows)(const void *sums, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
+                     void *const *target, ptrdiff_t first);
+  /* The same of transposed sums: target[r][first + c] = sums[c][r]. */
+  void (*store_transposed)(const void *sums, ptrdiff_t stride, ptrdiff_t columns, ptrdiff_t rows,
+                           void *const *target, ptrdiff_t first);
 } packing;
 
 /* Asks for bytes [first, first + count) of each of some rows, which will soon be read, or written. */

@@ -9,9 +9,6 @@
 void widen_bf16(const uint16_t *from, float *to, ptrdiff_t count);
 /* to[i] = from[i], rounded to nearest even; NaN stays NaN. */
 void round_bf16(const float *from, uint16_t *to, ptrdiff_t count);
-/* The same for `rows` rows of `count` values, so far apart in elements. */
-void round_rows_bf16(const float *from, ptrdiff_t from_stride, uint16_t *to, ptrdiff_t to_stride,
-                     ptrdiff_t rows, ptrdiff_t count);
 /* to[i] = factor * from[i]. */
 void scale_f32(float factor, const float *from, float *to, ptrdiff_t count);
 void scale_bf16(float factor, const uint16_t *from, uint16_t *to, ptrdiff_t count);
