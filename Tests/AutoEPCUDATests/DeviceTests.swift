@@ -8,7 +8,7 @@ import Testing
 /// The device and its launches, on a driver that only remembers.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct DeviceTests {
-  private let source = KernelSource("fill.cu", variants: [[], ["VALUE=2"]]) {
+  private let source = KernelSource("fill.cu", variants: [[], KernelVariant.define("VALUE", 2)]) {
     [
       Array(
         """
@@ -106,10 +106,10 @@ struct DeviceTests {
     for _ in 0..<3 {
       _ = try device.kernel(source, "fill")
       _ = try device.kernel(source, "other")
-      _ = try device.kernel(source, "fill", ["VALUE=2"])
+      _ = try device.kernel(source, "fill", KernelVariant.define("VALUE", 2))
     }
     #expect(fake.state.pointee.modulesLoaded == 2)
-    for (name, defines) in [("fill", ["VALUE=3"]), ("absent", [])] {
+    for (name, defines) in [("fill", KernelVariant.define("VALUE", 3)), ("absent", [])] {
       let error = #expect(throws: EngineError.self) {
         _ = try device.kernel(source, name, defines)
       }

@@ -8,6 +8,7 @@ FFN size, G = 2F with a gate and F without.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def local_experts(
         x, *weights = [_cast(tensor, dtype) for tensor in (x, *weights)]
     tensors = (x, topk_idx, topk_weights, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return LocalExperts.apply(options, *tensors, *(buffers or _NO_BUFFERS))
+        return LocalExperts.apply(options, buffers, *tensors)
     return _run_forward(*tensors, *options)[0]
 
 
@@ -99,6 +100,7 @@ class LocalExperts(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         options: Options,
+        buffers: Buffers | None,
         x: Tensor,
         topk_idx: Tensor,
         topk_weights: Tensor,
@@ -106,17 +108,13 @@ class LocalExperts(torch.autograd.Function):
         gate_up_bias: Tensor | None,
         down: Tensor,
         down_bias: Tensor | None,
-        gate_up_buffer: Tensor | None,
-        gate_up_bias_buffer: Tensor | None,
-        down_buffer: Tensor | None,
-        down_bias_buffer: Tensor | None,
     ) -> Tensor:
         """[T, H] to [T, H]."""
         weights = (gate_up, gate_up_bias, down, down_bias)
         y, hidden, routing = _run_forward(x, topk_idx, topk_weights, *weights, *options)
         ctx.save_for_backward(x, topk_weights, *weights, hidden, routing)
         # Not among the saved ones, which a backward in between may not change.
-        ctx.buffers = (gate_up_buffer, gate_up_bias_buffer, down_buffer, down_bias_buffer)
+        ctx.buffers = buffers
         ctx.options = options
         ctx.is_hidden_ours = _is_kept_as_it_is()
         return y
@@ -126,13 +124,15 @@ class LocalExperts(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to the gradients of the tensors, in their order."""
         x, topk_weights, *weights, hidden, routing = ctx.saved_tensors
-        wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[1:8]
+        wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[2:]
         grad_x = _empty_like(x) if wants_x else None
         grad_scores = _empty_like(topk_weights) if wants_scores else None
-        accumulate = any(buffer is not None for buffer in ctx.buffers)
+        accumulate = ctx.buffers is not None
         places = [
             None if not is_wanted else buffer if accumulate else _empty_like(weight)
-            for weight, buffer, is_wanted in zip(weights, ctx.buffers, wanted, strict=True)
+            for weight, buffer, is_wanted in zip(
+                weights, ctx.buffers or _NO_BUFFERS, wanted, strict=True
+            )
         ]
         run = _backward
         if torch.compiler.is_compiling():
@@ -153,7 +153,7 @@ class LocalExperts(torch.autograd.Function):
         )
         if accumulate:
             places = _NO_BUFFERS
-        return None, grad_x, None, grad_scores, *places, *_NO_BUFFERS
+        return None, None, grad_x, None, grad_scores, *places
 
 
 def _run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +176,7 @@ def _forward(
     """The operator `local_experts`."""
     x_TH, idx_TK, weights_TK = _dense(x), _dense(topk_idx), _dense(topk_weights)
     context, config = context_of(x_TH), _config(x, gate_up, down, options)
-    _, workspace_bytes, _ = engine.local_experts_describe(context, config, *topk_idx.shape)
+    _, workspace_bytes, *_ = _sizes(context, config, *topk_idx.shape)
     results = y_TH, hidden_NG, routing = _forward_results(
         x, topk_idx, topk_weights, gate_up, gate_up_bias, down, down_bias, *options
     )
@@ -217,9 +217,17 @@ def _forward_results(
     )
 
 
+@functools.lru_cache(maxsize=256)
+def _sizes(
+    context: engine.Handle, config: tuple, tokens: int, top_k: int
+) -> tuple[int, int, int, int]:
+    """What `engine.local_experts_describe` tells; the same for each layer and step."""
+    return engine.local_experts_describe(context, config, tokens, top_k)
+
+
 def _routing_bytes(rows: int, num_experts: int) -> int:
-    """Somewhat more than the engine needs, which it checks: a sum that symbolic sizes can be in."""
-    return 12 * rows + 1024 * num_experts + 8192
+    """Little more than the engine needs, which it checks: a sum that symbolic sizes can be in."""
+    return 8 * rows + rows // 8 + 20 * num_experts + 512
 
 
 def _backward(
@@ -246,7 +254,7 @@ def _backward(
     grad_TH = _dense(grad_y)
     grad_hidden_NG = _empty_like(hidden) if grad_hidden is None else grad_hidden
     context, config = context_of(grad_TH), _config(x, gate_up, down, options)
-    *_, workspace_bytes = engine.local_experts_describe(context, config, *topk_weights.shape)
+    *_, workspace_bytes, scratch_bytes = _sizes(context, config, *topk_weights.shape)
     engine.local_experts_backward(
         context,
         config,
@@ -262,6 +270,7 @@ def _backward(
         grad_topk_weights,
         (grad_gate_up, grad_gate_up_bias, grad_down, grad_down_bias),
         accumulate,
+        _scratch(scratch_bytes, grad_y, grad_x),
         _bytes(workspace_bytes, grad_y),
     )
 
@@ -273,6 +282,13 @@ def _activated(hidden: Tensor, config: tuple, lender: Tensor | None) -> Tensor:
     if lender is None or lender.dtype != hidden.dtype or lender.numel() < size:
         return hidden.new_empty(shape)
     return lender.as_strided(shape, (shape[1], 1))
+
+
+def _scratch(size: int, like: Tensor, lender: Tensor | None) -> Tensor:
+    """Scratch of some bytes, in the memory of a gradient that is written later where it has room."""
+    if lender is None or lender.nbytes < size:
+        return _bytes(size, like)
+    return lender.view(-1).view(torch.uint8)
 
 
 def _is_kept_as_it_is() -> bool:
