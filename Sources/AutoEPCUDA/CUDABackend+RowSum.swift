@@ -42,7 +42,7 @@ extension CUDABackend {
         + KernelVariant.sum(sums.dtype, accumulate: accumulate)
     ).launch(
       grid: LaunchSize((Int(layout.vectorCount) + columns - 1) / columns, groups.count),
-      block: 256, sharedBytes: 256 * layout.vector * 4, on: stream, gradOut, groups.tensor, slotOfRow,
-      weights, sums, Int64(gradOut.shape[0]), layout.vectorCount)
+      block: 256, sharedBytes: 256 * layout.vector * 4, on: stream, gradOut, groups.tensor,
+      slotOfRow, weights, sums, Int64(gradOut.shape[0]), layout.vectorCount)
   }
 }

@@ -9,7 +9,7 @@ import reference
 import torch
 
 from autoep import _options
-from autoep.functional import _experts, _local_experts
+from autoep.functional import _experts, _local_experts, _moe
 
 _Tensors = tuple[torch.Tensor | None, ...]
 
@@ -92,8 +92,7 @@ class PlainGPU:
                 "in place": grad_hidden.data_ptr() == hidden.data_ptr(),
                 "borrowed": grad_weights[0] is not None
                 and activated.data_ptr() == grad_weights[0].data_ptr(),
-                "scratch in grad_x": grad_x is not None
-                and scratch.data_ptr() == grad_x.data_ptr(),
+                "scratch in grad_x": grad_x is not None and scratch.data_ptr() == grad_x.data_ptr(),
             }
         )
         topk_idx = routing[: 8 * topk_weights.numel()].view(torch.long).view(topk_weights.shape)
@@ -136,8 +135,9 @@ class PlainGPU:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> PlainGPU:
-    """`functional.experts` takes CPU tensors for a GPU's."""
+    """`functional.experts` and `moe` take CPU tensors for a GPU's."""
     plain = PlainGPU()
     monkeypatch.setattr(_local_experts, "engine", plain)
-    monkeypatch.setattr(_experts, "on_gpu", lambda _: True)
+    for module in (_experts, _moe):
+        monkeypatch.setattr(module, "on_gpu", lambda _: True)
     return plain

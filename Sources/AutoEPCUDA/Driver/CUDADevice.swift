@@ -50,7 +50,7 @@ public final class CUDADevice: Sendable {
     processorCount = try driver.attribute(cuda_multiprocessor_count, of: device)
     l2Bytes = try driver.attribute(cuda_l2_cache_size, of: device)
     sharedBytesPerBlock = try driver.attribute(cuda_max_shared_bytes_per_block_optin, of: device)
-    let context = try DeviceContext(device, driver)
+    let context = try DeviceContext(device, ordinal: ordinal, driver)
     faults = try context.run { () throws(EngineError) in try FaultWord(driver) }
     self.context = context
     self.driver = driver

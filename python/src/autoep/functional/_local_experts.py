@@ -9,6 +9,7 @@ FFN size, G = 2F with a gate and F without.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,8 +31,7 @@ Options = tuple[int, int, int, int, float, float]
 
 _NO_BUFFERS: Buffers = (None, None, None, None)
 _WEIGHT_NAMES = ("gate_up", "gate_up_bias", "down", "down_bias")
-_NAMES = ("x", "topk_idx", "topk_weights", *_WEIGHT_NAMES)
-_NDIMS = (2, 2, 2, 3, 2, 3, 2)
+_NDIMS = {"gate_up": 3, "down": 3}  # of the others 2
 _OUT_IN = LAYOUTS["out_in"]
 _OPTIONAL = ("gate_up_bias", "down_bias")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no DTensor
@@ -77,11 +77,8 @@ def local_experts(
     Returns:
         y, [T, H].
     """
-    for name, tensor, ndim in zip(
-        _NAMES, (x, topk_idx, topk_weights, *weights), _NDIMS, strict=True
-    ):
-        if tensor is not None or name not in _OPTIONAL:
-            _check(name, tensor, ndim)
+    check(x=x, topk_idx=topk_idx, topk_weights=topk_weights)
+    check(**dict(zip(_WEIGHT_NAMES, weights, strict=True)))
     if buffers is not None:
         _check_buffers(weights, buffers)
     if torch.is_autocast_enabled(x.device.type):
@@ -90,7 +87,7 @@ def local_experts(
     tensors = (x, topk_idx, topk_weights, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return LocalExperts.apply(options, buffers, *tensors)
-    return _run_forward(*tensors, *options)[0]
+    return run_forward(*tensors, *options)[0]
 
 
 class LocalExperts(torch.autograd.Function):
@@ -111,12 +108,12 @@ class LocalExperts(torch.autograd.Function):
     ) -> Tensor:
         """[T, H] to [T, H]."""
         weights = (gate_up, gate_up_bias, down, down_bias)
-        y, hidden, routing = _run_forward(x, topk_idx, topk_weights, *weights, *options)
+        y, hidden, routing = run_forward(x, topk_idx, topk_weights, *weights, *options)
         ctx.save_for_backward(x, topk_weights, *weights, hidden, routing)
         # Not among the saved ones, which a backward in between may not change.
         ctx.buffers = buffers
         ctx.options = options
-        ctx.is_hidden_ours = _is_kept_as_it_is()
+        ctx.is_hidden_ours = is_kept_as_it_is()
         return y
 
     @staticmethod
@@ -125,38 +122,70 @@ class LocalExperts(torch.autograd.Function):
         """[T, H] to the gradients of the tensors, in their order."""
         x, topk_weights, *weights, hidden, routing = ctx.saved_tensors
         wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[2:]
-        grad_x = _empty_like(x) if wants_x else None
-        grad_scores = _empty_like(topk_weights) if wants_scores else None
-        accumulate = ctx.buffers is not None
-        places = [
-            None if not is_wanted else buffer if accumulate else _empty_like(weight)
-            for weight, buffer, is_wanted in zip(
-                weights, ctx.buffers or _NO_BUFFERS, wanted, strict=True
-            )
-        ]
-        run = _backward
-        if torch.compiler.is_compiling():
-            run = torch.ops.autoep.local_experts_backward
-        run(
-            grad_y,
-            x,
-            topk_weights,
-            *weights,
-            hidden,
-            routing,
-            grad_x,
-            grad_scores,
-            *places,
-            hidden if ctx.is_hidden_ours and _is_last_backward() else None,
-            accumulate,
-            *ctx.options,
+        grad_x, grad_scores, *grad_weights = gradients(
+            ctx, grad_y, x, topk_weights, weights, hidden, routing, (wants_x, wants_scores, *wanted)
         )
-        if accumulate:
-            places = _NO_BUFFERS
-        return None, None, grad_x, None, grad_scores, *places
+        return None, None, grad_x, None, grad_scores, *grad_weights
 
 
-def _run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(
+    ctx: FunctionCtx,
+    grad_y: Tensor,
+    x: Tensor,
+    topk_weights: Tensor,
+    weights: Sequence[Tensor | None],
+    hidden: Tensor,
+    routing: Tensor,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of `run_forward` to x, topk_weights and the weights, those that are wanted.
+
+    The ones to the weights are added to the buffers where there are any.
+
+    Args:
+        ctx: Has `options`, `buffers` and `is_hidden_ours`.
+        grad_y: [T, H].
+        x: [T, H].
+        topk_weights: [T, K].
+        weights: gate_up, gate_up_bias, down and down_bias.
+        hidden: What the forward kept, as routing.
+        routing: See hidden.
+        wanted: For x, topk_weights and each of the weights.
+    """
+    accumulate = ctx.buffers is not None
+    grad_x, grad_scores, *grad_weights = (
+        _empty_like(of) if is_wanted and of is not None else None
+        for of, is_wanted in zip(
+            (x, topk_weights, *(_NO_BUFFERS if accumulate else weights)), wanted, strict=True
+        )
+    )
+    places = grad_weights
+    if accumulate:
+        places = [
+            buffer if is_wanted else None
+            for buffer, is_wanted in zip(ctx.buffers, wanted[2:], strict=True)
+        ]
+    run = _backward
+    if torch.compiler.is_compiling():
+        run = torch.ops.autoep.local_experts_backward
+    run(
+        grad_y,
+        x,
+        topk_weights,
+        *weights,
+        hidden,
+        routing,
+        grad_x,
+        grad_scores,
+        *places,
+        hidden if ctx.is_hidden_ours and _is_last_backward() else None,
+        accumulate,
+        *ctx.options,
+    )
+    return [grad_x, grad_scores, *grad_weights]
+
+
+def run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`local_experts`, as an operator where it is traced."""
     if torch.compiler.is_compiling():
         return torch.ops.autoep.local_experts(*arguments)
@@ -285,13 +314,13 @@ def _activated(hidden: Tensor, config: tuple, lender: Tensor | None) -> Tensor:
 
 
 def _scratch(size: int, like: Tensor, lender: Tensor | None) -> Tensor:
-    """Scratch of some bytes, in the memory of a gradient that is written later where it has room."""
+    """Scratch bytes, in the memory of a gradient that is written later where it has room."""
     if lender is None or lender.nbytes < size:
         return _bytes(size, like)
     return lender.view(-1).view(torch.uint8)
 
 
-def _is_kept_as_it_is() -> bool:
+def is_kept_as_it_is() -> bool:
     """Whether no hook of the script sees the tensors that a forward saves."""
     if torch.compiler.is_compiling():
         return False
@@ -330,20 +359,25 @@ def _bytes(count: int, like: Tensor) -> Tensor:
     return like.new_empty((count,), dtype=torch.uint8)
 
 
-def _check(name: str, tensor: Any, ndim: int) -> None:
-    """Checks what the engine cannot be asked."""
-    if type(tensor) in _PLAIN and tensor.dim() == ndim:
-        return
+def check(**tensors: Any) -> None:
+    """Checks what the engine cannot be asked, of tensors by their names."""
+    for name, tensor in tensors.items():
+        if type(tensor) in _PLAIN and tensor.dim() == _NDIMS.get(name, 2):
+            continue
+        if tensor is not None or name not in _OPTIONAL:
+            raise _refusal(name, tensor)
+
+
+def _refusal(name: str, tensor: Any) -> InvalidArgumentError:
     if not isinstance(tensor, torch.Tensor):
-        raise InvalidArgumentError(
+        return InvalidArgumentError(
             f"{name}: expected a torch.Tensor, as x is, got {type(tensor).__name__}"
         )
     if hasattr(tensor, "to_local"):
-        raise InvalidArgumentError(f"{name}: got a DTensor; pass its own part, {name}.to_local()")
-    if tensor.dim() != ndim:
-        raise InvalidArgumentError(
-            f"{name}: expected {ndim} dimensions, got shape {list(tensor.shape)}"
-        )
+        return InvalidArgumentError(f"{name}: got a DTensor; pass its own part, {name}.to_local()")
+    return InvalidArgumentError(
+        f"{name}: expected {_NDIMS.get(name, 2)} dimensions, got shape {list(tensor.shape)}"
+    )
 
 
 def _check_buffers(weights: Weights, buffers: Buffers) -> None:
