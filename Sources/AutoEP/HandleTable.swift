@@ -1,5 +1,4 @@
 import AutoEPCore
-import Synchronization
 
 /// Gives out numbers for objects that callers hold. Numbers are never used twice and differ between
 /// kinds, so a freed, foreign or invented one is an error.
@@ -10,13 +9,17 @@ final class HandleTable<Object: AnyObject & Sendable>: Sendable {
   }
 
   private let kind: String
-  private let state: Mutex<State>
+  private let state: Locked<State>
 
   /// A table whose numbers start behind `tag`, which no other table has.
   init(_ kind: String, tag: UInt8) {
     self.kind = kind
-    state = Mutex(State(next: UInt64(tag) << 56 | 1))
+    state = Locked(State(next: UInt64(tag) << 56 | 1))
   }
+
+  /// Keeps other threads out while the process forks.
+  func lock() { state.lock() }
+  func unlock() { state.unlock() }
 
   func insert(_ object: Object) -> UInt64 {
     state.withLock { state in

@@ -1,4 +1,5 @@
 import AutoEPCore
+import Glibc
 
 /// The ranks of one group.
 final class Communicator: Sendable {
@@ -39,6 +40,22 @@ final class ExpertsPlan: Sendable {
   }
 }
 
-let contexts = HandleTable<EngineContext>("context", tag: 1)
+let contexts: HandleTable<EngineContext> = {
+  // A child that is forked while another thread is in a table would wait for that thread, which it has not.
+  pthread_atfork(lockTables, unlockTables, unlockTables)
+  return HandleTable("context", tag: 1)
+}()
 let communicators = HandleTable<Communicator>("communicator", tag: 2)
 let plans = HandleTable<ExpertsPlan>("plan", tag: 3)
+
+private func lockTables() {
+  contexts.lock()
+  communicators.lock()
+  plans.lock()
+}
+
+private func unlockTables() {
+  plans.unlock()
+  communicators.unlock()
+  contexts.unlock()
+}

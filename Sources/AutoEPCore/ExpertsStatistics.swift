@@ -1,5 +1,3 @@
-import Synchronization
-
 /// Counters of the experts path; a handful of additions a call.
 public final class ExpertsStatistics: Sendable {
   /// The counters at one moment, as autoep.h describes them.
@@ -18,7 +16,7 @@ public final class ExpertsStatistics: Sendable {
     public var bytesSentRemote = 0
   }
 
-  private let counters = Mutex(Snapshot())
+  private let counters = Locked(Snapshot())
 
   /// Counters at zero.
   public init() {}

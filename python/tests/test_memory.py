@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import mmap
 
 import numpy
 import pytest
 import torch
 
+import autoep
 from autoep import functional
 from autoep._arrays import empty
 from autoep._memory import LARGE, BlockPool, pool
@@ -55,6 +58,38 @@ def test_the_pool_holds_no_more_than_was_in_use_at_once() -> None:
     assert blocks.held_bytes() == 28 * MIB
 
 
+def test_memory_that_is_refused_leaves_the_pool_as_it_was() -> None:
+    blocks = BlockPool()
+    kept, _ = blocks.take(8 * MIB), blocks.take(4 * MIB)
+    del _
+    with pytest.raises(autoep.OutOfMemoryError, match=f"no {1 << 61} bytes .* 8388608 .* in use"):
+        blocks.take(1 << 61)
+    assert blocks.held_bytes() == 8 * MIB
+    # What could not be had is not remembered as having been in use.
+    blocks.take(4 * MIB)
+    blocks.take(3 * MIB)
+    assert blocks.held_bytes() <= 12 * MIB
+    del kept
+
+
+def test_idle_memory_goes_before_new_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = BlockPool()
+    held = [blocks.take(8 * MIB), blocks.take(4 * MIB)]
+    del held[0]
+    system = mmap.mmap
+
+    def scarce(number: int, size: int, **options: int) -> mmap.mmap:
+        if blocks.held_bytes() + size > 12 * MIB:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return system(number, size, **options)
+
+    monkeypatch.setattr(mmap, "mmap", scarce)
+    held.append(blocks.take(2 * MIB))
+    assert blocks.held_bytes() == 6 * MIB
+    with pytest.raises(autoep.OutOfMemoryError):
+        held.append(blocks.take(8 * MIB))
+
+
 def test_small_arrays_are_left_to_their_library() -> None:
     before = pool.held_bytes()
     kept = empty(torch.empty(0), (LARGE // 4 - 1,))
@@ -82,6 +117,35 @@ def test_a_second_step_takes_no_new_memory() -> None:
         step()
     assert pool.held_bytes() == held
     assert {id(block) for block in pool._blocks} == blocks
+
+
+@pytest.mark.parametrize("tokens", [16, LARGE // 128])
+def test_a_result_of_any_size_may_be_changed_in_place(tokens: int) -> None:
+    x = torch.randn(tokens, 32, requires_grad=True)
+    idx = torch.arange(2 * tokens).remainder(4).view(tokens, 2)
+    inputs = (x, idx, torch.rand(tokens, 2), torch.randn(4, 32, 32), torch.randn(4, 32, 16))
+    results = []
+    for in_place in (False, True):
+        y = functional.experts(*inputs)
+        y = y.view(2, -1, 32).mul_(x.view(2, -1, 32)) if in_place else y * x
+        results.append(torch.autograd.grad(y.square().sum(), x)[0])
+        with torch.no_grad():
+            frozen = functional.experts(*inputs)
+        frozen += x
+        assert frozen.requires_grad
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("tokens", [16, LARGE // 128])
+def test_results_are_in_host_memory_whatever_torchs_default_is(tokens: int) -> None:
+    x = torch.randn(tokens, 32, requires_grad=True)
+    idx = torch.arange(2 * tokens).remainder(4).view(tokens, 2)
+    weights, gate_up, down = torch.rand(tokens, 2), torch.randn(4, 32, 32), torch.randn(4, 32, 16)
+    with torch.device("meta"):
+        y = functional.experts(x, idx, weights, gate_up, down)
+        y.sum().backward()
+    assert y.is_cpu
+    assert x.grad.is_cpu
 
 
 def test_gradients_on_kept_memory_behave_as_others() -> None:

@@ -103,11 +103,18 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
     new_dtype = like.dtype if dtype is None else getattr(library, dtype)
     if is_torch(like) and not like.is_cpu:
         return like.new_empty(tuple(shape), dtype=new_dtype)
+    # The CPU, also where torch has another default.
+    device = {"device": "cpu"} if is_torch(like) else {}
     count = math.prod(shape)
     size = count * (new_dtype if is_torch(like) else library.dtype(new_dtype)).itemsize
-    if size >= LARGE and _is_in_host_memory(like):
-        return library.frombuffer(pool.take(size), dtype=new_dtype, count=count).reshape(*shape)
-    return library.empty(tuple(shape), dtype=new_dtype)
+    if size < LARGE or not _is_in_host_memory(like):
+        return library.empty(tuple(shape), dtype=new_dtype, **device)
+    flat = library.frombuffer(pool.take(size), dtype=new_dtype, count=count)
+    if not is_torch(like):
+        return flat.reshape(*shape)
+    # No view of `flat`: what is a view when a Function returns it cannot be changed in place.
+    whole = library.empty(0, dtype=new_dtype, **device)
+    return whole.set_(flat.untyped_storage(), 0, tuple(shape))
 
 
 def _is_in_host_memory(x: Array) -> bool:

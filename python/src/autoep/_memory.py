@@ -7,8 +7,11 @@ tensors of an MoE layer that takes longer than writing them, at every step again
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 import threading
+
+from autoep.errors import OutOfMemoryError
 
 # Smaller arrays are left to their library.
 LARGE = 1 << 20
@@ -48,14 +51,15 @@ class BlockPool:
             idle = [block for block in self._blocks if block.is_idle()]
             fitting = [block for block in idle if size <= block.size <= size + size // 4]
             used = self.held_bytes() - sum(block.size for block in idle)
-            self._most_used = max(self._most_used, used + size)
+            most_used = max(self._most_used, used + size)
             if fitting:
                 block = min(fitting, key=lambda block: block.size)
                 # The block used last stands last, and is let go of last.
                 self._blocks.remove(block)
             else:
-                self._make_room(size, idle)
-                block = _Block(size)
+                self._make_room(size, idle, most_used)
+                block = self._new(size, idle)
+            self._most_used = most_used
             self._blocks.append(block)
             return block.memory
 
@@ -63,9 +67,27 @@ class BlockPool:
         """Returns the bytes in use and idle."""
         return sum(block.size for block in self._blocks)
 
-    def _make_room(self, size: int, idle: list[_Block]) -> None:
-        while idle and self.held_bytes() + size > self._most_used:
+    def free_lock(self) -> None:
+        """For a forked child, where the thread that may hold the lock is not."""
+        self._lock = threading.Lock()
+
+    def _make_room(self, size: int, idle: list[_Block], most: int) -> None:
+        while idle and self.held_bytes() + size > most:
             self._blocks.remove(idle.pop(0))
+
+    def _new(self, size: int, idle: list[_Block]) -> _Block:
+        try:
+            return _Block(size)
+        except OSError:
+            # What is idle may be what is missing.
+            self._make_room(size, idle, 0)
+        try:
+            return _Block(size)
+        except OSError as error:
+            raise OutOfMemoryError(
+                f"the system has no {size} bytes for a result ({error}), beside"
+                f" {self.held_bytes()} that are in use; use fewer tokens a step"
+            ) from None
 
 
 def _rounded(size: int) -> int:
@@ -90,3 +112,4 @@ _UNUSED = _references_of_an_idle_block()
 
 # Of this process.
 pool = BlockPool()
+os.register_at_fork(after_in_child=pool.free_lock)

@@ -73,6 +73,15 @@ def set_num_threads(count: int) -> None:
         _context, _process = fresh, os.getpid()
 
 
+def _free_lock() -> None:
+    """Makes the lock free in a forked child, where the thread that may hold it is not."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_free_lock)
+
+
 def num_threads() -> int:
     """Returns the number of threads that the engine computes with."""
     return engine.context_num_threads(context())
