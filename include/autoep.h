@@ -511,6 +511,7 @@ typedef struct autoep_local_experts_info {
   int64_t routing_bytes;
   int64_t forward_workspace_bytes;
   int64_t backward_workspace_bytes;
+  int64_t backward_scratch_bytes;
 } autoep_local_experts_info;
 
 /* The sizes of what the caller allocates on the device for T tokens and K choices a token. */
@@ -546,15 +547,18 @@ autoep_status autoep_local_experts_forward(
  *   grad_topk_weights [T,K] dtype of topk_weights, out, or NULL
  *   grad_weights      shapes of the weights, out, in their dtype or f32; each member NULL where no
  *                     gradient is wanted. An expert without tokens gets zeros
- *   accumulate        0; or 1 to add to the gradients that are in grad_weights, which are f32 */
+ *   accumulate        0; or 1 to add to the gradients that are in grad_weights, which are f32
+ *   scratch           backward_scratch_bytes bytes, aligned to 64, which may be in the memory of
+ *                     grad_x; may be NULL for 0
+ *   workspace         backward_workspace_bytes bytes, aligned to 64; may be NULL for 0 */
 autoep_status autoep_local_experts_backward(
     autoep_context context, const autoep_experts_config *config,
     const autoep_experts_weights *weights, const autoep_tensor *grad_y, const autoep_tensor *x,
     const autoep_tensor *topk_weights, const void *routing, const autoep_tensor *hidden,
     const autoep_tensor *grad_hidden, const autoep_tensor *activated,
     const autoep_tensor *grad_x, const autoep_tensor *grad_topk_weights,
-    const autoep_experts_weights *grad_weights, int32_t accumulate, void *workspace,
-    autoep_error *error);
+    const autoep_experts_weights *grad_weights, int32_t accumulate, void *scratch,
+    void *workspace, autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
 /* Statistics                                                                */

@@ -28,6 +28,7 @@ public func autoep_local_experts_describe(
     result.routing_bytes = Int64(experts.routingByteCount)
     result.forward_workspace_bytes = Int64(experts.forwardWorkspaceByteCount)
     result.backward_workspace_bytes = Int64(experts.backwardWorkspaceByteCount)
+    result.backward_scratch_bytes = Int64(experts.backwardScratchByteCount)
     unsafe info.pointee = result
   }
 }
@@ -72,7 +73,8 @@ public func autoep_local_experts_backward(
   _ grad_hidden: UnsafePointer<autoep_tensor>!, _ activated: UnsafePointer<autoep_tensor>!,
   _ grad_x: UnsafePointer<autoep_tensor>!, _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
   _ grad_weights: UnsafePointer<autoep_experts_weights>!, _ accumulate: Int32,
-  _ workspace: UnsafeMutableRawPointer!, _ error: UnsafeMutablePointer<autoep_error>!
+  _ scratch: UnsafeMutableRawPointer!, _ workspace: UnsafeMutableRawPointer!,
+  _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     let context = try contexts.find(context)
@@ -99,7 +101,8 @@ public func autoep_local_experts_backward(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),
       gradients: check.gradients(
         grad_weights, configuration, accumulates ? [.f32] : dtype + [.f32]),
-      accumulate: accumulates, arena: &arena)
+      accumulate: accumulates,
+      scratch: check.arena(scratch, "scratch", experts.backwardScratchByteCount), arena: &arena)
     context.statistics.countLocalBackward()
   }
 }

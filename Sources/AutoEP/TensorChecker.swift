@@ -5,18 +5,21 @@ import CAutoEP
 /// have names: the first tensor that has one binds it, and the others must agree.
 struct TensorChecker {
   private struct Binding {
+    let name: String
     let size: Int
     let source: String
   }
 
-  private let function: String
+  private let signature: StaticString
   private let place: DevicePlace
-  private var bindings: [String: Binding] = [:]
+  /// Few: found faster one by one than by a hash.
+  private var bindings: [Binding] = []
 
   /// A checker of a call that takes tensors of one device.
   init(at place: DevicePlace = .cpu, _ function: StaticString = #function) {
-    self.function = String("\(function)".prefix { $0 != "(" })
+    signature = function
     self.place = place
+    bindings.reserveCapacity(12)
   }
 
   /// A checker of a call on a context.
@@ -24,14 +27,24 @@ struct TensorChecker {
     self.init(at: context.place, function)
   }
 
+  /// The call, for errors.
+  private var function: String { String("\(signature)".prefix { $0 != "(" }) }
+
   /// Gives a dimension its size before any tensor does.
   mutating func bind(_ name: String, _ size: Int, from source: String) {
-    bindings[name] = Binding(size: size, source: source)
+    let binding = Binding(name: name, size: size, source: source)
+    if let index = bindings.firstIndex(where: { $0.name == name }) {
+      bindings[index] = binding
+    } else {
+      bindings.append(binding)
+    }
   }
+
+  private func binding(_ name: String) -> Binding? { bindings.first { $0.name == name } }
 
   /// The size of a bound dimension.
   func size(_ name: String) throws(EngineError) -> Int {
-    guard let binding = bindings[name] else {
+    guard let binding = binding(name) else {
       throw EngineError(.internal, "\(function): dimension \(name) was never bound")
     }
     return binding.size
@@ -79,7 +92,7 @@ struct TensorChecker {
   private mutating func match(
     _ shape: [Int], _ name: String, _ dimensions: [String]
   ) throws(EngineError) {
-    let expected = "[\(dimensions.joined(separator: ","))]"
+    var expected: String { "[\(dimensions.joined(separator: ","))]" }
     guard shape.count == dimensions.count else {
       throw error(
         name,
@@ -87,8 +100,8 @@ struct TensorChecker {
           + " \(expected)")
     }
     for (dimension, size) in zip(dimensions, shape) {
-      guard let binding = bindings[dimension] else {
-        bindings[dimension] = Binding(size: size, source: name)
+      guard let binding = binding(dimension) else {
+        bindings.append(Binding(name: dimension, size: size, source: name))
         continue
       }
       guard binding.size == size else {
@@ -139,7 +152,7 @@ struct TensorChecker {
   private func dtype(
     _ tensor: autoep_tensor, _ name: String, _ allowed: [DataType]
   ) throws(EngineError) -> DataType {
-    let names = allowed.map(\.name).joined(separator: ", ")
+    var names: String { allowed.map(\.name).joined(separator: ", ") }
     guard let dtype = unsafe DataType(rawValue: tensor.dtype) else {
       throw unsafe error(name, "has the unknown dtype \(tensor.dtype); expected \(names)")
     }

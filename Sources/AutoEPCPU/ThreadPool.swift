@@ -10,6 +10,7 @@ final class ThreadPool: Sendable {
   private let team: OpenMPTeam?
   private let board: JobBoard
   private let workers: [pthread_t]
+  private let process = getpid()
   private let isBusy = Atomic(false)
 
   /// Uses the host's OpenMP threads, or starts `threadCount - 1` workers; fewer where the system refuses a
@@ -27,6 +28,8 @@ final class ThreadPool: Sendable {
   }
 
   deinit {
+    // A forked child has none of the workers, and its own threads may have got their numbers.
+    guard getpid() == process else { return }
     board.close()
     for worker in workers { pthread_join(worker, nil) }
   }

@@ -122,13 +122,15 @@ extension CUDABackend {
 /// How kernels read rows of one width.
 struct RowLayout {
   let choice: KernelSource.Choice
+  /// Elements an access.
+  let vector: Int
   let vectorCount: Int32
 
   /// The rows of a tensor, and of others of its type and width.
   init(_ rows: TensorView, _ others: [TensorView?], _ operation: String) throws(EngineError) {
     try KernelVariant.check(rows.dtype, for: operation)
     let width = rows.rowElementCount
-    let vector = KernelVariant.vector(rows.dtype, widths: [width], [rows] + others)
+    vector = KernelVariant.vector(rows.dtype, widths: [width], [rows] + others)
     choice = KernelVariant.rows(rows.dtype, vector)
     vectorCount = try kernelInt(width / vector, "the width of a row")
   }

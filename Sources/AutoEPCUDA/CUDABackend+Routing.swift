@@ -67,7 +67,7 @@ private struct RouterLaunch {
     ]
   }
 
-  let defines: [String]
+  let defines: KernelSource.Choice
   let parameters: RouteParameters
   let tokenCount: Int64
   let expertCount: Int32

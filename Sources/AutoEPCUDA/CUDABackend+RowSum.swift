@@ -33,17 +33,16 @@ extension CUDABackend {
     into sums: TensorView, accumulate: Bool
   ) throws(EngineError) {
     let layout = try RowLayout(gradOut, [], "the sum of rows")
-    let isWide = layout.choice.last != "VECTOR=1"
+    let isWide = layout.vector > 1
     // As in row_sum.cu: columns of a block, and a float a thread and element of a vector.
     let columns = isWide ? 8 : 32
-    let vector = isWide ? 16 / gradOut.dtype.byteCount : 1
     try kernel(
       .rowSum, "row_sum",
       layout.choice + KernelVariant.weight(weights?.dtype) + groups.choice
         + KernelVariant.sum(sums.dtype, accumulate: accumulate)
     ).launch(
       grid: LaunchSize((Int(layout.vectorCount) + columns - 1) / columns, groups.count),
-      block: 256, sharedBytes: 256 * vector * 4, on: stream, gradOut, groups.tensor, slotOfRow,
-      weights, sums, Int64(gradOut.shape[0]), layout.vectorCount)
+      block: 256, sharedBytes: 256 * layout.vector * 4, on: stream, gradOut, groups.tensor,
+      slotOfRow, weights, sums, Int64(gradOut.shape[0]), layout.vectorCount)
   }
 }

@@ -24,7 +24,7 @@ extension CUDABackend {
   /// The same with all that the experts need to know; drops choices outside [0, numExperts), and
   /// reports them.
   func sort(
-    _ topkIdx: TensorView, numExperts: Int, into routing: RoutingMetadata,
+    _ topkIdx: TensorView, numExperts: Int, into routing: RoutingMetadata, counts: SortCounts,
     tokensPerExpert: TensorView?
   ) throws(EngineError) {
     let sort = try SlotSort(topkIdx, numExperts: numExperts, on: self)
@@ -33,8 +33,30 @@ extension CUDABackend {
         expertOffsets: routing.expertOffsets, rowOfSlot: routing.rowOfSlot,
         slotOfRow: routing.slotOfRow, tokensPerExpert: tokensPerExpert)
     } else {
-      try sort.inChunks(routing, tokensPerExpert: tokensPerExpert)
+      try sort.inChunks(routing, counts, tokensPerExpert: tokensPerExpert)
     }
+  }
+}
+
+/// What the launches of a sort tell each other.
+struct SortCounts {
+  /// Runs of slots that the sort cuts its work into; as in sort_by_expert.cu.
+  static let chunkCount = 128
+
+  /// Slots of each expert, and those dropped, in each run: `[E+1,runs]` i32.
+  let ofChunks: TensorView
+  /// Over all runs: `[E+1]` i32.
+  let ofBuckets: TensorView
+
+  /// Takes their memory.
+  init(_ arena: inout Arena, numExperts: Int) throws(EngineError) {
+    ofChunks = try arena.take([numExperts + 1, Self.chunkCount], .i32)
+    ofBuckets = try arena.take([numExperts + 1], .i32)
+  }
+
+  /// Bytes that they take up.
+  static func byteCount(numExperts: Int) -> Int {
+    Arena.footprint([numExperts + 1, chunkCount], .i32) + Arena.footprint([numExperts + 1], .i32)
   }
 }
 
@@ -46,7 +68,7 @@ private struct SlotSort {
   private let topkIdx: TensorView
   private let numExperts: Int32
   private let backend: CUDABackend
-  private let defines: [String]
+  private let defines: KernelSource.Choice
   /// Warps of a block that have counters of their own.
   private let warps: Int
   private let bucketBytes: Int
@@ -82,19 +104,19 @@ private struct SlotSort {
   }
 
   func inChunks(
-    _ routing: RoutingMetadata, tokensPerExpert: TensorView?
+    _ routing: RoutingMetadata, _ counts: SortCounts, tokensPerExpert: TensorView?
   ) throws(EngineError) {
-    let chunks = LaunchSize(RoutingMetadata.chunkCount)
+    let chunks = LaunchSize(SortCounts.chunkCount)
     let slotCount = Int64(topkIdx.elementCount)
     try backend.kernel(.sortByExpert, "sort_count", defines).launch(
       grid: chunks, block: 512, sharedBytes: bucketBytes, on: backend.stream, topkIdx, slotCount,
-      numExperts, routing.chunkCounts, backend.device.faults.address)
+      numExperts, counts.ofChunks, backend.device.faults.address)
     try backend.kernel(.sortByExpert, "sort_scan", defines).launch(
       grid: LaunchSize((Int(numExperts) + 8) / 8), block: 256, on: backend.stream, numExperts,
-      routing.chunkCounts, routing.bucketCounts, tokensPerExpert)
+      counts.ofChunks, counts.ofBuckets, tokensPerExpert)
     try backend.kernel(.sortByExpert, "sort_place", defines).launch(
       grid: chunks, block: LaunchSize(32 * warps), sharedBytes: (warps + 1) * bucketBytes,
-      on: backend.stream, topkIdx, slotCount, numExperts, routing.chunkCounts,
-      routing.bucketCounts, routing.expertOffsets, routing.rowOfSlot, routing.slotOfRow)
+      on: backend.stream, topkIdx, slotCount, numExperts, counts.ofChunks,
+      counts.ofBuckets, routing.expertOffsets, routing.rowOfSlot, routing.slotOfRow)
   }
 }

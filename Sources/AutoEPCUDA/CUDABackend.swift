@@ -19,7 +19,7 @@ public final class CUDABackend: ComputeBackend {
 
   /// A kernel of this device.
   func kernel(
-    _ source: KernelSource, _ name: String, _ defines: [String] = []
+    _ source: KernelSource, _ name: String, _ defines: KernelSource.Choice = []
   ) throws(EngineError) -> CUDAKernel {
     try device.kernel(source, name, defines)
   }

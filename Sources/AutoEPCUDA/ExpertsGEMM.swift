@@ -48,28 +48,25 @@ struct ExpertsGEMM {
 }
 
 extension LocalExperts {
-  /// The products for these rows and weights, and tensors of the caller's; lists Hopper's tiles.
+  /// The products for these rows and weights, and tensors of the caller's.
   func gemm(
-    _ routing: RoutingMetadata, _ weights: ExpertsWeights, given: [TensorView],
-    arena: inout Arena
-  ) throws(EngineError) -> ExpertsGEMM {
-    let groups = DeviceGroups.offsets(routing.expertOffsets)
-    let layout = configuration.weightLayout
-    guard mayUseHopper, HopperGEMM.reaches([weights.gateUp, weights.down] + given) else {
-      return ExpertsGEMM(backend: backend, groups: groups, layout: layout, hopper: nil)
-    }
-    let tiles = try RowTiles(&arena, rows: rowCount, numExperts: configuration.numExperts)
-    try backend.list(tiles, expertOffsets: routing.expertOffsets)
+    _ routing: RoutingMetadata, _ weights: ExpertsWeights, given: [TensorView]
+  ) -> ExpertsGEMM {
+    let usesHopper =
+      kernels == .sm90 && HopperGEMM.reaches([weights.gateUp, weights.down] + given)
     return ExpertsGEMM(
-      backend: backend, groups: groups, layout: layout,
-      hopper: HopperGEMM(backend: backend, expertOffsets: routing.expertOffsets, tiles: tiles))
+      backend: backend, groups: .offsets(routing.expertOffsets),
+      layout: configuration.weightLayout,
+      hopper: (usesHopper ? routing.tiles : nil).map {
+        HopperGEMM(backend: backend, expertOffsets: routing.expertOffsets, tiles: $0)
+      })
   }
 
   /// Whether Hopper's products take this layer on this device, wherever the tensors are.
-  var mayUseHopper: Bool {
+  var fitsHopper: Bool {
     let widths = [configuration.hiddenSize, configuration.ffnSize]
     return rowCount > 0 && backend.device.architecture.runs(.sm90a)
-      && HopperGEMM.takes(configuration.dtype, widths: widths) && kernels == .sm90
+      && HopperGEMM.takes(configuration.dtype, widths: widths)
   }
 
   /// Whether Hopper's products have the activation and its gradient in them.

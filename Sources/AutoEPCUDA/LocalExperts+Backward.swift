@@ -2,22 +2,22 @@ import AutoEPCore
 
 extension LocalExperts {
   /// The gradients, given what `forward` saved: from the experts' output to the pre-activation, and
-  /// on to the input. `gradHidden` may take the memory of `hidden`, and `activated` that of the
-  /// gate/up weights' gradient, unless this is added to.
+  /// on to the input. `gradHidden` may take the memory of `hidden`, `activated` that of the gate/up
+  /// weights' gradient, unless this is added to, and `scratch` that of `gradX`.
   public func backward(
     _ weights: ExpertsWeights, gradY: TensorView, x: TensorView, topkWeights: TensorView,
     routing: Arena, hidden: TensorView, gradHidden: TensorView, activated: TensorView,
     gradX: TensorView?, gradTopkWeights: TensorView?,
-    gradients: ExpertsGradients, accumulate: Bool, arena: inout Arena
+    gradients: ExpertsGradients, accumulate: Bool, scratch: Arena, arena: inout Arena
   ) throws(EngineError) {
     let routing = try metadata(routing)
     let pass = BackwardPass(
       weights: weights, topkWeights: topkWeights, routing: routing, hidden: hidden,
       gradHidden: gradHidden, activated: activated, gradients: gradients, accumulate: accumulate,
-      gemm: try gemm(routing, weights, given: [hidden, gradHidden, activated], arena: &arena))
+      scratch: scratch, gemm: gemm(routing, weights, given: [hidden, gradHidden, activated]))
     let rows = try arena.take(rowsShape, configuration.dtype)
     try backend.permute(gradY, rowOfSlot: pass.routing.rowOfSlot, weights: nil, into: rows)
-    try downBackward(pass, gradRows: rows, gradTopkWeights: gradTopkWeights, arena: &arena)
+    try downBackward(pass, gradRows: rows, gradTopkWeights: gradTopkWeights)
     try gateUpGradients(pass, x: x, rows: rows)
     try inputBackward(
       pass, x: x, rows: rows, gradTopkWeights: gradTopkWeights, into: gradX)
@@ -26,14 +26,12 @@ extension LocalExperts {
   /// From the gradient of the experts' output, not yet weighted, to that of the pre-activation, with
   /// the gradients of the down projection and of weights that are applied behind it.
   private func downBackward(
-    _ pass: BackwardPass, gradRows: TensorView, gradTopkWeights: TensorView?,
-    arena: inout Arena
+    _ pass: BackwardPass, gradRows: TensorView, gradTopkWeights: TensorView?
   ) throws(EngineError) {
     let activated = pass.activated
     let scores = weightsOnOutput(pass.topkWeights)
     if let hopper = pass.gemm.hopper, fusesSwiGLU(pass.weights) {
-      try swiGLUBackward(
-        pass, hopper, gradRows: gradRows, gradTopkWeights: gradTopkWeights, arena: &arena)
+      try swiGLUBackward(pass, hopper, gradRows: gradRows, gradTopkWeights: gradTopkWeights)
     } else {
       // `activated` is first the gradient of the activation.
       try pass.gemm.inputGradient(gradRows, pass.weights.down, into: activated)
@@ -58,10 +56,11 @@ extension LocalExperts {
   /// The same with the activation's gradient in the product.
   private func swiGLUBackward(
     _ pass: BackwardPass, _ hopper: HopperGEMM, gradRows: TensorView,
-    gradTopkWeights: TensorView?, arena: inout Arena
+    gradTopkWeights: TensorView?
   ) throws(EngineError) {
-    let rowWeights = try arena.take(rowWeightsShape, .f32)
-    let dots = try arena.take(dotsShape, .f32)
+    var scratch = pass.scratch
+    let rowWeights = try scratch.take(rowWeightsShape, .f32)
+    let dots = try scratch.take(dotsShape, .f32)
     try backend.rowWeights(
       pass.topkWeights, slotOfRow: pass.routing.slotOfRow, into: rowWeights)
     try hopper.swiGLUBackward(
@@ -119,5 +118,6 @@ private struct BackwardPass {
   let activated: TensorView
   let gradients: ExpertsGradients
   let accumulate: Bool
+  let scratch: Arena
   let gemm: ExpertsGEMM
 }

@@ -4,20 +4,24 @@ extension LocalExperts {
   /// Bytes of `routing`.
   public var routingByteCount: Int {
     RoutingMetadata.byteCount(
-      numTokens: numTokens, topK: topK, numExperts: configuration.numExperts)
+      numTokens: numTokens, topK: topK, numExperts: configuration.numExperts,
+      hasTiles: fitsHopper)
   }
 
-  /// Bytes that `forward` takes from its arena: the rows, their activation, and Hopper's tiles.
+  /// Bytes that `forward` takes from its arena: the sort's, the rows, and their activation.
   public var forwardWorkspaceByteCount: Int {
-    bytes(rowsShape) + bytes(activatedShape) + tilesByteCount
+    SortCounts.byteCount(numExperts: configuration.numExperts) + bytes(rowsShape)
+      + bytes(activatedShape)
   }
 
-  /// Bytes that `backward` takes from its arena: the rows, and what Hopper's products take.
-  public var backwardWorkspaceByteCount: Int {
-    let forHopper =
-      mayUseHopper
+  /// Bytes that `backward` takes from its arena: the rows.
+  public var backwardWorkspaceByteCount: Int { bytes(rowsShape) }
+
+  /// Bytes that `backward` has done with before it writes the gradient of x: what Hopper's products
+  /// are told of each row, and tell.
+  public var backwardScratchByteCount: Int {
+    fitsHopper
       ? Arena.footprint(rowWeightsShape, .f32) + Arena.footprint(dotsShape, .f32) : 0
-    return bytes(rowsShape) + tilesByteCount + forHopper
   }
 
   /// N.
@@ -30,11 +34,6 @@ extension LocalExperts {
   var rowWeightsShape: [Int] { [rowCount] }
   /// [N, tiles of F].
   var dotsShape: [Int] { [rowCount, HopperGEMM.dotCount(ffnSize: configuration.ffnSize)] }
-
-  private var tilesByteCount: Int {
-    mayUseHopper
-      ? RowTiles.byteCount(rows: rowCount, numExperts: configuration.numExperts) : 0
-  }
 
   private func bytes(_ shape: [Int]) -> Int { Arena.footprint(shape, configuration.dtype) }
 }

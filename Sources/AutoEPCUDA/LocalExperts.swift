@@ -29,7 +29,11 @@ public struct LocalExperts {
     let routing = try metadata(routing)
     try backend.sort(
       topkIdx, numExperts: configuration.numExperts, into: routing,
+      counts: SortCounts(&arena, numExperts: configuration.numExperts),
       tokensPerExpert: tokensPerExpert)
+    if let tiles = routing.tiles {
+      try backend.list(tiles, expertOffsets: routing.expertOffsets)
+    }
     let rows = try arena.take(rowsShape, configuration.dtype)
     try backend.permute(
       x, rowOfSlot: routing.rowOfSlot, weights: weightsOnInput(topkWeights), into: rows)
@@ -43,7 +47,7 @@ public struct LocalExperts {
     _ weights: ExpertsWeights, _ routing: RoutingMetadata, rows: TensorView, hidden: TensorView,
     arena: inout Arena
   ) throws(EngineError) {
-    let gemm = try gemm(routing, weights, given: [hidden], arena: &arena)
+    let gemm = gemm(routing, weights, given: [hidden])
     let activated = try arena.take(activatedShape, configuration.dtype)
     if let hopper = gemm.hopper, fusesSwiGLU(weights) {
       try hopper.swiGLU(
@@ -57,7 +61,8 @@ public struct LocalExperts {
 
   func metadata(_ routing: Arena) throws(EngineError) -> RoutingMetadata {
     try RoutingMetadata(
-      routing, numTokens: numTokens, topK: topK, numExperts: configuration.numExperts)
+      routing, numTokens: numTokens, topK: topK, numExperts: configuration.numExperts,
+      hasTiles: fitsHopper)
   }
 
   func weightsOnInput(_ topkWeights: TensorView) -> TensorView? {

@@ -8,7 +8,7 @@ import Testing
 /// The device and its launches, on a driver that only remembers.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct DeviceTests {
-  private let source = KernelSource("fill.cu", variants: [[], ["VALUE=2"]]) {
+  private let source = KernelSource("fill.cu", variants: [[], KernelVariant.define("VALUE", 2)]) {
     [
       Array(
         """
@@ -44,7 +44,7 @@ struct DeviceTests {
     #expect(error?.message.contains("sm_70") == true)
   }
 
-  @Test("a launch: sizes, arguments in their bits, the stream and the thread's context")
+  @Test("a launch: sizes, arguments in their bits, and the stream")
   func launch() throws {
     let fake = try FakeDevice()
     let device = try fake.open()
@@ -69,9 +69,27 @@ struct DeviceTests {
     #expect(fake.argument(2, as: Int32.self) == -7)
     #expect(fake.argument(3, as: Int64.self) == 1 << 40)
     #expect(fake.argument(4, as: Float.self) == 0.5)
-    var current: cuda_context?
-    #expect(fake.driver.functions.ctxGetCurrent(&current) == cuda_success)
-    #expect(current == nil, "the thread had no context before")
+  }
+
+  @Test("a launch leaves a thread its context; one without keeps the first device's")
+  func contexts() throws {
+    let fake = try FakeDevice()
+    let kernel = try fake.open().kernel(source, "fill")
+    fake.expect(8)
+    let functions = fake.driver.functions
+    func contextAfterALaunch(before: cuda_context?) throws -> cuda_context? {
+      #expect(functions.ctxSetCurrent(before) == cuda_success)
+      try kernel.launch(grid: 1, block: 32, on: CUDAStream(nil), Int64(1))
+      var current: cuda_context?
+      #expect(functions.ctxGetCurrent(&current) == cuda_success)
+      return current
+    }
+    let other = cuda_context(bitPattern: 4096)
+    #expect(try contextAfterALaunch(before: other) == other)
+    let kept = try contextAfterALaunch(before: nil)
+    #expect(kept != nil && kept != other)
+    #expect(try contextAfterALaunch(before: kept) == kept)
+    #expect(functions.ctxSetCurrent(nil) == cuda_success)
   }
 
   @Test("clusters, tensor maps, and grids of nothing")
@@ -106,10 +124,10 @@ struct DeviceTests {
     for _ in 0..<3 {
       _ = try device.kernel(source, "fill")
       _ = try device.kernel(source, "other")
-      _ = try device.kernel(source, "fill", ["VALUE=2"])
+      _ = try device.kernel(source, "fill", KernelVariant.define("VALUE", 2))
     }
     #expect(fake.state.pointee.modulesLoaded == 2)
-    for (name, defines) in [("fill", ["VALUE=3"]), ("absent", [])] {
+    for (name, defines) in [("fill", KernelVariant.define("VALUE", 3)), ("absent", [])] {
       let error = #expect(throws: EngineError.self) {
         _ = try device.kernel(source, name, defines)
       }

@@ -49,7 +49,7 @@ struct GPUCallTests {
       guard status == AUTOEP_OK else { return status }
       return autoep_local_experts_backward(
         context, &config, &weights, t[10], t[0], t[2], routed, t[7], t[17], t[18], t[11], t[12],
-        &gradients, 0, workspace, error)
+        &gradients, 0, nil, workspace, error)
     }
   }
 
@@ -82,12 +82,13 @@ struct GPUCallTests {
       try call { autoep_local_experts_describe(context, &config, tokens, topK, &info, $0) }
     }
     for dtype in [AUTOEP_F32, AUTOEP_BF16, AUTOEP_F16] { try describe(dtype, 100, 2) }
-    // f16: 200 rows of H = 5, F = 3 and G = 6, each rounded up to 64 bytes.
-    #expect(info.forward_workspace_bytes == 2048 + 1216)
+    // f16: 200 rows of H = 5, F = 3 and G = 6, each rounded up to 64 bytes; the sort's counts.
+    #expect(info.forward_workspace_bytes == 2048 + 1216 + 2560 + 64)
     #expect(info.backward_workspace_bytes == 2048)
+    #expect(info.backward_scratch_bytes == 0)
     #expect(info.routing_bytes % 64 == 0)
     try describe(AUTOEP_F32, 0, 1)
-    #expect(info.forward_workspace_bytes == 0)
+    #expect(info.backward_workspace_bytes == 0)
     expectFailure(AUTOEP_INVALID_ARGUMENT, "config.dtype") { try describe(AUTOEP_F64, 3, 2) }
     expectFailure(AUTOEP_INVALID_ARGUMENT, "num_tokens", "-1") { try describe(AUTOEP_F32, -1, 2) }
     expectFailure(AUTOEP_INVALID_ARGUMENT, "top_k") { try describe(AUTOEP_F32, 3, 0) }

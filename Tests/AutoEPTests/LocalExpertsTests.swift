@@ -36,7 +36,7 @@ import Testing
       try call {
         autoep_local_experts_backward(
           context.handle, &experts, &weights, t, t, t, nil, t, t, t, nil, nil, &weights, 0,
-          nil, $0)
+          nil, nil, $0)
       }
     }
     withExtendedLifetime(tensor) {}

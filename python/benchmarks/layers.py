@@ -31,7 +31,13 @@ class MixtralLike(nn.Module):
 
 
 class EngineLayer(MixtralLike):
-    """`functional.route` and `functional.experts`."""
+    """`functional.moe`, or its parts."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., H] to [..., H]."""
+        x_TH = x.reshape(-1, self.shape.hidden)
+        weights = (self.router, self.shape.top_k, self.gate_up, self.down)
+        return functional.moe(x_TH, *weights, routing={"normalize": True}).y.view(x.shape)
 
     def route(self, logits_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The choice and its weights, both [T, K]."""

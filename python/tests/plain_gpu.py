@@ -9,7 +9,7 @@ import reference
 import torch
 
 from autoep import _options
-from autoep.functional import _experts, _local_experts
+from autoep.functional import _experts, _local_experts, _moe
 
 _Tensors = tuple[torch.Tensor | None, ...]
 
@@ -27,8 +27,8 @@ class PlainGPU:
 
     def local_experts_describe(
         self, _context: Any, config: tuple, tokens: int, top_k: int
-    ) -> tuple[int, int, int]:
-        return 8 * tokens * top_k, 7, 9
+    ) -> tuple[int, int, int, int]:
+        return 8 * tokens * top_k, 7, 9, 11
 
     def local_experts_forward(
         self,
@@ -69,6 +69,7 @@ class PlainGPU:
         grad_topk_weights: torch.Tensor | None,
         grad_weights: _Tensors,
         accumulate: bool,
+        scratch: torch.Tensor,
         workspace: torch.Tensor,
     ) -> None:
         out = (grad_x, grad_topk_weights, *grad_weights)
@@ -79,6 +80,9 @@ class PlainGPU:
         assert (hidden == 1.0).all()
         assert grad_hidden.shape == hidden.shape
         assert activated.shape == (len(hidden), weights[2].shape[2 if config[6] == 1 else 1])
+        assert scratch.dtype == torch.uint8
+        assert scratch.numel() >= 11
+        scratch.fill_(255)
         for tensor in between:
             tensor.fill_(torch.nan)
         self.backwards.append(
@@ -88,6 +92,7 @@ class PlainGPU:
                 "in place": grad_hidden.data_ptr() == hidden.data_ptr(),
                 "borrowed": grad_weights[0] is not None
                 and activated.data_ptr() == grad_weights[0].data_ptr(),
+                "scratch in grad_x": grad_x is not None and scratch.data_ptr() == grad_x.data_ptr(),
             }
         )
         topk_idx = routing[: 8 * topk_weights.numel()].view(torch.long).view(topk_weights.shape)
@@ -130,8 +135,9 @@ class PlainGPU:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> PlainGPU:
-    """`functional.experts` takes CPU tensors for a GPU's."""
+    """`functional.experts` and `moe` take CPU tensors for a GPU's."""
     plain = PlainGPU()
     monkeypatch.setattr(_local_experts, "engine", plain)
-    monkeypatch.setattr(_experts, "on_gpu", lambda _: True)
+    for module in (_experts, _moe):
+        monkeypatch.setattr(module, "on_gpu", lambda _: True)
     return plain

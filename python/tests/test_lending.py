@@ -122,7 +122,7 @@ def test_the_experts_on_a_gpu_need_a_context_of_one() -> None:
         ),
         (
             engine.local_experts_backward,
-            *(weights, x, x, slots.float(), space, n, n, n, x, None, weights, False, space),
+            *(weights, x, x, slots.float(), space, n, n, n, x, None, weights, False, space, space),
         ),
     ]
     for function, *arguments in calls:

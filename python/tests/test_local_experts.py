@@ -191,6 +191,7 @@ def test_scratch_is_in_a_gradient_with_room_for_it(gpu: PlainGPU, experts: int) 
     has_room = given["gate_up"].numel() >= copies * given["down"].shape[2]
     backward(functional.experts(**given))
     assert gpu.backwards[-1]["borrowed"] == has_room
+    assert gpu.backwards[-1]["scratch in grad_x"]
     assert has_room == (experts == E)
 
 

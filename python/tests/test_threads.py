@@ -7,24 +7,25 @@ import subprocess
 import sys
 import textwrap
 
+HEAD = """
+    import os, sys
+    import torch
+    from autoep import functional
 
-def run(program: str) -> str:
+    rows, counts = torch.randn(900, 64), torch.tensor([300, 300, 300])
+    weights = torch.randn(3, 128, 64)
+
+    def multiply():
+        return functional.grouped_gemm(rows, weights, counts)
+
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+"""
+
+
+def run(program: str, head: str = HEAD) -> str:
     """Runs a program with 2 threads of torch and of the engine; returns what it prints."""
     environment = os.environ | {"OMP_NUM_THREADS": "2", "AUTOEP_NUM_THREADS": "2"}
-    head = """
-        import os, sys
-        import torch
-        from autoep import functional
-
-        rows, counts = torch.randn(900, 64), torch.tensor([300, 300, 300])
-        weights = torch.randn(3, 128, 64)
-
-        def multiply():
-            return functional.grouped_gemm(rows, weights, counts)
-
-        def threads():
-            return len(os.listdir("/proc/self/task"))
-    """
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(program)],
         capture_output=True,
@@ -97,6 +98,32 @@ def test_a_child_forked_while_another_thread_is_in_the_package_computes() -> Non
         print(status, torch.equal(multiply(), expected))
     """
     assert run(program) == "0 True"
+
+
+def test_a_forked_child_may_free_what_it_got_of_its_parent() -> None:
+    # Beside threads of its own, and where no runtime lends threads to the parent.
+    program = """
+        import ctypes, os, pathlib, signal
+        import autoep
+
+        library = ctypes.CDLL(str(pathlib.Path(autoep.__file__).with_name("libautoep.so")))
+
+        def create():
+            context = ctypes.c_uint64()
+            assert library.autoep_context_create(None, ctypes.byref(context), None) == 0
+            return context
+
+        parents = create()
+        assert len(os.listdir("/proc/self/task")) == 2
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            own = create()
+            statuses = [library.autoep_context_free(each, None) for each in (parents, own)]
+            os._exit(any(statuses))
+        print(os.waitpid(child, 0)[1], library.autoep_context_free(parents, None))
+    """
+    assert run(program, head="") == "0 0"
 
 
 def test_threads_of_the_host_compute_at_the_same_time() -> None:

@@ -15,10 +15,10 @@ struct Architecture: Sendable, Hashable {
   }
 
   /// What a source is compiled with. The verbose assembler's log is what tests read spills from.
-  func options(_ defines: [String]) -> [String] {
+  func options(_ defines: KernelSource.Choice) -> [String] {
     [
       "--gpu-architecture=\(name)", "--std=c++17", "--generate-line-info",
       "--ptxas-options=--verbose",
-    ] + defines.map { "--define-macro=\($0)" }
+    ] + defines.map { "--define-macro=\($0.text)" }
   }
 }

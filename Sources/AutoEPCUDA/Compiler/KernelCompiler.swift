@@ -9,7 +9,7 @@ struct KernelCompiler: Sendable {
 
   /// A source's image for a processor.
   func image(
-    of source: KernelSource, _ defines: [String], for architecture: Architecture
+    of source: KernelSource, _ defines: KernelSource.Choice, for architecture: Architecture
   ) throws(EngineError) -> [UInt8] {
     let text = source.text
     let options = architecture.options(defines)

@@ -8,8 +8,17 @@ struct KernelSource: Sendable {
     case sm90a
   }
 
-  /// Defines that are chosen together, each "NAME=value".
-  typealias Choice = [String]
+  /// A macro that a source is compiled with.
+  struct Define: Sendable, Hashable {
+    let name: String
+    let value: Int
+
+    /// As the compiler takes it.
+    var text: String { "\(name)=\(value)" }
+  }
+
+  /// Defines that are chosen together.
+  typealias Choice = [Define]
 
   /// The file's name, for messages.
   let name: String
@@ -40,9 +49,9 @@ struct KernelSource: Sendable {
   }
 
   /// Whether the source is compiled with these defines.
-  func allows(_ defines: [String]) -> Bool { Self.allows(defines[...], axes[...]) }
+  func allows(_ defines: Choice) -> Bool { Self.allows(defines[...], axes[...]) }
 
-  private static func allows(_ defines: ArraySlice<String>, _ axes: ArraySlice<[Choice]>) -> Bool {
+  private static func allows(_ defines: ArraySlice<Define>, _ axes: ArraySlice<[Choice]>) -> Bool {
     guard let axis = axes.first else { return defines.isEmpty }
     return axis.contains { choice in
       defines.starts(with: choice) && allows(defines.dropFirst(choice.count), axes.dropFirst())

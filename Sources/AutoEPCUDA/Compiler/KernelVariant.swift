@@ -14,7 +14,9 @@ enum KernelVariant {
     }
   }
 
-  static func define(_ name: String, _ value: Int) -> KernelSource.Choice { ["\(name)=\(value)"] }
+  static func define(_ name: String, _ value: Int) -> KernelSource.Choice {
+    [KernelSource.Define(name: name, value: value)]
+  }
 
   /// An axis of one number.
   static func each(_ name: String, _ values: [Int]) -> [KernelSource.Choice] {

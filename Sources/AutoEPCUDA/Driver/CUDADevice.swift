@@ -50,7 +50,7 @@ public final class CUDADevice: Sendable {
     processorCount = try driver.attribute(cuda_multiprocessor_count, of: device)
     l2Bytes = try driver.attribute(cuda_l2_cache_size, of: device)
     sharedBytesPerBlock = try driver.attribute(cuda_max_shared_bytes_per_block_optin, of: device)
-    let context = try DeviceContext(device, driver)
+    let context = try DeviceContext(device, ordinal: ordinal, driver)
     faults = try context.run { () throws(EngineError) in try FaultWord(driver) }
     self.context = context
     self.driver = driver
@@ -62,7 +62,7 @@ public final class CUDADevice: Sendable {
   ///
   /// - Parameter defines: one of the source's variants.
   func kernel(
-    _ source: KernelSource, _ name: String, _ defines: [String] = []
+    _ source: KernelSource, _ name: String, _ defines: KernelSource.Choice = []
   ) throws(EngineError) -> CUDAKernel {
     try kernels.withLock { kernels throws(EngineError) in
       try kernels.find(source, name, defines, on: self)
@@ -71,11 +71,11 @@ public final class CUDADevice: Sendable {
 
   /// Loads a source's image.
   fileprivate func load(
-    _ source: KernelSource, _ defines: [String]
+    _ source: KernelSource, _ defines: KernelSource.Choice
   ) throws(EngineError) -> DeviceModule {
     guard source.allows(defines), architecture.runs(source.target) else {
       throw EngineError(
-        .internal, "\(source.name) is not made for \(defines) on \(architecture.name)")
+        .internal, "\(source.name) is not made for \(defines.map(\.text)) on \(architecture.name)")
     }
     let image = try compiler.image(of: source, defines, for: architecture)
     var module: cuda_module?
@@ -99,7 +99,7 @@ private struct DeviceModule: @unchecked Sendable {
 private struct LoadedKernels {
   private struct ModuleName: Hashable {
     let source: String
-    let defines: [String]
+    let defines: KernelSource.Choice
   }
 
   private struct KernelName: Hashable {
@@ -111,7 +111,7 @@ private struct LoadedKernels {
   private var kernels: [KernelName: CUDAKernel] = [:]
 
   mutating func find(
-    _ source: KernelSource, _ name: String, _ defines: [String], on device: CUDADevice
+    _ source: KernelSource, _ name: String, _ defines: KernelSource.Choice, on device: CUDADevice
   ) throws(EngineError) -> CUDAKernel {
     let moduleName = ModuleName(source: source.name, defines: defines)
     let kernelName = KernelName(module: moduleName, kernel: name)

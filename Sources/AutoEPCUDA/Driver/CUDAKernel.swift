@@ -73,6 +73,7 @@ private func withPointers<each Argument: KernelArgument, Result>(
   return unsafe withUnsafeTemporaryAllocation(byteCount: limit, alignment: alignment) { memory in
     var used = 0
     var pointers: [UnsafeMutableRawPointer?] = unsafe []
+    unsafe pointers.reserveCapacity(limit / alignment)
     for argument in repeat each arguments {
       unsafe memory.storeBytes(of: argument.bits, toByteOffset: used, as: type(of: argument.bits))
       unsafe pointers.append(memory.baseAddress.map { unsafe $0 + used })

@@ -6,8 +6,12 @@ import CCUDA
 struct DeviceContext: @unchecked Sendable {
   private let driver: CUDADriver
   private let context: cuda_context
+  /// Whether it is that of the device which threads have that never chose one.
+  private let isOfFirstDevice: Bool
 
-  init(_ device: cuda_device, _ driver: CUDADriver) throws(EngineError) {
+  init(
+    _ device: cuda_device, ordinal: Int, _ driver: CUDADriver
+  ) throws(EngineError) {
     var context: cuda_context?
     try driver.check(
       "cuDevicePrimaryCtxRetain", unsafe driver.functions.devicePrimaryCtxRetain(&context, device))
@@ -16,9 +20,11 @@ struct DeviceContext: @unchecked Sendable {
     }
     self.driver = driver
     unsafe self.context = unsafe context
+    isOfFirstDevice = ordinal == 0
   }
 
-  /// Runs `body` with this context current, and then leaves the thread as it was.
+  /// Runs `body` with this context current, and then leaves the thread as it was; but one without a
+  /// context keeps the first device's, as any call of CUDA's runtime would give it.
   func run<Result>(
     _ body: () throws(EngineError) -> Result
   ) throws(EngineError) -> Result {
@@ -26,6 +32,7 @@ struct DeviceContext: @unchecked Sendable {
     try driver.check("cuCtxGetCurrent", unsafe driver.functions.ctxGetCurrent(&previous))
     if unsafe previous == context { return try body() }
     try driver.check("cuCtxSetCurrent", unsafe driver.functions.ctxSetCurrent(context))
+    if unsafe previous == nil && isOfFirstDevice { return try body() }
     defer { _ = unsafe driver.functions.ctxSetCurrent(previous) }
     return try body()
   }

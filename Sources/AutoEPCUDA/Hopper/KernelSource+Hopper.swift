@@ -49,10 +49,10 @@ enum HopperEpilogue: Int, CaseIterable {
       ? HopperMemory(stages: 3, stagingChunks: 4) : HopperMemory(stages: 4, stagingChunks: 2)
   }
 
-  func defines(isDepthInner: Bool) -> [String] {
-    memory.defines + [
-      "CLUSTER=\(cluster)", "B_MAJOR=\(isDepthInner ? 0 : 1)", "EPILOGUE=\(rawValue)",
-    ]
+  func defines(isDepthInner: Bool) -> KernelSource.Choice {
+    memory.defines + KernelVariant.define("CLUSTER", cluster)
+      + KernelVariant.define("B_MAJOR", isDepthInner ? 0 : 1)
+      + KernelVariant.define("EPILOGUE", rawValue)
   }
 }
 
@@ -64,7 +64,10 @@ enum HopperGradientOutput: Int, CaseIterable {
 
   static let memory = HopperMemory(stages: 4, stagingChunks: 2)
 
-  var defines: [String] { Self.memory.defines + ["CLUSTER=2", "OUTPUT=\(rawValue)"] }
+  var defines: KernelSource.Choice {
+    Self.memory.defines + KernelVariant.define("CLUSTER", 2)
+      + KernelVariant.define("OUTPUT", rawValue)
+  }
 }
 
 /// How a kernel of sm90_tiles.cuh shares out its block's memory.
@@ -72,7 +75,9 @@ struct HopperMemory {
   let stages: Int
   let stagingChunks: Int
 
-  var defines: [String] { ["STAGES=\(stages)", "STAGING_CHUNKS=\(stagingChunks)"] }
+  var defines: KernelSource.Choice {
+    KernelVariant.define("STAGES", stages) + KernelVariant.define("STAGING_CHUNKS", stagingChunks)
+  }
 
   /// The layout of sm90_tiles.cuh, and what aligning its start may take.
   var byteCount: Int {

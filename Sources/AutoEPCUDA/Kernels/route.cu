@@ -30,21 +30,28 @@ __device__ __forceinline__ Candidate warp_best(Candidate own) {
   return own;
 }
 
-// The best of the experts that this lane has open, a bit for each of values[PER_LANE].
-__device__ __forceinline__ Candidate best_open(const float (&values)[PER_LANE], unsigned open) {
-  Candidate best = {-INFINITE, NO_INDEX};
-#pragma unroll
-  for (int i = 0; i < PER_LANE; i++) {
-    bool is_better = best.index == NO_INDEX || values[i] > best.score;
-    if ((open >> i & 1) != 0 && is_better) best = {values[i], expert_at(i)};
-  }
-  return best;
+// A number that is larger for larger values, and above 0 for all: 0 and -0 are the same.
+__device__ __forceinline__ unsigned key_of(float value) {
+  unsigned bits = __float_as_uint(value + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// Takes the best open one of all lanes, and closes it.
-__device__ __forceinline__ int take_best(const float (&values)[PER_LANE], unsigned& open) {
-  int best = warp_best(best_open(values, open)).index;
-  if (best % WARP == lane_index()) open &= ~(1u << best / WARP);
+// Takes the expert of the largest key of all lanes, of equals the one of the lowest index. Its key becomes
+// 0, which is that of experts that cannot be chosen.
+__device__ __forceinline__ int take_best(unsigned (&keys)[PER_LANE]) {
+  unsigned own = 0;
+  int index = NO_INDEX;
+#pragma unroll
+  for (int i = 0; i < PER_LANE; i++) {
+    if (keys[i] <= own) continue;
+    own = keys[i];
+    index = expert_at(i);
+  }
+  unsigned largest = __reduce_max_sync(ALL_LANES, own);
+  int best = __reduce_min_sync(ALL_LANES, own == largest ? index : NO_INDEX);
+#pragma unroll
+  for (int i = 0; i < PER_LANE; i++)
+    if (expert_at(i) == best) keys[i] = 0;
   return best;
 }
 
@@ -158,8 +165,11 @@ route(const Element* __restrict__ logits, const float* __restrict__ selection_bi
                         ? all_open(num_experts)
                         : open_in_best_groups(config, num_experts, choice, by_expert,
                                               reinterpret_cast<float*>(chosen), group_is_open);
+    unsigned keys[PER_LANE];
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) keys[i] = (open >> i & 1) != 0 ? key_of(choice[i]) : 0;
     for (int k = 0; k < config.top_k; k++) {
-      int expert = take_best(choice, open);
+      int expert = take_best(keys);
       if (lane_index() == 0) {
         chosen[k] = expert;
         atomicAdd(&counts[expert], 1);

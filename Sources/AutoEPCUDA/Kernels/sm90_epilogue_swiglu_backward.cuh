@@ -22,8 +22,9 @@ struct Epilogue {
   static constexpr int CHUNKS = TILE_N / CHUNK_N;
   static constexpr int PRODUCER_REGISTERS = 136;
   static constexpr int CONSUMER_REGISTERS = 184;
-  // Rows whose pre-activation is on its way at once.
-  static constexpr int AHEAD = 8;
+  // Rows that are loaded together, and worked on while the next are on their way: loads that are issued
+  // one by one wait for each other, for there are only six scoreboards.
+  static constexpr int BATCH = 4;
 
   static_assert(STAGING_CHUNKS == CHUNKS, "a consumer warp stages all its columns");
 
@@ -44,54 +45,77 @@ struct Epilogue {
   struct Row {
     u32 gate[4];
     u32 up[4];
-    float weight;
   };
 
   // What the consumer warp `slab.warp` has staged. `parity`: that of its barrier.
   __device__ __forceinline__ static void work(const Arguments& arguments, const Layout& layout,
                                               const Slab& slab, u32 parity) {
     const int lane = threadIdx.x & 31;
-    const int column = slab.column + lane * 8;
-    Row rows[AHEAD];
-#pragma unroll
-    for (int i = 0; i < AHEAD; ++i) load(arguments, slab, i, column, rows[i]);
+    const bool has_weight = lane < SLAB_M && lane < slab.rows;
+    const float weight = has_weight ? arguments.row_weight[slab.row + lane] : 0.0f;
+    Row even[BATCH], odd[BATCH];
+    load(arguments, slab, 0, even);
     barrier_wait(layout.staged(slab.warp), parity);
     const u32 chunk = layout.chunk(slab.warp, lane >> 3);
 #pragma unroll 1
-    for (int first = 0; first < SLAB_M; first += AHEAD) {
-#pragma unroll
-      for (int i = 0; i < AHEAD; ++i) {
-        const int row = first + i;
-        u32 d[4], scaled[4];
-        load_shared(chunk + row * 128 + ((lane & 7) ^ (row & 7)) * 16, d);
-        const float dot = differentiate(d, rows[i], scaled);
-        write(arguments, slab, row, column, rows[i], scaled);
-        write_dot(arguments, slab, row, dot);
-        load(arguments, slab, row + AHEAD, column, rows[i]);
-      }
+    for (int row = 0; row < SLAB_M; row += 2 * BATCH) {
+      load(arguments, slab, row + BATCH, odd);
+      finish_rows(arguments, slab, row, chunk, weight, even);
+      load(arguments, slab, row + 2 * BATCH, even);
+      finish_rows(arguments, slab, row + BATCH, chunk, weight, odd);
     }
     barrier_arrive_as_warp(layout.taken(slab.warp));
   }
 
-  __device__ __forceinline__ static bool has(const Arguments& arguments, const Slab& slab, int row,
-                                             int column) {
-    return row < SLAB_M && row < slab.rows && column < arguments.columns;
+  __device__ __forceinline__ static int column_of(const Slab& slab) {
+    return slab.column + (threadIdx.x & 31) * 8;
   }
 
+  // Whether this lane has columns of a row.
+  __device__ __forceinline__ static bool has(const Arguments& arguments, const Slab& slab, int row) {
+    return row < SLAB_M && row < slab.rows && column_of(slab) < arguments.columns;
+  }
+
+  // The pre-activation of the rows from `first` on.
   __device__ __forceinline__ static void load(const Arguments& arguments, const Slab& slab,
-                                              int row, int column, Row& of) {
-    of = {};
-    if (!has(arguments, slab, row, column)) return;
-    const unsigned short* gate =
-        arguments.hidden + (long long)(slab.row + row) * 2 * arguments.columns + column;
-    load_once(gate, of.gate);
-    load_once(gate + arguments.columns, of.up);
-    of.weight = arguments.row_weight[slab.row + row];
+                                              int first, Row (&rows)[BATCH]) {
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      rows[i] = {};
+      if (!has(arguments, slab, first + i)) continue;
+      const unsigned short* gate =
+          arguments.hidden + (long long)(slab.row + first + i) * 2 * arguments.columns +
+          column_of(slab);
+      load_once(gate, rows[i].gate);
+      load_once(gate + arguments.columns, rows[i].up);
+    }
+  }
+
+  // Writes the gradients of the rows from `first` on. `chunk` has this lane's columns of d, and lane i of
+  // `weight` the weight of row i.
+  __device__ __forceinline__ static void finish_rows(const Arguments& arguments,
+                                                     const Slab& slab, int first, u32 chunk,
+                                                     float weight, Row (&rows)[BATCH]) {
+    const int lane = threadIdx.x & 31;
+    u32 d[BATCH][4];
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      const int row = first + i;
+      load_shared(chunk + row * 128 + ((lane & 7) ^ (row & 7)) * 16, d[i]);
+    }
+    float dots[BATCH];
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      u32 scaled[4];
+      dots[i] = differentiate(d[i], __shfl_sync(~0u, weight, first + i), rows[i], scaled);
+      write(arguments, slab, first + i, rows[i], scaled);
+    }
+    write_dots(arguments, slab, first, dots);
   }
 
   // Replaces gate and up by their gradients; `scaled` gets the weighted activation. Returns the sum
   // of d a.
-  __device__ __forceinline__ static float differentiate(const u32 (&d)[4], Row& row,
+  __device__ __forceinline__ static float differentiate(const u32 (&d)[4], float weight, Row& row,
                                                         u32 (&scaled)[4]) {
     float dot = 0.0f;
 #pragma unroll
@@ -105,9 +129,9 @@ struct Epilogue {
         const float s = sigmoid(gate);
         const float silu = gate * s;
         const float a = silu * up;
-        const float weighted = row.weight * grad;
+        const float weighted = weight * grad;
         dot += grad * a;
-        scaled_a[i] = row.weight * a;
+        scaled_a[i] = weight * a;
         grad_up[i] = weighted * silu;
         grad_gate[i] = weighted * up * (s + silu * (1.0f - s));
       }
@@ -119,24 +143,41 @@ struct Epilogue {
   }
 
   __device__ __forceinline__ static void write(const Arguments& arguments, const Slab& slab,
-                                               int row, int column, const Row& gradients,
+                                               int row, const Row& gradients,
                                                const u32 (&scaled)[4]) {
-    if (!has(arguments, slab, row, column)) return;
+    if (!has(arguments, slab, row)) return;
     const long long at = slab.row + row;
-    unsigned short* gate = arguments.grad_hidden + at * 2 * arguments.columns + column;
+    unsigned short* gate = arguments.grad_hidden + at * 2 * arguments.columns + column_of(slab);
     store_global(gate, gradients.gate);
     store_global(gate + arguments.columns, gradients.up);
-    store_global(arguments.scaled + at * arguments.columns + column, scaled);
+    store_global(arguments.scaled + at * arguments.columns + column_of(slab), scaled);
   }
 
+  // The sums over the lanes, of all rows at once: each exchange halves the rows that a lane adds up.
   // Lanes outside of the columns have added nothing.
-  __device__ __forceinline__ static void write_dot(const Arguments& arguments, const Slab& slab,
-                                                   int row, float dot) {
-    const int tiles = (arguments.columns + TILE_N - 1) / TILE_N;
+  __device__ __forceinline__ static void write_dots(const Arguments& arguments, const Slab& slab,
+                                                    int first, float (&dots)[BATCH]) {
+    constexpr int lanes = 32 / BATCH;  // of a row in the end
+    const int lane = threadIdx.x & 31;
 #pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) dot += __shfl_xor_sync(~0u, dot, lanes);
-    if ((threadIdx.x & 31) == 0 && row < slab.rows) {
-      arguments.dots[(long long)(slab.row + row) * tiles + slab.column / TILE_N] = dot;
+    for (int rows = BATCH / 2; rows > 0; rows /= 2) {
+      const bool is_upper = lane & rows * lanes;
+#pragma unroll
+      for (int i = 0; i < rows; ++i) {
+        const float other =
+            __shfl_xor_sync(~0u, is_upper ? dots[i] : dots[i + rows], rows * lanes);
+        dots[i] = (is_upper ? dots[i + rows] : dots[i]) + other;
+      }
+    }
+    float sum = dots[0];
+#pragma unroll
+    for (int distance = lanes / 2; distance > 0; distance /= 2) {
+      sum += __shfl_xor_sync(~0u, sum, distance);
+    }
+    const int row = first + lane / lanes;
+    const int tiles = (arguments.columns + TILE_N - 1) / TILE_N;
+    if (lane % lanes == 0 && row < slab.rows) {
+      arguments.dots[(long long)(slab.row + row) * tiles + slab.column / TILE_N] = sum;
     }
   }
 };

@@ -53,11 +53,7 @@ class Route(torch.autograd.Function):
         ctx: FunctionCtx, options: RouteOptions, logits: Tensor, selection_bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """[T, E] to topk_idx [T, K], topk_weights [T, K], tokens_per_expert [E]."""
-        if torch.compiler.is_compiling():
-            routing = torch.ops.autoep.route(logits, selection_bias, *options)
-        else:
-            routing = route_forward(options, logits, selection_bias)
-        idx_TK, weights_TK, counts_E = routing
+        idx_TK, weights_TK, counts_E = run_route(options, logits, selection_bias)
         ctx.options = options
         ctx.save_for_backward(logits, idx_TK)
         ctx.mark_non_differentiable(idx_TK, counts_E)
@@ -67,12 +63,25 @@ class Route(torch.autograd.Function):
     @first_order_only
     def backward(ctx: FunctionCtx, _idx: Any, grad_weights: Tensor, _counts: Any) -> tuple:
         """[T, K] to [T, E]."""
-        logits, idx_TK = ctx.saved_tensors
-        if torch.compiler.is_compiling():
-            gradient = torch.ops.autoep.route_backward(grad_weights, logits, idx_TK, *ctx.options)
-        else:
-            gradient = route_gradient(ctx.options, grad_weights, logits, idx_TK)
-        return None, gradient, None
+        return None, run_route_backward(ctx.options, grad_weights, *ctx.saved_tensors), None
+
+
+def run_route(
+    options: RouteOptions, logits: Tensor, selection_bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`route` outside of autograd, as an operator where it is traced."""
+    if torch.compiler.is_compiling():
+        return torch.ops.autoep.route(logits, selection_bias, *options)
+    return route_forward(options, logits, selection_bias)
+
+
+def run_route_backward(
+    options: RouteOptions, grad_weights: Tensor, logits: Tensor, topk_idx: Tensor
+) -> Tensor:
+    """Its gradient to the logits, likewise."""
+    if torch.compiler.is_compiling():
+        return torch.ops.autoep.route_backward(grad_weights, logits, topk_idx, *options)
+    return route_gradient(options, grad_weights, logits, topk_idx)
 
 
 # What torch.compile puts into its graphs.

@@ -118,7 +118,7 @@ def experts_backward(
 ) -> None: ...
 def local_experts_describe(
     context: Handle, config: tuple, num_tokens: int, top_k: int
-) -> tuple[int, int, int]: ...
+) -> tuple[int, int, int, int]: ...
 def local_experts_forward(
     context: Handle,
     config: tuple,
@@ -147,5 +147,6 @@ def local_experts_backward(
     grad_topk_weights: Any,
     grad_weights: tuple,
     accumulate: bool,
+    scratch: Any,
     workspace: Any,
 ) -> None: ...

@@ -11,9 +11,10 @@ FUNCTION(local_experts_describe) {
     return NULL;
   autoep_local_experts_info info = {.struct_size = sizeof info};
   RUN(autoep_local_experts_describe(context->id, &config, num_tokens, top_k, &info, &error));
-  return Py_BuildValue("LLL", (long long)info.routing_bytes,
+  return Py_BuildValue("LLLL", (long long)info.routing_bytes,
                        (long long)info.forward_workspace_bytes,
-                       (long long)info.backward_workspace_bytes);
+                       (long long)info.backward_workspace_bytes,
+                       (long long)info.backward_scratch_bytes);
 }
 
 /* What plain memory a call with slots [T,K] needs. Slots of another shape need none: the call itself
@@ -73,37 +74,39 @@ FUNCTION(local_experts_backward) {
   OPTIONAL_OUTPUT(grad_topk_weights);
   WEIGHT_GRADIENTS(grad_weights);
   int accumulate;
+  BYTES(scratch);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&O&O&O&pO&:local_experts_backward",
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&O&O&O&pO&O&:local_experts_backward",
                         context_read, &context, experts_config_read, &config, weights_read,
                         &weights, tensor_read, &grad_y, tensor_read, &x, tensor_read,
                         &topk_weights, tensor_read, &routing, tensor_read, &hidden, tensor_read,
                         &grad_hidden, tensor_read, &activated, tensor_read, &grad_x, tensor_read,
                         &grad_topk_weights, weights_read, &grad_weights, &accumulate, tensor_read,
-                        &workspace))
+                        &scratch, tensor_read, &workspace))
     return NULL;
   autoep_local_experts_info info;
   RUN(describe(context, &config, &topk_weights, &info, &error));
   if (!bytes_check(&routing, info.routing_bytes, context) ||
+      !bytes_check(&scratch, info.backward_scratch_bytes, context) ||
       !bytes_check(&workspace, info.backward_workspace_bytes, context))
     return NULL;
   RUN(autoep_local_experts_backward(context->id, &config, &weights.view, &grad_y.view, &x.view,
                                     &topk_weights.view, routing.view.data, &hidden.view,
                                     &grad_hidden.view, &activated.view, tensor_view(&grad_x),
                                     tensor_view(&grad_topk_weights), &grad_weights.view,
-                                    accumulate, workspace.view.data, &error));
+                                    accumulate, scratch.view.data, workspace.view.data, &error));
   Py_RETURN_NONE;
 }
 
 PyMethodDef local_experts_methods[] = {
     METHOD(local_experts_describe,
            "(context, config, num_tokens, top_k) -> (routing_bytes, forward_workspace_bytes, "
-           "backward_workspace_bytes)"),
+           "backward_workspace_bytes, backward_scratch_bytes)"),
     METHOD(local_experts_forward,
            "(context, config, weights, x, topk_idx, topk_weights, routing, hidden, "
            "tokens_per_expert, y, workspace)"),
     METHOD(local_experts_backward,
            "(context, config, weights, grad_y, x, topk_weights, routing, hidden, grad_hidden, "
-           "activated, grad_x, grad_topk_weights, grad_weights, accumulate, workspace)"),
+           "activated, grad_x, grad_topk_weights, grad_weights, accumulate, scratch, workspace)"),
     {0},
 };

@@ -140,7 +140,7 @@ class Run:
         self.context, self.data, self.memory = context, data, Guarded()
         empty = self.memory.empty
         sizes = engine.local_experts_describe(context, layer.config, tokens, top_k)
-        self.routing, self.forward_space, self.backward_space = (
+        self.routing, self.forward_space, self.backward_space, self.scratch = (
             empty(size, dtype=torch.uint8) for size in sizes
         )
         rows = tokens * top_k
@@ -176,7 +176,7 @@ class Run:
             *(self.context, data.layer.config, data.weights, data.grad_y, data.x),
             *(data.topk_weights, self.routing, self.hidden, self.grad_hidden, self.activated),
             *(self.grad_x, self.grad_topk_weights),
-            *(self.gradients, accumulate, self.backward_space),
+            *(self.gradients, accumulate, self.scratch, self.backward_space),
         )
 
     def both(self) -> list[torch.Tensor]:

@@ -18,6 +18,7 @@ from autoep.functional._experts import (
     experts_forward,
 )
 from autoep.functional._grouped_gemm import grouped_gemm, grouped_gemm_backward
+from autoep.functional._moe import MoE, moe
 from autoep.functional._permutation import (
     Permuted,
     permute,
@@ -59,6 +60,7 @@ __all__ = [
     "Gate",
     "GradBuffers",
     "Layout",
+    "MoE",
     "Permuted",
     "Plan",
     "Routing",
@@ -76,6 +78,7 @@ __all__ = [
     "grouped_gemm_backward",
     "jitter",
     "jitter_backward",
+    "moe",
     "num_threads",
     "permute",
     "permute_backward",

@@ -164,13 +164,13 @@ def experts(
             topk_idx,
             topk_weights,
             (gate_up, gate_up_bias, down, down_bias),
-            (
-                choice("activation", activation, ACTIVATIONS),
-                choice("gate", gate, GATES),
-                choice("layout", layout, LAYOUTS),
-                choice("score_apply", score_apply, SCORE_APPLIES),
-                real("swiglu_alpha", swiglu_alpha),
-                real("swiglu_limit", swiglu_limit),
+            local_options(
+                activation=activation,
+                gate=gate,
+                layout=layout,
+                score_apply=score_apply,
+                swiglu_alpha=swiglu_alpha,
+                swiglu_limit=swiglu_limit,
             ),
             None if grad_buffers is None else tuple(grad_buffers),
         )
@@ -202,6 +202,26 @@ def experts(
         plan=plan,
     )
     return y
+
+
+def local_options(
+    *,
+    activation: Activation = "silu",
+    gate: Gate = "concatenated",
+    layout: Layout = "out_in",
+    score_apply: ScoreApply = "after",
+    swiglu_alpha: float = 1.702,
+    swiglu_limit: float = 7.0,
+) -> tuple[int, int, int, int, float, float]:
+    """The options of the experts on one GPU, in the engine's numbers."""
+    return (
+        choice("activation", activation, ACTIVATIONS),
+        choice("gate", gate, GATES),
+        choice("layout", layout, LAYOUTS),
+        choice("score_apply", score_apply, SCORE_APPLIES),
+        real("swiglu_alpha", swiglu_alpha),
+        real("swiglu_limit", swiglu_limit),
+    )
 
 
 def experts_forward(

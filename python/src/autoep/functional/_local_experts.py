@@ -8,6 +8,8 @@ FFN size, G = 2F with a gate and F without.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,8 +31,7 @@ Options = tuple[int, int, int, int, float, float]
 
 _NO_BUFFERS: Buffers = (None, None, None, None)
 _WEIGHT_NAMES = ("gate_up", "gate_up_bias", "down", "down_bias")
-_NAMES = ("x", "topk_idx", "topk_weights", *_WEIGHT_NAMES)
-_NDIMS = (2, 2, 2, 3, 2, 3, 2)
+_NDIMS = {"gate_up": 3, "down": 3}  # of the others 2
 _OUT_IN = LAYOUTS["out_in"]
 _OPTIONAL = ("gate_up_bias", "down_bias")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no DTensor
@@ -76,11 +77,8 @@ def local_experts(
     Returns:
         y, [T, H].
     """
-    for name, tensor, ndim in zip(
-        _NAMES, (x, topk_idx, topk_weights, *weights), _NDIMS, strict=True
-    ):
-        if tensor is not None or name not in _OPTIONAL:
-            _check(name, tensor, ndim)
+    check(x=x, topk_idx=topk_idx, topk_weights=topk_weights)
+    check(**dict(zip(_WEIGHT_NAMES, weights, strict=True)))
     if buffers is not None:
         _check_buffers(weights, buffers)
     if torch.is_autocast_enabled(x.device.type):
@@ -88,8 +86,8 @@ def local_experts(
         x, *weights = [_cast(tensor, dtype) for tensor in (x, *weights)]
     tensors = (x, topk_idx, topk_weights, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return LocalExperts.apply(options, *tensors, *(buffers or _NO_BUFFERS))
-    return _run_forward(*tensors, *options)[0]
+        return LocalExperts.apply(options, buffers, *tensors)
+    return run_forward(*tensors, *options)[0]
 
 
 class LocalExperts(torch.autograd.Function):
@@ -99,6 +97,7 @@ class LocalExperts(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx,
         options: Options,
+        buffers: Buffers | None,
         x: Tensor,
         topk_idx: Tensor,
         topk_weights: Tensor,
@@ -106,19 +105,15 @@ class LocalExperts(torch.autograd.Function):
         gate_up_bias: Tensor | None,
         down: Tensor,
         down_bias: Tensor | None,
-        gate_up_buffer: Tensor | None,
-        gate_up_bias_buffer: Tensor | None,
-        down_buffer: Tensor | None,
-        down_bias_buffer: Tensor | None,
     ) -> Tensor:
         """[T, H] to [T, H]."""
         weights = (gate_up, gate_up_bias, down, down_bias)
-        y, hidden, routing = _run_forward(x, topk_idx, topk_weights, *weights, *options)
+        y, hidden, routing = run_forward(x, topk_idx, topk_weights, *weights, *options)
         ctx.save_for_backward(x, topk_weights, *weights, hidden, routing)
         # Not among the saved ones, which a backward in between may not change.
-        ctx.buffers = (gate_up_buffer, gate_up_bias_buffer, down_buffer, down_bias_buffer)
+        ctx.buffers = buffers
         ctx.options = options
-        ctx.is_hidden_ours = _is_kept_as_it_is()
+        ctx.is_hidden_ours = is_kept_as_it_is()
         return y
 
     @staticmethod
@@ -126,37 +121,71 @@ class LocalExperts(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_y: Tensor) -> tuple:
         """[T, H] to the gradients of the tensors, in their order."""
         x, topk_weights, *weights, hidden, routing = ctx.saved_tensors
-        wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[1:8]
-        grad_x = _empty_like(x) if wants_x else None
-        grad_scores = _empty_like(topk_weights) if wants_scores else None
-        accumulate = any(buffer is not None for buffer in ctx.buffers)
-        places = [
-            None if not is_wanted else buffer if accumulate else _empty_like(weight)
-            for weight, buffer, is_wanted in zip(weights, ctx.buffers, wanted, strict=True)
-        ]
-        run = _backward
-        if torch.compiler.is_compiling():
-            run = torch.ops.autoep.local_experts_backward
-        run(
-            grad_y,
-            x,
-            topk_weights,
-            *weights,
-            hidden,
-            routing,
-            grad_x,
-            grad_scores,
-            *places,
-            hidden if ctx.is_hidden_ours and _is_last_backward() else None,
-            accumulate,
-            *ctx.options,
+        wants_x, _, wants_scores, *wanted = ctx.needs_input_grad[2:]
+        grad_x, grad_scores, *grad_weights = gradients(
+            ctx, grad_y, x, topk_weights, weights, hidden, routing, (wants_x, wants_scores, *wanted)
         )
-        if accumulate:
-            places = _NO_BUFFERS
-        return None, grad_x, None, grad_scores, *places, *_NO_BUFFERS
+        return None, None, grad_x, None, grad_scores, *grad_weights
 
 
-def _run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(
+    ctx: FunctionCtx,
+    grad_y: Tensor,
+    x: Tensor,
+    topk_weights: Tensor,
+    weights: Sequence[Tensor | None],
+    hidden: Tensor,
+    routing: Tensor,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of `run_forward` to x, topk_weights and the weights, those that are wanted.
+
+    The ones to the weights are added to the buffers where there are any.
+
+    Args:
+        ctx: Has `options`, `buffers` and `is_hidden_ours`.
+        grad_y: [T, H].
+        x: [T, H].
+        topk_weights: [T, K].
+        weights: gate_up, gate_up_bias, down and down_bias.
+        hidden: What the forward kept, as routing.
+        routing: See hidden.
+        wanted: For x, topk_weights and each of the weights.
+    """
+    accumulate = ctx.buffers is not None
+    grad_x, grad_scores, *grad_weights = (
+        _empty_like(of) if is_wanted and of is not None else None
+        for of, is_wanted in zip(
+            (x, topk_weights, *(_NO_BUFFERS if accumulate else weights)), wanted, strict=True
+        )
+    )
+    places = grad_weights
+    if accumulate:
+        places = [
+            buffer if is_wanted else None
+            for buffer, is_wanted in zip(ctx.buffers, wanted[2:], strict=True)
+        ]
+    run = _backward
+    if torch.compiler.is_compiling():
+        run = torch.ops.autoep.local_experts_backward
+    run(
+        grad_y,
+        x,
+        topk_weights,
+        *weights,
+        hidden,
+        routing,
+        grad_x,
+        grad_scores,
+        *places,
+        hidden if ctx.is_hidden_ours and _is_last_backward() else None,
+        accumulate,
+        *ctx.options,
+    )
+    return [grad_x, grad_scores, *grad_weights]
+
+
+def run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """`local_experts`, as an operator where it is traced."""
     if torch.compiler.is_compiling():
         return torch.ops.autoep.local_experts(*arguments)
@@ -176,7 +205,7 @@ def _forward(
     """The operator `local_experts`."""
     x_TH, idx_TK, weights_TK = _dense(x), _dense(topk_idx), _dense(topk_weights)
     context, config = context_of(x_TH), _config(x, gate_up, down, options)
-    _, workspace_bytes, _ = engine.local_experts_describe(context, config, *topk_idx.shape)
+    _, workspace_bytes, *_ = _sizes(context, config, *topk_idx.shape)
     results = y_TH, hidden_NG, routing = _forward_results(
         x, topk_idx, topk_weights, gate_up, gate_up_bias, down, down_bias, *options
     )
@@ -217,9 +246,17 @@ def _forward_results(
     )
 
 
+@functools.lru_cache(maxsize=256)
+def _sizes(
+    context: engine.Handle, config: tuple, tokens: int, top_k: int
+) -> tuple[int, int, int, int]:
+    """What `engine.local_experts_describe` tells; the same for each layer and step."""
+    return engine.local_experts_describe(context, config, tokens, top_k)
+
+
 def _routing_bytes(rows: int, num_experts: int) -> int:
-    """Somewhat more than the engine needs, which it checks: a sum that symbolic sizes can be in."""
-    return 12 * rows + 1024 * num_experts + 8192
+    """Little more than the engine needs, which it checks: a sum that symbolic sizes can be in."""
+    return 8 * rows + rows // 8 + 20 * num_experts + 512
 
 
 def _backward(
@@ -246,7 +283,7 @@ def _backward(
     grad_TH = _dense(grad_y)
     grad_hidden_NG = _empty_like(hidden) if grad_hidden is None else grad_hidden
     context, config = context_of(grad_TH), _config(x, gate_up, down, options)
-    *_, workspace_bytes = engine.local_experts_describe(context, config, *topk_weights.shape)
+    *_, workspace_bytes, scratch_bytes = _sizes(context, config, *topk_weights.shape)
     engine.local_experts_backward(
         context,
         config,
@@ -262,6 +299,7 @@ def _backward(
         grad_topk_weights,
         (grad_gate_up, grad_gate_up_bias, grad_down, grad_down_bias),
         accumulate,
+        _scratch(scratch_bytes, grad_y, grad_x),
         _bytes(workspace_bytes, grad_y),
     )
 
@@ -275,7 +313,14 @@ def _activated(hidden: Tensor, config: tuple, lender: Tensor | None) -> Tensor:
     return lender.as_strided(shape, (shape[1], 1))
 
 
-def _is_kept_as_it_is() -> bool:
+def _scratch(size: int, like: Tensor, lender: Tensor | None) -> Tensor:
+    """Scratch bytes, in the memory of a gradient that is written later where it has room."""
+    if lender is None or lender.nbytes < size:
+        return _bytes(size, like)
+    return lender.view(-1).view(torch.uint8)
+
+
+def is_kept_as_it_is() -> bool:
     """Whether no hook of the script sees the tensors that a forward saves."""
     if torch.compiler.is_compiling():
         return False
@@ -314,20 +359,25 @@ def _bytes(count: int, like: Tensor) -> Tensor:
     return like.new_empty((count,), dtype=torch.uint8)
 
 
-def _check(name: str, tensor: Any, ndim: int) -> None:
-    """Checks what the engine cannot be asked."""
-    if type(tensor) in _PLAIN and tensor.dim() == ndim:
-        return
+def check(**tensors: Any) -> None:
+    """Checks what the engine cannot be asked, of tensors by their names."""
+    for name, tensor in tensors.items():
+        if type(tensor) in _PLAIN and tensor.dim() == _NDIMS.get(name, 2):
+            continue
+        if tensor is not None or name not in _OPTIONAL:
+            raise _refusal(name, tensor)
+
+
+def _refusal(name: str, tensor: Any) -> InvalidArgumentError:
     if not isinstance(tensor, torch.Tensor):
-        raise InvalidArgumentError(
+        return InvalidArgumentError(
             f"{name}: expected a torch.Tensor, as x is, got {type(tensor).__name__}"
         )
     if hasattr(tensor, "to_local"):
-        raise InvalidArgumentError(f"{name}: got a DTensor; pass its own part, {name}.to_local()")
-    if tensor.dim() != ndim:
-        raise InvalidArgumentError(
-            f"{name}: expected {ndim} dimensions, got shape {list(tensor.shape)}"
-        )
+        return InvalidArgumentError(f"{name}: got a DTensor; pass its own part, {name}.to_local()")
+    return InvalidArgumentError(
+        f"{name}: expected {_NDIMS.get(name, 2)} dimensions, got shape {list(tensor.shape)}"
+    )
 
 
 def _check_buffers(weights: Weights, buffers: Buffers) -> None:

@@ -145,7 +145,7 @@ def route_forward(options: RouteOptions, logits: Array, selection_bias: Array | 
     # The engine checks K too; here a wrong one would take memory first.
     integer("top_k", options.top_k, 1, max(logits_TE.shape[1], 1))
     routing = routing_of(logits_TE, options.top_k)
-    engine.route(context_of(logits_TE), tuple(options), logits_TE, bias_E, *routing)
+    engine.route(context_of(logits_TE), options, logits_TE, bias_E, *routing)
     return routing
 
 
@@ -169,7 +169,7 @@ def route_gradient(
     grad_logits_TE = empty(logits_TE, logits_TE.shape)
     chosen_TK = plain("topk_idx", topk_idx, 2)
     engine.route_backward(
-        context_of(logits_TE), tuple(options), logits_TE, chosen_TK, grad_TK, grad_logits_TE
+        context_of(logits_TE), options, logits_TE, chosen_TK, grad_TK, grad_logits_TE
     )
     return grad_logits_TE
 

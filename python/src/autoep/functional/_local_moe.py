@@ -1,0 +1,93 @@
+"""A router and its experts on one GPU, as one operation of autograd.
+
+Imported when a CUDA tensor is given. Legend: T tokens, K experts a token, E experts, H hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd.function import FunctionCtx
+
+from autoep._autograd import run_route, run_route_backward
+from autoep._first_order import first_order_only
+from autoep._options import RouteOptions
+from autoep.functional._local_experts import (
+    Options,
+    check,
+    gradients,
+    is_kept_as_it_is,
+    run_forward,
+)
+
+Tensor = torch.Tensor
+
+
+def local_moe(
+    route_as: RouteOptions, compute_as: Options, x: Tensor, router: Tensor, *others: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Computes what `functional.moe` documents, on one GPU.
+
+    Args:
+        route_as: How to choose.
+        compute_as: What the experts compute, in the engine's numbers.
+        x: [T, H].
+        router: [E, H].
+        *others: selection_bias, gate_up, gate_up_bias, down and down_bias.
+
+    Returns:
+        y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E].
+    """
+    _, gate_up, gate_up_bias, down, down_bias = others
+    check(x=x, router=router, gate_up=gate_up, gate_up_bias=gate_up_bias)
+    check(down=down, down_bias=down_bias)
+    return LocalMoE.apply(route_as, compute_as, x, router, *others)
+
+
+class LocalMoE(torch.autograd.Function):
+    """Keeps what the router and the experts keep; the gradient of x is one sum of both."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        route_as: RouteOptions,
+        compute_as: Options,
+        x: Tensor,
+        router: Tensor,
+        selection_bias: Tensor | None,
+        *weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
+        logits_TE = torch.mm(x, router.t())
+        idx_TK, scores_TK, counts_E = run_route(route_as, logits_TE, selection_bias)
+        y, hidden, routing = run_forward(x, idx_TK, scores_TK, *weights, *compute_as)
+        ctx.save_for_backward(x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing)
+        ctx.mark_non_differentiable(idx_TK, counts_E)
+        ctx.set_materialize_grads(False)
+        ctx.route_options, ctx.options, ctx.buffers = route_as, compute_as, None
+        ctx.is_hidden_ours = is_kept_as_it_is()
+        return y, logits_TE, idx_TK, counts_E
+
+    @staticmethod
+    @first_order_only
+    def backward(
+        ctx: FunctionCtx, grad_y: Tensor | None, grad_logits_own: Tensor | None, *_: None
+    ) -> tuple:
+        """[T, H] and [T, E] to the gradients of the tensors, in their order."""
+        x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing = ctx.saved_tensors
+        wants_x, wants_router, _, *wanted = ctx.needs_input_grad[2:]
+        is_routed = wants_x or wants_router
+        if grad_y is None:
+            grad_y = torch.zeros_like(x)
+        grad_x, grad_scores, *grad_weights = gradients(
+            *(ctx, grad_y, x, scores_TK, weights, hidden, routing, (wants_x, is_routed, *wanted))
+        )
+        grad_router = None
+        if is_routed:
+            grad_logits = run_route_backward(ctx.route_options, grad_scores, logits_TE, idx_TK)
+            if grad_logits_own is not None:
+                grad_logits = grad_logits + grad_logits_own
+            if wants_x:
+                grad_x.addmm_(grad_logits, router)
+            if wants_router:
+                grad_router = torch.mm(grad_logits.t(), x)
+        return None, None, grad_x, grad_router, None, *grad_weights

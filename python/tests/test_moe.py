@@ -1,0 +1,151 @@
+"""`functional.moe` beside the operations that it is made of."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from conftest import assert_close, assert_same_bits
+from plain_gpu import PlainGPU, gpu
+
+import autoep
+from autoep import functional
+
+__all__ = ["gpu"]
+
+T, K, E, H, FFN = 13, 2, 5, 8, 6
+LEAVES = ("x", "router", "gate_up", "gate_up_bias", "down", "down_bias")
+ROUTING = {"score": "sigmoid", "normalize": True, "scale": 2.0}
+COMPUTING = {"activation": "gelu", "score_apply": "before"}
+
+
+def inputs(dtype: torch.dtype = torch.float64, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """The tensors of `functional.moe`."""
+    generator = torch.Generator().manual_seed(5)
+
+    def leaf(*shape: int) -> torch.Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return values.to(dtype).to(device).requires_grad_()
+
+    sizes = ((T, H), (E, H), (E, 2 * FFN, H), (E, 2 * FFN), (E, H, FFN), (E, H))
+    return dict(zip(LEAVES, (leaf(*size) for size in sizes), strict=True))
+
+
+def apart(
+    given: dict[str, Any], routing: dict[str, Any], computing: dict[str, Any], **others: Any
+) -> functional.MoE:
+    """The same by plain torch's linear map, `route` and `experts`."""
+    logits = torch.nn.functional.linear(given["x"], given["router"])
+    routed = functional.route(logits, K, **others, **routing)
+    weights = {name: given[name] for name in LEAVES[2:]}
+    y = functional.experts(given["x"], routed.topk_idx, routed.topk_weights, **weights, **computing)
+    return functional.MoE(y, logits, routed.topk_idx, routed.tokens_per_expert)
+
+
+def together(
+    given: dict[str, Any], routing: dict[str, Any], computing: dict[str, Any], **others: Any
+) -> functional.MoE:
+    return functional.moe(**given, top_k=K, routing=routing, computing=computing, **others)
+
+
+def results(found: functional.MoE, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+    """All that a call gives, and the gradients of a loss with an auxiliary one."""
+    loss = found.y.square().sum() + 0.1 * torch.logsumexp(found.logits, -1).square().sum()
+    return [t.detach() for t in (*found, *torch.autograd.grad(loss, leaves))]
+
+
+def assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert torch.equal(actual[2], expected[2])
+    assert torch.equal(actual[3], expected[3])
+    kept = [0, 1, *range(4, len(expected))]
+    assert_close([actual[i] for i in kept], [expected[i] for i in kept])
+
+
+@pytest.mark.parametrize(("routing", "computing"), [({}, {}), (ROUTING, COMPUTING)])
+def test_it_is_its_parts_together(routing: dict[str, Any], computing: dict[str, Any]) -> None:
+    given = inputs()
+    bias = torch.linspace(-1.0, 1.0, E)
+    for others in ({}, {"selection_bias": bias}):
+        found, expected = (
+            results(call(given, routing, computing, **others), list(given.values()))
+            for call in (together, apart)
+        )
+        for a, e in zip(found, expected, strict=True):
+            assert_same_bits(a, e)
+
+
+@pytest.mark.parametrize(("routing", "computing"), [({}, {}), (ROUTING, COMPUTING)])
+def test_one_operation_gives_the_same(
+    gpu: PlainGPU, routing: dict[str, Any], computing: dict[str, Any]
+) -> None:
+    given = inputs(torch.float32)
+    leaves = list(given.values())
+    found = results(together(given, routing, computing), leaves)
+    assert_same(found, results(apart(given, routing, computing), leaves))
+    assert gpu.backwards[0]["in place"]
+
+
+def test_one_operation_computes_the_gradients_that_are_wanted(gpu: PlainGPU) -> None:
+    given = inputs(torch.float32)
+    expected = dict(
+        zip(
+            LEAVES,
+            torch.autograd.grad(together(given, {}, {}).y.sum(), given.values()),
+            strict=True,
+        )
+    )
+    for count in range(1, len(LEAVES)):
+        for wanted in itertools.combinations(LEAVES, count):
+            for name in LEAVES:
+                given[name].requires_grad_(name in wanted)
+            gradients = torch.autograd.grad(
+                together(given, {}, {}).y.sum(), [given[name] for name in wanted]
+            )
+            for name, gradient in zip(wanted, gradients, strict=True):
+                assert_same_bits(gradient, expected[name])
+    with torch.no_grad():
+        assert not together(given, {}, {}).y.requires_grad
+
+
+def test_an_auxiliary_loss_alone(gpu: PlainGPU) -> None:
+    given = inputs(torch.float32)
+    logits = together(given, {}, {}).logits
+    plain = torch.nn.functional.linear(given["x"], given["router"])
+    names = [given["x"], given["router"]]
+    found, expected = (torch.autograd.grad(each.exp().sum(), names) for each in (logits, plain))
+    assert_close(list(found), list(expected))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_one_operation_compiles_without_a_break(gpu: PlainGPU, dynamic: bool) -> None:
+    given = inputs(torch.float32)
+
+    def block(x: torch.Tensor, **others: torch.Tensor) -> tuple:
+        return tuple(together({"x": x * 2, **others}, ROUTING, {}))
+
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    found, expected = (
+        results(functional.MoE(*call(**given)), list(given.values())) for call in (compiled, block)
+    )
+    assert_same(found, expected)
+
+
+def test_numpy() -> None:
+    given = {name: tensor.detach().numpy() for name, tensor in inputs().items()}
+    found = functional.moe(**given, top_k=K)
+    assert isinstance(found.y, numpy.ndarray)
+    expected = together(inputs(), {}, {})
+    assert_same_bits(torch.from_numpy(found.topk_idx), expected.topk_idx)
+    assert_close([torch.from_numpy(found.y)], [expected.y.detach()])
+
+
+def test_tensors_of_other_shapes_are_refused(gpu: PlainGPU) -> None:
+    given = inputs(torch.float32)
+    for name in LEAVES:
+        with pytest.raises(autoep.InvalidArgumentError, match=f"^{name}: expected . dimensions"):
+            together({**given, name: given[name][None]}, {}, {})
+    with pytest.raises(autoep.InvalidArgumentError, match=r"^router: expected a torch\.Tensor"):
+        together({**given, "router": given["router"].detach().numpy()}, {}, {})
