@@ -9,24 +9,27 @@ enum { ROWS = AVX2_ROWS, LANES = 8, VECTORS = AVX2_F32_COLUMNS / LANES };
 __attribute__((target("avx2,fma"))) void avx2_f32_gemm(ptrdiff_t depth, const void *const *a,
                                                      ptrdiff_t first, ptrdiff_t step, const void *b,
                                                      ptrdiff_t columns, void *sums,
-                                                     ptrdiff_t stride, int32_t adds) {
+                                                     ptrdiff_t stride, int32_t adds,
+                                                     const void *const *ahead) {
   (void)columns;
+  ptrdiff_t apart = step == 0 ? 1 : step;
   const float *row[ROWS];
   __m256 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    row[i] = (const float *)a[i] + first * step;
+    row[i] = step == 0 ? (const float *)a[i] + first : (const float *)a[0] + first * step + i;
     for (int j = 0; j < VECTORS; j++) {
       tile[i][j] = _mm256_setzero_ps();
     }
   }
   const float *panel = b;
   for (ptrdiff_t p = 0; p < depth; p++, panel += VECTORS * LANES) {
+    __builtin_prefetch(ahead[p / AHEAD_DEPTHS]);
     __m256 right[VECTORS];
     for (int j = 0; j < VECTORS; j++) {
       right[j] = _mm256_loadu_ps(panel + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m256 left = _mm256_set1_ps(row[i][p * step]);
+      __m256 left = _mm256_set1_ps(row[i][p * apart]);
       for (int j = 0; j < VECTORS; j++) {
         tile[i][j] = _mm256_fmadd_ps(left, right[j], tile[i][j]);
       }

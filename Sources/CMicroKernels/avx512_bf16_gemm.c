@@ -9,25 +9,27 @@ enum { ROWS = AVX512_ROWS, LANES = 16, VECTORS = AVX512_F32_COLUMNS / LANES };
 
 #define TARGET __attribute__((target("avx512f,avx512bf16")))
 
-/* Inlined with a constant number of vectors, so that the sums are registers. */
+/* Inlined with a constant number of vectors, so that the sums are registers, and for each form of a. */
 TARGET __attribute__((always_inline)) static inline void multiply(
-    int vectors, ptrdiff_t depth, const void *const *a, ptrdiff_t first, ptrdiff_t step,
-    const int32_t *b, float *sums, ptrdiff_t stride, int32_t adds) {
+    int vectors, int side_by_side, ptrdiff_t depth, const void *const *a, ptrdiff_t first,
+    ptrdiff_t step, const int32_t *b, float *sums, ptrdiff_t stride, int32_t adds,
+    const void *const *ahead) {
   const int32_t *row[ROWS];
   __m512 tile[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    row[i] = (const int32_t *)a[i] + first * step;
+    row[i] = side_by_side ? (const int32_t *)a[0] + first * step + i : (const int32_t *)a[i] + first;
     for (int j = 0; j < vectors; j++) {
       tile[i][j] = _mm512_setzero_ps();
     }
   }
   for (ptrdiff_t p = 0; p < depth; p++, b += vectors * LANES) {
+    __builtin_prefetch(ahead[p / AHEAD_DEPTHS]);
     __m512bh right[VECTORS];
     for (int j = 0; j < vectors; j++) {
       right[j] = (__m512bh)_mm512_loadu_si512(b + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m512bh left = (__m512bh)_mm512_set1_epi32(row[i][p * step]);
+      __m512bh left = (__m512bh)_mm512_set1_epi32(side_by_side ? row[0][p * step + i] : row[i][p]);
       for (int j = 0; j < vectors; j++) {
         tile[i][j] = _mm512_dpbf16_ps(tile[i][j], left, right[j]);
       }
@@ -47,16 +49,20 @@ TARGET __attribute__((always_inline)) static inline void multiply(
 TARGET void avx512_bf16_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first,
                             ptrdiff_t step, const void *b,
                             ptrdiff_t columns, void *sums, ptrdiff_t stride,
-                            int32_t adds) {
-  switch (columns / LANES) {
-  case 1:
-    multiply(1, depth, a, first, step, b, sums, stride, adds);
-    break;
+                            int32_t adds, const void *const *ahead) {
+  switch (columns / LANES * 2 + (step != 0)) {
   case 2:
-    multiply(2, depth, a, first, step, b, sums, stride, adds);
-    break;
+    return multiply(1, 0, depth, a, first, step, b, sums, stride, adds, ahead);
+  case 3:
+    return multiply(1, 1, depth, a, first, step, b, sums, stride, adds, ahead);
+  case 4:
+    return multiply(2, 0, depth, a, first, step, b, sums, stride, adds, ahead);
+  case 5:
+    return multiply(2, 1, depth, a, first, step, b, sums, stride, adds, ahead);
+  case 6:
+    return multiply(VECTORS, 0, depth, a, first, step, b, sums, stride, adds, ahead);
   default:
-    multiply(VECTORS, depth, a, first, step, b, sums, stride, adds);
+    return multiply(VECTORS, 1, depth, a, first, step, b, sums, stride, adds, ahead);
   }
 }
 #endif

@@ -5,7 +5,8 @@
 
 #define DECLARE_GEMM(name)                                                        \
   void name(ptrdiff_t depth, const void *const *a, ptrdiff_t first, ptrdiff_t step,      \
-            const void *b, ptrdiff_t columns, void *sums, ptrdiff_t stride, int32_t adds)
+            const void *b, ptrdiff_t columns, void *sums, ptrdiff_t stride, int32_t adds, \
+            const void *const *ahead)
 
 #if defined(__x86_64__)
 DECLARE_GEMM(avx512_f32_gemm);

@@ -10,24 +10,27 @@ enum { ROWS = NEON_ROWS, VECTORS = 4 };
 #define DEFINE_GEMM(name, type, vector, zero, load, multiply_add, add, store)   \
   DECLARE_GEMM(name) {                                                          \
     (void)columns;                                                              \
+    ptrdiff_t apart = step == 0 ? 1 : step;                                     \
     enum { LANES = sizeof(vector) / sizeof(type) };                             \
     const type *row[ROWS];                                                      \
     vector tile[ROWS][VECTORS];                                                 \
     for (int i = 0; i < ROWS; i++) {                                            \
-      row[i] = (const type *)a[i] + first * step;                                      \
+      row[i] = step == 0 ? (const type *)a[i] + first                             \
+                         : (const type *)a[0] + first * step + i;                 \
       for (int j = 0; j < VECTORS; j++) {                                       \
         tile[i][j] = zero(0);                                                   \
       }                                                                         \
     }                                                                           \
     const type *panel = b;                                                      \
     for (ptrdiff_t p = 0; p < depth; p++, panel += VECTORS * LANES) {           \
+      __builtin_prefetch(ahead[p / AHEAD_DEPTHS]);                              \
       vector right[VECTORS];                                                    \
       for (int j = 0; j < VECTORS; j++) {                                       \
         right[j] = load(panel + j * LANES);                                     \
       }                                                                         \
       for (int i = 0; i < ROWS; i++) {                                          \
         for (int j = 0; j < VECTORS; j++) {                                     \
-          tile[i][j] = multiply_add(tile[i][j], right[j], row[i][p * step]);           \
+          tile[i][j] = multiply_add(tile[i][j], right[j], row[i][p * apart]);           \
         }                                                                       \
       }                                                                         \
     }                                                                           \

@@ -62,7 +62,7 @@ INLINE void depths_from_rows(const void *const *source, ptrdiff_t depth, ptrdiff
     ptrdiff_t next = least(end * VALUES_PER_WORD, depth);
     ptrdiff_t next_count = least(DEPTHS_AT_ONCE * VALUES_PER_WORD, depth - next);
     prefetch_rows(source + next, next_count, first * (ptrdiff_t)sizeof(STORED),
-                  width * (ptrdiff_t)sizeof(STORED), 0);
+                  width * (ptrdiff_t)sizeof(STORED));
     for (ptrdiff_t column = 0; column < width; column += columns) {
       ptrdiff_t rest = width - column;
       ptrdiff_t panel_columns = least((rest + unit - 1) / unit * unit, columns);

@@ -4,11 +4,13 @@
 #define DEFINE_GEMM(name, type, width)                                             \
   DECLARE_GEMM(name) {                                                             \
     (void)columns;                                                                 \
+    (void)ahead;                                                                   \
     type tile[PORTABLE_ROWS][width] = {{0}};                                       \
     const type *panel = b;                                                         \
     for (ptrdiff_t p = 0; p < depth; p++, panel += width) {                        \
       for (int i = 0; i < PORTABLE_ROWS; i++) {                                    \
-        type left = ((const type *)a[i])[(first + p) * step];                               \
+        type left = step == 0 ? ((const type *)a[i])[first + p]                    \
+                              : ((const type *)a[0])[(first + p) * step + i];      \
         for (int j = 0; j < width; j++) {                                          \
           tile[i][j] += left * panel[j];                                           \
         }                                                                          \

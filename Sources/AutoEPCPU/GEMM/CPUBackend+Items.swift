@@ -16,7 +16,7 @@ extension CPUBackend {
     guard weights.inputsRunAlongMemory else {
       return WorkItem.packedProducts(
         groups, features: weights.outputs,
-        featureUnit: RowsProduct<S>.panelsAtOnce * kernel.columns, threadCount: pool.threadCount)
+        featureUnit: 2 * kernel.columns, threadCount: pool.threadCount)
     }
     let items = WorkItem.products(
       groups, features: weights.outputs, rowUnit: kernel.lanes, threadCount: pool.threadCount)

@@ -16,7 +16,7 @@ extension MatrixKernel {
   func rows(
     fromDepths depths: RowAddresses, features: Range<Int>, on bench: Workbench
   ) -> RowAddresses {
-    let width = features.count.roundedUp(to: wordLanes)
+    let width = features.count.roundedUp(to: rows).roundedUp(to: wordLanes)
     let memory = bench.memory(
       for: .packedRows, byteCount: words(of: depths.count) * width * wordSize)
     unsafe packing.depths_from_rows(

@@ -11,7 +11,8 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     (
       _ depth: Int, _ a: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ step: Int,
       _ b: UnsafeRawPointer?, _ columns: Int, _ sums: UnsafeMutableRawPointer?, _ stride: Int,
-      _ adds: Int32
+      _ adds: Int32,
+      _ ahead: UnsafePointer<UnsafeRawPointer?>?
     ) -> Void
 
   /// Rows of a tile.
@@ -32,7 +33,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     let multiply = unsafe kernel.multiply
     unsafe self.init(
       kernel, rows: kernel.rows, columns: kernel.columns, lanes: 64 / kernel.word_size
-    ) { unsafe multiply?($0, $1, $2, $3, $4, $5, $6, $7, $8) }
+    ) { unsafe multiply?($0, $1, $2, $3, $4, $5, $6, $7, $8, $9) }
   }
 
   /// Another product of tiles of one size, with the packing of a kernel in C.
@@ -80,20 +81,25 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
   }
 
   /// The tiles of so many rows.
-  func tileCount(rows: Int) -> Int { (rows - 1) / self.rows + 1 }
+  private func tileCount(rows: Int) -> Int { (rows - 1) / self.rows + 1 }
 
-  /// The calls of the kernel that so many rows, times one panel, take.
-  func tileCount(rows: Int, depth: Int) -> Int {
-    tileCount(rows: rows) * depthBlocks(of: depth).count
+  /// Lines to ask for while so many rows are multiplied by panels, as often as `products` says.
+  func lookahead(
+    rows: Int, depth: Int, products: Int, on bench: Workbench, _ requests: [Lookahead.Request]
+  ) -> Lookahead {
+    let blocks = depthBlocks(of: depth)
+    return Lookahead(
+      calls: tileCount(rows: rows) * blocks.count * products, words: blocks.first?.count ?? 1,
+      on: bench, requests)
   }
 
   /// sums [rows, panel.columns] = rows · panel. Rows that fill up the last tile get sums too, which mean
   /// nothing.
   ///
-  /// - Parameter prefetches: go a step on with every tile.
+  /// - Parameter lookahead: for a call a tile and block of depths.
   func multiply(
     _ addresses: RowAddresses, by panel: Panel, depth: Int, into sums: Elements<Wide>,
-    prefetches: inout [Prefetch]
+    lookahead: inout Lookahead
   ) {
     let blocks = depthBlocks(of: depth)
     if blocks.isEmpty { sums.fill(0) }
@@ -101,7 +107,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
       let memory = unsafe panel.memory + block.lowerBound * panel.columns * wordSize
       multiply(
         addresses, words: block, by: [unsafe Panel(memory, columns: panel.columns)], into: sums,
-        stride: panel.columns, prefetches: &prefetches)
+        stride: panel.columns, lookahead: &lookahead)
     }
   }
 
@@ -109,7 +115,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
   /// these words alone.
   func multiply(
     _ addresses: RowAddresses, words: Range<Int>, by panels: [Panel], into sums: Elements<Wide>,
-    stride: Int, prefetches: inout [Prefetch]
+    stride: Int, lookahead: inout Lookahead
   ) {
     guard let target = unsafe sums.pointer else { return }
     for row in Swift.stride(from: 0, to: addresses.count, by: rows) {
@@ -117,9 +123,9 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
       for panel in panels {
         unsafe multiply(
           words.count, addresses.pointer + row, words.lowerBound, addresses.step, panel.memory,
-          panel.columns, place, stride, words.lowerBound > 0 ? 1 : 0)
+          panel.columns, place, stride, words.lowerBound > 0 ? 1 : 0,
+          lookahead.take(words: words.count))
         unsafe place += panel.columns
-        prefetches.step()
       }
     }
   }

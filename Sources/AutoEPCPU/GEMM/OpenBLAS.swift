@@ -38,7 +38,7 @@ struct OpenBLAS {
 
   private func floats(_ plain: matrix_kernel) -> MatrixKernel<Float> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [sgemm] depth, a, first, step, b, columns, sums, stride, adds in
+      [sgemm] depth, a, first, step, b, columns, sums, stride, adds, _ in
       let rows = unsafe contiguous(a, first, step, depth: depth, as: Float.self)
       unsafe sgemm(
         openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
@@ -50,7 +50,7 @@ struct OpenBLAS {
 
   private func doubles(_ plain: matrix_kernel) -> MatrixKernel<Double> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [dgemm] depth, a, first, step, b, columns, sums, stride, adds in
+      [dgemm] depth, a, first, step, b, columns, sums, stride, adds, _ in
       let rows = unsafe contiguous(a, first, step, depth: depth, as: Double.self)
       unsafe dgemm(
         openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
@@ -66,8 +66,8 @@ struct OpenBLAS {
     as _: R.Type
   ) -> [R] {
     (0..<Self.tileRows).flatMap { row in
-      let values = unsafe addresses?[row]?.assumingMemoryBound(to: R.self)
-      return (first..<first + depth).map { unsafe values?[$0 * step] ?? 0 }
+      let values = unsafe addresses?[step == 0 ? row : 0]?.assumingMemoryBound(to: R.self)
+      return (first..<first + depth).map { unsafe values?[step == 0 ? $0 : $0 * step + row] ?? 0 }
     }
   }
 }
@@ -86,10 +86,10 @@ extension MatrixKernel {
       for index in 0..<values.count { values[index] = Wide.tanh(Wide(index % 11) - 5) }
       guard let memory = unsafe values.pointer else { return false }
       let sums = bench.elements(Wide.self, for: .sums, count: rows * columns)
-      var prefetches: [Prefetch] = []
+      var lookahead = lookahead(rows: rows, depth: depth, products: 1, on: bench, [])
       unsafe multiply(
         addresses, by: Panel(UnsafeMutableRawPointer(memory), columns: columns), depth: depth,
-        into: sums, prefetches: &prefetches)
+        into: sums, lookahead: &lookahead)
       return (0..<sums.count).allSatisfy { sums[$0] == sums[$0 % columns] }
     }
   }

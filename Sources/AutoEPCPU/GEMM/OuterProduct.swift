@@ -23,20 +23,20 @@ struct OuterProduct<S: RowScalar> {
       for block in features.parts(most: Self.features, unit: kernel.rows) {
         let rows = kernel.rows(fromDepths: left, features: block, on: bench)
         let next = block.upperBound..<min(block.upperBound + block.count, features.upperBound)
-        let steps = kernel.tileCount(rows: block.count, depth: right.count)
         for (index, columns) in strip.chunks(of: kernel.columns).enumerated() {
           let panel = panels[index]
           let sums = bench.elements(
             S.Wide.self, for: .sums,
             count: block.count.roundedUp(to: kernel.rows) * panel.columns)
-          var prefetches = [
-            Prefetch(
-              left[(0..<left.count).part(index, of: panels.count)], bytes: S.bytes(next),
-              steps: steps),
-            Prefetch(out[block], bytes: S.bytes(columns), forWriting: true, steps: steps),
-          ]
+          var lookahead = kernel.lookahead(
+            rows: block.count, depth: right.count, products: 1, on: bench,
+            [
+              Lookahead.Request(rows: out[block], bytes: S.bytes(columns)),
+              Lookahead.Request(
+                rows: left[(0..<left.count).part(index, of: panels.count)], bytes: S.bytes(next)),
+            ])
           kernel.multiply(
-            rows, by: panel, depth: right.count, into: sums, prefetches: &prefetches)
+            rows, by: panel, depth: right.count, into: sums, lookahead: &lookahead)
           kernel.store(sums, stride: panel.columns, into: out[block], columns: columns)
         }
       }

@@ -4,10 +4,9 @@ struct ProductTarget<S: RowScalar> {
   let rows: RowAddresses
   let firstColumn: Int
 
-  /// Asks for the place of a block of the product.
-  func prefetch(rows: Range<Int>, columns: Range<Int>, steps: Int) -> Prefetch {
-    Prefetch(
-      self.rows[rows], bytes: S.bytes(place(of: columns)), forWriting: true, steps: steps)
+  /// The place of a block of the product.
+  func request(rows: Range<Int>, columns: Range<Int>) -> Lookahead.Request {
+    Lookahead.Request(rows: self.rows[rows], bytes: S.bytes(place(of: columns)))
   }
 
   /// The columns of these rows that get some columns of the product.

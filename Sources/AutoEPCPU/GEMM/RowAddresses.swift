@@ -2,13 +2,13 @@
 @safe
 struct RowAddresses {
   let count: Int
-  /// The words from a row's value at one depth to that at the next.
+  /// Where rows stand side by side, the words from one depth to the next; 0 where depths run along memory.
   let step: Int
   private let base: UnsafeMutablePointer<UnsafeRawPointer?>
 
   /// Fills a piece of the workbench.
   init(
-    count: Int, step: Int = 1, tileRows: Int = 1, on bench: Workbench,
+    count: Int, step: Int = 0, tileRows: Int = 1, on bench: Workbench,
     for purpose: Workbench.Purpose, address: (Int) -> UnsafeRawPointer?
   ) {
     let padded = count.roundedUp(to: tileRows)

@@ -14,8 +14,9 @@ struct RowsProduct<S: RowScalar> {
 
   /// Features whose weights stay in the cache while all rows pass.
   private static var features: Int { 64 }
-  /// Panels of weights that are packed together, to read whole cache lines.
-  static var panelsAtOnce: Int { 2 }
+  /// Panels of weights that are packed together, to read whole cache lines; more for a few rows, whose
+  /// products take no longer than reading the weights.
+  private static func panelsAtOnce(rows: Int) -> Int { rows > 96 ? 2 : 4 }
 
   /// Calls `finish` with each block of the product. The addresses are padded to tiles.
   func multiply(_ rows: RowAddresses, finish: (SumBlock<S.Wide>) -> Void) {
@@ -45,20 +46,22 @@ struct RowsProduct<S: RowScalar> {
           addresses: factor.packedAddresses)
       }
       let next = features.upperBound..<min(features.upperBound + features.count, weights.outputs)
-      let steps = kernel.tileCount(rows: features.count, depth: weights.inputs) * factors.count
       for (index, range) in ranges.enumerated() {
-        var prefetches = factors.map { _, outputs in
-          Prefetch(
-            outputs[next.part(index, of: ranges.count)], bytes: S.bytes(0..<weights.inputs),
-            steps: steps)
-        }
-        prefetches += targets.map { $0.prefetch(rows: range, columns: features, steps: steps) }
+        let requests =
+          targets.map { $0.request(rows: range, columns: features) }
+          + factors.map { _, outputs in
+            Lookahead.Request(
+              rows: outputs[next.part(index, of: ranges.count)],
+              bytes: S.bytes(0..<weights.inputs), isForeseen: true)
+          }
+        var lookahead = kernel.lookahead(
+          rows: features.count, depth: weights.inputs, products: factors.count, on: bench, requests)
         let panel = panels[index]
         let sums = zip(left, factors).map { left, factor in
           let sums = self.sums(
             features.count.roundedUp(to: kernel.rows) * panel.columns, factor.0.sums)
           kernel.multiply(
-            left, by: panel, depth: weights.inputs, into: sums, prefetches: &prefetches)
+            left, by: panel, depth: weights.inputs, into: sums, lookahead: &lookahead)
           return sums
         }
         finish(
@@ -77,7 +80,9 @@ struct RowsProduct<S: RowScalar> {
     let left = kernel.readable(
       rows, depth: weights.inputs, on: bench, for: .packedRows, addresses: .packedRowAddresses)
     let factors = factors.map { ($0, $0.inputAddresses(bench)) }
-    for strip in (0..<weights.outputs).chunks(of: Self.panelsAtOnce * kernel.columns) {
+    for strip in (0..<weights.outputs).chunks(
+      of: Self.panelsAtOnce(rows: rows.count) * kernel.columns)
+    {
       let stride = strip.count.roundedUp(to: kernel.lanes)
       let sums = factors.map { factor, depths in
         let sums = self.sums(rows.count.roundedUp(to: kernel.rows) * stride, factor.sums)
@@ -104,19 +109,16 @@ struct RowsProduct<S: RowScalar> {
       let panels = kernel.panels(
         fromDepths: depths[kernel.values(of: block, depth: depths.count)], columns: strip,
         on: bench)
-      let steps = kernel.tileCount(rows: rows.count) * panels.count
       let isLast = index + 1 == blocks.count
       let next = kernel.values(of: blocks[isLast ? 0 : index + 1], depth: depths.count)
-      var prefetches = [
-        Prefetch(depths[next], bytes: S.bytes(isLast ? nextStrip : strip), steps: steps)
-      ]
-      if isLast {
-        prefetches += targets.map {
-          $0.prefetch(rows: 0..<rows.count, columns: strip, steps: steps)
-        }
-      }
+      let nextWeights = Lookahead.Request(
+        rows: depths[next], bytes: S.bytes(isLast ? nextStrip : strip))
+      let places = targets.map { $0.request(rows: 0..<rows.count, columns: strip) }
+      var lookahead = kernel.lookahead(
+        rows: rows.count, depth: kernel.values(of: block, depth: depths.count).count,
+        products: panels.count, on: bench, (isLast ? places : []) + [nextWeights])
       kernel.multiply(
-        rows, words: block, by: panels, into: sums, stride: stride, prefetches: &prefetches)
+        rows, words: block, by: panels, into: sums, stride: stride, lookahead: &lookahead)
     }
   }
 

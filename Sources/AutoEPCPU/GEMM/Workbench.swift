@@ -7,7 +7,7 @@ final class Workbench {
     case packedRows, packedRowAddresses
     case weightAddresses, packedWeights, packedWeightAddresses
     case secondWeightAddresses, secondPackedWeights, secondPackedWeightAddresses
-    case panels
+    case panels, lookahead
     case sums, secondSums
     case hidden, activated
   }

@@ -38,17 +38,26 @@ typedef struct packing {
                            void *const *target, ptrdiff_t first);
 } packing;
 
-/* Asks for bytes [first, first + count) of each of some rows, which will soon be read, or written. */
+/* Asks for bytes [first, first + count) of each of some rows, which will soon be read. */
 static inline void prefetch_rows(const void *const *rows, ptrdiff_t row_count, ptrdiff_t first,
-                                 ptrdiff_t count, int32_t for_writing) {
+                                 ptrdiff_t count) {
   for (ptrdiff_t row = 0; row < row_count; row++) {
     const char *begin = (const char *)rows[row] + first;
     for (ptrdiff_t offset = 0; offset < count; offset += 64) {
-      if (for_writing) {
-        __builtin_prefetch(begin + offset, 1);
-      } else {
-        __builtin_prefetch(begin + offset, 0);
-      }
+      __builtin_prefetch(begin + offset);
     }
   }
+}
+
+/* Puts the addresses of the cache lines of these bytes into `lines`; returns how many. */
+static inline ptrdiff_t list_lines(const void *const *rows, ptrdiff_t row_count, ptrdiff_t first,
+                                   ptrdiff_t count, const void **lines) {
+  ptrdiff_t found = 0;
+  for (ptrdiff_t row = 0; row < row_count; row++) {
+    const char *begin = (const char *)rows[row] + first;
+    for (ptrdiff_t offset = 0; offset < count; offset += 64) {
+      lines[found++] = begin + offset;
+    }
+  }
+  return found;
 }
