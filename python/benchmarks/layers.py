@@ -30,14 +30,8 @@ class MixtralLike(nn.Module):
         return self.experts(x_TH, topk_idx, topk_weights).view(x.shape)
 
 
-class EngineLayer(MixtralLike):
-    """`functional.moe`, or its parts."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., H] to [..., H]."""
-        x_TH = x.reshape(-1, self.shape.hidden)
-        weights = (self.router, self.shape.top_k, self.gate_up, self.down)
-        return functional.moe(x_TH, *weights, routing={"normalize": True}).y.view(x.shape)
+class EngineParts(MixtralLike):
+    """`functional.route` and `functional.experts`."""
 
     def route(self, logits_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The choice and its weights, both [T, K]."""
@@ -49,6 +43,16 @@ class EngineLayer(MixtralLike):
     ) -> torch.Tensor:
         """[T, H] to [T, H]."""
         return functional.experts(x_TH, topk_idx, topk_weights, self.gate_up, self.down)
+
+
+class EngineLayer(EngineParts):
+    """`functional.moe`: the parts in one call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., H] to [..., H]."""
+        x_TH = x.reshape(-1, self.shape.hidden)
+        weights = (self.router, self.shape.top_k, self.gate_up, self.down)
+        return functional.moe(x_TH, *weights, routing={"normalize": True}).y.view(x.shape)
 
 
 class OpenBLASLayer(MixtralLike):

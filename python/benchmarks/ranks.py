@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from layers import EngineLayer, randomize
+from layers import EngineParts, randomize
 from passes import Case, Passes
 from shapes import DTYPES, Shape, shape_named, skew, tokens_of
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def times_over_ranks(case: Case, ranks: int, threads: int, rounds: int) -> dict[
     return json.loads(child.stdout.splitlines()[-1])
 
 
-class _PartOfLayer(EngineLayer):
+class _PartOfLayer(EngineParts):
     """The router, and this rank's experts."""
 
     def __init__(self, shape: Shape, comm: Communicator) -> None:
