@@ -91,8 +91,8 @@ class BlockPool:
 
 
 def _rounded(size: int) -> int:
-    """Returns a size that others of about as many bytes share: at most an eighth larger."""
-    step = max(1 << max(size.bit_length() - 4, 0), _HUGE_PAGE)
+    """Returns a size that others of about as many bytes share: at most a thirty-second larger."""
+    step = max(1 << max(size.bit_length() - 6, 0), _HUGE_PAGE)
     return -(-size // step) * step
 
 
