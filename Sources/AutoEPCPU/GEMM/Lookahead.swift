@@ -20,14 +20,16 @@ struct Lookahead {
   /// For `calls` calls of the kernel with `words` words of depth each: as many of the lines as fit, the
   /// first requests first. Of the others, those that nothing foresees are asked for now.
   init(calls: Int, words: Int, on bench: Workbench, _ requests: [Request]) {
-    count = max(calls, 1) * Self.lineCount(words: words)
+    let linesPerCall = Self.lineCount(words: words)
+    let most = calls * linesPerCall
     let memory = unsafe bench.memory(
-      for: .lookahead, byteCount: count * MemoryLayout<UnsafeRawPointer?>.stride)
+      for: .lookahead,
+      byteCount: (most + linesPerCall) * MemoryLayout<UnsafeRawPointer?>.stride)
     unsafe lines = memory.base.assumingMemoryBound(to: UnsafeRawPointer?.self)
     var filled = 0
     for request in requests where !request.bytes.isEmpty {
       let linesPerRow = (request.bytes.count - 1) / 64 + 1
-      let rowsThatFit = min((count - filled) / linesPerRow, request.rows.count)
+      let rowsThatFit = min((most - filled) / linesPerRow, request.rows.count)
       unsafe filled += list_lines(
         request.rows.pointer, rowsThatFit, request.bytes.lowerBound, request.bytes.count,
         lines + filled)
@@ -36,15 +38,17 @@ struct Lookahead {
       unsafe prefetch_rows(
         others.pointer, others.count, request.bytes.lowerBound, request.bytes.count)
     }
-    // What is left asks for a line that is there.
-    for index in filled..<count { unsafe lines[index] = UnsafeRawPointer(memory.base) }
+    count = filled
+    // Calls for which nothing is left ask for a line that is there.
+    for index in filled..<filled + linesPerCall {
+      unsafe lines[index] = UnsafeRawPointer(memory.base)
+    }
   }
 
-  /// The lines for the next call of the kernel, or the last ones again.
+  /// The lines for the next call of the kernel, with at most the words of `init`.
   mutating func take(words: Int) -> UnsafePointer<UnsafeRawPointer?> {
-    let taken = Self.lineCount(words: words)
-    let first = min(next, count - taken)
-    next = first + taken
+    let first = next
+    next = min(first + Self.lineCount(words: words), count)
     return unsafe UnsafePointer(lines + first)
   }
 
