@@ -23,6 +23,8 @@
  *   - Output tensors are allocated by the caller and completely overwritten.
  *   - Functions may be called from any thread. Collective functions (marked so) are
  *     called by all ranks of a communicator in the same order, one at a time a rank.
+ *   - A process forked from one that uses the library makes contexts of its own; those of its
+ *     parent it may free, and not use.
  */
 #ifndef AUTOEP_H
 #define AUTOEP_H

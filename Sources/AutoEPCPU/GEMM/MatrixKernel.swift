@@ -11,8 +11,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     (
       _ depth: Int, _ a: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ step: Int,
       _ b: UnsafeRawPointer?, _ columns: Int, _ sums: UnsafeMutableRawPointer?, _ stride: Int,
-      _ adds: Int32,
-      _ ahead: UnsafePointer<UnsafeRawPointer?>?
+      _ adds: Int32, _ ahead: UnsafePointer<UnsafeRawPointer?>?
     ) -> Void
 
   /// Rows of a tile.
@@ -53,9 +52,6 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     unsafe self.multiply = unsafe multiply
     packing = unsafe kernel.pack.pointee
   }
-
-  /// Sums of a vector: rows of sums are multiples of these.
-  var sumLanes: Int { 64 / MemoryLayout<Wide>.stride }
 
   /// Words of a vector: rows of words are multiples of these.
   var wordLanes: Int { 64 / wordSize }

@@ -47,28 +47,32 @@ struct RowsProduct<S: RowScalar> {
       }
       let next = features.upperBound..<min(features.upperBound + features.count, weights.outputs)
       for (index, range) in ranges.enumerated() {
-        let requests =
-          targets.map { $0.request(rows: range, columns: features) }
-          + factors.map { _, outputs in
-            Lookahead.Request(
-              rows: outputs[next.part(index, of: ranges.count)],
-              bytes: S.bytes(0..<weights.inputs), isForeseen: true)
-          }
-        var lookahead = kernel.lookahead(
-          rows: features.count, depth: weights.inputs, products: factors.count, on: bench, requests)
-        let panel = panels[index]
-        let sums = zip(left, factors).map { left, factor in
-          let sums = self.sums(
-            features.count.roundedUp(to: kernel.rows) * panel.columns, factor.0.sums)
-          kernel.multiply(
-            left, by: panel, depth: weights.inputs, into: sums, lookahead: &lookahead)
-          return sums
+        let nextWeights = factors.map { _, outputs in
+          Lookahead.Request(
+            rows: outputs[next.part(index, of: ranges.count)],
+            bytes: S.bytes(0..<weights.inputs), isForeseen: true)
         }
+        let places = targets.map { $0.request(rows: range, columns: features) }
+        let sums = transposedSums(left, by: panels[index], ahead: places + nextWeights)
         finish(
           SumBlock(
-            rows: range, columns: features, sums: sums, stride: panel.columns,
+            rows: range, columns: features, sums: sums, stride: panels[index].columns,
             columnsRunAlongRows: false, kernel: kernel))
       }
+    }
+  }
+
+  /// The sums of some features of each of the weights with a panel of rows.
+  private func transposedSums(
+    _ features: [RowAddresses], by panel: Panel, ahead requests: [Lookahead.Request]
+  ) -> [Elements<S.Wide>] {
+    var lookahead = kernel.lookahead(
+      rows: features[0].count, depth: weights.inputs, products: features.count, on: bench, requests)
+    return zip(features, factors).map { features, factor in
+      let sums = self.sums(features.count.roundedUp(to: kernel.rows) * panel.columns, factor.sums)
+      kernel.multiply(
+        features, by: panel, depth: weights.inputs, into: sums, lookahead: &lookahead)
+      return sums
     }
   }
 
