@@ -1,6 +1,7 @@
 /* 8 rows by up to 3 vectors of 16 columns; a word is a pair of bf16, whose products are added to the
  * sums one after the other. vdpbf16ps takes subnormal numbers as zero. */
 #include "kernels.h"
+#include "avx512_forms.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -46,23 +47,7 @@ TARGET __attribute__((always_inline)) static inline void multiply(
   }
 }
 
-TARGET void avx512_bf16_gemm(ptrdiff_t depth, const void *const *a, ptrdiff_t first,
-                            ptrdiff_t step, const void *b,
-                            ptrdiff_t columns, void *sums, ptrdiff_t stride,
-                            int32_t adds, const void *const *ahead) {
-  switch (columns / LANES * 2 + (step != 0)) {
-  case 2:
-    return multiply(1, 0, depth, a, first, step, b, sums, stride, adds, ahead);
-  case 3:
-    return multiply(1, 1, depth, a, first, step, b, sums, stride, adds, ahead);
-  case 4:
-    return multiply(2, 0, depth, a, first, step, b, sums, stride, adds, ahead);
-  case 5:
-    return multiply(2, 1, depth, a, first, step, b, sums, stride, adds, ahead);
-  case 6:
-    return multiply(VECTORS, 0, depth, a, first, step, b, sums, stride, adds, ahead);
-  default:
-    return multiply(VECTORS, 1, depth, a, first, step, b, sums, stride, adds, ahead);
-  }
+TARGET DECLARE_GEMM(avx512_bf16_gemm) {
+  MULTIPLY_IN_ITS_FORM
 }
 #endif
