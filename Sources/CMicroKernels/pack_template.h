@@ -98,12 +98,9 @@ INLINE void store_transposed(const WORD *sums, ptrdiff_t stride, ptrdiff_t colum
                              ptrdiff_t rows, void *const *target, ptrdiff_t first) {
   for (ptrdiff_t row = 0; row < rows; row += LANES) {
     for (ptrdiff_t column = 0; column < columns; column += LANES) {
-      vector block[LANES] = {{0}};
+      vector block[LANES];
       ptrdiff_t width = least(columns - column, LANES);
-      for (ptrdiff_t c = 0; c < width; c++) {
-        memcpy(&block[c], sums + (column + c) * stride + row, sizeof block[c]);
-      }
-      transpose_block(block);
+      load_transposed(sums + column * stride + row, stride, width, block);
       ptrdiff_t height = least(rows - row, LANES);
       for (ptrdiff_t r = 0; r < height; r++) {
         store_words(&block[r], (STORED *)target[row + r] + first + column, width);

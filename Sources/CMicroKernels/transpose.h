@@ -20,16 +20,24 @@ INLINE void transpose_block(vector block[LANES]) {
   }
 }
 
+/* The transposition of some rows of a vector each, filled up with zeros. */
+INLINE void load_transposed(const WORD *source, ptrdiff_t stride, ptrdiff_t rows,
+                            vector block[LANES]) {
+  for (ptrdiff_t row = 0; row < LANES; row++) {
+    block[row] = (vector){0};
+    if (row < rows) {
+      memcpy(&block[row], source + row * stride, sizeof block[row]);
+    }
+  }
+  transpose_block(block);
+}
+
 INLINE void transpose_words(const WORD *source, ptrdiff_t stride, ptrdiff_t rows,
                             ptrdiff_t columns, WORD *transposed, ptrdiff_t transposed_stride) {
   for (ptrdiff_t row = 0; row < rows; row += LANES) {
     for (ptrdiff_t column = 0; column < columns; column += LANES) {
-      vector block[LANES] = {{0}};
-      ptrdiff_t height = least(rows - row, LANES);
-      for (ptrdiff_t r = 0; r < height; r++) {
-        memcpy(&block[r], source + (row + r) * stride + column, sizeof block[r]);
-      }
-      transpose_block(block);
+      vector block[LANES];
+      load_transposed(source + row * stride + column, stride, least(rows - row, LANES), block);
       ptrdiff_t width = least(columns - column, LANES);
       for (ptrdiff_t c = 0; c < width; c++) {
         memcpy(transposed + (column + c) * transposed_stride + row, &block[c], sizeof block[c]);
