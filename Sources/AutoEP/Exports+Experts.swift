@@ -50,8 +50,9 @@ public func autoep_experts_backward(
     let path = try plan.path(on: context.hostBackend())
     let dtype = plan.configuration.dtype
     var check = TensorChecker(plan)
-    var arena = try unsafe check.arena(
-      workspace, "workspace", path.backwardWorkspaceBytes(plan.plan))
+    let gradients = try unsafe check.gradients(grad_weights, plan.configuration, [dtype])
+    let workspaceBytes = path.backwardWorkspaceBytes(
+      plan.plan, gateUpGradient: gradients.gateUp != nil)
     let scores = try unsafe check.tensor(topk_weights, "topk_weights", ["T", "K"], floatTypes)
     try unsafe path.backward(
       plan.plan, check.weights(weights, plan.configuration),
@@ -68,7 +69,7 @@ public func autoep_experts_backward(
       into: check.tensor(grad_x, "grad_x", ["T", "H"], [dtype]),
       gradTopkWeights: check.optional(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),
-      gradients: check.gradients(grad_weights, plan.configuration, [dtype]), arena: &arena)
+      gradients: gradients, workspace: check.arena(workspace, "workspace", workspaceBytes))
     context.statistics.countBackward(plan.plan, rank: plan.rank, rowBytes: plan.rowBytes)
   }
 }

@@ -86,6 +86,49 @@ import Testing
     for tokens in [[9], [4, 5]] { try check(world, tokens: tokens, tolerance: 3e-6) }
   }
 
+  @Test("without gate/up's gradient the others have the same bits", arguments: cases)
+  func frozenGateUp(item: Case) throws {
+    // In the first world that gradient has room for the rows, in the second it has none on rank 1.
+    for (experts, expert) in [(6, nil), (5, 3)] {
+      var world = world(item, tokens: 9, experts: experts, topK: 2) {
+        expert ?? $0.below(experts)
+      }
+      for tokens in [[9], [4, 5]] {
+        var trained = try world.run(tokens: tokens)
+        trained.gradGateUp = []
+        world.wantsGateUpGradient = false
+        #expect(try world.run(tokens: tokens) == trained)
+        world.wantsGateUpGradient = true
+      }
+    }
+  }
+
+  @Test(
+    "a backward's workspace is what gate/up's gradient has no room for",
+    arguments: [
+      // Of its 960 bytes the rows take 320, 720 or 1040, and the activation 192, 432 or 624.
+      (4, 384), (9, 896 + 448), (13, 1088 + 1280),
+    ])
+  func workspace(tokens: Int, expected: Int64) throws {
+    let layer = world(Case(), tokens: tokens, experts: 4, topK: 2) { $0.below(4) }.layer
+    let context = try TestContext(threads: 1)
+    var config = layer.configuration.abi
+    let idx = TestTensor([tokens, 2], AUTOEP_I64, layer.topkIdx.map(Double.init))
+    var comms: [autoep_comm] = [0]
+    try call { autoep_comm_create_local(1, 60, &comms, $0) }
+    defer { _ = autoep_comm_free(comms[0], nil) }
+    var plan: autoep_plan = 0
+    var info = autoep_plan_info()
+    info.struct_size = MemoryLayout<autoep_plan_info>.size
+    try call {
+      autoep_experts_plan(context.handle, comms[0], &config, idx.pointer, &plan, &info, $0)
+    }
+    defer { _ = autoep_plan_free(plan, nil) }
+    let sizes = [5, 6, 3].map { (tokens * 2 * $0 * 8 + 63) / 64 * 64 }
+    #expect(info.backward_workspace_bytes == Int64(sizes.reduce(0, +)))
+    #expect(info.gate_up_backward_workspace_bytes == expected)
+  }
+
   @Test("odd cases: no tokens, one expert for all, K = E, more ranks than experts")
   func oddCases() throws {
     for tokens in [[0], [0, 0], [1, 0, 0]] {

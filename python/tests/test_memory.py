@@ -119,6 +119,25 @@ def test_a_second_step_takes_no_new_memory() -> None:
     assert {id(block) for block in pool._blocks} == blocks
 
 
+def test_a_backward_works_in_the_gradient_of_gate_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = BlockPool()
+    monkeypatch.setattr("autoep._arrays.pool", blocks)
+    x = torch.randn(2048, 256, requires_grad=True)
+    idx = torch.arange(4096).remainder(16).view(2048, 2)
+    weights = torch.rand(2048, 2, requires_grad=True)
+    gate_up = torch.randn(16, 512, 256, requires_grad=True)
+    down = torch.randn(16, 256, 256, requires_grad=True)
+    y = functional.experts(x, idx, weights, gate_up, down)
+    forward = y.nbytes + 4096 * (512 + 256) * 4
+    assert blocks.held_bytes() == forward
+    y.sum().backward()
+    # The gradient of the rows and the activation are no part of the workspace, which its alignment
+    # makes one block larger.
+    workspace = 4096 * 512 * 4 + 2 * MIB
+    gradients = x.nbytes + gate_up.nbytes + down.nbytes
+    assert blocks.held_bytes() == forward + gradients + workspace
+
+
 @pytest.mark.parametrize("tokens", [16, LARGE // 128])
 def test_a_result_of_any_size_may_be_changed_in_place(tokens: int) -> None:
     x = torch.randn(tokens, 32, requires_grad=True)

@@ -33,11 +33,12 @@ static PyObject *plan_new(autoep_plan plan, const autoep_plan_info *info, int32_
   if (handle == NULL) return NULL;
   handle->num_experts = num_experts;
   handle->info = *info;
-  return Py_BuildValue("N(LLLLLLLL)", handle, (long long)info->num_tokens,
+  return Py_BuildValue("N(LLLLLLLLL)", handle, (long long)info->num_tokens,
                        (long long)info->rows_sent, (long long)info->rows_received,
                        (long long)info->first_expert, (long long)info->local_experts,
                        (long long)info->saved_rows, (long long)info->forward_workspace_bytes,
-                       (long long)info->backward_workspace_bytes);
+                       (long long)info->backward_workspace_bytes,
+                       (long long)info->gate_up_backward_workspace_bytes);
 }
 
 FUNCTION(experts_plan) {
@@ -130,9 +131,11 @@ FUNCTION(experts_backward) {
                         tensor_read, &x, tensor_read, &topk_weights, tensor_read, &rows,
                         tensor_read, &hidden, tensor_read, &expert_rows, tensor_read, &grad_x,
                         tensor_read, &grad_topk_weights, weights_read, &grad_weights, tensor_read,
-                        &workspace) ||
-      !bytes_check(&workspace, plan->info.backward_workspace_bytes, context))
+                        &workspace))
     return NULL;
+  int64_t bytes = grad_weights.view.gate_up == NULL ? plan->info.backward_workspace_bytes
+                                                    : plan->info.gate_up_backward_workspace_bytes;
+  if (!bytes_check(&workspace, bytes, context)) return NULL;
   RUN(autoep_experts_backward(context->id, plan->id, &weights.view, &grad_y.view, tensor_view(&x),
                               &topk_weights.view, &rows.view, &hidden.view,
                               tensor_view(&expert_rows), &grad_x.view,

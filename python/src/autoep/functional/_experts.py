@@ -315,6 +315,10 @@ def experts_backward(
             for name, of in ((name, getattr(saved, name)) for name in OPTIONAL_GRADIENTS)
         },
     )
+    workspace_bytes = plan.backward_workspace_bytes
+    if gradients.gate_up is not None:
+        # Its memory is worked in too.
+        workspace_bytes = plan.gate_up_backward_workspace_bytes
     engine.experts_backward(
         plan.context,
         plan.handle,
@@ -328,7 +332,7 @@ def experts_backward(
         gradients.x,
         gradients.topk_weights,
         (gradients.gate_up, gradients.gate_up_bias, gradients.down, gradients.down_bias),
-        workspace(grad_TH, plan.backward_workspace_bytes),
+        workspace(grad_TH, workspace_bytes),
     )
     return gradients
 
