@@ -486,6 +486,7 @@ autoep_status autoep_experts_forward(autoep_context context, autoep_plan plan,
 /* Collective. Gradients of autoep_experts_forward, given what it saved.
  *   grad_y            [T,H]
  *   x                 [T,H]; may be NULL for SCORE_AFTER where S = R
+ *   grad_hidden       [R,G] out: the gradient of hidden, whose memory it may take
  *   grad_x            [T,H] out
  *   grad_topk_weights [T,K] dtype of topk_weights, out; or NULL
  *   grad_weights      shapes of the weights, out; each member NULL where no gradient is wanted
@@ -497,6 +498,7 @@ autoep_status autoep_experts_backward(autoep_context context, autoep_plan plan,
                                       const autoep_tensor *topk_weights,
                                       const autoep_tensor *rows, const autoep_tensor *hidden,
                                       const autoep_tensor *expert_rows,
+                                      const autoep_tensor *grad_hidden,
                                       const autoep_tensor *grad_x,
                                       const autoep_tensor *grad_topk_weights,
                                       const autoep_experts_weights *grad_weights,

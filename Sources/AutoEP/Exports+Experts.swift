@@ -39,8 +39,8 @@ public func autoep_experts_backward(
   _ weights: UnsafePointer<autoep_experts_weights>!, _ grad_y: UnsafePointer<autoep_tensor>!,
   _ x: UnsafePointer<autoep_tensor>!, _ topk_weights: UnsafePointer<autoep_tensor>!,
   _ rows: UnsafePointer<autoep_tensor>!, _ hidden: UnsafePointer<autoep_tensor>!,
-  _ expert_rows: UnsafePointer<autoep_tensor>!, _ grad_x: UnsafePointer<autoep_tensor>!,
-  _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
+  _ expert_rows: UnsafePointer<autoep_tensor>!, _ grad_hidden: UnsafePointer<autoep_tensor>!,
+  _ grad_x: UnsafePointer<autoep_tensor>!, _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
   _ grad_weights: UnsafePointer<autoep_experts_weights>!,
   _ workspace: UnsafeMutableRawPointer!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
@@ -66,6 +66,7 @@ public func autoep_experts_backward(
         expertRows: plan.backwardReadsExpertRows
           ? check.tensor(expert_rows, "expert_rows", ["N", "H"], [dtype])
           : plan.unread(rows: plan.plan.rowsSent)),
+      gradHidden: check.tensor(grad_hidden, "grad_hidden", ["R", "G"], [dtype]),
       into: check.tensor(grad_x, "grad_x", ["T", "H"], [dtype]),
       gradTopkWeights: check.optional(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),

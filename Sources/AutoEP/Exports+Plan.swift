@@ -56,8 +56,6 @@ private func describe(
   _ made: ExpertsPlan, on backend: any HostBackend, structSize: Int
 ) -> autoep_plan_info {
   let path = made.path(on: backend)
-  let frozen = path.backwardWorkspaceBytes(made.plan, gateUpGradient: false)
-  let trained = path.backwardWorkspaceBytes(made.plan, gateUpGradient: true)
   return autoep_plan_info(
     struct_size: structSize, num_tokens: Int64(made.plan.numTokens),
     rows_sent: Int64(made.plan.rowsSent), rows_received: Int64(made.plan.rowsReceived),
@@ -65,8 +63,10 @@ private func describe(
     local_experts: Int64(made.plan.localExperts.count),
     saved_rows: Int64(made.savedRows),
     forward_workspace_bytes: Int64(path.forwardWorkspaceBytes(made.plan)),
-    backward_workspace_bytes: Int64(max(frozen, trained)),
-    gate_up_backward_workspace_bytes: Int64(trained))
+    backward_workspace_bytes: Int64(
+      path.backwardWorkspaceBytes(made.plan, gateUpGradient: false)),
+    gate_up_backward_workspace_bytes: Int64(
+      path.backwardWorkspaceBytes(made.plan, gateUpGradient: true)))
 }
 
 @_cdecl("autoep_plan_free") @implementation

@@ -1,10 +1,8 @@
 /// Where `ExpertsPath.backward` keeps what it works in: in the memory of gate/up's gradient, which it
-/// makes late, while there is room, and else in the workspace.
+/// makes last, while there is room, and else in the workspace.
 struct BackwardLayout {
   /// `[R,H]`: the gradient of the experts' results, and later that of their rows.
   let gradRows: Part
-  /// `[R,G]`: the gradient of the pre-activation. Gate/up's is made from it.
-  let gradHidden: Part
   /// `[R,F]`
   let activated: Part
   /// `[N,H]`: the copies to send, and later those that come back; none for a rank alone.
@@ -24,20 +22,14 @@ struct BackwardLayout {
   /// The layout for a plan, with so many bytes of gate/up's gradient; 0 where none is wanted.
   init(_ plan: DispatchPlan, _ configuration: ExpertsConfiguration, lentBytes: Int) {
     let (rows, hiddenSize) = (plan.rowsReceived, configuration.hiddenSize)
-    let copiesShape = [plan.isLocal ? 0 : plan.rowsSent, hiddenSize]
     var room = Room(dtype: configuration.dtype, lentBytes: lentBytes)
     gradRows = room.part([rows, hiddenSize])
-    var besideRows = room
-    gradHidden = room.ownPart([rows, configuration.gateUpSize])
-    var besideHidden = room
+    // The copies are there before and after the activation.
+    var sameRoom = room
     activated = room.part([rows, configuration.ffnSize])
-    // The copies are there before and after what the experts work in, unless gate/up's gradient waits.
-    copies = gradRows.isLent ? besideHidden.part(copiesShape) : besideRows.ownPart(copiesShape)
-    workspaceBytes = max(room.ownBytes, besideRows.ownBytes, besideHidden.ownBytes)
+    copies = sameRoom.part([plan.isLocal ? 0 : plan.rowsSent, hiddenSize])
+    workspaceBytes = max(room.ownBytes, sameRoom.ownBytes)
   }
-
-  /// Whether gate/up's gradient is made after the copies are back; else it is made before.
-  var gateUpGradientIsLast: Bool { gradRows.isLent }
 }
 
 extension BackwardLayout {
@@ -57,15 +49,12 @@ extension BackwardLayout {
     /// A part of the lent memory, or where that has no room, of the workspace.
     mutating func part(_ shape: [Int]) -> Part {
       let byteCount = shape.reduce(dtype.byteCount, *)
-      guard byteCount <= lentBytes - usedOfLent else { return ownPart(shape) }
+      guard byteCount <= lentBytes - usedOfLent else {
+        defer { ownBytes += Arena.footprint(shape, dtype) }
+        return Part(shape: shape, dtype: dtype, isLent: false, offset: ownBytes)
+      }
       defer { usedOfLent = min(usedOfLent + Arena.footprint(shape, dtype), lentBytes) }
       return Part(shape: shape, dtype: dtype, isLent: true, offset: usedOfLent)
-    }
-
-    /// A part of the workspace.
-    mutating func ownPart(_ shape: [Int]) -> Part {
-      defer { ownBytes += Arena.footprint(shape, dtype) }
-      return Part(shape: shape, dtype: dtype, isLent: false, offset: ownBytes)
     }
   }
 }

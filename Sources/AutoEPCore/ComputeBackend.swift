@@ -112,7 +112,7 @@ public protocol HostBackend: ComputeBackend {
   /// - Parameters:
   ///   - hidden: `[R,G]` from the forward.
   ///   - gradRows: `[R,H]`.
-  ///   - gradHidden: `[R,G]` out: the gradient of `hidden`.
+  ///   - gradHidden: `[R,G]` out: the gradient of `hidden`, whose memory it may be.
   ///   - activated: `[R,F]` to work in.
   func expertsBackward(
     _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rowsPerExpert: TensorView,

@@ -1,10 +1,11 @@
 extension ExpertsPath {
   /// The gradients of `forward`: each line undoes one of its, last first.
   ///
-  /// `gradTopkWeights` nil: not wanted. The memory of gate/up's gradient is worked in before it is made.
+  /// `gradTopkWeights` nil: not wanted. `gradHidden` may be the memory of `saved.hidden`; that of gate/up's
+  /// gradient, which is made last, is worked in before.
   public func backward(
     _ plan: DispatchPlan, _ weights: ExpertsWeights, gradY: TensorView, x: TensorView,
-    topkWeights: TensorView, saved: ExpertsSaved, into gradX: TensorView,
+    topkWeights: TensorView, saved: ExpertsSaved, gradHidden: TensorView, into gradX: TensorView,
     gradTopkWeights: TensorView?, gradients: ExpertsGradients, workspace: Arena
   ) throws(EngineError) {
     let rowOfSlot = plan.rowOfSlot.view
@@ -15,14 +16,13 @@ extension ExpertsPath {
       try backend.slotDot(gradY, saved.expertRows, rowOfSlot: rowOfSlot, into: gradTopkWeights)
     }
     try dispatch(gradY, weights: weightsOnOutput(topkWeights), plan, memory)
-    try experts(plan, weights, saved, memory, gradients)
-    if !layout.gateUpGradientIsLast { try gateUp(plan, x: x, saved, memory, gradients) }
+    try experts(plan, weights, saved, memory, gradHidden: gradHidden, gradients)
     let gradCopies = try copies(plan, memory)
     if let gradTopkWeights, weightsOnInput != nil {
       try backend.slotDot(x, gradCopies, rowOfSlot: rowOfSlot, into: gradTopkWeights)
     }
     try backend.unpermute(gradCopies, rowOfSlot: rowOfSlot, weights: weightsOnInput, into: gradX)
-    if layout.gateUpGradientIsLast { try gateUp(plan, x: x, saved, memory, gradients) }
+    try gateUp(plan, x: x, saved, gradHidden: gradHidden, gradients)
   }
 
   private func dispatch(
@@ -35,22 +35,22 @@ extension ExpertsPath {
 
   private func experts(
     _ plan: DispatchPlan, _ weights: ExpertsWeights, _ saved: ExpertsSaved,
-    _ memory: BackwardMemory, _ gradients: ExpertsGradients
+    _ memory: BackwardMemory, gradHidden: TensorView, _ gradients: ExpertsGradients
   ) throws(EngineError) {
     try backend.expertsBackward(
       configuration, weights, rowsPerExpert: plan.rowsPerExpert.view, hidden: saved.hidden,
       gradRows: OrderedRows(memory.gradRows, index: plan.isLocal ? nil : plan.sourceOfRow.view),
-      gradHidden: memory.gradHidden, activated: memory.activated, gradients: gradients)
+      gradHidden: gradHidden, activated: memory.activated, gradients: gradients)
   }
 
   private func gateUp(
-    _ plan: DispatchPlan, x: TensorView, _ saved: ExpertsSaved, _ memory: BackwardMemory,
+    _ plan: DispatchPlan, x: TensorView, _ saved: ExpertsSaved, gradHidden: TensorView,
     _ gradients: ExpertsGradients
   ) throws(EngineError) {
     guard let gradGateUp = gradients.gateUp else { return }
     try backend.gateUpGradient(
       configuration, rows: rows(plan, x: x, saved), rowsPerExpert: plan.rowsPerExpert.view,
-      gradHidden: memory.gradHidden, into: gradGateUp)
+      gradHidden: gradHidden, into: gradGateUp)
   }
 
   /// What becomes of rows on the ranks that sent them.
@@ -66,7 +66,6 @@ extension ExpertsPath {
 /// What a layout's parts are in.
 private struct BackwardMemory {
   let gradRows: TensorView
-  let gradHidden: TensorView
   let activated: TensorView
   let copies: TensorView
 
@@ -79,7 +78,6 @@ private struct BackwardMemory {
       return try memory.tensor(part.shape, part.dtype, at: part.offset)
     }
     gradRows = try tensor(layout.gradRows)
-    gradHidden = try tensor(layout.gradHidden)
     activated = try tensor(layout.activated)
     copies = try tensor(layout.copies)
   }

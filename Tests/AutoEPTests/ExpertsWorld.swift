@@ -11,6 +11,8 @@ struct ExpertsWorld: Sendable {
   var dtype: Int = AUTOEP_F64
   /// Without it, there is none of it in the results.
   var wantsGateUpGradient = true
+  /// Whether the gradient of the pre-activation takes its memory.
+  var overwritesHidden = false
 
   /// What the ranks computed, put together again.
   struct Results: Equatable, Sendable {
@@ -141,6 +143,7 @@ private struct RankRun {
     }
 
     let gradY = ofTokens(world.gradY, [h])
+    let gradHidden = world.overwritesHidden ? hidden : TestTensor([r, g], world.dtype)
     let gradX = TestTensor([tokens.count, h], world.dtype)
     let gradScores = TestTensor([tokens.count, k], Int(scores.dtype))
     let gradGateUp =
@@ -160,8 +163,8 @@ private struct RankRun {
     try call {
       autoep_experts_backward(
         context.handle, plan, &weights, gradY.pointer, x.pointer, scores.pointer, rows.pointer,
-        hidden.pointer, expertRows.pointer, gradX.pointer, gradScores.pointer, &gradWeights,
-        backwardWorkspace.pointer.pointee.data, $0)
+        hidden.pointer, expertRows.pointer, gradHidden.pointer, gradX.pointer, gradScores.pointer,
+        &gradWeights, backwardWorkspace.pointer.pointee.data, $0)
     }
     return ExpertsWorld.Results(
       y: y.values, gradX: gradX.values, gradTopkWeights: gradScores.values,

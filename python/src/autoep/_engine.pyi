@@ -111,6 +111,7 @@ def experts_backward(
     rows: Any,
     hidden: Any,
     expert_rows: Any,
+    grad_hidden: Any,
     grad_x: Any,
     grad_topk_weights: Any,
     grad_weights: tuple,

@@ -295,7 +295,11 @@ def experts_forward(
 
 
 def experts_backward(
-    grad_y: Array, saved: ExpertsSaved, *, wanted: Collection[str] = OPTIONAL_GRADIENTS
+    grad_y: Array,
+    saved: ExpertsSaved,
+    *,
+    wanted: Collection[str] = OPTIONAL_GRADIENTS,
+    overwrite_saved: bool = False,
 ) -> ExpertsGradients:
     """Returns the gradients of `experts_forward`; collective.
 
@@ -303,6 +307,7 @@ def experts_backward(
         grad_y: [T, H].
         saved: What `experts_forward` returned.
         wanted: The gradients to compute beside that to x, by name.
+        overwrite_saved: Whether `saved` is not read again: its memory is worked in.
     """
     plan = saved.plan
     grad_TH = plain("grad_y", grad_y, 2)
@@ -329,6 +334,7 @@ def experts_backward(
         saved.rows,
         saved.hidden,
         saved.expert_rows,
+        saved.hidden if overwrite_saved else empty(grad_TH, saved.hidden.shape),
         gradients.x,
         gradients.topk_weights,
         (gradients.gate_up, gradients.gate_up_bias, gradients.down, gradients.down_bias),
