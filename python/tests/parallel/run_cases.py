@@ -12,6 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import cases_checkpoints  # noqa: F401
 import cases_engine  # noqa: F401
 import cases_lora  # noqa: F401
 import cases_parity  # noqa: F401

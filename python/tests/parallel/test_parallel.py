@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import cases_checkpoints  # noqa: F401
 import cases_engine  # noqa: F401
 import cases_lora  # noqa: F401
 import cases_parity  # noqa: F401
@@ -49,7 +50,14 @@ class Launch(NamedTuple):
 
 
 NUMBERS = ("cases_parity",)
-EVERYTHING = ("cases_parity", "cases_engine", "cases_lora", "cases_routing", "cases_script")
+EVERYTHING = (
+    *NUMBERS,
+    "cases_checkpoints",
+    "cases_engine",
+    "cases_lora",
+    "cases_routing",
+    "cases_script",
+)
 LAUNCHES = {
     "python": Launch([], 1, EVERYTHING),
     "mpirun-1": Launch([*MPIRUN, "1"], 1, NUMBERS),
