@@ -54,7 +54,7 @@ struct ExpertsBackward<S: RowScalar> {
       let columns = firstColumn + sums.columns.lowerBound..<firstColumn + sums.columns.upperBound
       let block = HiddenBlock<S.Wide>(
         rows: sums.rows.count, width: columns.count, gate: configuration.gate, on: bench)
-      sums.copy(0, into: block.gradOut, stride: block.stride)
+      sums.copy(sums.sums, into: block.gradOut, stride: block.stride)
       for (index, row) in sums.rows.enumerated() {
         let (gate, up) = block.row(index)
         hidden.load(item.rows.lowerBound + row, columns: columns, gate: gate, up: up)

@@ -26,34 +26,46 @@ extension MatrixKernel {
     ) { unsafe UnsafeRawPointer(memory.base + $0 * wordSize) }
   }
 
-  /// A panel whose columns are rows in memory.
-  func packColumns(_ rows: RowAddresses, depth: Int, into panel: Panel) {
-    unsafe packing.columns_from_rows(
-      rows.pointer, rows.count, depth, panel.columns, panel.memory)
+  /// A panel for each of some ranges of rows, whose columns are these.
+  func panels(
+    fromColumns rows: RowAddresses, _ ranges: [Range<Int>], depth: Int, on bench: Workbench
+  ) -> [Panel] {
+    let columns = ranges.reduce(0) { $0 + $1.count.roundedUp(to: lanes) }
+    var next = unsafe panels(columns: columns, depth: depth, on: bench).memory
+    return ranges.map { range in
+      let panel = unsafe Panel(next, columns: range.count.roundedUp(to: lanes))
+      unsafe packing.columns_from_rows(
+        rows[range].pointer, range.count, depth, panel.columns, panel.memory)
+      unsafe next += panel.columns * words(of: depth) * wordSize
+      return panel
+    }
   }
 
-  /// Panels whose depths are rows in memory: `columns` of each, in full panels but for the last.
+  /// Panels whose depths are rows in memory: `columns` of each.
   func panels(
     fromDepths depths: RowAddresses, columns: Range<Int>, on bench: Workbench
-  ) -> [Panel] {
-    let panels = panels(columns.chunks(of: self.columns), depth: depths.count, on: bench)
-    guard let memory = unsafe panels.first?.memory else { return [] }
+  ) -> Panel {
+    let panels = panels(columns: columns.count, depth: depths.count, on: bench)
     unsafe packing.depths_from_rows(
       depths.pointer, depths.count, columns.lowerBound, columns.count, self.columns, lanes,
-      memory)
+      panels.memory)
     return panels
   }
 
-  /// Memory for panels of so many columns, one after the other.
-  func panels(_ columns: [Range<Int>], depth: Int, on bench: Workbench) -> [Panel] {
-    let widths = columns.map { $0.count.roundedUp(to: lanes) }
-    let columnBytes = words(of: depth) * wordSize
-    let memory = bench.memory(for: .panels, byteCount: widths.reduce(0, +) * columnBytes)
-    var first = 0
-    return widths.map { width in
-      defer { first += width }
-      return unsafe Panel(memory.base + first * columnBytes, columns: width)
-    }
+  /// One of some panels.
+  func panel(_ index: Int, of panels: Panel, depth: Int) -> Panel {
+    let first = index * columns
+    return unsafe Panel(
+      panels.memory + first * words(of: depth) * wordSize,
+      columns: min(panels.columns - first, columns))
+  }
+
+  /// Memory for panels of so many columns, rounded up to whole vectors.
+  func panels(columns: Int, depth: Int, on bench: Workbench) -> Panel {
+    let columns = columns.roundedUp(to: lanes)
+    let memory = bench.memory(
+      for: .panels, byteCount: columns * words(of: depth) * wordSize)
+    return unsafe Panel(memory.base, columns: columns)
   }
 
   /// Rounds rows of sums into some columns of stored rows.

@@ -23,18 +23,17 @@ struct OuterProduct<S: RowScalar> {
       for block in features.parts(most: Self.features, unit: kernel.rows) {
         let rows = kernel.rows(fromDepths: left, features: block, on: bench)
         let next = block.upperBound..<min(block.upperBound + block.count, features.upperBound)
-        for (index, columns) in strip.chunks(of: kernel.columns).enumerated() {
-          let panel = panels[index]
+        let parts = strip.chunks(of: kernel.columns)
+        for (index, columns) in parts.enumerated() {
+          let panel = kernel.panel(index, of: panels, depth: right.count)
           let sums = bench.elements(
             S.Wide.self, for: .sums,
             count: block.count.roundedUp(to: kernel.rows) * panel.columns)
           var lookahead = kernel.lookahead(
-            rows: block.count, depth: right.count, products: 1, on: bench,
-            [
-              Lookahead.Request(rows: out[block], bytes: S.bytes(columns)),
-              Lookahead.Request(
-                rows: left[(0..<left.count).part(index, of: panels.count)], bytes: S.bytes(next)),
-            ])
+            rows: block.count, columns: panel.columns, depth: right.count, on: bench)
+          lookahead.ask(for: out[block], bytes: S.bytes(columns))
+          lookahead.ask(
+            for: left[(0..<left.count).part(index, of: parts.count)], bytes: S.bytes(next))
           kernel.multiply(
             rows, by: panel, depth: right.count, into: sums, lookahead: &lookahead)
           kernel.store(sums, stride: panel.columns, into: out[block], columns: columns)

@@ -1,4 +1,5 @@
-/// For each depth the values of some columns, packed for a kernel.
+/// For each depth the values of some columns, packed for a kernel; or several such panels, one after the
+/// other, all as wide as a tile but for the last.
 @safe
 struct Panel {
   let columns: Int
