@@ -7,7 +7,7 @@
 typedef struct tile {
   /* The addresses of its rows. */
   const void *const *a;
-  /* Its panel. */
+  /* Its first depth in its panel. */
   const void *b;
   ptrdiff_t columns;
   void *sums;
@@ -26,8 +26,9 @@ __attribute__((always_inline)) static inline void for_each_tile(
       ptrdiff_t rest = x->columns - column;
       ptrdiff_t width = rest < columns ? rest : columns;
       char *sums = (char *)x->sums + (row * x->stride + column) * word_size;
-      multiply(x, &(tile){x->a + row, panel, width, sums, ahead->next});
-      panel += x->depth * width * word_size;
+      const char *b = panel + x->panel_first * width * word_size;
+      multiply(x, &(tile){x->a + row, b, width, sums, ahead->next});
+      panel += x->panel_depth * width * word_size;
       ahead->next = ahead->end - ahead->next < lines ? ahead->end : ahead->next + lines;
     }
   }

@@ -63,15 +63,15 @@ extension CPUBackend {
     let activationItems = productItems(groups, backward.down.transposed)
     forEachItem(of: activationItems) { backward.differentiateActivation($0, on: $1) }
     if let gateUp = gradients.gateUp {
-      let elements = Elements<S>(gateUp)
+      let rows = IndexedRows(Elements<S>(gateUp), width: gateUp.shape[2])
       forEachItem(of: gradientItems(groups, gateUp)) {
-        backward.gateUpGradient($0, into: elements, on: $1)
+        backward.gateUpGradient($0, into: rows, on: $1)
       }
     }
     if let down = gradients.down {
-      let elements = Elements<S>(down)
+      let rows = IndexedRows(Elements<S>(down), width: down.shape[2])
       forEachItem(of: gradientItems(groups, down)) {
-        backward.downGradient($0, into: elements, on: $1)
+        backward.downGradient($0, into: rows, on: $1)
       }
     }
     if let bias = gradients.gateUpBias { sumRows(backward.gradHiddenRows, groups, bias) }

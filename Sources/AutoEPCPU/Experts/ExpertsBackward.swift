@@ -39,8 +39,8 @@ struct ExpertsBackward<S: RowScalar> {
   func differentiateActivation(_ item: WorkItem, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
     let firstColumn = item.features.lowerBound
-    let gradients = gradHiddenRows.addresses(item.rows, on: bench, for: .targetAddresses)
-    let activated = activated.addresses(item.rows, on: bench, for: .secondTargetAddresses)
+    let gradients = gradHiddenRows.targets(item.rows, on: bench, for: .targetAddresses)
+    let activated = activated.targets(item.rows, on: bench, for: .secondTargetAddresses)
     let targets =
       gradHidden.targets(of: gradients, firstColumn: firstColumn) + [
         ProductTarget(rows: activated, firstColumn: firstColumn)
@@ -68,19 +68,19 @@ struct ExpertsBackward<S: RowScalar> {
   }
 
   /// The gradient of gate and up's weights.
-  func gateUpGradient(_ item: WorkItem, into gradients: Elements<S>, on bench: Workbench) {
+  func gateUpGradient(_ item: WorkItem, into gradients: IndexedRows<S>, on bench: Workbench) {
     weightGradient(item, gradOut: gradHiddenRows, rows: rows, into: gradients, on: bench)
   }
 
   /// The gradient of down's weights.
-  func downGradient(_ item: WorkItem, into gradients: Elements<S>, on bench: Workbench) {
+  func downGradient(_ item: WorkItem, into gradients: IndexedRows<S>, on bench: Workbench) {
     weightGradient(item, gradOut: gradRows, rows: activated, into: gradients, on: bench)
   }
 
   /// From the gradient of the pre-activation to that of the rows.
   func multiplyByGateUp(_ item: WorkItem, on bench: Workbench) {
     let target = ProductTarget<S>(
-      rows: gradRows.addresses(item.rows, on: bench, for: .targetAddresses),
+      rows: gradRows.targets(item.rows, on: bench, for: .targetAddresses),
       firstColumn: item.features.lowerBound)
     RowsProduct(
       kernel: kernel, bench: bench, weights: gateUp.transposed[item.group][item.features],
@@ -91,15 +91,16 @@ struct ExpertsBackward<S: RowScalar> {
   }
 
   private func weightGradient(
-    _ item: WorkItem, gradOut: IndexedRows<S>, rows: IndexedRows<S>, into gradients: Elements<S>,
+    _ item: WorkItem, gradOut: IndexedRows<S>, rows: IndexedRows<S>, into gradients: IndexedRows<S>,
     on bench: Workbench
   ) {
     // The gradient of [in, out] is the outer product the other way round.
     let (left, right) =
       configuration.weightLayout == .outIn ? (gradOut, rows) : (rows, gradOut)
-    OuterProduct(kernel: kernel, bench: bench).multiply(
+    OuterProduct<S>(kernel: kernel, bench: bench).multiply(
       left.addresses(item.rows, on: bench, for: .rowAddresses), features: item.features,
       by: right.addresses(item.rows, on: bench, for: .secondRowAddresses), width: right.width,
-      into: gradients.row(item.group, width: left.width * right.width))
+      into: gradients.targets(
+        item.group * left.width..<(item.group + 1) * left.width, on: bench, for: .targetAddresses))
   }
 }

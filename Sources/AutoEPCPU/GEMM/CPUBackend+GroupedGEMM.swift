@@ -46,7 +46,7 @@ extension CPUBackend {
     let bias = bias.map { Elements<S>($0) }
     forEachItem(of: productItems(groups, weights)) { item, bench in
       let target = ProductTarget<S>(
-        rows: out.addresses(item.rows, on: bench, for: .targetAddresses),
+        rows: out.targets(item.rows, on: bench, for: .targetAddresses),
         firstColumn: item.features.lowerBound)
       let bias = bias?.row(item.group, width: weights.outputs)[item.features]
       RowsProduct(
@@ -64,12 +64,13 @@ extension CPUBackend {
     let (features, width) = (gradWeights.shape[1], gradWeights.shape[2])
     let left = IndexedRows(left, width: features)
     let right = IndexedRows(Elements<S>(right), width: width)
-    let elements = Elements<S>(gradWeights)
+    let out = IndexedRows(Elements<S>(gradWeights), width: width)
     forEachItem(of: gradientItems(groups, gradWeights)) { item, bench in
-      OuterProduct(kernel: S.kernel(of: kernels), bench: bench).multiply(
+      OuterProduct<S>(kernel: S.kernel(of: kernels), bench: bench).multiply(
         left.addresses(item.rows, on: bench, for: .rowAddresses), features: item.features,
         by: right.addresses(item.rows, on: bench, for: .secondRowAddresses), width: width,
-        into: elements.row(item.group, width: features * width))
+        into: out.targets(
+          item.group * features..<(item.group + 1) * features, on: bench, for: .targetAddresses))
     }
   }
 }

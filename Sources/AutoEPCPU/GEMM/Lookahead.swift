@@ -21,10 +21,17 @@ struct Lookahead {
     unsafe lines = lookahead(next: first, end: first)
   }
 
+  /// Begins anew.
+  mutating func clear() {
+    count = 0
+    unsafe lines = lookahead(next: first, end: first)
+  }
+
   /// Asks for bytes of some rows, as far as there is room. Of the others, those that nothing foresees are
-  /// asked for at once; the processor foresees by itself what runs along memory.
+  /// asked for at once; the processor foresees by itself what runs along memory. What is streamed is not
+  /// read.
   mutating func ask(for rows: RowAddresses, bytes: Range<Int>, isForeseen: Bool = false) {
-    guard !bytes.isEmpty else { return }
+    guard !bytes.isEmpty, !rows.areStreamed else { return }
     let linesPerRow = (bytes.count - 1) / 64 + 1
     let rowsThatFit = min((most - count) / linesPerRow, rows.count)
     unsafe count += list_lines(
@@ -37,10 +44,8 @@ struct Lookahead {
   /// Gives the kernel the lines that were asked for. A tile for which none are left asks for one that is
   /// there.
   mutating func use(_ body: (UnsafeMutablePointer<lookahead>) -> Void) {
-    if unsafe lines.end != first + count {
-      unsafe lines.end = UnsafePointer(first + count)
-      for index in count..<count + linesPerCall { unsafe first[index] = UnsafeRawPointer(first) }
-    }
+    unsafe lines.end = UnsafePointer(first + count)
+    for index in count..<count + linesPerCall { unsafe first[index] = UnsafeRawPointer(first) }
     unsafe withUnsafeMutablePointer(to: &lines) { unsafe body($0) }
   }
 }

@@ -26,17 +26,18 @@ extension MatrixKernel {
     ) { unsafe UnsafeRawPointer(memory.base + $0 * wordSize) }
   }
 
-  /// A panel for each of some ranges of rows, whose columns are these.
+  /// Panels for each of some ranges of rows, at most a tile's columns, which are these.
   func panels(
     fromColumns rows: RowAddresses, _ ranges: [Range<Int>], depth: Int, on bench: Workbench
-  ) -> [Panel] {
+  ) -> [Panels] {
     let columns = ranges.reduce(0) { $0 + $1.count.roundedUp(to: lanes) }
     var next = unsafe panels(columns: columns, depth: depth, on: bench).memory
     return ranges.map { range in
-      let panel = unsafe Panel(next, columns: range.count.roundedUp(to: lanes))
+      let panel = unsafe Panels(
+        next, columns: range.count.roundedUp(to: lanes), depth: words(of: depth))
       unsafe packing.columns_from_rows(
         rows[range].pointer, range.count, depth, panel.columns, panel.memory)
-      unsafe next += panel.columns * words(of: depth) * wordSize
+      unsafe next += panel.columns * panel.depth * wordSize
       return panel
     }
   }
@@ -44,7 +45,7 @@ extension MatrixKernel {
   /// Panels whose depths are rows in memory: `columns` of each.
   func panels(
     fromDepths depths: RowAddresses, columns: Range<Int>, on bench: Workbench
-  ) -> Panel {
+  ) -> Panels {
     let panels = panels(columns: columns.count, depth: depths.count, on: bench)
     unsafe packing.depths_from_rows(
       depths.pointer, depths.count, columns.lowerBound, columns.count, self.columns, lanes,
@@ -52,20 +53,19 @@ extension MatrixKernel {
     return panels
   }
 
-  /// One of some panels.
-  func panel(_ index: Int, of panels: Panel, depth: Int) -> Panel {
-    let first = index * columns
-    return unsafe Panel(
-      panels.memory + first * words(of: depth) * wordSize,
-      columns: min(panels.columns - first, columns))
+  /// Some of the columns of panels, from the first of a panel on.
+  func part(_ first: Int, _ count: Int, of panels: Panels) -> Panels {
+    unsafe Panels(
+      panels.memory + first * panels.depth * wordSize, columns: count.roundedUp(to: lanes),
+      depth: panels.depth)
   }
 
   /// Memory for panels of so many columns, rounded up to whole vectors.
-  func panels(columns: Int, depth: Int, on bench: Workbench) -> Panel {
+  func panels(columns: Int, depth: Int, on bench: Workbench) -> Panels {
     let columns = columns.roundedUp(to: lanes)
     let memory = bench.memory(
       for: .panels, byteCount: columns * words(of: depth) * wordSize)
-    return unsafe Panel(memory.base, columns: columns)
+    return unsafe Panels(memory.base, columns: columns, depth: words(of: depth))
   }
 
   /// Rounds rows of sums into some columns of stored rows.
@@ -73,7 +73,8 @@ extension MatrixKernel {
     _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
   ) {
     unsafe packing.store_rows(
-      sums.pointer, stride, rows.count, columns.count, rows.targets, columns.lowerBound)
+      sums.pointer, stride, rows.count, columns.count, rows.targets, columns.lowerBound,
+      rows.areStreamed ? 1 : 0)
   }
 
   /// The same of sums whose columns are kept one after the other.
@@ -81,7 +82,8 @@ extension MatrixKernel {
     _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
   ) {
     unsafe packing.store_transposed(
-      sums.pointer, stride, columns.count, rows.count, rows.targets, columns.lowerBound)
+      sums.pointer, stride, columns.count, rows.count, rows.targets, columns.lowerBound,
+      rows.areStreamed ? 1 : 0)
   }
 
   /// target[c][r] = sums[r][c]; the strides are multiples of whole vectors.

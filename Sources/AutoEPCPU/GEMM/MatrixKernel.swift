@@ -79,32 +79,31 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
       calls: tiles * blocks.count * products, words: blocks.first?.count ?? 1, on: bench)
   }
 
-  /// sums [rows, panel.columns] = rows · panel. Rows that fill up the last tile get sums too, which mean
+  /// sums [rows, panels.columns] = rows · panels. Rows that fill up the last tile get sums too, which mean
   /// nothing.
   func multiply(
-    _ rows: RowAddresses, by panel: Panel, depth: Int, into sums: Elements<Wide>,
+    _ rows: RowAddresses, by panels: Panels, depth: Int, into sums: Elements<Wide>,
     lookahead: inout Lookahead
   ) {
     let blocks = depthBlocks(of: depth)
     if blocks.isEmpty { sums.fill(0) }
     for block in blocks {
-      let memory = unsafe panel.memory + block.lowerBound * panel.columns * wordSize
       multiply(
-        rows, words: block, by: unsafe Panel(memory, columns: panel.columns), into: sums,
-        stride: panel.columns, lookahead: &lookahead)
+        rows, words: block, by: panels, from: block.lowerBound, into: sums, lookahead: &lookahead)
     }
   }
 
-  /// Adds to the sums, or begins them with, what a block of words makes of rows · panels, which have
-  /// these words alone.
+  /// Adds to the sums, or begins them with, what a block of words makes of rows · panels, where these words
+  /// are those from `first` on.
   func multiply(
-    _ rows: RowAddresses, words: Range<Int>, by panels: Panel, into sums: Elements<Wide>,
-    stride: Int, lookahead: inout Lookahead
+    _ rows: RowAddresses, words: Range<Int>, by panels: Panels, from first: Int,
+    into sums: Elements<Wide>, lookahead: inout Lookahead
   ) {
     var product = unsafe matrix_product(
       rows: rows.count, depth: words.count, a: rows.pointer, first: words.lowerBound,
-      step: rows.step, b: panels.memory, columns: panels.columns, sums: sums.pointer,
-      stride: stride, adds: words.lowerBound > 0 ? 1 : 0)
+      step: rows.step, b: panels.memory, panel_first: first, panel_depth: panels.depth,
+      columns: panels.columns, sums: sums.pointer, stride: panels.columns,
+      adds: words.lowerBound > 0 ? 1 : 0)
     unsafe lookahead.use { lines in unsafe multiply(&product, lines) }
   }
 }

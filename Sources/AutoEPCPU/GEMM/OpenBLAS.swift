@@ -72,7 +72,9 @@ struct OpenBLAS {
       let rows = unsafe contiguous(x, from: first, as: R.self)
       for columns in unsafe (0..<x.columns).chunks(of: Self.tileColumns) {
         unsafe body(
-          x, rows, values + columns.lowerBound * x.depth, columns.count,
+          x, rows,
+          values + columns.lowerBound * x.panel_depth + columns.count * x.panel_first,
+          columns.count,
           sums + first * x.stride + columns.lowerBound)
       }
     }
@@ -104,7 +106,8 @@ extension MatrixKernel {
       let sums = bench.elements(Wide.self, for: .sums, count: rows * columns)
       var lookahead = lookahead(rows: rows, columns: columns, depth: depth, on: bench)
       unsafe multiply(
-        addresses, by: Panel(UnsafeMutableRawPointer(memory), columns: columns), depth: depth,
+        addresses, by: Panels(UnsafeMutableRawPointer(memory), columns: columns, depth: depth),
+        depth: depth,
         into: sums, lookahead: &lookahead)
       return (0..<sums.count).allSatisfy { sums[$0] == sums[$0 % columns] }
     }

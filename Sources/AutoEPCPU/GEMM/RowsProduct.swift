@@ -58,15 +58,18 @@ struct RowsProduct<S: RowScalar> {
     let panels = kernel.panels(fromColumns: rows, ranges, depth: depth, on: bench)
     let outputs = first.outputAddresses(kernel, bench)
     let secondOutputs = second?.outputAddresses(kernel, bench)
+    let most = Self.features.roundedUp(to: kernel.rows)
+    let sums = first.sums(most * kernel.columns, bench)
+    let secondSums = second?.sums(most * kernel.columns, bench)
+    var lookahead = kernel.lookahead(
+      rows: most, columns: kernel.columns, depth: depth, products: second == nil ? 1 : 2, on: bench)
     for features in (0..<weights.outputs).parts(most: Self.features, unit: kernel.rows) {
       let left = first.readable(outputs[features], kernel, bench)
       let secondLeft = secondOutputs.flatMap { second?.readable($0[features], kernel, bench) }
       let next = features.upperBound..<min(features.upperBound + features.count, weights.outputs)
       for (index, range) in ranges.enumerated() {
         let panel = panels[index]
-        var lookahead = kernel.lookahead(
-          rows: features.count, columns: panel.columns, depth: depth,
-          products: second == nil ? 1 : 2, on: bench)
+        lookahead.clear()
         for target in targets { target.ask(&lookahead, rows: range, columns: features) }
         let nextPart = next.part(index, of: ranges.count)
         let bytes = S.bytes(0..<depth)
@@ -74,10 +77,7 @@ struct RowsProduct<S: RowScalar> {
         if let secondOutputs {
           lookahead.ask(for: secondOutputs[nextPart], bytes: bytes, isForeseen: true)
         }
-        let count = features.count.roundedUp(to: kernel.rows) * panel.columns
-        let sums = first.sums(count, bench)
         kernel.multiply(left, by: panel, depth: depth, into: sums, lookahead: &lookahead)
-        let secondSums = second?.sums(count, bench)
         if let secondLeft, let secondSums {
           kernel.multiply(
             secondLeft, by: panel, depth: depth, into: secondSums, lookahead: &lookahead)
@@ -105,10 +105,10 @@ struct RowsProduct<S: RowScalar> {
       let stride = strip.count.roundedUp(to: kernel.lanes)
       let count = rows.count.roundedUp(to: kernel.rows) * stride
       let sums = first.sums(count, bench)
-      multiply(left, byPackedStrip: strip, of: depths, into: sums, stride: stride)
+      multiply(left, byPackedStrip: strip, of: depths, into: sums)
       let secondSums = second?.sums(count, bench)
       if let secondDepths, let secondSums {
-        multiply(left, byPackedStrip: strip, of: secondDepths, into: secondSums, stride: stride)
+        multiply(left, byPackedStrip: strip, of: secondDepths, into: secondSums)
       }
       finish(
         SumBlock(
@@ -121,7 +121,7 @@ struct RowsProduct<S: RowScalar> {
   /// caller will write.
   private func multiply(
     _ rows: RowAddresses, byPackedStrip strip: Range<Int>, of depths: RowAddresses,
-    into sums: Elements<S.Wide>, stride: Int
+    into sums: Elements<S.Wide>
   ) {
     let blocks = kernel.depthBlocks(of: depths.count)
     if blocks.isEmpty { sums.fill(0) }
@@ -140,7 +140,7 @@ struct RowsProduct<S: RowScalar> {
       }
       lookahead.ask(for: depths[next], bytes: S.bytes(isLast ? nextStrip : strip))
       kernel.multiply(
-        rows, words: block, by: panels, into: sums, stride: stride, lookahead: &lookahead)
+        rows, words: block, by: panels, from: 0, into: sums, lookahead: &lookahead)
     }
   }
 }

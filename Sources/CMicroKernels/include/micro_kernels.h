@@ -3,7 +3,7 @@
 
 #include "packing.h"
 
-enum { AHEAD_DEPTHS = 4 };
+enum { AHEAD_DEPTHS = 2 };
 
 /* Cache lines that a kernel asks for while it multiplies, so that they come from memory meanwhile: one for
  * each AHEAD_DEPTHS depths of a tile, or part of them. Behind `end` stand as many addresses as a tile
@@ -14,7 +14,7 @@ typedef struct lookahead {
 } lookahead;
 
 /* Rows times panels: sums[i][j] = the sum over p < depth, in order, of row i at depth first + p times column
- * j at depth p, which is added to them if `adds`. Depths, steps and strides count in words. */
+ * j at depth panel_first + p, which is added to them if `adds`. Depths, steps and strides count in words. */
 typedef struct matrix_product {
   ptrdiff_t rows;
   ptrdiff_t depth;
@@ -24,8 +24,10 @@ typedef struct matrix_product {
   ptrdiff_t first;
   ptrdiff_t step;
   /* Panels of the tile's columns, one after the other, the last one of what is left of `columns`, a
-   * multiple of the words of 64 bytes. */
+   * multiple of the words of 64 bytes; each of `panel_depth` depths. */
   const void *b;
+  ptrdiff_t panel_first;
+  ptrdiff_t panel_depth;
   ptrdiff_t columns;
   /* Rows `stride` apart, for all rows of the last tile. */
   void *sums;
