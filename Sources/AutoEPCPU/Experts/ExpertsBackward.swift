@@ -7,7 +7,6 @@ struct ExpertsBackward<S: RowScalar> {
   /// The weights as they were in the forward.
   let gateUp: WeightMatrices<S>
   let down: WeightMatrices<S>
-  private let rows: IndexedRows<S>
   private let hidden: HiddenRows<S>
   /// [R,G]
   private let gradHidden: HiddenRows<S>
@@ -20,14 +19,12 @@ struct ExpertsBackward<S: RowScalar> {
 
   init(
     _ configuration: ExpertsConfiguration, _ kernels: KernelSet, _ weights: ExpertsWeights,
-    rows: OrderedRows, hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView,
-    activated: TensorView
+    hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView, activated: TensorView
   ) {
     self.configuration = configuration
     kernel = S.kernel(of: kernels)
     gateUp = WeightMatrices(weights.gateUp, layout: configuration.weightLayout)
     down = WeightMatrices(weights.down, layout: configuration.weightLayout)
-    self.rows = IndexedRows(rows)
     self.hidden = HiddenRows(hidden, gate: configuration.gate)
     self.gradHidden = HiddenRows(gradHidden, gate: configuration.gate)
     self.activated = IndexedRows(OrderedRows(activated))
@@ -67,14 +64,10 @@ struct ExpertsBackward<S: RowScalar> {
     }
   }
 
-  /// The gradient of gate and up's weights.
-  func gateUpGradient(_ item: WorkItem, into gradients: IndexedRows<S>, on bench: Workbench) {
-    weightGradient(item, gradOut: gradHiddenRows, rows: rows, into: gradients, on: bench)
-  }
-
   /// The gradient of down's weights.
-  func downGradient(_ item: WorkItem, into gradients: IndexedRows<S>, on bench: Workbench) {
-    weightGradient(item, gradOut: gradRows, rows: activated, into: gradients, on: bench)
+  func downGradient(into tensor: TensorView) -> WeightGradient<S> {
+    WeightGradient(
+      kernel, configuration.weightLayout, gradOut: gradRows, rows: activated, into: tensor)
   }
 
   /// From the gradient of the pre-activation to that of the rows.
@@ -88,19 +81,5 @@ struct ExpertsBackward<S: RowScalar> {
     ).multiply(
       gradHiddenRows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
     ) { $0.store(into: target, bias: nil) }
-  }
-
-  private func weightGradient(
-    _ item: WorkItem, gradOut: IndexedRows<S>, rows: IndexedRows<S>, into gradients: IndexedRows<S>,
-    on bench: Workbench
-  ) {
-    // The gradient of [in, out] is the outer product the other way round.
-    let (left, right) =
-      configuration.weightLayout == .outIn ? (gradOut, rows) : (rows, gradOut)
-    OuterProduct<S>(kernel: kernel, bench: bench).multiply(
-      left.addresses(item.rows, on: bench, for: .rowAddresses), features: item.features,
-      by: right.addresses(item.rows, on: bench, for: .secondRowAddresses), width: right.width,
-      into: gradients.targets(
-        item.group * left.width..<(item.group + 1) * left.width, on: bench, for: .targetAddresses))
   }
 }

@@ -11,11 +11,11 @@ from torch.autograd.function import FunctionCtx
 from autoep._autograd import run_route, run_route_backward
 from autoep._first_order import first_order_only
 from autoep._options import RouteOptions
+from autoep._saved import is_kept_as_it_is
 from autoep.functional._local_experts import (
     Options,
     check,
     gradients,
-    is_kept_as_it_is,
     run_forward,
 )
 
