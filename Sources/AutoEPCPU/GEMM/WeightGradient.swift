@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// The gradient of a weight of all experts: of each, Σ over its rows of gradOut[r] ⊗ rows[r].
+/// The gradient of the weights of all groups: of each, Σ over its rows of gradOut[r] ⊗ rows[r].
 struct WeightGradient<S: RowScalar> {
   /// Where it goes.
   let tensor: TensorView
@@ -20,6 +20,7 @@ struct WeightGradient<S: RowScalar> {
     out = IndexedRows(Elements(tensor), width: right.width)
   }
 
+  /// Makes the item's features of its group's gradient.
   func run(_ item: WorkItem, on bench: Workbench) {
     let features = item.group * left.width..<(item.group + 1) * left.width
     OuterProduct<S>(kernel: kernel, bench: bench).multiply(
