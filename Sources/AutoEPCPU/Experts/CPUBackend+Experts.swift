@@ -96,8 +96,4 @@ extension CPUBackend {
       rows: IndexedRows(rows), into: gradGateUp)
     make(gradient, groups)
   }
-
-  private func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: RowGroups) {
-    forEachItem(of: gradientItems(groups, gradient.tensor)) { gradient.run($0, on: $1) }
-  }
 }

@@ -36,8 +36,8 @@ struct ExpertsBackward<S: RowScalar> {
   func differentiateActivation(_ item: WorkItem, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
     let firstColumn = item.features.lowerBound
-    let gradients = gradHiddenRows.addresses(item.rows, on: bench, for: .targetAddresses)
-    let activated = activated.addresses(item.rows, on: bench, for: .secondTargetAddresses)
+    let gradients = gradHiddenRows.targets(item.rows, on: bench, for: .targetAddresses)
+    let activated = activated.targets(item.rows, on: bench, for: .secondTargetAddresses)
     let targets =
       gradHidden.targets(of: gradients, firstColumn: firstColumn) + [
         ProductTarget(rows: activated, firstColumn: firstColumn)
@@ -51,7 +51,7 @@ struct ExpertsBackward<S: RowScalar> {
       let columns = firstColumn + sums.columns.lowerBound..<firstColumn + sums.columns.upperBound
       let block = HiddenBlock<S.Wide>(
         rows: sums.rows.count, width: columns.count, gate: configuration.gate, on: bench)
-      sums.copy(0, into: block.gradOut, stride: block.stride)
+      sums.copy(sums.sums, into: block.gradOut, stride: block.stride)
       for (index, row) in sums.rows.enumerated() {
         let (gate, up) = block.row(index)
         hidden.load(item.rows.lowerBound + row, columns: columns, gate: gate, up: up)
@@ -73,7 +73,7 @@ struct ExpertsBackward<S: RowScalar> {
   /// From the gradient of the pre-activation to that of the rows.
   func multiplyByGateUp(_ item: WorkItem, on bench: Workbench) {
     let target = ProductTarget<S>(
-      rows: gradRows.addresses(item.rows, on: bench, for: .targetAddresses),
+      rows: gradRows.targets(item.rows, on: bench, for: .targetAddresses),
       firstColumn: item.features.lowerBound)
     RowsProduct(
       kernel: kernel, bench: bench, weights: gateUp.transposed[item.group][item.features],
