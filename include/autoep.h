@@ -433,7 +433,9 @@ typedef struct autoep_plan_info {
   int64_t saved_rows;               /* S: R, or 0 where the experts read their rows from x: a rank
                                      *   alone, with weights applied after them */
   int64_t forward_workspace_bytes;
-  int64_t backward_workspace_bytes;
+  int64_t backward_workspace_bytes; /* enough for any backward */
+  int64_t gate_up_backward_workspace_bytes; /* for one with grad_weights->gate_up, in whose memory it
+                                             *   works before it writes that gradient */
 } autoep_plan_info;
 
 /* The experts of one rank, when E experts are split over P ranks as torch.chunk (and DTensor's
@@ -484,15 +486,19 @@ autoep_status autoep_experts_forward(autoep_context context, autoep_plan plan,
 /* Collective. Gradients of autoep_experts_forward, given what it saved.
  *   grad_y            [T,H]
  *   x                 [T,H]; may be NULL for SCORE_AFTER where S = R
+ *   grad_hidden       [R,G] out: the gradient of hidden, whose memory it may take
  *   grad_x            [T,H] out
  *   grad_topk_weights [T,K] dtype of topk_weights, out; or NULL
- *   grad_weights      shapes of the weights; each member NULL where no gradient is wanted */
+ *   grad_weights      shapes of the weights, out; each member NULL where no gradient is wanted
+ *   workspace         backward_workspace_bytes bytes, or with grad_weights->gate_up only
+ *                     gate_up_backward_workspace_bytes, aligned to 64; may be NULL for 0 */
 autoep_status autoep_experts_backward(autoep_context context, autoep_plan plan,
                                       const autoep_experts_weights *weights,
                                       const autoep_tensor *grad_y, const autoep_tensor *x,
                                       const autoep_tensor *topk_weights,
                                       const autoep_tensor *rows, const autoep_tensor *hidden,
                                       const autoep_tensor *expert_rows,
+                                      const autoep_tensor *grad_hidden,
                                       const autoep_tensor *grad_x,
                                       const autoep_tensor *grad_topk_weights,
                                       const autoep_experts_weights *grad_weights,

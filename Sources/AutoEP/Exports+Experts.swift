@@ -39,8 +39,8 @@ public func autoep_experts_backward(
   _ weights: UnsafePointer<autoep_experts_weights>!, _ grad_y: UnsafePointer<autoep_tensor>!,
   _ x: UnsafePointer<autoep_tensor>!, _ topk_weights: UnsafePointer<autoep_tensor>!,
   _ rows: UnsafePointer<autoep_tensor>!, _ hidden: UnsafePointer<autoep_tensor>!,
-  _ expert_rows: UnsafePointer<autoep_tensor>!, _ grad_x: UnsafePointer<autoep_tensor>!,
-  _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
+  _ expert_rows: UnsafePointer<autoep_tensor>!, _ grad_hidden: UnsafePointer<autoep_tensor>!,
+  _ grad_x: UnsafePointer<autoep_tensor>!, _ grad_topk_weights: UnsafePointer<autoep_tensor>!,
   _ grad_weights: UnsafePointer<autoep_experts_weights>!,
   _ workspace: UnsafeMutableRawPointer!, _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
@@ -50,8 +50,9 @@ public func autoep_experts_backward(
     let path = try plan.path(on: context.hostBackend())
     let dtype = plan.configuration.dtype
     var check = TensorChecker(plan)
-    var arena = try unsafe check.arena(
-      workspace, "workspace", path.backwardWorkspaceBytes(plan.plan))
+    let gradients = try unsafe check.gradients(grad_weights, plan.configuration, [dtype])
+    let workspaceBytes = path.backwardWorkspaceBytes(
+      plan.plan, gateUpGradient: gradients.gateUp != nil)
     let scores = try unsafe check.tensor(topk_weights, "topk_weights", ["T", "K"], floatTypes)
     try unsafe path.backward(
       plan.plan, check.weights(weights, plan.configuration),
@@ -65,10 +66,11 @@ public func autoep_experts_backward(
         expertRows: plan.backwardReadsExpertRows
           ? check.tensor(expert_rows, "expert_rows", ["N", "H"], [dtype])
           : plan.unread(rows: plan.plan.rowsSent)),
+      gradHidden: check.tensor(grad_hidden, "grad_hidden", ["R", "G"], [dtype]),
       into: check.tensor(grad_x, "grad_x", ["T", "H"], [dtype]),
       gradTopkWeights: check.optional(
         grad_topk_weights, "grad_topk_weights", ["T", "K"], [scores.dtype]),
-      gradients: check.gradients(grad_weights, plan.configuration, [dtype]), arena: &arena)
+      gradients: gradients, workspace: check.arena(workspace, "workspace", workspaceBytes))
     context.statistics.countBackward(plan.plan, rank: plan.rank, rowBytes: plan.rowBytes)
   }
 }

@@ -63,7 +63,10 @@ private func describe(
     local_experts: Int64(made.plan.localExperts.count),
     saved_rows: Int64(made.savedRows),
     forward_workspace_bytes: Int64(path.forwardWorkspaceBytes(made.plan)),
-    backward_workspace_bytes: Int64(path.backwardWorkspaceBytes(made.plan)))
+    backward_workspace_bytes: Int64(
+      path.backwardWorkspaceBytes(made.plan, gateUpGradient: false)),
+    gate_up_backward_workspace_bytes: Int64(
+      path.backwardWorkspaceBytes(made.plan, gateUpGradient: true)))
 }
 
 @_cdecl("autoep_plan_free") @implementation

@@ -1,7 +1,7 @@
 /// Hands out parts of the caller's workspace one after the other.
 @safe
 public struct Arena {
-  /// Every part starts at a multiple of this.
+  /// Every part starts at a multiple of this from the base.
   public static let alignment = 64
 
   private let base: UnsafeMutableRawPointer?
@@ -14,6 +14,11 @@ public struct Arena {
     self.byteCount = byteCount
   }
 
+  /// An arena over the memory of a tensor; nil for none.
+  public init(_ tensor: TensorView?) {
+    unsafe self.init(base: tensor?.data, byteCount: tensor?.byteCount ?? 0)
+  }
+
   /// The bytes that a part takes up.
   public static func footprint(_ shape: [Int], _ dtype: DataType) -> Int {
     let byteCount = shape.reduce(1, *) * dtype.byteCount
@@ -22,12 +27,20 @@ public struct Arena {
 
   /// The next part, as a tensor.
   public mutating func take(_ shape: [Int], _ dtype: DataType) throws(EngineError) -> TensorView {
-    let end = used + Self.footprint(shape, dtype)
+    let part = try tensor(shape, dtype, at: used)
+    used += Self.footprint(shape, dtype)
+    return part
+  }
+
+  /// The tensor at an offset in bytes, whether that part is taken or not.
+  public func tensor(
+    _ shape: [Int], _ dtype: DataType, at offset: Int
+  ) throws(EngineError) -> TensorView {
+    let end = shape.reduce(dtype.byteCount, *) + offset
     guard end <= byteCount else {
       throw EngineError(.internal, "the workspace of \(byteCount) bytes ends before byte \(end)")
     }
-    defer { used = end }
-    return unsafe TensorView(data: base.map { unsafe $0 + used }, shape: shape, dtype: dtype)
+    return unsafe TensorView(data: base.map { unsafe $0 + offset }, shape: shape, dtype: dtype)
   }
 
   /// Runs `body` on parts that are free again afterwards.

@@ -106,18 +106,25 @@ public protocol HostBackend: ComputeBackend {
     rowsPerExpert: TensorView, hidden: TensorView, into results: OrderedRows
   ) throws(EngineError)
 
-  /// Turns the gradient of the experts' results in `gradRows` into that of their rows.
+  /// Turns the gradient of the experts' results in `gradRows` into that of their rows, and makes those
+  /// of the weights but gate/up's, in whose memory arguments may be.
   ///
   /// - Parameters:
-  ///   - rows: as in the forward.
   ///   - hidden: `[R,G]` from the forward.
   ///   - gradRows: `[R,H]`.
-  ///   - gradHidden: `[R,G]` to work in.
+  ///   - gradHidden: `[R,G]` out: the gradient of `hidden`, whose memory it may be.
   ///   - activated: `[R,F]` to work in.
   func expertsBackward(
-    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rows: OrderedRows,
-    rowsPerExpert: TensorView, hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView,
-    activated: TensorView, gradients: ExpertsGradients
+    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rowsPerExpert: TensorView,
+    hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView, activated: TensorView,
+    gradients: ExpertsGradients
+  ) throws(EngineError)
+
+  /// The gradient of gate/up's weights from that of the pre-activation, `[R,G]`, and the rows that the
+  /// forward had.
+  func gateUpGradient(
+    _ configuration: ExpertsConfiguration, rows: OrderedRows, rowsPerExpert: TensorView,
+    gradHidden: TensorView, into gradGateUp: TensorView
   ) throws(EngineError)
 }
 

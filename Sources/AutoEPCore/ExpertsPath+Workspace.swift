@@ -1,27 +1,27 @@
 extension ExpertsPath {
   /// Bytes that `forward` takes from its arena: the copies to send, and then the experts' results.
   public func forwardWorkspaceBytes(_ plan: DispatchPlan) -> Int {
-    plan.isLocal ? 0 : max(copiesBytes(plan), receivedBytes(plan))
+    plan.isLocal ? 0 : max(bytes(plan.rowsSent), bytes(plan.rowsReceived))
   }
 
-  /// Bytes that `backward` takes from its arena: gradRows all along, and after one another the copies to
-  /// send, the experts' gradients, and the copies that come back.
-  public func backwardWorkspaceBytes(_ plan: DispatchPlan) -> Int {
-    let experts =
-      bytes(plan.rowsReceived, configuration.gateUpSize)
-      + bytes(plan.rowsReceived, configuration.ffnSize)
-    return receivedBytes(plan) + max(plan.isLocal ? 0 : copiesBytes(plan), experts)
+  /// Bytes of the workspace of `backward`, which works in the memory of gate/up's gradient too if that is
+  /// wanted.
+  public func backwardWorkspaceBytes(_ plan: DispatchPlan, gateUpGradient isWanted: Bool) -> Int {
+    backwardLayout(plan, gateUpGradient: isWanted).workspaceBytes
   }
 
-  private func receivedBytes(_ plan: DispatchPlan) -> Int {
-    bytes(plan.rowsReceived, configuration.hiddenSize)
+  func backwardLayout(_ plan: DispatchPlan, gateUpGradient isWanted: Bool) -> BackwardLayout {
+    BackwardLayout(plan, configuration, lentBytes: isWanted ? gateUpBytes(plan) : 0)
   }
 
-  private func copiesBytes(_ plan: DispatchPlan) -> Int {
-    bytes(plan.rowsSent, configuration.hiddenSize)
+  /// The bytes of gate/up's weights; the most there can be for a plan whose weights cannot be.
+  private func gateUpBytes(_ plan: DispatchPlan) -> Int {
+    let (bytes, overflows) = (plan.localExperts.count * configuration.gateUpSize)
+      .multipliedReportingOverflow(by: configuration.hiddenSize * configuration.dtype.byteCount)
+    return overflows ? .max : bytes
   }
 
-  private func bytes(_ rows: Int, _ columns: Int) -> Int {
-    Arena.footprint([rows, columns], configuration.dtype)
+  private func bytes(_ rows: Int) -> Int {
+    Arena.footprint([rows, configuration.hiddenSize], configuration.dtype)
   }
 }

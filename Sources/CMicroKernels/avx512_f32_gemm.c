@@ -1,6 +1,7 @@
 /* 8 rows by up to 3 vectors of 16 columns. */
 #include "kernels.h"
 #include "avx512_forms.h"
+#include "tiles.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -10,43 +11,45 @@ enum { ROWS = AVX512_ROWS, LANES = 16, VECTORS = AVX512_F32_COLUMNS / LANES };
 #define TARGET __attribute__((target("avx512f")))
 
 /* Inlined with a constant number of vectors, so that the sums are registers, and for each form of a. */
-TARGET __attribute__((always_inline)) static inline void multiply(
-    int vectors, int side_by_side, ptrdiff_t depth, const void *const *a, ptrdiff_t first,
-    ptrdiff_t step, const float *b, float *sums, ptrdiff_t stride, int32_t adds,
-    const void *const *ahead) {
+TARGET __attribute__((always_inline)) static inline void multiply(int vectors, int side_by_side,
+                                                                  const matrix_product *x,
+                                                                  const tile *tile) {
   const float *row[ROWS];
-  __m512 tile[ROWS][VECTORS];
+  __m512 sums[ROWS][VECTORS];
   for (int i = 0; i < ROWS; i++) {
-    row[i] = side_by_side ? (const float *)a[0] + first * step + i : (const float *)a[i] + first;
+    row[i] = (const float *)tile->a[i] + x->first * (side_by_side ? x->step : 1);
     for (int j = 0; j < vectors; j++) {
-      tile[i][j] = _mm512_setzero_ps();
+      sums[i][j] = _mm512_setzero_ps();
     }
   }
-  for (ptrdiff_t p = 0; p < depth; p++, b += vectors * LANES) {
-    __builtin_prefetch(ahead[p / AHEAD_DEPTHS]);
+  const float *b = tile->b;
+  for (ptrdiff_t p = 0; p < x->depth; p++, b += vectors * LANES) {
+    __builtin_prefetch(tile->ahead[p / AHEAD_DEPTHS]);
     __m512 right[VECTORS];
     for (int j = 0; j < vectors; j++) {
       right[j] = _mm512_loadu_ps(b + j * LANES);
     }
     for (int i = 0; i < ROWS; i++) {
-      __m512 left = _mm512_set1_ps(side_by_side ? row[0][p * step + i] : row[i][p]);
+      __m512 left = _mm512_set1_ps(side_by_side ? row[0][p * x->step + i] : row[i][p]);
       for (int j = 0; j < vectors; j++) {
-        tile[i][j] = _mm512_fmadd_ps(left, right[j], tile[i][j]);
+        sums[i][j] = _mm512_fmadd_ps(left, right[j], sums[i][j]);
       }
     }
   }
-  for (int i = 0; i < ROWS; i++, sums += stride) {
+  float *place = tile->sums;
+  for (int i = 0; i < ROWS; i++, place += x->stride) {
     for (int j = 0; j < vectors; j++) {
-      float *place = sums + j * LANES;
-      if (adds) {
-        tile[i][j] = _mm512_add_ps(_mm512_loadu_ps(place), tile[i][j]);
+      if (x->adds) {
+        sums[i][j] = _mm512_add_ps(_mm512_loadu_ps(place + j * LANES), sums[i][j]);
       }
-      _mm512_storeu_ps(place, tile[i][j]);
+      _mm512_storeu_ps(place + j * LANES, sums[i][j]);
     }
   }
 }
 
+TARGET static void multiply_tile(const matrix_product *x, const tile *tile) { MULTIPLY_IN_ITS_FORM }
+
 TARGET DECLARE_GEMM(avx512_f32_gemm) {
-  MULTIPLY_IN_ITS_FORM
+  for_each_tile(product, ahead, ROWS, VECTORS * LANES, sizeof(float), multiply_tile);
 }
 #endif

@@ -1,4 +1,5 @@
 /* bf16: loading the bits of each into a word of 32, and rounding words that are floats. */
+#define STORED uint16_t
 #include "vectors.h"
 
 typedef uint16_t halves __attribute__((vector_size(32)));
@@ -13,15 +14,30 @@ INLINE void load_halves(const uint16_t *source, ptrdiff_t count, vector *words) 
   *words = __builtin_convertvector(stored, vector);
 }
 
-INLINE void store_words(const vector *words, uint16_t *target, ptrdiff_t count) {
+INLINE void round_words(const vector *words, halves *values) {
   vector sums = *words;
   vector nearest = (sums + 0x7fff + (sums >> 16 & 1)) >> 16;
   vector quiet = sums >> 16 | 0x40;
   vector is_nan = (vector)((sums & 0x7fffffff) > 0x7f800000);
-  halves rounded = __builtin_convertvector((is_nan & quiet) | (~is_nan & nearest), halves);
+  *values = __builtin_convertvector((is_nan & quiet) | (~is_nan & nearest), halves);
+}
+
+INLINE void store_words(const vector *words, uint16_t *target, ptrdiff_t count) {
+  halves values;
+  round_words(words, &values);
   if (count >= LANES) {
-    memcpy(target, &rounded, sizeof rounded);
+    memcpy(target, &values, sizeof values);
   } else {
-    memcpy(target, &rounded, (size_t)count * sizeof *target);
+    memcpy(target, &values, (size_t)count * sizeof *target);
   }
+}
+
+INLINE void stream_line(const vector words[LINE_VECTORS], uint16_t *target) {
+  halves values[LINE_VECTORS];
+  for (int i = 0; i < LINE_VECTORS; i++) {
+    round_words(&words[i], &values[i]);
+  }
+  vector line;
+  memcpy(&line, values, sizeof line);
+  stream(&line, target);
 }

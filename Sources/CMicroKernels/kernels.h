@@ -3,10 +3,7 @@
 
 #include "micro_kernels.h"
 
-#define DECLARE_GEMM(name)                                                        \
-  void name(ptrdiff_t depth, const void *const *a, ptrdiff_t first, ptrdiff_t step,      \
-            const void *b, ptrdiff_t columns, void *sums, ptrdiff_t stride, int32_t adds, \
-            const void *const *ahead)
+#define DECLARE_GEMM(name) void name(const matrix_product *product, lookahead *ahead)
 
 #if defined(__x86_64__)
 DECLARE_GEMM(avx512_f32_gemm);

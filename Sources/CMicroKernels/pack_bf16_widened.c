@@ -4,7 +4,6 @@
 
 #include "halves.h"
 
-#define STORED uint16_t
 #define VALUES_PER_WORD 1
 
 INLINE void load_of_row(const void *row, ptrdiff_t word, ptrdiff_t depth, vector *words) {

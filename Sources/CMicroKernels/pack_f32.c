@@ -2,7 +2,6 @@
 #include "packings.h"
 #include "words_32.h"
 
-#define STORED float
 #define VALUES_PER_WORD 1
 #include "pack_whole_values.h"
 #include "pack_template.h"

@@ -2,7 +2,6 @@
 #include "packings.h"
 #include "words_64.h"
 
-#define STORED double
 #define VALUES_PER_WORD 1
 #include "pack_whole_values.h"
 #include "pack_template.h"

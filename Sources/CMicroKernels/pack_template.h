@@ -1,9 +1,10 @@
 /* The body of a packing, for the file that includes it to say what a word is:
- *   STORED, the type of a stored value, and VALUES_PER_WORD, how many a word has;
+ *   STORED, the type of a stored value, or one of its size, and VALUES_PER_WORD, how many a word has;
  *   load_of_row(row, word, depth, &words), words of a row from the word-th on;
  *   rows_of_word(source, word, depth), the rows that have the word-th word of each column, and
  *   load_columns(rows, first, count, &words), those words;
- *   store_words(&words, target, count), the first sums of a vector, rounded to stored values.
+ *   store_words(&words, target, count), the first sums of a vector, rounded to stored values, and
+ *   stream_line(words, target), those of a whole cache line, past the caches.
  * Vectors are filled up with zeros. */
 
 INLINE ptrdiff_t words_of(ptrdiff_t depth) {
@@ -83,27 +84,49 @@ INLINE void rows_from_rows(const void *const *source, ptrdiff_t rows, ptrdiff_t 
   }
 }
 
+/* Rounds the first sums of a line to stored values. */
+INLINE void store_line(const vector words[LINE_VECTORS], STORED *target, ptrdiff_t count,
+                       int32_t streams) {
+  if (streams && count >= LINE_VECTORS * LANES && (uintptr_t)target % sizeof(vector) == 0) {
+    stream_line(words, target);
+    return;
+  }
+  for (ptrdiff_t i = 0; i < LINE_VECTORS && i * LANES < count; i++) {
+    store_words(&words[i], target + i * LANES, count - i * LANES);
+  }
+}
+
 INLINE void store_rows(const WORD *sums, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
-                       void *const *target, ptrdiff_t first) {
+                       void *const *target, ptrdiff_t first, int32_t streams) {
   for (ptrdiff_t row = 0; row < rows; row++, sums += stride) {
-    for (ptrdiff_t column = 0; column < columns; column += LANES) {
-      vector words;
-      memcpy(&words, sums + column, sizeof words);
-      store_words(&words, (STORED *)target[row] + first + column, columns - column);
+    for (ptrdiff_t column = 0; column < columns; column += LINE_VECTORS * LANES) {
+      vector line[LINE_VECTORS];
+      for (ptrdiff_t i = 0; i < LINE_VECTORS && column + i * LANES < columns; i++) {
+        memcpy(&line[i], sums + column + i * LANES, sizeof line[i]);
+      }
+      store_line(line, (STORED *)target[row] + first + column, columns - column, streams);
     }
   }
 }
 
 INLINE void store_transposed(const WORD *sums, ptrdiff_t stride, ptrdiff_t columns,
-                             ptrdiff_t rows, void *const *target, ptrdiff_t first) {
+                             ptrdiff_t rows, void *const *target, ptrdiff_t first,
+                             int32_t streams) {
   for (ptrdiff_t row = 0; row < rows; row += LANES) {
-    for (ptrdiff_t column = 0; column < columns; column += LANES) {
-      vector block[LANES];
-      ptrdiff_t width = least(columns - column, LANES);
-      load_transposed(sums + column * stride + row, stride, width, block);
+    for (ptrdiff_t column = 0; column < columns; column += LINE_VECTORS * LANES) {
+      vector blocks[LINE_VECTORS][LANES];
+      for (ptrdiff_t i = 0; i < LINE_VECTORS && column + i * LANES < columns; i++) {
+        ptrdiff_t begin = column + i * LANES;
+        load_transposed(sums + begin * stride + row, stride, least(columns - begin, LANES),
+                        blocks[i]);
+      }
       ptrdiff_t height = least(rows - row, LANES);
       for (ptrdiff_t r = 0; r < height; r++) {
-        store_words(&block[r], (STORED *)target[row + r] + first + column, width);
+        vector line[LINE_VECTORS];
+        for (ptrdiff_t i = 0; i < LINE_VECTORS; i++) {
+          line[i] = blocks[i][r];
+        }
+        store_line(line, (STORED *)target[row + r] + first + column, columns - column, streams);
       }
     }
   }
@@ -132,13 +155,14 @@ INLINE void store_transposed(const WORD *sums, ptrdiff_t stride, ptrdiff_t colum
   }                                                                                              \
   target static void store_rows_##name(const void *sums, ptrdiff_t stride, ptrdiff_t rows,       \
                                        ptrdiff_t columns, void *const *target_rows,              \
-                                       ptrdiff_t first) {                                        \
-    store_rows(sums, stride, rows, columns, target_rows, first);                                 \
+                                       ptrdiff_t first, int32_t streams) {                       \
+    store_rows(sums, stride, rows, columns, target_rows, first, streams);                        \
   }                                                                                              \
   target static void store_transposed_##name(const void *sums, ptrdiff_t stride,                 \
                                              ptrdiff_t columns, ptrdiff_t rows,                  \
-                                             void *const *target_rows, ptrdiff_t first) {        \
-    store_transposed(sums, stride, columns, rows, target_rows, first);                           \
+                                             void *const *target_rows, ptrdiff_t first,          \
+                                             int32_t streams) {                                  \
+    store_transposed(sums, stride, columns, rows, target_rows, first, streams);                  \
   }                                                                                              \
   const packing name = {columns_from_rows_##name, depths_from_rows_##name,                       \
                         rows_from_rows_##name,    transpose_##name,                              \

@@ -1,4 +1,5 @@
 /* Loading and storing values that are words as they are; after words_32.h or words_64.h. */
+#define STORED WORD
 #include "vectors.h"
 
 INLINE void load_words(const WORD *source, ptrdiff_t count, vector *words) {
@@ -34,3 +35,5 @@ INLINE void store_words(const vector *words, void *target, ptrdiff_t count) {
     memcpy(target, words, (size_t)count * sizeof(WORD));
   }
 }
+
+INLINE void stream_line(const vector words[LINE_VECTORS], void *target) { stream(words, target); }

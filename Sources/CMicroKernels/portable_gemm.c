@@ -1,27 +1,29 @@
 /* Plain C for processors without a kernel of their own; the compiler finds the vectors. */
 #include "kernels.h"
+#include "tiles.h"
 
-#define DEFINE_GEMM(name, type, width)                                             \
-  DECLARE_GEMM(name) {                                                             \
-    (void)columns;                                                                 \
-    (void)ahead;                                                                   \
-    type tile[PORTABLE_ROWS][width] = {{0}};                                       \
-    const type *panel = b;                                                         \
-    for (ptrdiff_t p = 0; p < depth; p++, panel += width) {                        \
-      for (int i = 0; i < PORTABLE_ROWS; i++) {                                    \
-        type left = step == 0 ? ((const type *)a[i])[first + p]                    \
-                              : ((const type *)a[0])[(first + p) * step + i];      \
-        for (int j = 0; j < width; j++) {                                          \
-          tile[i][j] += left * panel[j];                                           \
-        }                                                                          \
-      }                                                                            \
-    }                                                                              \
-    type *place = sums;                                                            \
-    for (int i = 0; i < PORTABLE_ROWS; i++, place += stride) {                     \
-      for (int j = 0; j < width; j++) {                                            \
-        place[j] = adds ? place[j] + tile[i][j] : tile[i][j];                      \
-      }                                                                            \
-    }                                                                              \
+#define DEFINE_GEMM(name, type, width)                                                   \
+  static void name##_tile(const matrix_product *x, const tile *tile) {                          \
+    ptrdiff_t apart = x->step == 0 ? 1 : x->step;                                        \
+    type sums[PORTABLE_ROWS][width] = {{0}};                                             \
+    const type *panel = tile->b;                                                         \
+    for (ptrdiff_t p = 0; p < x->depth; p++, panel += width) {                           \
+      for (int i = 0; i < PORTABLE_ROWS; i++) {                                          \
+        type left = ((const type *)tile->a[i])[(x->first + p) * apart];                  \
+        for (int j = 0; j < width; j++) {                                                \
+          sums[i][j] += left * panel[j];                                                 \
+        }                                                                                \
+      }                                                                                  \
+    }                                                                                    \
+    type *place = tile->sums;                                                            \
+    for (int i = 0; i < PORTABLE_ROWS; i++, place += x->stride) {                        \
+      for (int j = 0; j < width; j++) {                                                  \
+        place[j] = x->adds ? place[j] + sums[i][j] : sums[i][j];                         \
+      }                                                                                  \
+    }                                                                                    \
+  }                                                                                      \
+  DECLARE_GEMM(name) {                                                                   \
+    for_each_tile(product, ahead, PORTABLE_ROWS, width, sizeof(type), name##_tile);      \
   }
 
 DEFINE_GEMM(portable_f32_gemm, float, PORTABLE_F32_COLUMNS)

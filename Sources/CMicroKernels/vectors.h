@@ -11,4 +11,16 @@ enum { LANES = 64 / sizeof(WORD) };
 
 typedef WORD vector __attribute__((vector_size(64)));
 
+/* Vectors of sums that make a cache line of stored values. */
+enum { LINE_VECTORS = sizeof(WORD) / sizeof(STORED) };
+
+/* Writes a whole cache line past the caches. */
+INLINE void stream(const vector *line, void *target) {
+#if defined(__x86_64__)
+  __builtin_nontemporal_store(*line, (vector *)target);
+#else
+  memcpy(target, line, sizeof *line);
+#endif
+}
+
 INLINE ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }

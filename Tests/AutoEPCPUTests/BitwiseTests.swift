@@ -64,6 +64,48 @@ import Testing
     }
   }
 
+  /// Large results are written past the caches; every other row of these begins within a cache line.
+  @Test(arguments: testKernels, [DataType.f64, .f32, .bf16])
+  func largeResultsHaveTheBitsOfSmallOnes(kernels: KernelSet, dtype: DataType) throws {
+    let backend = testBackend(threads: 2, kernels: kernels)
+    var random = Random(75)
+    let (groups, count, width, depth) = (4, 1400 / dtype.byteCount, 1000, 3)
+    let narrow = random.tensor([groups * count, depth], dtype)
+    let wide = random.tensor([groups * depth, width], dtype)
+    let short = random.tensor([groups * depth, count], dtype)
+    for layout in [WeightLayout.outIn, .inOut] {
+      try expectLikeItsParts(groups, of: [groups * count, width], dtype) { part, of, out in
+        let shape = layout == .outIn ? [of, width, depth] : [of, depth, width]
+        try backend.groupedGEMM(
+          narrow.part(part, [of * count, depth]), weights: wide.part(part, shape), layout: layout,
+          bias: nil, rowsPerGroup: repeating(count, of), into: out)
+      }
+    }
+    try expectLikeItsParts(groups, of: [groups, count, width], dtype) { part, of, out in
+      try backend.groupedGEMMWeightGradient(
+        gradOut: short.part(part, [of * depth, count]), rows: wide.part(part, [of * depth, width]),
+        layout: .outIn, rowsPerGroup: repeating(depth, of), into: out)
+    }
+  }
+
+  /// Whether a result has the bits of its parts; `make` is given the number of a part, how many of the
+  /// groups it has, and where to write.
+  private func expectLikeItsParts(
+    _ groups: Int, of shape: [Int], _ dtype: DataType,
+    _ make: (Int, Int, TensorView) throws -> Void
+  ) throws {
+    let (whole, parts) = (Tensor(shape, dtype), Tensor(shape, dtype))
+    try make(0, groups, whole.view)
+    for group in 0..<groups {
+      try make(group, 1, parts.part(group, [shape[0] / groups] + shape.dropFirst()))
+    }
+    #expect(whole.bytes == parts.bytes)
+  }
+
+  private func repeating(_ count: Int, _ groups: Int) -> TensorView {
+    Tensor(integers: [Int](repeating: count, count: groups), [groups]).view
+  }
+
   @Test(arguments: [DataType.f64, .f32, .bf16])
   func otherStepsAreTheSameOnAnyNumberOfThreads(dtype: DataType) throws {
     let results = try [1, 2, 3].map { try allSteps(testBackend(threads: $0), dtype) }

@@ -40,10 +40,12 @@ import Testing
     let gradGateUp = Tensor(gateUp.view.shape, dtype)
     let gradDown = Tensor(down.view.shape, dtype)
     try backend.expertsBackward(
-      configuration, weights, rows: OrderedRows(rows.view), rowsPerExpert: rowsPerExpert,
-      hidden: hidden.view, gradRows: OrderedRows(results.view), gradHidden: gradHidden.view,
-      activated: activated.view,
+      configuration, weights, rowsPerExpert: rowsPerExpert, hidden: hidden.view,
+      gradRows: OrderedRows(results.view), gradHidden: gradHidden.view, activated: activated.view,
       gradients: ExpertsGradients(
-        gateUp: gradGateUp.view, gateUpBias: nil, down: gradDown.view, downBias: nil))
+        gateUp: nil, gateUpBias: nil, down: gradDown.view, downBias: nil))
+    try backend.gateUpGradient(
+      configuration, rows: OrderedRows(rows.view), rowsPerExpert: rowsPerExpert,
+      gradHidden: gradHidden.view, into: gradGateUp.view)
   }
 }

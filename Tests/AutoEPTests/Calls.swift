@@ -185,7 +185,8 @@ extension Call {
       Argument("weights.gate_up", [4, 6, 5]),
       Argument("weights.down", [4, 5, 3]), Argument("rows", [6, 5]), Argument("hidden", [6, 6]),
       Argument("expert_rows", [6, 5]), Argument("y", [3, 5]), Argument("grad_y", [3, 5]),
-      Argument("grad_x", [3, 5]), Argument("grad_topk_weights", [3, 2], isOptional: true),
+      Argument("grad_hidden", [6, 6]), Argument("grad_x", [3, 5]),
+      Argument("grad_topk_weights", [3, 2], isOptional: true),
       Argument("grad_weights.gate_up", [4, 6, 5], isOptional: true),
       Argument("grad_weights.down", [4, 5, 3], isOptional: true),
     ]
@@ -197,14 +198,14 @@ extension Call {
       var weights = autoep_experts_weights(
         struct_size: size, gate_up: t[2], gate_up_bias: nil, down: t[3], down_bias: nil)
       var gradients = autoep_experts_weights(
-        struct_size: size, gate_up: t[11], gate_up_bias: nil, down: t[12], down_bias: nil)
+        struct_size: size, gate_up: t[12], gate_up_bias: nil, down: t[13], down_bias: nil)
       let space = workspace.pointer.pointee.data
       let status = autoep_experts_forward(
         context, plan, &weights, t[0], t[1], t[4], t[5], t[6], t[7], space, error)
       guard status == AUTOEP_OK else { return status }
       return autoep_experts_backward(
-        context, plan, &weights, t[8], t[0], t[1], t[4], t[5], t[6], t[9], t[10], &gradients, space,
-        error)
+        context, plan, &weights, t[8], t[0], t[1], t[4], t[5], t[6], t[9], t[10], t[11], &gradients,
+        space, error)
     }
   }
 

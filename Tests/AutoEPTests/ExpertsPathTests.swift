@@ -86,6 +86,51 @@ import Testing
     for tokens in [[9], [4, 5]] { try check(world, tokens: tokens, tolerance: 3e-6) }
   }
 
+  @Test("has the same bits wherever the backward works", arguments: cases)
+  func sharedMemory(item: Case) throws {
+    // Gate/up's gradient has room for the rows in the first world, and on rank 1 none in the second.
+    for (experts, expert) in [(6, nil), (5, 3)] {
+      let plain = world(item, tokens: 9, experts: experts, topK: 2) {
+        expert ?? $0.below(experts)
+      }
+      var (inPlace, frozen) = (plain, plain)
+      inPlace.overwritesHidden = true
+      frozen.wantsGateUpGradient = false
+      for tokens in [[9], [4, 5]] {
+        var results = try plain.run(tokens: tokens)
+        #expect(try inPlace.run(tokens: tokens) == results)
+        results.gradGateUp = []
+        #expect(try frozen.run(tokens: tokens) == results)
+      }
+    }
+  }
+
+  @Test(
+    "a backward's workspace is what gate/up's gradient has no room for",
+    arguments: [
+      // Of its 960 bytes the rows take 320, 720 or 1040, and the activation 192, 432 or 624.
+      (4, 0), (9, 448), (13, 1088),
+    ])
+  func workspace(tokens: Int, expected: Int64) throws {
+    let layer = world(Case(), tokens: tokens, experts: 4, topK: 2) { $0.below(4) }.layer
+    let context = try TestContext(threads: 1)
+    var config = layer.configuration.abi
+    let idx = TestTensor([tokens, 2], AUTOEP_I64, layer.topkIdx.map(Double.init))
+    var comms: [autoep_comm] = [0]
+    try call { autoep_comm_create_local(1, 60, &comms, $0) }
+    defer { _ = autoep_comm_free(comms[0], nil) }
+    var plan: autoep_plan = 0
+    var info = autoep_plan_info()
+    info.struct_size = MemoryLayout<autoep_plan_info>.size
+    try call {
+      autoep_experts_plan(context.handle, comms[0], &config, idx.pointer, &plan, &info, $0)
+    }
+    defer { _ = autoep_plan_free(plan, nil) }
+    let sizes = [5, 3].map { (tokens * 2 * $0 * 8 + 63) / 64 * 64 }
+    #expect(info.backward_workspace_bytes == Int64(sizes.reduce(0, +)))
+    #expect(info.gate_up_backward_workspace_bytes == expected)
+  }
+
   @Test("odd cases: no tokens, one expert for all, K = E, more ranks than experts")
   func oddCases() throws {
     for tokens in [[0], [0, 0], [1, 0, 0]] {

@@ -9,6 +9,10 @@ struct ExpertsWorld: Sendable {
   var inputs: ReferenceLayer.Inputs<Double>
   var gradY: [Double]
   var dtype: Int = AUTOEP_F64
+  /// Without it, there is none of it in the results.
+  var wantsGateUpGradient = true
+  /// Whether the gradient of the pre-activation takes its memory.
+  var overwritesHidden = false
 
   /// What the ranks computed, put together again.
   struct Results: Equatable, Sendable {
@@ -131,8 +135,7 @@ private struct RankRun {
     let hidden = TestTensor([r, g], world.dtype)
     let expertRows = TestTensor([n, h], world.dtype)
     let y = TestTensor([tokens.count, h], world.dtype)
-    let workspace = TestTensor(
-      [Int(max(info.forward_workspace_bytes, info.backward_workspace_bytes)) / 8 + 1], AUTOEP_F64)
+    let workspace = TestTensor([Int(info.forward_workspace_bytes) / 8], AUTOEP_F64)
     try call {
       autoep_experts_forward(
         context.handle, plan, &weights, x.pointer, scores.pointer, rows.pointer, hidden.pointer,
@@ -140,25 +143,32 @@ private struct RankRun {
     }
 
     let gradY = ofTokens(world.gradY, [h])
+    let gradHidden = world.overwritesHidden ? hidden : TestTensor([r, g], world.dtype)
     let gradX = TestTensor([tokens.count, h], world.dtype)
     let gradScores = TestTensor([tokens.count, k], Int(scores.dtype))
-    let gradGateUp = TestTensor([experts.count] + gateUpShape, world.dtype)
+    let gradGateUp =
+      world.wantsGateUpGradient
+      ? TestTensor([experts.count] + gateUpShape, world.dtype) : nil
     let gradGateUpBias = gateUpBias.map { TestTensor($0.shape, world.dtype) }
     let gradDown = TestTensor([experts.count] + downShape, world.dtype)
     let gradDownBias = downBias.map { TestTensor($0.shape, world.dtype) }
     var gradWeights = autoep_experts_weights(
-      struct_size: MemoryLayout<autoep_experts_weights>.size, gate_up: gradGateUp.pointer,
+      struct_size: MemoryLayout<autoep_experts_weights>.size, gate_up: gradGateUp?.pointer,
       gate_up_bias: gradGateUpBias?.pointer, down: gradDown.pointer,
       down_bias: gradDownBias?.pointer)
+    let backwardBytes =
+      world.wantsGateUpGradient
+      ? info.gate_up_backward_workspace_bytes : info.backward_workspace_bytes
+    let backwardWorkspace = TestTensor([Int(backwardBytes) / 8], AUTOEP_F64)
     try call {
       autoep_experts_backward(
         context.handle, plan, &weights, gradY.pointer, x.pointer, scores.pointer, rows.pointer,
-        hidden.pointer, expertRows.pointer, gradX.pointer, gradScores.pointer, &gradWeights,
-        workspace.pointer.pointee.data, $0)
+        hidden.pointer, expertRows.pointer, gradHidden.pointer, gradX.pointer, gradScores.pointer,
+        &gradWeights, backwardWorkspace.pointer.pointee.data, $0)
     }
     return ExpertsWorld.Results(
       y: y.values, gradX: gradX.values, gradTopkWeights: gradScores.values,
-      gradGateUp: gradGateUp.values, gradGateUpBias: gradGateUpBias?.values ?? [],
+      gradGateUp: gradGateUp?.values ?? [], gradGateUpBias: gradGateUpBias?.values ?? [],
       gradDown: gradDown.values, gradDownBias: gradDownBias?.values ?? [])
   }
 }

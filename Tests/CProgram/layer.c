@@ -133,8 +133,8 @@ int main(void) {
   autoep_experts_weights gradients = {
       .struct_size = sizeof gradients, .gate_up = &grad_gate_up_EGH, .down = &grad_down_EHF};
   check(autoep_experts_backward(context, plan, &experts, &grad_y_TH, &x_TH, &weights_TK, &rows_SH,
-                                &hidden_RG, &expert_rows_NH, &grad_x_TH, &grad_weights_TK,
-                                &gradients, workspace, &error),
+                                &hidden_RG, &expert_rows_NH, &hidden_RG, &grad_x_TH,
+                                &grad_weights_TK, &gradients, workspace, &error),
         &error);
   for (int i = 0; i < T * H; i++) loss += (&y[0][0])[i];
   for (int i = 0; i < N; i++) weighted += (&weights[0][0])[i] * (&grad_weights[0][0])[i];

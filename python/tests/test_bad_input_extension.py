@@ -40,7 +40,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
     context = engine.context_create(1, 0, 1, 0, None)
     comm = engine.comm_create_self()
     plan, info = engine.experts_plan(context, comm, EXPERTS, IDX)
-    workspace = torch.empty(max(info[-2:]) + 64, dtype=torch.uint8)
+    workspace = torch.empty(max(info[-3:]) + 64, dtype=torch.uint8)
     weights = (f32(E, 2 * F, H), f32(E, 2 * F), f32(E, H, F), f32(E, H))
     gradients = tuple(torch.empty_like(weight) for weight in weights)
     rows, hidden, expert_rows = f32(0, H), f32(N, 2 * F), f32(N, H)
@@ -104,6 +104,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             rows,
             hidden,
             expert_rows,
+            f32(N, 2 * F),
             f32(T, H),
             f32(T, K),
             gradients,
@@ -253,7 +254,7 @@ def test_weights_of_any_kind_are_survived(place: int) -> None:
     for name, argument in (
         ("experts_forward", 2),
         ("experts_backward", 2),
-        ("experts_backward", 11),
+        ("experts_backward", 12),
     ):
         arguments = calls()[name]
         for value in bad_values():
@@ -275,8 +276,9 @@ def test_outputs_cannot_be_read_only() -> None:
 
 
 def test_a_workspace_must_be_large_dense_and_aligned() -> None:
-    arguments = calls()["experts_backward"]
-    good = arguments[-1]
+    *arguments, gradients, good = calls()["experts_backward"]
+    # The gradient of gate_up would have room for all of it.
+    arguments.append((None, *gradients[1:]))
     assert good.data_ptr() % 64 == 0
     for workspace, text in (
         (None, "expected .* bytes"),
@@ -286,7 +288,7 @@ def test_a_workspace_must_be_large_dense_and_aligned() -> None:
         (good.int(), "dense bytes"),
     ):
         with pytest.raises(autoep.InvalidArgumentError, match=f"workspace: .*{text}"):
-            engine.experts_backward(*arguments[:-1], workspace)
+            engine.experts_backward(*arguments, workspace)
 
 
 def test_handles_cannot_be_made_or_mixed_up() -> None:

@@ -119,6 +119,68 @@ def test_a_second_step_takes_no_new_memory() -> None:
     assert {id(block) for block in pool._blocks} == blocks
 
 
+def test_a_backward_works_in_the_gradient_of_gate_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = BlockPool()
+    monkeypatch.setattr("autoep._arrays.pool", blocks)
+    x = torch.randn(2048, 256, requires_grad=True)
+    idx = torch.arange(4096).remainder(16).view(2048, 2)
+    weights = torch.rand(2048, 2, requires_grad=True)
+    gate_up = torch.randn(16, 512, 256, requires_grad=True)
+    down = torch.randn(16, 256, 256, requires_grad=True)
+    y = functional.experts(x, idx, weights, gate_up, down)
+    forward = y.nbytes + 4096 * (512 + 256) * 4
+    assert blocks.held_bytes() == forward
+    y.sum().backward()
+    # There is no workspace: the rest is worked in what the forward saved.
+    assert blocks.held_bytes() == forward + x.nbytes + gate_up.nbytes + down.nbytes
+
+
+def some_experts() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A layer's result, and what it is differentiable by."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = ((40, 16), (40, 2), (4, 24, 16), (4, 16, 12))
+    inputs = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    idx = torch.arange(80).remainder(4).view(40, 2)
+    return functional.experts(inputs[0], idx, *inputs[1:]), inputs
+
+
+def test_what_is_read_again_is_not_worked_in() -> None:
+    y, inputs = some_experts()
+    first, again = (torch.autograd.grad(y.sum(), inputs, retain_graph=True) for _ in range(2))
+    last = torch.autograd.grad(y.sum(), inputs)
+    assert all(map(torch.equal, first, again))
+    assert all(map(torch.equal, first, last))
+
+
+def test_what_a_hook_of_the_script_was_given_is_not_worked_in() -> None:
+    given = []
+
+    def give(tensor: torch.Tensor) -> torch.Tensor:
+        given.append((tensor.detach(), tensor.detach().clone()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(give, lambda tensor: tensor):
+        y, _ = some_experts()
+    y.sum().backward()
+    assert given
+    assert all(torch.equal(tensor, before) for tensor, before in given)
+
+
+def test_a_backward_after_one_that_failed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    y, _ = some_experts()
+
+    class Failing:
+        def experts_backward(self, *_: object) -> None:
+            raise autoep.CommunicationError("a rank is gone")
+
+    with monkeypatch.context() as context:
+        context.setattr("autoep.functional._experts.engine", Failing())
+        with pytest.raises(autoep.CommunicationError):
+            y.sum().backward()
+    with pytest.raises(RuntimeError, match="inplace"):
+        y.sum().backward()
+
+
 @pytest.mark.parametrize("tokens", [16, LARGE // 128])
 def test_a_result_of_any_size_may_be_changed_in_place(tokens: int) -> None:
     x = torch.randn(tokens, 32, requires_grad=True)

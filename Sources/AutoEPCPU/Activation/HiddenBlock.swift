@@ -44,13 +44,13 @@ struct HiddenBlock<R: Real> {
   func gradOutRow(_ index: Int) -> Elements<R> { part(gradOut, index) }
 
   /// Takes the sums of gates and ups: ups are those of a second weight, or stand behind their gates.
-  func take(_ sums: SumBlock<R>) {
+  func take(_ block: SumBlock<R>) {
     guard layout == .interleaved else {
-      sums.copy(0, into: gate, stride: stride)
-      if up.count > 0 { sums.copy(1, into: up, stride: stride) }
+      block.copy(block.sums, into: gate, stride: stride)
+      if let ups = block.secondSums { block.copy(ups, into: up, stride: stride) }
       return
     }
-    sums.copy(0, into: pairs, stride: 2 * stride)
+    block.copy(block.sums, into: pairs, stride: 2 * stride)
     for index in 0..<rowCount {
       let (gates, ups) = row(index)
       for column in 0..<width {

@@ -17,31 +17,49 @@ extension CPUBackend {
     }
   }
 
-  /// Turns the gradient of the experts' results in `gradRows` into that of their rows.
+  /// Turns the gradient of the experts' results in `gradRows` into that of their rows, and makes those
+  /// of the weights but gate/up's.
   public func expertsBackward(
-    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rows: OrderedRows,
-    rowsPerExpert: TensorView, hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView,
-    activated: TensorView, gradients: ExpertsGradients
+    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rowsPerExpert: TensorView,
+    hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView, activated: TensorView,
+    gradients: ExpertsGradients
   ) throws(EngineError) {
     let groups = try RowGroups(
       rowsPerExpert, groupCount: weights.down.shape[0], rowCount: hidden.shape[0])
-    prepareOutputs(gradHidden, activated, gradients.gateUp, gradients.down)
+    prepareOutputs(gradHidden, activated, gradients.down)
     switch configuration.dtype {
     case .f32:
       backward(
         ExpertsBackward<Float>(
-          configuration, kernels, weights, rows: rows, hidden: hidden, gradRows: gradRows,
+          configuration, kernels, weights, hidden: hidden, gradRows: gradRows,
           gradHidden: gradHidden, activated: activated), groups, gradients)
     case .f64:
       backward(
         ExpertsBackward<Double>(
-          configuration, kernels, weights, rows: rows, hidden: hidden, gradRows: gradRows,
+          configuration, kernels, weights, hidden: hidden, gradRows: gradRows,
           gradHidden: gradHidden, activated: activated), groups, gradients)
     case .bf16:
       backward(
         ExpertsBackward<BFloat16>(
-          configuration, kernels, weights, rows: rows, hidden: hidden, gradRows: gradRows,
+          configuration, kernels, weights, hidden: hidden, gradRows: gradRows,
           gradHidden: gradHidden, activated: activated), groups, gradients)
+    case .f16, .i32, .i64: throw Self.unsupported(configuration.dtype, by: "the experts path")
+    }
+  }
+
+  /// The gradient of gate/up's weights from that of the pre-activation.
+  public func gateUpGradient(
+    _ configuration: ExpertsConfiguration, rows: OrderedRows, rowsPerExpert: TensorView,
+    gradHidden: TensorView, into gradGateUp: TensorView
+  ) throws(EngineError) {
+    let groups = try RowGroups(
+      rowsPerExpert, groupCount: gradGateUp.shape[0], rowCount: gradHidden.shape[0])
+    prepareOutputs(gradGateUp)
+    let layout = configuration.weightLayout
+    switch configuration.dtype {
+    case .f32: gateUpGradient(Float.self, layout, gradHidden, rows, groups, gradGateUp)
+    case .f64: gateUpGradient(Double.self, layout, gradHidden, rows, groups, gradGateUp)
+    case .bf16: gateUpGradient(BFloat16.self, layout, gradHidden, rows, groups, gradGateUp)
     case .f16, .i32, .i64: throw Self.unsupported(configuration.dtype, by: "the experts path")
     }
   }
@@ -62,21 +80,20 @@ extension CPUBackend {
   ) {
     let activationItems = productItems(groups, backward.down.transposed)
     forEachItem(of: activationItems) { backward.differentiateActivation($0, on: $1) }
-    if let gateUp = gradients.gateUp {
-      let elements = Elements<S>(gateUp)
-      forEachItem(of: gradientItems(groups, gateUp)) {
-        backward.gateUpGradient($0, into: elements, on: $1)
-      }
-    }
-    if let down = gradients.down {
-      let elements = Elements<S>(down)
-      forEachItem(of: gradientItems(groups, down)) {
-        backward.downGradient($0, into: elements, on: $1)
-      }
-    }
+    if let down = gradients.down { make(backward.downGradient(into: down), groups) }
     if let bias = gradients.gateUpBias { sumRows(backward.gradHiddenRows, groups, bias) }
     if let bias = gradients.downBias { sumRows(backward.gradRows, groups, bias) }
     let gateUpItems = productItems(groups, backward.gateUp.transposed)
     forEachItem(of: gateUpItems) { backward.multiplyByGateUp($0, on: $1) }
+  }
+
+  private func gateUpGradient<S: RowScalar>(
+    _: S.Type, _ layout: WeightLayout, _ gradHidden: TensorView, _ rows: OrderedRows,
+    _ groups: RowGroups, _ gradGateUp: TensorView
+  ) {
+    let gradient = WeightGradient<S>(
+      S.kernel(of: kernels), layout, gradOut: IndexedRows(OrderedRows(gradHidden)),
+      rows: IndexedRows(rows), into: gradGateUp)
+    make(gradient, groups)
   }
 }

@@ -7,7 +7,6 @@ struct ExpertsBackward<S: RowScalar> {
   /// The weights as they were in the forward.
   let gateUp: WeightMatrices<S>
   let down: WeightMatrices<S>
-  private let rows: IndexedRows<S>
   private let hidden: HiddenRows<S>
   /// [R,G]
   private let gradHidden: HiddenRows<S>
@@ -20,14 +19,12 @@ struct ExpertsBackward<S: RowScalar> {
 
   init(
     _ configuration: ExpertsConfiguration, _ kernels: KernelSet, _ weights: ExpertsWeights,
-    rows: OrderedRows, hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView,
-    activated: TensorView
+    hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView, activated: TensorView
   ) {
     self.configuration = configuration
     kernel = S.kernel(of: kernels)
     gateUp = WeightMatrices(weights.gateUp, layout: configuration.weightLayout)
     down = WeightMatrices(weights.down, layout: configuration.weightLayout)
-    self.rows = IndexedRows(rows)
     self.hidden = HiddenRows(hidden, gate: configuration.gate)
     self.gradHidden = HiddenRows(gradHidden, gate: configuration.gate)
     self.activated = IndexedRows(OrderedRows(activated))
@@ -39,8 +36,8 @@ struct ExpertsBackward<S: RowScalar> {
   func differentiateActivation(_ item: WorkItem, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
     let firstColumn = item.features.lowerBound
-    let gradients = gradHiddenRows.addresses(item.rows, on: bench, for: .targetAddresses)
-    let activated = activated.addresses(item.rows, on: bench, for: .secondTargetAddresses)
+    let gradients = gradHiddenRows.targets(item.rows, on: bench, for: .targetAddresses)
+    let activated = activated.targets(item.rows, on: bench, for: .secondTargetAddresses)
     let targets =
       gradHidden.targets(of: gradients, firstColumn: firstColumn) + [
         ProductTarget(rows: activated, firstColumn: firstColumn)
@@ -54,7 +51,7 @@ struct ExpertsBackward<S: RowScalar> {
       let columns = firstColumn + sums.columns.lowerBound..<firstColumn + sums.columns.upperBound
       let block = HiddenBlock<S.Wide>(
         rows: sums.rows.count, width: columns.count, gate: configuration.gate, on: bench)
-      sums.copy(0, into: block.gradOut, stride: block.stride)
+      sums.copy(sums.sums, into: block.gradOut, stride: block.stride)
       for (index, row) in sums.rows.enumerated() {
         let (gate, up) = block.row(index)
         hidden.load(item.rows.lowerBound + row, columns: columns, gate: gate, up: up)
@@ -67,20 +64,16 @@ struct ExpertsBackward<S: RowScalar> {
     }
   }
 
-  /// The gradient of gate and up's weights.
-  func gateUpGradient(_ item: WorkItem, into gradients: Elements<S>, on bench: Workbench) {
-    weightGradient(item, gradOut: gradHiddenRows, rows: rows, into: gradients, on: bench)
-  }
-
   /// The gradient of down's weights.
-  func downGradient(_ item: WorkItem, into gradients: Elements<S>, on bench: Workbench) {
-    weightGradient(item, gradOut: gradRows, rows: activated, into: gradients, on: bench)
+  func downGradient(into tensor: TensorView) -> WeightGradient<S> {
+    WeightGradient(
+      kernel, configuration.weightLayout, gradOut: gradRows, rows: activated, into: tensor)
   }
 
   /// From the gradient of the pre-activation to that of the rows.
   func multiplyByGateUp(_ item: WorkItem, on bench: Workbench) {
     let target = ProductTarget<S>(
-      rows: gradRows.addresses(item.rows, on: bench, for: .targetAddresses),
+      rows: gradRows.targets(item.rows, on: bench, for: .targetAddresses),
       firstColumn: item.features.lowerBound)
     RowsProduct(
       kernel: kernel, bench: bench, weights: gateUp.transposed[item.group][item.features],
@@ -88,18 +81,5 @@ struct ExpertsBackward<S: RowScalar> {
     ).multiply(
       gradHiddenRows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
     ) { $0.store(into: target, bias: nil) }
-  }
-
-  private func weightGradient(
-    _ item: WorkItem, gradOut: IndexedRows<S>, rows: IndexedRows<S>, into gradients: Elements<S>,
-    on bench: Workbench
-  ) {
-    // The gradient of [in, out] is the outer product the other way round.
-    let (left, right) =
-      configuration.weightLayout == .outIn ? (gradOut, rows) : (rows, gradOut)
-    OuterProduct(kernel: kernel, bench: bench).multiply(
-      left.addresses(item.rows, on: bench, for: .rowAddresses), features: item.features,
-      by: right.addresses(item.rows, on: bench, for: .secondRowAddresses), width: right.width,
-      into: gradients.row(item.group, width: left.width * right.width))
   }
 }

@@ -39,7 +39,7 @@ struct ExpertsForward<S: RowScalar> {
       0..<item.rows.count, tileRows: kernel.rows, on: bench, for: .secondRowAddresses)
     activate(item, into: activated, on: bench)
     let target = ProductTarget<S>(
-      rows: results.addresses(item.rows, on: bench, for: .targetAddresses), firstColumn: 0)
+      rows: results.targets(item.rows, on: bench, for: .targetAddresses), firstColumn: 0)
     let bias = downBias?.row(item.group, width: configuration.hiddenSize)
     RowsProduct(kernel: kernel, bench: bench, weights: down[item.group], targets: [target])
       .multiply(activated) { $0.store(into: target, bias: bias) }
@@ -47,7 +47,7 @@ struct ExpertsForward<S: RowScalar> {
 
   private func activate(_ item: WorkItem, into activated: RowAddresses, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
-    let stored = hiddenRows.addresses(item.rows, on: bench, for: .targetAddresses)
+    let stored = hiddenRows.targets(item.rows, on: bench, for: .targetAddresses)
     gateUp.product(
       of: item.group, kernel, bench, targets: hidden.targets(of: stored, firstColumn: 0)
     ).multiply(

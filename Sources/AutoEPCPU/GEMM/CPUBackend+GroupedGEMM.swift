@@ -25,14 +25,27 @@ extension CPUBackend {
     let groups = try RowGroups(
       rowsPerGroup, groupCount: gradWeights.shape[0], rowCount: rows.shape[0])
     prepareOutputs(gradWeights)
-    // The gradient of [in, out] is the outer product the other way round.
-    let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
     switch rows.dtype {
-    case .f32: multiplyOuter(Elements<Float>(left), right, groups, gradWeights)
-    case .f64: multiplyOuter(Elements<Double>(left), right, groups, gradWeights)
-    case .bf16: multiplyOuter(Elements<BFloat16>(left), right, groups, gradWeights)
+    case .f32: weightGradient(Float.self, gradOut, rows, layout, groups, gradWeights)
+    case .f64: weightGradient(Double.self, gradOut, rows, layout, groups, gradWeights)
+    case .bf16: weightGradient(BFloat16.self, gradOut, rows, layout, groups, gradWeights)
     case .f16, .i32, .i64: throw Self.unsupported(rows.dtype, by: "the grouped GEMM's gradient")
     }
+  }
+
+  private func weightGradient<S: RowScalar>(
+    _: S.Type, _ gradOut: TensorView, _ rows: TensorView, _ layout: WeightLayout,
+    _ groups: RowGroups, _ gradWeights: TensorView
+  ) {
+    let gradient = WeightGradient<S>(
+      S.kernel(of: kernels), layout, gradOut: IndexedRows(OrderedRows(gradOut)),
+      rows: IndexedRows(OrderedRows(rows)), into: gradWeights)
+    make(gradient, groups)
+  }
+
+  /// Shares the making of a gradient out over the threads.
+  func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: RowGroups) {
+    forEachItem(of: gradientItems(groups, gradient.tensor)) { gradient.run($0, on: $1) }
   }
 
   private func multiply<S: RowScalar>(
@@ -46,7 +59,7 @@ extension CPUBackend {
     let bias = bias.map { Elements<S>($0) }
     forEachItem(of: productItems(groups, weights)) { item, bench in
       let target = ProductTarget<S>(
-        rows: out.addresses(item.rows, on: bench, for: .targetAddresses),
+        rows: out.targets(item.rows, on: bench, for: .targetAddresses),
         firstColumn: item.features.lowerBound)
       let bias = bias?.row(item.group, width: weights.outputs)[item.features]
       RowsProduct(
@@ -55,21 +68,6 @@ extension CPUBackend {
       ).multiply(
         rows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
       ) { $0.store(into: target, bias: bias) }
-    }
-  }
-
-  private func multiplyOuter<S: RowScalar>(
-    _ left: Elements<S>, _ right: TensorView, _ groups: RowGroups, _ gradWeights: TensorView
-  ) {
-    let (features, width) = (gradWeights.shape[1], gradWeights.shape[2])
-    let left = IndexedRows(left, width: features)
-    let right = IndexedRows(Elements<S>(right), width: width)
-    let elements = Elements<S>(gradWeights)
-    forEachItem(of: gradientItems(groups, gradWeights)) { item, bench in
-      OuterProduct(kernel: S.kernel(of: kernels), bench: bench).multiply(
-        left.addresses(item.rows, on: bench, for: .rowAddresses), features: item.features,
-        by: right.addresses(item.rows, on: bench, for: .secondRowAddresses), width: width,
-        into: elements.row(item.group, width: features * width))
     }
   }
 }

@@ -1,10 +1,12 @@
 import AutoEPCore
+import CMicroKernels
 
 extension CPUBackend {
   /// Shares items of work out over the threads, each at a workbench.
   func forEachItem(of items: [WorkItem], _ body: (WorkItem, Workbench) -> Void) {
     pool.forEachItem(of: items.count) { index in
       workbenches.withWorkbench { body(items[index], $0) }
+      end_streams()
     }
   }
 

@@ -33,4 +33,21 @@ struct IndexedRows<S: Scalar> {
       unsafe UnsafeRawPointer(self[rows.lowerBound + $0].pointer)
     }
   }
+
+  /// The addresses of some rows that will be written. Those of a large matrix are streamed: it would push
+  /// out of the caches what is still needed, and be read from memory first.
+  func targets(
+    _ rows: Range<Int>, on bench: Workbench, for purpose: Workbench.Purpose
+  ) -> RowAddresses {
+    unsafe RowAddresses(
+      count: rows.count, areStreamed: isStreamed, on: bench, for: purpose
+    ) { unsafe UnsafeRawPointer(self[rows.lowerBound + $0].pointer) }
+  }
+
+  private var isStreamed: Bool {
+    elements.count * MemoryLayout<S>.stride >= Self.leastStreamedBytes
+  }
+
+  /// A part of the last cache that a core may count on.
+  private static var leastStreamedBytes: Int { 4 << 20 }
 }

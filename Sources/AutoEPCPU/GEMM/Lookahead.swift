@@ -1,58 +1,51 @@
 import CMicroKernels
 
-/// Cache lines that the kernel asks for while it makes a product, one for each few depths: those of rows
-/// that will soon be read or written. The processor foresees neither rows that are far apart nor what is
-/// written.
+/// Cache lines that the kernel asks for while it makes products: those of rows that will soon be read or
+/// written. The processor foresees neither rows that are far apart nor what is written.
 @safe
 struct Lookahead {
-  private let lines: UnsafeMutablePointer<UnsafeRawPointer?>
-  private let count: Int
-  private var next = 0
+  private var lines: lookahead
+  private let first: UnsafeMutablePointer<UnsafeRawPointer?>
+  private let most: Int
+  private let linesPerCall: Int
+  private var count = 0
 
-  /// Bytes of some rows.
-  struct Request {
-    let rows: RowAddresses
-    let bytes: Range<Int>
-    /// Whether the processor foresees them by itself, for they run along memory.
-    var isForeseen = false
-  }
-
-  /// For `calls` calls of the kernel with `words` words of depth each: as many of the lines as fit, the
-  /// first requests first. Of the others, those that nothing foresees are asked for now.
-  init(calls: Int, words: Int, on bench: Workbench, _ requests: [Request]) {
-    let linesPerCall = Self.lineCount(words: words)
-    let most = calls * linesPerCall
+  /// Room for the lines of `calls` tiles with `words` words of depth each.
+  init(calls: Int, words: Int, on bench: Workbench) {
+    linesPerCall = (words - 1) / Int(AHEAD_DEPTHS) + 1
+    most = calls * linesPerCall
     let memory = unsafe bench.memory(
       for: .lookahead,
       byteCount: (most + linesPerCall) * MemoryLayout<UnsafeRawPointer?>.stride)
-    unsafe lines = memory.base.assumingMemoryBound(to: UnsafeRawPointer?.self)
-    var filled = 0
-    for request in requests where !request.bytes.isEmpty {
-      let linesPerRow = (request.bytes.count - 1) / 64 + 1
-      let rowsThatFit = min((most - filled) / linesPerRow, request.rows.count)
-      unsafe filled += list_lines(
-        request.rows.pointer, rowsThatFit, request.bytes.lowerBound, request.bytes.count,
-        lines + filled)
-      guard !request.isForeseen else { continue }
-      let others = request.rows[rowsThatFit..<request.rows.count]
-      unsafe prefetch_rows(
-        others.pointer, others.count, request.bytes.lowerBound, request.bytes.count)
-    }
-    count = filled
-    // Calls for which nothing is left ask for a line that is there.
-    for index in filled..<filled + linesPerCall {
-      unsafe lines[index] = UnsafeRawPointer(memory.base)
-    }
+    unsafe first = memory.base.assumingMemoryBound(to: UnsafeRawPointer?.self)
+    unsafe lines = lookahead(next: first, end: first)
   }
 
-  /// The lines for the next call of the kernel, with at most the words of `init`.
-  mutating func take(words: Int) -> UnsafePointer<UnsafeRawPointer?> {
-    let first = next
-    next = min(first + Self.lineCount(words: words), count)
-    return unsafe UnsafePointer(lines + first)
+  /// Begins anew.
+  mutating func clear() {
+    count = 0
+    unsafe lines = lookahead(next: first, end: first)
   }
 
-  private static func lineCount(words: Int) -> Int {
-    (words - 1) / Int(AHEAD_DEPTHS) + 1
+  /// Asks for bytes of some rows, as far as there is room. Of the others, those that nothing foresees are
+  /// asked for at once; the processor foresees by itself what runs along memory. What is streamed is not
+  /// read.
+  mutating func ask(for rows: RowAddresses, bytes: Range<Int>, isForeseen: Bool = false) {
+    guard !bytes.isEmpty, !rows.areStreamed else { return }
+    let linesPerRow = (bytes.count - 1) / 64 + 1
+    let rowsThatFit = min((most - count) / linesPerRow, rows.count)
+    unsafe count += list_lines(
+      rows.pointer, rowsThatFit, bytes.lowerBound, bytes.count, first + count)
+    guard !isForeseen else { return }
+    let others = rows[rowsThatFit..<rows.count]
+    unsafe prefetch_rows(others.pointer, others.count, bytes.lowerBound, bytes.count)
+  }
+
+  /// Gives the kernel the lines that were asked for. A tile for which none are left asks for one that is
+  /// there.
+  mutating func use(_ body: (UnsafeMutablePointer<lookahead>) -> Void) {
+    unsafe lines.end = UnsafePointer(first + count)
+    for index in count..<count + linesPerCall { unsafe first[index] = UnsafeRawPointer(first) }
+    unsafe withUnsafeMutablePointer(to: &lines) { unsafe body($0) }
   }
 }

@@ -26,34 +26,46 @@ extension MatrixKernel {
     ) { unsafe UnsafeRawPointer(memory.base + $0 * wordSize) }
   }
 
-  /// A panel whose columns are rows in memory.
-  func packColumns(_ rows: RowAddresses, depth: Int, into panel: Panel) {
-    unsafe packing.columns_from_rows(
-      rows.pointer, rows.count, depth, panel.columns, panel.memory)
+  /// Panels for each of some ranges of rows, at most a tile's columns, which are these.
+  func panels(
+    fromColumns rows: RowAddresses, _ ranges: [Range<Int>], depth: Int, on bench: Workbench
+  ) -> [Panels] {
+    let columns = ranges.reduce(0) { $0 + $1.count.roundedUp(to: lanes) }
+    var next = unsafe panels(columns: columns, depth: depth, on: bench).memory
+    return ranges.map { range in
+      let panel = unsafe Panels(
+        next, columns: range.count.roundedUp(to: lanes), depth: words(of: depth))
+      unsafe packing.columns_from_rows(
+        rows[range].pointer, range.count, depth, panel.columns, panel.memory)
+      unsafe next += panel.columns * panel.depth * wordSize
+      return panel
+    }
   }
 
-  /// Panels whose depths are rows in memory: `columns` of each, in full panels but for the last.
+  /// Panels whose depths are rows in memory: `columns` of each.
   func panels(
     fromDepths depths: RowAddresses, columns: Range<Int>, on bench: Workbench
-  ) -> [Panel] {
-    let panels = panels(columns.chunks(of: self.columns), depth: depths.count, on: bench)
-    guard let memory = unsafe panels.first?.memory else { return [] }
+  ) -> Panels {
+    let panels = panels(columns: columns.count, depth: depths.count, on: bench)
     unsafe packing.depths_from_rows(
       depths.pointer, depths.count, columns.lowerBound, columns.count, self.columns, lanes,
-      memory)
+      panels.memory)
     return panels
   }
 
-  /// Memory for panels of so many columns, one after the other.
-  func panels(_ columns: [Range<Int>], depth: Int, on bench: Workbench) -> [Panel] {
-    let widths = columns.map { $0.count.roundedUp(to: lanes) }
-    let columnBytes = words(of: depth) * wordSize
-    let memory = bench.memory(for: .panels, byteCount: widths.reduce(0, +) * columnBytes)
-    var first = 0
-    return widths.map { width in
-      defer { first += width }
-      return unsafe Panel(memory.base + first * columnBytes, columns: width)
-    }
+  /// Some of the columns of panels, from the first of a panel on.
+  func part(_ first: Int, _ count: Int, of panels: Panels) -> Panels {
+    unsafe Panels(
+      panels.memory + first * panels.depth * wordSize, columns: count.roundedUp(to: lanes),
+      depth: panels.depth)
+  }
+
+  /// Memory for panels of so many columns, rounded up to whole vectors.
+  func panels(columns: Int, depth: Int, on bench: Workbench) -> Panels {
+    let columns = columns.roundedUp(to: lanes)
+    let memory = bench.memory(
+      for: .panels, byteCount: columns * words(of: depth) * wordSize)
+    return unsafe Panels(memory.base, columns: columns, depth: words(of: depth))
   }
 
   /// Rounds rows of sums into some columns of stored rows.
@@ -61,7 +73,8 @@ extension MatrixKernel {
     _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
   ) {
     unsafe packing.store_rows(
-      sums.pointer, stride, rows.count, columns.count, rows.targets, columns.lowerBound)
+      sums.pointer, stride, rows.count, columns.count, rows.targets, columns.lowerBound,
+      rows.areStreamed ? 1 : 0)
   }
 
   /// The same of sums whose columns are kept one after the other.
@@ -69,7 +82,8 @@ extension MatrixKernel {
     _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
   ) {
     unsafe packing.store_transposed(
-      sums.pointer, stride, columns.count, rows.count, rows.targets, columns.lowerBound)
+      sums.pointer, stride, columns.count, rows.count, rows.targets, columns.lowerBound,
+      rows.areStreamed ? 1 : 0)
   }
 
   /// target[c][r] = sums[r][c]; the strides are multiples of whole vectors.

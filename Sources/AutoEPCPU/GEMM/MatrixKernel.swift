@@ -6,13 +6,8 @@ import CMicroKernels
 /// Sendable, for the functions keep no state.
 @safe
 struct MatrixKernel<Wide: Real>: @unchecked Sendable {
-  /// The sums of one tile, as `matrix_kernel.multiply` says.
-  typealias Multiply =
-    (
-      _ depth: Int, _ a: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ step: Int,
-      _ b: UnsafeRawPointer?, _ columns: Int, _ sums: UnsafeMutableRawPointer?, _ stride: Int,
-      _ adds: Int32, _ ahead: UnsafePointer<UnsafeRawPointer?>?
-    ) -> Void
+  /// As `matrix_kernel.multiply`.
+  typealias Multiply = (UnsafePointer<matrix_product>, UnsafeMutablePointer<lookahead>) -> Void
 
   /// Rows of a tile.
   let rows: Int
@@ -32,7 +27,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     let multiply = unsafe kernel.multiply
     unsafe self.init(
       kernel, rows: kernel.rows, columns: kernel.columns, lanes: 64 / kernel.word_size
-    ) { unsafe multiply?($0, $1, $2, $3, $4, $5, $6, $7, $8, $9) }
+    ) { unsafe multiply?($0, $1) }
   }
 
   /// Another product of tiles of one size, with the packing of a kernel in C.
@@ -72,57 +67,43 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
 
   /// The words of a depth, in blocks that are summed up before they are added to the sums. They decide the
   /// bits of a result, and are the same for all sizes.
-  func depthBlocks(of depth: Int) -> [Range<Int>] {
-    (0..<words(of: depth)).chunks(of: 2048 / wordSize)
-  }
+  func depthBlocks(of depth: Int) -> Chunks { (0..<words(of: depth)).chunks(of: 2048 / wordSize) }
 
-  /// The tiles of so many rows.
-  private func tileCount(rows: Int) -> Int { (rows - 1) / self.rows + 1 }
-
-  /// Lines to ask for while so many rows are multiplied by panels, as often as `products` says.
+  /// Room for lines to ask for while so many rows are multiplied by columns, as often as `products` says.
   func lookahead(
-    rows: Int, depth: Int, products: Int, on bench: Workbench, _ requests: [Lookahead.Request]
+    rows: Int, columns: Int, depth: Int, products: Int = 1, on bench: Workbench
   ) -> Lookahead {
     let blocks = depthBlocks(of: depth)
+    let tiles = ((rows - 1) / self.rows + 1) * ((columns - 1) / self.columns + 1)
     return Lookahead(
-      calls: tileCount(rows: rows) * blocks.count * products, words: blocks.first?.count ?? 1,
-      on: bench, requests)
+      calls: tiles * blocks.count * products, words: blocks.first?.count ?? 1, on: bench)
   }
 
-  /// sums [rows, panel.columns] = rows · panel. Rows that fill up the last tile get sums too, which mean
+  /// sums [rows, panels.columns] = rows · panels. Rows that fill up the last tile get sums too, which mean
   /// nothing.
-  ///
-  /// - Parameter lookahead: for a call a tile and block of depths.
   func multiply(
-    _ addresses: RowAddresses, by panel: Panel, depth: Int, into sums: Elements<Wide>,
+    _ rows: RowAddresses, by panels: Panels, depth: Int, into sums: Elements<Wide>,
     lookahead: inout Lookahead
   ) {
     let blocks = depthBlocks(of: depth)
     if blocks.isEmpty { sums.fill(0) }
     for block in blocks {
-      let memory = unsafe panel.memory + block.lowerBound * panel.columns * wordSize
       multiply(
-        addresses, words: block, by: [unsafe Panel(memory, columns: panel.columns)], into: sums,
-        stride: panel.columns, lookahead: &lookahead)
+        rows, words: block, by: panels, from: block.lowerBound, into: sums, lookahead: &lookahead)
     }
   }
 
-  /// Adds to the sums, or begins them with, what a block of words makes of rows · panels, which have
-  /// these words alone.
+  /// Adds to the sums, or begins them with, what a block of words makes of rows · panels, where these words
+  /// are those from `first` on.
   func multiply(
-    _ addresses: RowAddresses, words: Range<Int>, by panels: [Panel], into sums: Elements<Wide>,
-    stride: Int, lookahead: inout Lookahead
+    _ rows: RowAddresses, words: Range<Int>, by panels: Panels, from first: Int,
+    into sums: Elements<Wide>, lookahead: inout Lookahead
   ) {
-    guard let target = unsafe sums.pointer else { return }
-    for row in Swift.stride(from: 0, to: addresses.count, by: rows) {
-      var place = unsafe target + row * stride
-      for panel in panels {
-        unsafe multiply(
-          words.count, addresses.pointer + row, words.lowerBound, addresses.step, panel.memory,
-          panel.columns, place, stride, words.lowerBound > 0 ? 1 : 0,
-          lookahead.take(words: words.count))
-        unsafe place += panel.columns
-      }
-    }
+    var product = unsafe matrix_product(
+      rows: rows.count, depth: words.count, a: rows.pointer, first: words.lowerBound,
+      step: rows.step, b: panels.memory, panel_first: first, panel_depth: panels.depth,
+      columns: panels.columns, sums: sums.pointer, stride: panels.columns,
+      adds: words.lowerBound > 0 ? 1 : 0)
+    unsafe lookahead.use { lines in unsafe multiply(&product, lines) }
   }
 }

@@ -38,36 +38,54 @@ struct OpenBLAS {
 
   private func floats(_ plain: matrix_kernel) -> MatrixKernel<Float> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [sgemm] depth, a, first, step, b, columns, sums, stride, adds, _ in
-      let rows = unsafe contiguous(a, first, step, depth: depth, as: Float.self)
-      unsafe sgemm(
-        openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
-        Int32(columns), Int32(depth), 1, rows, Int32(depth),
-        b?.assumingMemoryBound(to: Float.self), Int32(columns),
-        adds == 0 ? 0 : 1, sums?.assumingMemoryBound(to: Float.self), Int32(stride))
+      [sgemm] product, _ in
+      unsafe forEachTile(of: product.pointee, of: Float.self) { x, rows, panel, columns, sums in
+        unsafe sgemm(
+          openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
+          Int32(columns), Int32(x.depth), 1, rows, Int32(x.depth), panel, Int32(columns),
+          x.adds == 0 ? 0 : 1, sums, Int32(x.stride))
+      }
     }
   }
 
   private func doubles(_ plain: matrix_kernel) -> MatrixKernel<Double> {
     unsafe MatrixKernel(packing: plain, rows: Self.tileRows, columns: Self.tileColumns) {
-      [dgemm] depth, a, first, step, b, columns, sums, stride, adds, _ in
-      let rows = unsafe contiguous(a, first, step, depth: depth, as: Double.self)
-      unsafe dgemm(
-        openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
-        Int32(columns), Int32(depth), 1, rows, Int32(depth),
-        b?.assumingMemoryBound(to: Double.self), Int32(columns),
-        adds == 0 ? 0 : 1, sums?.assumingMemoryBound(to: Double.self), Int32(stride))
+      [dgemm] product, _ in
+      unsafe forEachTile(of: product.pointee, of: Double.self) { x, rows, panel, columns, sums in
+        unsafe dgemm(
+          openblas_row_major, openblas_no_transpose, openblas_no_transpose, Int32(Self.tileRows),
+          Int32(columns), Int32(x.depth), 1, rows, Int32(x.depth), panel, Int32(columns),
+          x.adds == 0 ? 0 : 1, sums, Int32(x.stride))
+      }
     }
   }
 
-  /// The rows of a tile one after the other, as OpenBLAS reads them.
-  private func contiguous<R: Real>(
-    _ addresses: UnsafePointer<UnsafeRawPointer?>?, _ first: Int, _ step: Int, depth: Int,
-    as _: R.Type
-  ) -> [R] {
-    (0..<Self.tileRows).flatMap { row in
-      let values = unsafe addresses?[step == 0 ? row : 0]?.assumingMemoryBound(to: R.self)
-      return (first..<first + depth).map { unsafe values?[step == 0 ? $0 : $0 * step + row] ?? 0 }
+  /// Calls `body` with the rows of each tile, copied as OpenBLAS reads them, and its panel, columns and sums.
+  private func forEachTile<R: Real>(
+    of x: matrix_product, of _: R.Type,
+    _ body: (matrix_product, [R], UnsafePointer<R>, Int, UnsafeMutablePointer<R>) -> Void
+  ) {
+    guard let values = unsafe x.b?.assumingMemoryBound(to: R.self),
+      let sums = unsafe x.sums?.assumingMemoryBound(to: R.self)
+    else { return }
+    for first in stride(from: 0, to: unsafe x.rows, by: Self.tileRows) {
+      let rows = unsafe contiguous(x, from: first, as: R.self)
+      for columns in unsafe (0..<x.columns).chunks(of: Self.tileColumns) {
+        unsafe body(
+          x, rows,
+          values + columns.lowerBound * x.panel_depth + columns.count * x.panel_first,
+          columns.count,
+          sums + first * x.stride + columns.lowerBound)
+      }
+    }
+  }
+
+  /// The rows of a tile one after the other.
+  private func contiguous<R: Real>(_ x: matrix_product, from first: Int, as _: R.Type) -> [R] {
+    let apart = unsafe max(x.step, 1)
+    return (first..<first + Self.tileRows).flatMap { row in
+      let values = unsafe x.a?[row]?.assumingMemoryBound(to: R.self)
+      return unsafe (x.first..<x.first + x.depth).map { unsafe values?[$0 * apart] ?? 0 }
     }
   }
 }
@@ -86,9 +104,10 @@ extension MatrixKernel {
       for index in 0..<values.count { values[index] = Wide.tanh(Wide(index % 11) - 5) }
       guard let memory = unsafe values.pointer else { return false }
       let sums = bench.elements(Wide.self, for: .sums, count: rows * columns)
-      var lookahead = lookahead(rows: rows, depth: depth, products: 1, on: bench, [])
+      var lookahead = lookahead(rows: rows, columns: columns, depth: depth, on: bench)
       unsafe multiply(
-        addresses, by: Panel(UnsafeMutableRawPointer(memory), columns: columns), depth: depth,
+        addresses, by: Panels(UnsafeMutableRawPointer(memory), columns: columns, depth: depth),
+        depth: depth,
         into: sums, lookahead: &lookahead)
       return (0..<sums.count).allSatisfy { sums[$0] == sums[$0 % columns] }
     }

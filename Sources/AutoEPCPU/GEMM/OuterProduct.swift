@@ -8,44 +8,39 @@ struct OuterProduct<S: RowScalar> {
 
   /// Left features whose values stay in the cache while all right ones pass.
   private static var features: Int { 64 }
+  /// Panels that are multiplied together, so that whole cache lines are written.
+  private static var panelsAtOnce: Int { 2 }
   /// The bytes of right values that are packed at a time.
   private static var stripBytes: Int { 4 << 20 }
 
-  /// out[l, r] for the left features of a range, and all of `width` right ones. `out` is the whole result.
+  /// out[l, r] for the left features of a range, and all of `width` right ones. `out` has all rows.
   func multiply(
     _ left: RowAddresses, features: Range<Int>, by right: RowAddresses, width: Int,
-    into out: Elements<S>
+    into out: RowAddresses
   ) {
     assert(left.count == right.count)
-    let out = outRows(out, width: width)
+    let (rows, columns) = (
+      Self.features.roundedUp(to: kernel.rows), Self.panelsAtOnce * kernel.columns
+    )
+    let sums = bench.elements(S.Wide.self, for: .sums, count: rows * columns)
+    var lookahead = kernel.lookahead(rows: rows, columns: columns, depth: right.count, on: bench)
     for strip in (0..<width).chunks(of: stripColumns(depth: right.count)) {
       let panels = kernel.panels(fromDepths: right, columns: strip, on: bench)
       for block in features.parts(most: Self.features, unit: kernel.rows) {
         let rows = kernel.rows(fromDepths: left, features: block, on: bench)
         let next = block.upperBound..<min(block.upperBound + block.count, features.upperBound)
-        for (index, columns) in strip.chunks(of: kernel.columns).enumerated() {
-          let panel = panels[index]
-          let sums = bench.elements(
-            S.Wide.self, for: .sums,
-            count: block.count.roundedUp(to: kernel.rows) * panel.columns)
-          var lookahead = kernel.lookahead(
-            rows: block.count, depth: right.count, products: 1, on: bench,
-            [
-              Lookahead.Request(rows: out[block], bytes: S.bytes(columns)),
-              Lookahead.Request(
-                rows: left[(0..<left.count).part(index, of: panels.count)], bytes: S.bytes(next)),
-            ])
+        let parts = strip.chunks(of: columns)
+        for (index, part) in parts.enumerated() {
+          let panels = kernel.part(index * columns, part.count, of: panels)
+          lookahead.clear()
+          lookahead.ask(for: out[block], bytes: S.bytes(part))
+          lookahead.ask(
+            for: left[(0..<left.count).part(index, of: parts.count)], bytes: S.bytes(next))
           kernel.multiply(
-            rows, by: panel, depth: right.count, into: sums, lookahead: &lookahead)
-          kernel.store(sums, stride: panel.columns, into: out[block], columns: columns)
+            rows, by: panels, depth: right.count, into: sums, lookahead: &lookahead)
+          kernel.store(sums, stride: panels.columns, into: out[block], columns: part)
         }
       }
-    }
-  }
-
-  private func outRows(_ out: Elements<S>, width: Int) -> RowAddresses {
-    unsafe RowAddresses(count: out.count / width, on: bench, for: .targetAddresses) {
-      unsafe UnsafeRawPointer(out.row($0, width: width).pointer)
     }
   }
 

@@ -19,10 +19,20 @@ extension Range<Int> {
   }
 
   /// Parts of a size, the last one as long as is left.
-  func chunks(of size: Int) -> [Range<Int>] {
-    stride(from: lowerBound, to: upperBound, by: size).map {
-      $0..<Swift.min($0 + size, upperBound)
-    }
+  func chunks(of size: Int) -> Chunks { Chunks(range: self, size: size) }
+}
+
+/// Consecutive parts of a range. Not an array: those of the innermost loops would cost more than the loops.
+struct Chunks: RandomAccessCollection {
+  fileprivate let range: Range<Int>
+  fileprivate let size: Int
+
+  var startIndex: Int { 0 }
+  var endIndex: Int { (range.count + size - 1) / size }
+
+  subscript(index: Int) -> Range<Int> {
+    let first = range.lowerBound + index * size
+    return first..<Swift.min(first + size, range.upperBound)
   }
 }
 

@@ -4,9 +4,9 @@ struct ProductTarget<S: RowScalar> {
   let rows: RowAddresses
   let firstColumn: Int
 
-  /// The place of a block of the product.
-  func request(rows: Range<Int>, columns: Range<Int>) -> Lookahead.Request {
-    Lookahead.Request(rows: self.rows[rows], bytes: S.bytes(place(of: columns)))
+  /// Asks for the place of a block of the product.
+  func ask(_ lookahead: inout Lookahead, rows: Range<Int>, columns: Range<Int>) {
+    lookahead.ask(for: self.rows[rows], bytes: S.bytes(place(of: columns)))
   }
 
   /// The columns of these rows that get some columns of the product.

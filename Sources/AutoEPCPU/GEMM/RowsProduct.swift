@@ -3,14 +3,34 @@
 /// A sum runs over the inputs in blocks of one fixed depth, each in order: its bits depend on the values of
 /// its row, on its weights and on the kernel alone.
 struct RowsProduct<S: RowScalar> {
-  let kernel: MatrixKernel<S.Wide>
-  let bench: Workbench
-  /// What to multiply by.
-  let weights: WeightView<S>
-  /// Another weight of the same shape and layout, multiplied by at the same time.
-  var second: WeightView<S>?
-  /// Where the caller will write what it makes of the product.
-  let targets: [ProductTarget<S>]
+  private let kernel: MatrixKernel<S.Wide>
+  private let bench: Workbench
+  private let first: Factor
+  private let second: Factor?
+  private let targets: [ProductTarget<S>]
+
+  /// - Parameters:
+  ///   - weights: What to multiply by.
+  ///   - second: Another weight of the same shape and layout, multiplied by at the same time.
+  ///   - targets: Where the caller will write what it makes of the product.
+  init(
+    kernel: MatrixKernel<S.Wide>, bench: Workbench, weights: WeightView<S>,
+    second: WeightView<S>? = nil, targets: [ProductTarget<S>]
+  ) {
+    self.kernel = kernel
+    self.bench = bench
+    self.targets = targets
+    first = Factor(
+      weights: weights, addresses: .weightAddresses, packed: .packedWeights,
+      packedAddresses: .packedWeightAddresses, sums: .sums)
+    self.second = second.map {
+      Factor(
+        weights: $0, addresses: .secondWeightAddresses, packed: .secondPackedWeights,
+        packedAddresses: .secondPackedWeightAddresses, sums: .secondSums)
+    }
+  }
+
+  private var weights: WeightView<S> { first.weights }
 
   /// Features whose weights stay in the cache while all rows pass.
   private static var features: Int { 64 }
@@ -33,46 +53,40 @@ struct RowsProduct<S: RowScalar> {
   private func multiplyByStoredWeights(
     _ rows: RowAddresses, _ finish: (SumBlock<S.Wide>) -> Void
   ) {
+    let depth = weights.inputs
     let ranges = (0..<rows.count).parts(most: kernel.columns, unit: kernel.lanes)
-    let panels = kernel.panels(ranges, depth: weights.inputs, on: bench)
-    for (range, panel) in zip(ranges, panels) {
-      kernel.packColumns(rows[range], depth: weights.inputs, into: panel)
-    }
-    let factors = factors.map { ($0, $0.outputAddresses(kernel, bench)) }
+    let panels = kernel.panels(fromColumns: rows, ranges, depth: depth, on: bench)
+    let outputs = first.outputAddresses(kernel, bench)
+    let secondOutputs = second?.outputAddresses(kernel, bench)
+    let most = Self.features.roundedUp(to: kernel.rows)
+    let sums = first.sums(most * kernel.columns, bench)
+    let secondSums = second?.sums(most * kernel.columns, bench)
+    var lookahead = kernel.lookahead(
+      rows: most, columns: kernel.columns, depth: depth, products: second == nil ? 1 : 2, on: bench)
     for features in (0..<weights.outputs).parts(most: Self.features, unit: kernel.rows) {
-      let left = factors.map { factor, outputs in
-        kernel.readable(
-          outputs[features], depth: weights.inputs, on: bench, for: factor.packed,
-          addresses: factor.packedAddresses)
-      }
+      let left = first.readable(outputs[features], kernel, bench)
+      let secondLeft = secondOutputs.flatMap { second?.readable($0[features], kernel, bench) }
       let next = features.upperBound..<min(features.upperBound + features.count, weights.outputs)
       for (index, range) in ranges.enumerated() {
-        let nextWeights = factors.map { _, outputs in
-          Lookahead.Request(
-            rows: outputs[next.part(index, of: ranges.count)],
-            bytes: S.bytes(0..<weights.inputs), isForeseen: true)
+        let panel = panels[index]
+        lookahead.clear()
+        for target in targets { target.ask(&lookahead, rows: range, columns: features) }
+        let nextPart = next.part(index, of: ranges.count)
+        let bytes = S.bytes(0..<depth)
+        lookahead.ask(for: outputs[nextPart], bytes: bytes, isForeseen: true)
+        if let secondOutputs {
+          lookahead.ask(for: secondOutputs[nextPart], bytes: bytes, isForeseen: true)
         }
-        let places = targets.map { $0.request(rows: range, columns: features) }
-        let sums = transposedSums(left, by: panels[index], ahead: places + nextWeights)
+        kernel.multiply(left, by: panel, depth: depth, into: sums, lookahead: &lookahead)
+        if let secondLeft, let secondSums {
+          kernel.multiply(
+            secondLeft, by: panel, depth: depth, into: secondSums, lookahead: &lookahead)
+        }
         finish(
           SumBlock(
-            rows: range, columns: features, sums: sums, stride: panels[index].columns,
-            columnsRunAlongRows: false, kernel: kernel))
+            rows: range, columns: features, sums: sums, secondSums: secondSums,
+            stride: panel.columns, columnsRunAlongRows: false, kernel: kernel))
       }
-    }
-  }
-
-  /// The sums of some features of each of the weights with a panel of rows.
-  private func transposedSums(
-    _ features: [RowAddresses], by panel: Panel, ahead requests: [Lookahead.Request]
-  ) -> [Elements<S.Wide>] {
-    var lookahead = kernel.lookahead(
-      rows: features[0].count, depth: weights.inputs, products: features.count, on: bench, requests)
-    return zip(features, factors).map { features, factor in
-      let sums = self.sums(features.count.roundedUp(to: kernel.rows) * panel.columns, factor.sums)
-      kernel.multiply(
-        features, by: panel, depth: weights.inputs, into: sums, lookahead: &lookahead)
-      return sums
     }
   }
 
@@ -83,20 +97,23 @@ struct RowsProduct<S: RowScalar> {
   ) {
     let left = kernel.readable(
       rows, depth: weights.inputs, on: bench, for: .packedRows, addresses: .packedRowAddresses)
-    let factors = factors.map { ($0, $0.inputAddresses(bench)) }
+    let depths = first.inputAddresses(bench)
+    let secondDepths = second?.inputAddresses(bench)
     for strip in (0..<weights.outputs).chunks(
       of: Self.panelsAtOnce(rows: rows.count) * kernel.columns)
     {
       let stride = strip.count.roundedUp(to: kernel.lanes)
-      let sums = factors.map { factor, depths in
-        let sums = self.sums(rows.count.roundedUp(to: kernel.rows) * stride, factor.sums)
-        multiply(left, byPackedStrip: strip, of: depths, into: sums, stride: stride)
-        return sums
+      let count = rows.count.roundedUp(to: kernel.rows) * stride
+      let sums = first.sums(count, bench)
+      multiply(left, byPackedStrip: strip, of: depths, into: sums)
+      let secondSums = second?.sums(count, bench)
+      if let secondDepths, let secondSums {
+        multiply(left, byPackedStrip: strip, of: secondDepths, into: secondSums)
       }
       finish(
         SumBlock(
-          rows: 0..<rows.count, columns: strip, sums: sums, stride: stride,
-          columnsRunAlongRows: true, kernel: kernel))
+          rows: 0..<rows.count, columns: strip, sums: sums, secondSums: secondSums,
+          stride: stride, columnsRunAlongRows: true, kernel: kernel))
     }
   }
 
@@ -104,43 +121,27 @@ struct RowsProduct<S: RowScalar> {
   /// caller will write.
   private func multiply(
     _ rows: RowAddresses, byPackedStrip strip: Range<Int>, of depths: RowAddresses,
-    into sums: Elements<S.Wide>, stride: Int
+    into sums: Elements<S.Wide>
   ) {
     let blocks = kernel.depthBlocks(of: depths.count)
     if blocks.isEmpty { sums.fill(0) }
     let nextStrip = strip.upperBound..<min(strip.upperBound + strip.count, weights.outputs)
     for (index, block) in blocks.enumerated() {
-      let panels = kernel.panels(
-        fromDepths: depths[kernel.values(of: block, depth: depths.count)], columns: strip,
-        on: bench)
+      let values = kernel.values(of: block, depth: depths.count)
+      let panels = kernel.panels(fromDepths: depths[values], columns: strip, on: bench)
       let isLast = index + 1 == blocks.count
       let next = kernel.values(of: blocks[isLast ? 0 : index + 1], depth: depths.count)
-      let nextWeights = Lookahead.Request(
-        rows: depths[next], bytes: S.bytes(isLast ? nextStrip : strip))
-      let places = targets.map { $0.request(rows: 0..<rows.count, columns: strip) }
       var lookahead = kernel.lookahead(
-        rows: rows.count, depth: kernel.values(of: block, depth: depths.count).count,
-        products: panels.count, on: bench, (isLast ? places : []) + [nextWeights])
+        rows: rows.count, columns: strip.count, depth: values.count, on: bench)
+      if isLast {
+        for target in targets {
+          target.ask(&lookahead, rows: 0..<rows.count, columns: strip)
+        }
+      }
+      lookahead.ask(for: depths[next], bytes: S.bytes(isLast ? nextStrip : strip))
       kernel.multiply(
-        rows, words: block, by: panels, into: sums, stride: stride, lookahead: &lookahead)
+        rows, words: block, by: panels, from: 0, into: sums, lookahead: &lookahead)
     }
-  }
-
-  private func sums(_ count: Int, _ purpose: Workbench.Purpose) -> Elements<S.Wide> {
-    bench.elements(S.Wide.self, for: purpose, count: count)
-  }
-
-  private var factors: [Factor] {
-    let first = Factor(
-      weights: weights, addresses: .weightAddresses, packed: .packedWeights,
-      packedAddresses: .packedWeightAddresses, sums: .sums)
-    guard let second else { return [first] }
-    return [
-      first,
-      Factor(
-        weights: second, addresses: .secondWeightAddresses, packed: .secondPackedWeights,
-        packedAddresses: .secondPackedWeightAddresses, sums: .secondSums),
-    ]
   }
 }
 
@@ -160,11 +161,24 @@ extension RowsProduct {
       ) { unsafe weights.address(ofOutput: $0) }
     }
 
+    /// Some of the outputs as the kernel reads them.
+    func readable(
+      _ outputs: RowAddresses, _ kernel: MatrixKernel<S.Wide>, _ bench: Workbench
+    ) -> RowAddresses {
+      kernel.readable(
+        outputs, depth: weights.inputs, on: bench, for: packed, addresses: packedAddresses)
+    }
+
     /// The inputs, whose outputs run along memory.
     func inputAddresses(_ bench: Workbench) -> RowAddresses {
       unsafe RowAddresses(count: weights.inputs, on: bench, for: addresses) {
         unsafe weights.address(ofInput: $0)
       }
+    }
+
+    /// Memory for so many sums.
+    func sums(_ count: Int, _ bench: Workbench) -> Elements<S.Wide> {
+      bench.elements(S.Wide.self, for: sums, count: count)
     }
   }
 }

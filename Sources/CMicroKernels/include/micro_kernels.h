@@ -3,7 +3,37 @@
 
 #include "packing.h"
 
-enum { AHEAD_DEPTHS = 4 };
+enum { AHEAD_DEPTHS = 2 };
+
+/* Cache lines that a kernel asks for while it multiplies, so that they come from memory meanwhile: one for
+ * each AHEAD_DEPTHS depths of a tile, or part of them. Behind `end` stand as many addresses as a tile
+ * takes. */
+typedef struct lookahead {
+  const void *const *next;
+  const void *const *end;
+} lookahead;
+
+/* Rows times panels: sums[i][j] = the sum over p < depth, in order, of row i at depth first + p times column
+ * j at depth panel_first + p, which is added to them if `adds`. Depths, steps and strides count in words. */
+typedef struct matrix_product {
+  ptrdiff_t rows;
+  ptrdiff_t depth;
+  /* Row i at depth p is a[i][p] where `step` is 0; else a[i][p * step]: the rows of a tile stand side by
+   * side. There is an address for each row of the last tile. */
+  const void *const *a;
+  ptrdiff_t first;
+  ptrdiff_t step;
+  /* Panels of the tile's columns, one after the other, the last one of what is left of `columns`, a
+   * multiple of the words of 64 bytes; each of `panel_depth` depths. */
+  const void *b;
+  ptrdiff_t panel_first;
+  ptrdiff_t panel_depth;
+  ptrdiff_t columns;
+  /* Rows `stride` apart, for all rows of the last tile. */
+  void *sums;
+  ptrdiff_t stride;
+  int32_t adds;
+} matrix_product;
 
 /* The products of one stored type: float, double, or bf16 with float sums. */
 typedef struct matrix_kernel {
@@ -16,15 +46,7 @@ typedef struct matrix_kernel {
   ptrdiff_t word_size;
   /* Whether stored rows can be read in place, at depths of whole words. */
   int32_t reads_stored_rows;
-  /* sums[i][j] = the sum over p < depth, in order, of row i at depth first + p times b[p][j], which is
-   * added to them if `adds`; for one tile whose rows of sums are `stride` apart. Row i at depth p is
-   * a[i][p] where `step` is 0, else a[0][p * step + i]: rows side by side. Depths and steps count in words;
-   * `columns` is a multiple of the words of 64 bytes, at most the tile's; a has an address for each of the
-   * tile's rows. `ahead` has the address of a cache line for each AHEAD_DEPTHS depths or part of them,
-   * which the kernel asks for: they come from memory while it multiplies. */
-  void (*multiply)(ptrdiff_t depth, const void *const *a, ptrdiff_t first, ptrdiff_t step,
-                   const void *b, ptrdiff_t columns, void *sums, ptrdiff_t stride, int32_t adds,
-                   const void *const *ahead);
+  void (*multiply)(const matrix_product *product, lookahead *ahead);
   const packing *pack;
 } matrix_kernel;
 

@@ -30,13 +30,21 @@ typedef struct packing {
   void (*transpose)(const void *source, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
                     void *transposed, ptrdiff_t transposed_stride);
   /* Rounds sums to stored values: target[r][first + c] = sums[r][c]. The stride counts in sums; the rows
-   * of sums are multiples of 64 bytes. */
+   * of sums are multiples of 64 bytes. With `streams` whole cache lines are written past the caches;
+   * `end_streams` is then to be called before another thread is told. */
   void (*store_rows)(const void *sums, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t columns,
-                     void *const *target, ptrdiff_t first);
+                     void *const *target, ptrdiff_t first, int32_t streams);
   /* The same of transposed sums: target[r][first + c] = sums[c][r]. */
   void (*store_transposed)(const void *sums, ptrdiff_t stride, ptrdiff_t columns, ptrdiff_t rows,
-                           void *const *target, ptrdiff_t first);
+                           void *const *target, ptrdiff_t first, int32_t streams);
 } packing;
+
+/* Makes what this thread has streamed visible before what it writes from now on. */
+static inline void end_streams(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
+}
 
 /* Asks for bytes [first, first + count) of each of some rows, which will soon be read. */
 static inline void prefetch_rows(const void *const *rows, ptrdiff_t row_count, ptrdiff_t first,

@@ -10,9 +10,13 @@ final class Tensor {
   /// A tensor that holds NaN (or -77), so that an element left unwritten shows.
   init(_ shape: [Int], _ dtype: DataType) {
     let byteCount = shape.reduce(1, *) * dtype.byteCount
-    unsafe memory = UnsafeMutableRawPointer.allocate(byteCount: max(byteCount, 1), alignment: 8)
+    unsafe memory = UnsafeMutableRawPointer.allocate(byteCount: max(byteCount, 1), alignment: 64)
     view = unsafe TensorView(data: byteCount > 0 ? memory : nil, shape: shape, dtype: dtype)
-    values = Array(repeating: dtype == .i32 || dtype == .i64 ? -77 : .nan, count: view.elementCount)
+    if dtype == .i32 || dtype == .i64 {
+      values = Array(repeating: -77, count: view.elementCount)
+    } else {
+      unsafe memory.initializeMemory(as: UInt8.self, repeating: 0xff, count: byteCount)
+    }
   }
 
   /// A tensor of values, each rounded to the dtype.
@@ -38,6 +42,13 @@ final class Tensor {
 
   /// The bytes, to compare bit by bit.
   var bytes: [UInt8] { unsafe Array(UnsafeRawBufferPointer(start: memory, count: view.byteCount)) }
+
+  /// The number-th of the parts of this shape that stand one after another.
+  func part(_ number: Int, _ shape: [Int]) -> TensorView {
+    let byteCount = shape.reduce(1, *) * view.dtype.byteCount
+    precondition((number + 1) * byteCount <= view.byteCount)
+    return unsafe TensorView(data: memory + number * byteCount, shape: shape, dtype: view.dtype)
+  }
 
   private func load(_ index: Int) -> Double {
     let place = unsafe memory + index * view.dtype.byteCount

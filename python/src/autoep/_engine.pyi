@@ -87,7 +87,7 @@ def grouped_gemm_weight_grad(
 def expert_range(num_experts: int, num_ranks: int, rank: int) -> tuple[int, int]: ...
 def experts_plan(
     context: Handle, comm: Handle, config: tuple, topk_idx: Any
-) -> tuple[Handle, tuple[int, int, int, int, int, int, int]]: ...
+) -> tuple[Handle, tuple[int, ...]]: ...
 def plan_tokens_per_expert(plan: Handle) -> tuple[list[int], list[int]]: ...
 def experts_forward(
     context: Handle,
@@ -111,6 +111,7 @@ def experts_backward(
     rows: Any,
     hidden: Any,
     expert_rows: Any,
+    grad_hidden: Any,
     grad_x: Any,
     grad_topk_weights: Any,
     grad_weights: tuple,

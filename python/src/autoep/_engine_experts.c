@@ -33,11 +33,12 @@ static PyObject *plan_new(autoep_plan plan, const autoep_plan_info *info, int32_
   if (handle == NULL) return NULL;
   handle->num_experts = num_experts;
   handle->info = *info;
-  return Py_BuildValue("N(LLLLLLLL)", handle, (long long)info->num_tokens,
+  return Py_BuildValue("N(LLLLLLLLL)", handle, (long long)info->num_tokens,
                        (long long)info->rows_sent, (long long)info->rows_received,
                        (long long)info->first_expert, (long long)info->local_experts,
                        (long long)info->saved_rows, (long long)info->forward_workspace_bytes,
-                       (long long)info->backward_workspace_bytes);
+                       (long long)info->backward_workspace_bytes,
+                       (long long)info->gate_up_backward_workspace_bytes);
 }
 
 FUNCTION(experts_plan) {
@@ -121,21 +122,24 @@ FUNCTION(experts_backward) {
   INPUT(rows);
   INPUT(hidden);
   OPTIONAL_INPUT(expert_rows);
+  OUTPUT(grad_hidden);
   OUTPUT(grad_x);
   OPTIONAL_OUTPUT(grad_topk_weights);
   WEIGHT_GRADIENTS(grad_weights);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&O&O&O&:experts_backward", context_read,
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&O&O&O&O&O&:experts_backward", context_read,
                         &context, plan_read, &plan, weights_read, &weights, tensor_read, &grad_y,
                         tensor_read, &x, tensor_read, &topk_weights, tensor_read, &rows,
-                        tensor_read, &hidden, tensor_read, &expert_rows, tensor_read, &grad_x,
-                        tensor_read, &grad_topk_weights, weights_read, &grad_weights, tensor_read,
-                        &workspace) ||
-      !bytes_check(&workspace, plan->info.backward_workspace_bytes, context))
+                        tensor_read, &hidden, tensor_read, &expert_rows, tensor_read, &grad_hidden,
+                        tensor_read, &grad_x, tensor_read, &grad_topk_weights, weights_read,
+                        &grad_weights, tensor_read, &workspace))
     return NULL;
+  int64_t bytes = grad_weights.view.gate_up == NULL ? plan->info.backward_workspace_bytes
+                                                    : plan->info.gate_up_backward_workspace_bytes;
+  if (!bytes_check(&workspace, bytes, context)) return NULL;
   RUN(autoep_experts_backward(context->id, plan->id, &weights.view, &grad_y.view, tensor_view(&x),
                               &topk_weights.view, &rows.view, &hidden.view,
-                              tensor_view(&expert_rows), &grad_x.view,
+                              tensor_view(&expert_rows), &grad_hidden.view, &grad_x.view,
                               tensor_view(&grad_topk_weights), &grad_weights.view,
                               workspace.view.data, &error));
   Py_RETURN_NONE;
@@ -148,7 +152,7 @@ PyMethodDef experts_methods[] = {
     METHOD(experts_forward,
            "(context, plan, weights, x, topk_weights, rows, hidden, expert_rows, y, workspace)"),
     METHOD(experts_backward,
-           "(context, plan, weights, grad_y, x, topk_weights, rows, hidden, expert_rows, grad_x, "
-           "grad_topk_weights, grad_weights, workspace)"),
+           "(context, plan, weights, grad_y, x, topk_weights, rows, hidden, expert_rows, "
+           "grad_hidden, grad_x, grad_topk_weights, grad_weights, workspace)"),
     {0},
 };

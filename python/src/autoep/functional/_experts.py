@@ -295,7 +295,11 @@ def experts_forward(
 
 
 def experts_backward(
-    grad_y: Array, saved: ExpertsSaved, *, wanted: Collection[str] = OPTIONAL_GRADIENTS
+    grad_y: Array,
+    saved: ExpertsSaved,
+    *,
+    wanted: Collection[str] = OPTIONAL_GRADIENTS,
+    overwrite_saved: bool = False,
 ) -> ExpertsGradients:
     """Returns the gradients of `experts_forward`; collective.
 
@@ -303,6 +307,7 @@ def experts_backward(
         grad_y: [T, H].
         saved: What `experts_forward` returned.
         wanted: The gradients to compute beside that to x, by name.
+        overwrite_saved: Whether `saved` is not read again: its memory is worked in.
     """
     plan = saved.plan
     grad_TH = plain("grad_y", grad_y, 2)
@@ -315,6 +320,10 @@ def experts_backward(
             for name, of in ((name, getattr(saved, name)) for name in OPTIONAL_GRADIENTS)
         },
     )
+    workspace_bytes = plan.backward_workspace_bytes
+    if gradients.gate_up is not None:
+        # Its memory is worked in too.
+        workspace_bytes = plan.gate_up_backward_workspace_bytes
     engine.experts_backward(
         plan.context,
         plan.handle,
@@ -325,10 +334,11 @@ def experts_backward(
         saved.rows,
         saved.hidden,
         saved.expert_rows,
+        saved.hidden if overwrite_saved else empty(grad_TH, saved.hidden.shape),
         gradients.x,
         gradients.topk_weights,
         (gradients.gate_up, gradients.gate_up_bias, gradients.down, gradients.down_bias),
-        workspace(grad_TH, plan.backward_workspace_bytes),
+        workspace(grad_TH, workspace_bytes),
     )
     return gradients
 

@@ -19,6 +19,7 @@ from autoep._arrays import dtype_name
 from autoep._first_order import first_order_only
 from autoep._native import engine
 from autoep._options import GPU_DTYPES, LAYOUTS, choice
+from autoep._saved import is_kept_as_it_is, is_last_backward
 from autoep.errors import InvalidArgumentError
 from autoep.functional._runtime import context_of
 
@@ -179,7 +180,7 @@ def gradients(
         grad_x,
         grad_scores,
         *places,
-        hidden if ctx.is_hidden_ours and _is_last_backward() else None,
+        hidden if ctx.is_hidden_ours and is_last_backward() else None,
         accumulate,
         *ctx.options,
     )
@@ -319,18 +320,6 @@ def _scratch(size: int, like: Tensor, lender: Tensor | None) -> Tensor:
     if lender is None or lender.nbytes < size:
         return _bytes(size, like)
     return lender.view(-1).view(torch.uint8)
-
-
-def is_kept_as_it_is() -> bool:
-    """Whether no hook of the script sees the tensors that a forward saves."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
-
-
-def _is_last_backward() -> bool:
-    """Whether nothing that a forward has saved is read after this backward."""
-    return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 _library.impl("local_experts", _forward, "CompositeExplicitAutograd")

@@ -12,12 +12,12 @@ from autoep._autograd import run_route, run_route_backward
 from autoep._first_order import first_order_only
 from autoep._native import engine
 from autoep._options import RouteOptions, integer
+from autoep._saved import is_kept_as_it_is
 from autoep.functional._local_experts import (
     Options,
     check,
     dense,
     gradients,
-    is_kept_as_it_is,
     run_forward,
 )
 from autoep.functional._runtime import context_of

@@ -81,6 +81,7 @@ class Plan:
             self.saved_rows,
             self.forward_workspace_bytes,
             self.backward_workspace_bytes,
+            self.gate_up_backward_workspace_bytes,
         ) = info
 
     def tokens_per_expert_sent(self) -> list[int]:
