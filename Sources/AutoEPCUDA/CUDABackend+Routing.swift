@@ -90,7 +90,7 @@ private struct RouterLaunch {
   }
 
   func grid(on device: CUDADevice) -> LaunchSize {
-    LaunchSize(min((Int(tokenCount) + 3) / 4, 8 * device.processorCount))
+    LaunchSize(min((Int(tokenCount) + 3) / 4, 16 * device.processorCount))
   }
 
   /// Shared memory of numbers of 4 bytes: for each expert, and for each expert and warp.

@@ -69,6 +69,7 @@ def _measure_case(
         rounds=options.rounds,
         calls=options.calls,
         slow_seconds=options.slow_seconds,
+        rested=options.rested,
     )
     bench.findings.add_rows(case, rows)
     if options.device == "cuda":

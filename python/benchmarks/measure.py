@@ -80,6 +80,14 @@ def turn(call: Call, device: str, most_calls: int) -> list[float]:
     return [milliseconds(call, device) for _ in range(max(1, calls))]
 
 
+def rested_turn(call: Call, device: str, calls: int) -> list[float]:
+    """Milliseconds of some calls in a row on a chip that has cooled down; two more do not count."""
+    time.sleep(0.5)
+    call()
+    call()
+    return [milliseconds(call, device) for _ in range(calls)]
+
+
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
     """Raises TimeoutError in what takes longer; a compiler of a peer may take minutes."""

@@ -34,6 +34,9 @@ def parse(description: str, arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="on a CPU; the engine's default otherwise")
     parser.add_argument("--rounds", type=int, default=3, help="turns of all layers")
     parser.add_argument("--calls", type=int, default=5, help="at most, of each pass in a turn")
+    parser.add_argument(
+        "--rested", action="store_true", help="a rest before each turn, no product that heats"
+    )
     parser.add_argument("--peer-seconds", type=int, default=180, help="for a first call")
     parser.add_argument("--slow-seconds", type=float, default=8, help="longer calls: one turn")
     parser.add_argument("--expert-counts", nargs="+", type=int, default=[8, 16, 32, 64, 128])

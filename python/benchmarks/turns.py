@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ceiling import Ceiling
 from layers import HF_LAYERS
-from measure import median, settle, turn
+from measure import median, rested_turn, settle, turn
 from passes import Case, Pass
 from report import Row
 
@@ -21,8 +21,9 @@ def measure_in_turns(
     rounds: int,
     calls: int,
     slow_seconds: float,
+    rested: bool,
 ) -> list[Row]:
-    """Times the passes of a case; the ceiling is measured before each of them.
+    """Times the passes of a case; the ceiling is measured before each of them, or at rest once.
 
     Args:
         case: What they have in common.
@@ -32,14 +33,18 @@ def measure_in_turns(
         rounds: Turns of all passes.
         calls: At most so many in a turn.
         slow_seconds: A pass of a call that takes longer has no further turns.
+        rested: Whether the device rests before each turn.
     """
     times: list[list[float]] = [[] for _ in passes]
-    ceilings: list[float] = []
+    ceilings = [ceiling.tflops(case.dtype)] if rested else []
     for _ in range(rounds):
         for each, found in zip(passes, times, strict=True):
             if found and found[0] > 1e3 * slow_seconds:
                 continue
             settle()
+            if rested:
+                found += rested_turn(each.call, device, calls)
+                continue
             ceilings.append(ceiling.tflops(case.dtype))
             found += turn(each.call, device, calls)
     low, middle = sorted(ceilings)[len(ceilings) // 10], median(ceilings)

@@ -40,9 +40,6 @@ enum HopperEpilogue: Int, CaseIterable {
   case swiGLU = 2
   case swiGLUBackward = 3
 
-  /// Blocks that go in step, to share weights. The backward's loads would keep each other's block waiting.
-  var cluster: Int { self == .swiGLUBackward ? 1 : 2 }
-
   /// The backward's consumers stage a whole tile, which leaves room for fewer stages.
   var memory: HopperMemory {
     self == .swiGLUBackward
@@ -50,8 +47,7 @@ enum HopperEpilogue: Int, CaseIterable {
   }
 
   func defines(isDepthInner: Bool) -> KernelSource.Choice {
-    memory.defines + KernelVariant.define("CLUSTER", cluster)
-      + KernelVariant.define("B_MAJOR", isDepthInner ? 0 : 1)
+    memory.defines + KernelVariant.define("B_MAJOR", isDepthInner ? 0 : 1)
       + KernelVariant.define("EPILOGUE", rawValue)
   }
 }
@@ -65,8 +61,7 @@ enum HopperGradientOutput: Int, CaseIterable {
   static let memory = HopperMemory(stages: 4, stagingChunks: 2)
 
   var defines: KernelSource.Choice {
-    Self.memory.defines + KernelVariant.define("CLUSTER", 2)
-      + KernelVariant.define("OUTPUT", rawValue)
+    Self.memory.defines + KernelVariant.define("OUTPUT", rawValue)
   }
 }
 

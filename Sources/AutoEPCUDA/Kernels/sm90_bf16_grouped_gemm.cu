@@ -1,11 +1,9 @@
 // out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16, sums
 // in f32. Rows stand in expert order.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, CLUSTER, B_MAJOR (0: weight [.., N, K]; 1: [.., K,
-// N]), EPILOGUE (1: the product; 2: SwiGLU; 3: its backward). A tile's rows past its expert's end are computed and never stored.
-
-// Row tiles come in pairs, one for each block of a cluster of two; blocks alone take them one by one.
-constexpr int PAIR = 2;
+// Chosen at compile time: STAGES, STAGING_CHUNKS, B_MAJOR (0: weight [.., N, K]; 1: [.., K, N]), EPILOGUE
+// (1: the product; 2: SwiGLU; 3: its backward). A tile's rows past its expert's end are computed and
+// never stored.
 
 struct Arguments {
   const TensorMap& a;     // [rows, K], boxes of 64 k and 128 rows
@@ -27,14 +25,13 @@ struct Unit {
 // Unit `index` of this cluster's rank, in the order of RASTER pairs of row tiles by all column tiles,
 // then the next pairs.
 __device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
-  constexpr int raster = RASTER * PAIR / CLUSTER;
-  const int rows = *arguments.pair_count * PAIR / CLUSTER;
-  if (index >= rows * arguments.n_tiles) return {{0, 0, 0, 0}, -1};
-  const int group = index / (raster * arguments.n_tiles);
-  const int rest = index - group * raster * arguments.n_tiles;
-  const int height = min(raster, rows - group * raster);
-  const int row = group * raster + rest % height;
-  return {arguments.tiles[row * CLUSTER + cluster_rank()], rest / height};
+  const int pairs = *arguments.pair_count;
+  if (index >= pairs * arguments.n_tiles) return {{0, 0, 0, 0}, -1};
+  const int group = index / (RASTER * arguments.n_tiles);
+  const int rest = index - group * RASTER * arguments.n_tiles;
+  const int height = min(RASTER, pairs - group * RASTER);
+  const int pair = group * RASTER + rest % height;
+  return {arguments.tiles[pair * CLUSTER + cluster_rank()], rest / height};
 }
 
 // The units of this block's cluster, each looked up while the one before is worked on.
@@ -62,10 +59,9 @@ __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout&
   const u32 barrier = layout.full(stage);
   constexpr int boxes = B_MAJOR ? TILE_N / 64 : 2;
   constexpr u32 box_bytes = B_BYTES / boxes;
-  const bool shared = CLUSTER > 1 && tile.shared;
 #pragma unroll
   for (int box = 0; box < boxes; ++box) {
-    if (shared && box / (boxes / 2) != rank) continue;
+    if (tile.shared && box / (boxes / 2) != rank) continue;
     const u32 target = layout.b(stage) + box * box_bytes;
     // With halves, the second half of the boxes is of the second half of the weight.
     const int half = Epilogue::COLUMNS < TILE_N ? box / (boxes / 2) : 0;
@@ -74,7 +70,7 @@ __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout&
     const int c1 = B_MAJOR ? half : column;
     const int c2 = B_MAJOR ? k : half;
     const int c0 = B_MAJOR ? column : k;
-    if (shared) {
+    if (tile.shared) {
       load_box_for_both(target, &arguments.b, barrier, c0, c1, c2, tile.expert);
     } else {
       load_box(target, &arguments.b, barrier, c0, c1, c2, tile.expert);
@@ -135,11 +131,11 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
       barrier_wait(layout.full(ring.stage), ring.parity);
       multiply_stage<0, B_MAJOR>(sums, layout.a(ring.stage) + group * BLOCK_BYTES,
                                  layout.b(ring.stage), block == 0);
-      products_wait<1>();
-      if (block > 0) release(layout, (ring.stage + STAGES - 1) % STAGES);
+      // The other warpgroup's products are at work meanwhile, and the stage is free sooner than if the
+      // next was waited for.
+      products_wait_all(sums);
+      release(layout, ring.stage);
     }
-    products_wait_all(sums);
-    release(layout, (ring.stage + STAGES - 1) % STAGES);
     if (slab.rows > 0) Epilogue::finish(arguments.epilogue, layout, slab, sums, parity);
   }
 }

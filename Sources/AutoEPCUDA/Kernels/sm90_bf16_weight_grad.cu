@@ -1,7 +1,7 @@
 // For each expert, grad [M, N] = sum over its rows r of a[r] (x) b[r]; bf16, sums in f32. Empty experts
 // get zeros.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, CLUSTER (2), OUTPUT (0: bf16, 1: f32, 2: added to f32).
+// Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32).
 
 struct Arguments {
   const TensorMap& a;         // [rows, M], boxes of 64 columns and 64 rows
@@ -68,13 +68,16 @@ __device__ __forceinline__ void produce(const Arguments& arguments, const Layout
 
 // Makes the rows of a stage from `valid` on zero: they are another expert's.
 __device__ __forceinline__ void clear_rows(u32 stage, int valid) {
-  const int lines = TILE_K - valid;
-  for (int i = threadIdx.x - 128; i < lines * 8 * (int)(STAGE_BYTES / BLOCK_BYTES);
-       i += 128 * CONSUMERS) {
-    const int line = i / 8 % lines;
-    const int block = i / 8 / lines;
-    const u32 address = stage + block * BLOCK_BYTES + (valid + line) * 128 + i % 8 * 16;
-    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(address), "r"(0) : "memory");
+  // A thread keeps to its 16 bytes of a line of all blocks.
+  constexpr int across = 8 * (STAGE_BYTES / BLOCK_BYTES);
+  constexpr int lines = 128 * CONSUMERS / across;  // at once
+  const int thread = threadIdx.x - 128;
+  const u32 place = stage + thread % across / 8 * BLOCK_BYTES + thread % 8 * 16;
+  if (thread < lines * across) {
+    for (int line = valid + thread / across; line < TILE_K; line += lines) {
+      asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(place + line * 128), "r"(0)
+                   : "memory");
+    }
   }
   fence_async_proxy();
   asm volatile("bar.sync 1, %0;" ::"n"(128 * CONSUMERS) : "memory");

@@ -1,8 +1,8 @@
 // What the grouped GEMMs of Hopper share: the tile, the pipeline that feeds it, and the way out.
 //
 // A block is a producer warp, which fills STAGES stages of shared memory by TMA, and two consumer
-// warpgroups, which multiply 64 rows each. With CLUSTER=2 two blocks form a cluster: where their tiles
-// need the same part of B, each loads half of it for both.
+// warpgroups, which multiply 64 rows each. Two blocks form a cluster: where their tiles need the same
+// part of B, each loads half of it for both.
 
 constexpr int TILE_M = 128;  // rows of a block's tile
 constexpr int TILE_N = 256;  // columns
@@ -10,6 +10,7 @@ constexpr int TILE_K = 64;   // depth of a stage: 128 bytes, one swizzle
 constexpr int SLAB_M = 16;   // rows of a warp
 constexpr int CHUNK_N = 64;  // columns that leave together: 128 bytes
 
+constexpr int CLUSTER = 2;  // blocks
 constexpr int CONSUMERS = 2;
 constexpr int CONSUMER_WARPS = 4 * CONSUMERS;
 constexpr int THREADS = 128 * (1 + CONSUMERS);

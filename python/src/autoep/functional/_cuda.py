@@ -13,8 +13,9 @@ from autoep._native import engine
 
 _CUDA = 2  # AUTOEP_DEVICE_CUDA
 
-# By process, device and stream: a forked child makes its own.
-_contexts: dict[tuple[int, int, int], engine.Handle] = {}
+# By device and stream. A forked child makes its own.
+_contexts: dict[tuple[int, int], engine.Handle] = {}
+os.register_at_fork(after_in_child=_contexts.clear)
 
 
 def cuda_context(device: int) -> engine.Handle:
@@ -24,7 +25,7 @@ def cuda_context(device: int) -> engine.Handle:
         device: The device's number.
     """
     stream = torch._C._cuda_getCurrentRawStream(device)
-    key = (os.getpid(), device, stream)
+    key = (device, stream)
     known = _contexts.get(key)
     if known is None:
         # Of two threads that come here at once, one's context is dropped: it holds nothing.
@@ -35,8 +36,7 @@ def cuda_context(device: int) -> engine.Handle:
 
 def cuda_contexts() -> list[engine.Handle]:
     """Returns the contexts that this process has made."""
-    process = os.getpid()
-    return [context for (owner, _, _), context in _contexts.copy().items() if owner == process]
+    return list(_contexts.copy().values())
 
 
 @functools.cache

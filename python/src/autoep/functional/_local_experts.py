@@ -36,6 +36,7 @@ _NDIMS = {"gate_up": 3, "down": 3}  # of the others 2
 _OUT_IN = LAYOUTS["out_in"]
 _OPTIONAL = ("gate_up_bias", "down_bias")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no DTensor
+_DTYPES = {getattr(torch, name): number for name, number in GPU_DTYPES.items()}
 
 _library = torch.library.Library("autoep", "FRAGMENT")
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
@@ -204,7 +205,7 @@ def _forward(
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator `local_experts`."""
-    x_TH, idx_TK, weights_TK = _dense(x), _dense(topk_idx), _dense(topk_weights)
+    x_TH, idx_TK, weights_TK = dense(x), dense(topk_idx), dense(topk_weights)
     context, config = context_of(x_TH), _config(x, gate_up, down, options)
     _, workspace_bytes, *_ = _sizes(context, config, *topk_idx.shape)
     results = y_TH, hidden_NG, routing = _forward_results(
@@ -213,7 +214,7 @@ def _forward(
     engine.local_experts_forward(
         context,
         config,
-        tuple(map(_dense, (gate_up, gate_up_bias, down, down_bias))),
+        tuple(map(dense, (gate_up, gate_up_bias, down, down_bias))),
         x_TH,
         idx_TK,
         weights_TK,
@@ -281,17 +282,17 @@ def _backward(
     *options: Any,
 ) -> None:
     """The operator `local_experts_backward`; `grad_hidden` is scratch, which may be `hidden`."""
-    grad_TH = _dense(grad_y)
+    grad_TH = dense(grad_y)
     grad_hidden_NG = _empty_like(hidden) if grad_hidden is None else grad_hidden
     context, config = context_of(grad_TH), _config(x, gate_up, down, options)
     *_, workspace_bytes, scratch_bytes = _sizes(context, config, *topk_weights.shape)
     engine.local_experts_backward(
         context,
         config,
-        tuple(map(_dense, (gate_up, gate_up_bias, down, down_bias))),
+        tuple(map(dense, (gate_up, gate_up_bias, down, down_bias))),
         grad_TH,
-        _dense(x),
-        _dense(topk_weights),
+        dense(x),
+        dense(topk_weights),
         routing,
         hidden,
         grad_hidden_NG,
@@ -330,13 +331,15 @@ torch.library.register_fake("autoep::local_experts_backward", lambda *_: None, l
 def _config(x: Tensor, gate_up: Tensor, down: Tensor, options: tuple) -> tuple:
     """`autoep_experts_config` by the sizes of the tensors."""
     ffn_size = down.shape[2 if options[2] == _OUT_IN else 1]
-    dtype = choice("x", dtype_name(x), GPU_DTYPES)
+    dtype = _DTYPES.get(x.dtype) or choice("x", dtype_name(x), GPU_DTYPES)
     return (gate_up.shape[0], x.shape[1], ffn_size, dtype, *options)
 
 
-def _dense(tensor: Tensor | None) -> Tensor | None:
+def dense(tensor: Tensor | None) -> Tensor | None:
     """As the engine takes it: row-major, outside of autograd."""
-    return None if tensor is None else tensor.detach().contiguous()
+    if tensor is None:
+        return None
+    return (tensor.detach() if tensor.requires_grad else tensor).contiguous()
 
 
 def _empty_like(tensor: Tensor) -> Tensor:

@@ -10,14 +10,17 @@ from torch.autograd.function import FunctionCtx
 
 from autoep._autograd import run_route, run_route_backward
 from autoep._first_order import first_order_only
-from autoep._options import RouteOptions
+from autoep._native import engine
+from autoep._options import RouteOptions, integer
 from autoep._saved import is_kept_as_it_is
 from autoep.functional._local_experts import (
     Options,
     check,
+    dense,
     gradients,
     run_forward,
 )
+from autoep.functional._runtime import context_of
 
 Tensor = torch.Tensor
 
@@ -38,9 +41,32 @@ def local_moe(
         y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E].
     """
     _, gate_up, gate_up_bias, down, down_bias = others
-    check(x=x, router=router, gate_up=gate_up, gate_up_bias=gate_up_bias)
-    check(down=down, down_bias=down_bias)
+    check(
+        x=x,
+        router=router,
+        gate_up=gate_up,
+        gate_up_bias=gate_up_bias,
+        down=down,
+        down_bias=down_bias,
+    )
     return LocalMoE.apply(route_as, compute_as, x, router, *others)
+
+
+def choose(
+    options: RouteOptions, logits_TE: Tensor, selection_bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `route` gives for logits of a GPU, without all that it asks: the device is waiting."""
+    if torch.compiler.is_compiling():
+        return run_route(options, logits_TE, selection_bias)
+    tokens, experts = logits_TE.shape
+    top_k = integer("top_k", options.top_k, 1, max(experts, 1))
+    routed = (
+        logits_TE.new_empty((tokens, top_k), dtype=torch.int32),
+        logits_TE.new_empty((tokens, top_k), dtype=torch.float32),
+        logits_TE.new_empty((experts,), dtype=torch.int32),
+    )
+    engine.route(context_of(logits_TE), options, logits_TE, dense(selection_bias), *routed)
+    return routed
 
 
 class LocalMoE(torch.autograd.Function):
@@ -58,7 +84,7 @@ class LocalMoE(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
         logits_TE = torch.mm(x, router.t())
-        idx_TK, scores_TK, counts_E = run_route(route_as, logits_TE, selection_bias)
+        idx_TK, scores_TK, counts_E = choose(route_as, logits_TE, selection_bias)
         y, hidden, routing = run_forward(x, idx_TK, scores_TK, *weights, *compute_as)
         ctx.save_for_backward(x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing)
         ctx.mark_non_differentiable(idx_TK, counts_E)
