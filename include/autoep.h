@@ -64,7 +64,7 @@ typedef struct autoep_error {
 /* The library's version, "major.minor.patch". A static string. */
 const char *autoep_version(void);
 
-/* The number of this interface; it changes when a caller must be rebuilt. */
+/* The number of this interface; from the first release on it changes when a caller must be rebuilt. */
 int32_t autoep_abi_version(void);
 
 /* The name of a status, such as "AUTOEP_TIMEOUT"; never NULL. A static string. */
@@ -483,13 +483,15 @@ autoep_status autoep_experts_forward(autoep_context context, autoep_plan plan,
                                      const autoep_tensor *expert_rows, const autoep_tensor *y,
                                      void *workspace, autoep_error *error);
 
-/* Collective. Gradients of autoep_experts_forward, given what it saved.
+/* Collective. Gradients of autoep_experts_forward, given what it saved. But for grad_hidden, what it writes
+ * shares no memory with anything else that it is given. Where it fails, what it writes is undefined.
  *   grad_y            [T,H]
  *   x                 [T,H]; may be NULL for SCORE_AFTER where S = R
- *   grad_hidden       [R,G] out: the gradient of hidden, whose memory it may take
+ *   grad_hidden       [R,G] out: the gradient of hidden; may be hidden itself, which is then overwritten
  *   grad_x            [T,H] out
  *   grad_topk_weights [T,K] dtype of topk_weights, out; or NULL
- *   grad_weights      shapes of the weights, out; each member NULL where no gradient is wanted
+ *   grad_weights      shapes of the weights, out; each member NULL where no gradient is wanted. Until it
+ *                     is made, the memory of gate_up's is worked in
  *   workspace         backward_workspace_bytes bytes, or with grad_weights->gate_up only
  *                     gate_up_backward_workspace_bytes, aligned to 64; may be NULL for 0 */
 autoep_status autoep_experts_backward(autoep_context context, autoep_plan plan,

@@ -123,7 +123,7 @@ INLINE void store_transposed(const WORD *sums, ptrdiff_t stride, ptrdiff_t colum
       ptrdiff_t height = least(rows - row, LANES);
       for (ptrdiff_t r = 0; r < height; r++) {
         vector line[LINE_VECTORS];
-        for (ptrdiff_t i = 0; i < LINE_VECTORS; i++) {
+        for (ptrdiff_t i = 0; i < LINE_VECTORS && column + i * LANES < columns; i++) {
           line[i] = blocks[i][r];
         }
         store_line(line, (STORED *)target[row + r] + first + column, columns - column, streams);

@@ -52,7 +52,7 @@ def measure_in_turns(
         "ceiling": ceiling.name,
         "ceiling_tflops": middle,
         "ceiling_range_tflops": [min(ceilings), max(ceilings)],
-        "quiet": low > _QUIET * middle,
+        "quiet": rested or low > _QUIET * middle,
     }
     rows = [_row(case, each, found) | beside for each, found in zip(passes, times, strict=True)]
     for row in rows:

@@ -181,6 +181,17 @@ def test_a_backward_after_one_that_failed_is_refused(monkeypatch: pytest.MonkeyP
         y.sum().backward()
 
 
+def test_nothing_is_worked_in_where_torch_cannot_tell_of_hooks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    y, inputs = some_experts()
+    expected = torch.autograd.grad(y.sum(), inputs)
+    monkeypatch.setattr("autoep._saved._top_hooks", None)
+    y, inputs = some_experts()
+    assert not y.grad_fn.is_hidden_ours
+    assert all(map(torch.equal, torch.autograd.grad(y.sum(), inputs), expected))
+
+
 @pytest.mark.parametrize("tokens", [16, LARGE // 128])
 def test_a_result_of_any_size_may_be_changed_in_place(tokens: int) -> None:
     x = torch.randn(tokens, 32, requires_grad=True)

@@ -1,4 +1,5 @@
 import AutoEPCore
+import CMicroKernels
 
 /// Rows of a matrix, in the order that an index gives them: row r is the index[r]-th in memory.
 struct IndexedRows<S: Scalar> {
@@ -34,8 +35,8 @@ struct IndexedRows<S: Scalar> {
     }
   }
 
-  /// The addresses of some rows that will be written. Those of a large matrix are streamed: it would push
-  /// out of the caches what is still needed, and be read from memory first.
+  /// The addresses of some rows that will be written. Those of a large matrix are streamed where they begin
+  /// on cache lines: it would push out of the caches what is still needed, and be read from memory first.
   func targets(
     _ rows: Range<Int>, on bench: Workbench, for purpose: Workbench.Purpose
   ) -> RowAddresses {
@@ -45,7 +46,10 @@ struct IndexedRows<S: Scalar> {
   }
 
   private var isStreamed: Bool {
-    elements.count * MemoryLayout<S>.stride >= Self.leastStreamedBytes
+    let base = UInt(bitPattern: unsafe elements.pointer)
+    let rowBytes = width * MemoryLayout<S>.stride
+    return STREAMS_LINES != 0 && base % 64 == 0 && rowBytes % 64 == 0
+      && elements.count * MemoryLayout<S>.stride >= Self.leastStreamedBytes
   }
 
   /// A part of the last cache that a core may count on.

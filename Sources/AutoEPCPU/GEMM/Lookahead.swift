@@ -28,8 +28,8 @@ struct Lookahead {
   }
 
   /// Asks for bytes of some rows, as far as there is room. Of the others, those that nothing foresees are
-  /// asked for at once; the processor foresees by itself what runs along memory. What is streamed is not
-  /// read.
+  /// asked for at once; the processor foresees by itself what runs along memory. What is streamed needs no
+  /// reading before it is written.
   mutating func ask(for rows: RowAddresses, bytes: Range<Int>, isForeseen: Bool = false) {
     guard !bytes.isEmpty, !rows.areStreamed else { return }
     let linesPerRow = (bytes.count - 1) / 64 + 1

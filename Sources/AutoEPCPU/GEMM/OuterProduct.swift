@@ -19,9 +19,8 @@ struct OuterProduct<S: RowScalar> {
     into out: RowAddresses
   ) {
     assert(left.count == right.count)
-    let (rows, columns) = (
-      Self.features.roundedUp(to: kernel.rows), Self.panelsAtOnce * kernel.columns
-    )
+    let rows = Self.features.roundedUp(to: kernel.rows)
+    let columns = Self.panelsAtOnce * kernel.columns
     let sums = bench.elements(S.Wide.self, for: .sums, count: rows * columns)
     var lookahead = kernel.lookahead(rows: rows, columns: columns, depth: right.count, on: bench)
     for strip in (0..<width).chunks(of: stripColumns(depth: right.count)) {
@@ -46,6 +45,7 @@ struct OuterProduct<S: RowScalar> {
 
   private func stripColumns(depth: Int) -> Int {
     let columnBytes = max(kernel.words(of: depth) * kernel.wordSize, 1)
-    return max(Self.stripBytes / columnBytes / kernel.columns, 1) * kernel.columns
+    let columnsAtOnce = Self.panelsAtOnce * kernel.columns
+    return max(Self.stripBytes / columnBytes / columnsAtOnce, 1) * columnsAtOnce
   }
 }

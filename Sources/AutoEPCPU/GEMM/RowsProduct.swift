@@ -33,7 +33,12 @@ struct RowsProduct<S: RowScalar> {
   private var weights: WeightView<S> { first.weights }
 
   /// Features whose weights stay in the cache while all rows pass.
-  private static var features: Int { 64 }
+  private var featuresAtOnce: Int { max(64, featureUnit) }
+  /// The fewest features that are whole tiles and whole cache lines.
+  private var featureUnit: Int {
+    let lines = stride(from: 32, through: 32 * kernel.rows, by: 32)
+    return lines.first { $0 % kernel.rows == 0 } ?? kernel.rows
+  }
   /// Panels of weights that are packed together, to read whole cache lines; more for a few rows, whose
   /// products take no longer than reading the weights.
   private static func panelsAtOnce(rows: Int) -> Int { rows > 96 ? 2 : 4 }
@@ -58,12 +63,13 @@ struct RowsProduct<S: RowScalar> {
     let panels = kernel.panels(fromColumns: rows, ranges, depth: depth, on: bench)
     let outputs = first.outputAddresses(kernel, bench)
     let secondOutputs = second?.outputAddresses(kernel, bench)
-    let most = Self.features.roundedUp(to: kernel.rows)
-    let sums = first.sums(most * kernel.columns, bench)
-    let secondSums = second?.sums(most * kernel.columns, bench)
+    // No arrays in the loops: an array's count is atomic, and waits for all that was streamed before.
+    let sums = first.sums(featuresAtOnce * kernel.columns, bench)
+    let secondSums = second?.sums(featuresAtOnce * kernel.columns, bench)
     var lookahead = kernel.lookahead(
-      rows: most, columns: kernel.columns, depth: depth, products: second == nil ? 1 : 2, on: bench)
-    for features in (0..<weights.outputs).parts(most: Self.features, unit: kernel.rows) {
+      rows: featuresAtOnce, columns: kernel.columns, depth: depth,
+      products: second == nil ? 1 : 2, on: bench)
+    for features in (0..<weights.outputs).parts(most: featuresAtOnce, unit: featureUnit) {
       let left = first.readable(outputs[features], kernel, bench)
       let secondLeft = secondOutputs.flatMap { second?.readable($0[features], kernel, bench) }
       let next = features.upperBound..<min(features.upperBound + features.count, weights.outputs)
@@ -72,11 +78,8 @@ struct RowsProduct<S: RowScalar> {
         lookahead.clear()
         for target in targets { target.ask(&lookahead, rows: range, columns: features) }
         let nextPart = next.part(index, of: ranges.count)
-        let bytes = S.bytes(0..<depth)
-        lookahead.ask(for: outputs[nextPart], bytes: bytes, isForeseen: true)
-        if let secondOutputs {
-          lookahead.ask(for: secondOutputs[nextPart], bytes: bytes, isForeseen: true)
-        }
+        first.ask(&lookahead, for: outputs[nextPart])
+        if let secondOutputs { second?.ask(&lookahead, for: secondOutputs[nextPart]) }
         kernel.multiply(left, by: panel, depth: depth, into: sums, lookahead: &lookahead)
         if let secondLeft, let secondSums {
           kernel.multiply(
@@ -167,6 +170,11 @@ extension RowsProduct {
     ) -> RowAddresses {
       kernel.readable(
         outputs, depth: weights.inputs, on: bench, for: packed, addresses: packedAddresses)
+    }
+
+    /// Asks for the weights of some outputs.
+    func ask(_ lookahead: inout Lookahead, for outputs: RowAddresses) {
+      lookahead.ask(for: outputs, bytes: S.bytes(0..<weights.inputs), isForeseen: true)
     }
 
     /// The inputs, whose outputs run along memory.

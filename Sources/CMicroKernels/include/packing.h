@@ -13,6 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Whether whole cache lines can be written past the caches. */
+#if defined(__x86_64__)
+enum { STREAMS_LINES = 1 };
+#else
+enum { STREAMS_LINES = 0 };
+#endif
+
 typedef struct packing {
   /* A panel of columns that are rows in memory: column c at depth p is source[c][p]. */
   void (*columns_from_rows)(const void *const *source, ptrdiff_t width, ptrdiff_t depth,

@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx
 
 from autoep._first_order import first_order_only
 from autoep._options import RouteOptions
-from autoep._saved import is_kept_as_it_is, is_last_backward
+from autoep._saved import is_kept_as_it_is, take_hidden
 from autoep.comm import Communicator
 from autoep.functional._all_to_all import all_to_all_backward, all_to_all_forward
 from autoep.functional._experts import (
@@ -276,9 +276,6 @@ class Experts(torch.autograd.Function):
         saved = ExpertsSaved(ctx.plan, *ctx.saved_tensors)
         needed = dict(zip(OPTIONAL_GRADIENTS, ctx.needs_input_grad[2:], strict=True))
         wanted = [name for name, is_needed in needed.items() if is_needed]
-        overwrite = ctx.is_hidden_ours and is_last_backward()
-        if overwrite:
-            # A backward after one that failed on its way is refused so.
-            torch.autograd.graph.increment_version(saved.hidden)
+        overwrite = take_hidden(ctx, saved.hidden)
         gradients = experts_backward(grad_y, saved, wanted=wanted, overwrite_saved=overwrite)
         return None, *gradients

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd.function import FunctionCtx
+
+# torch has it since 2.8.
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def is_kept_as_it_is() -> bool:
-    """Whether no hook of the script sees the tensors that a forward saves."""
-    if torch.compiler.is_compiling():
+    """Whether it is known that no hook of the script sees the tensors that a forward saves."""
+    if _top_hooks is None or torch.compiler.is_compiling():
         return False
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    return _top_hooks(True) is None
 
 
-def is_last_backward() -> bool:
-    """Whether nothing that a forward has saved is read after this backward."""
-    return not torch._C._autograd._get_current_graph_task_keep_graph()
+def take_hidden(ctx: FunctionCtx, hidden: torch.Tensor) -> bool:
+    """Whether the backward may work in the memory of the saved pre-activation, and if so does.
+
+    A backward again, after one that failed on its way, is refused then.
+
+    Args:
+        ctx: Has `is_hidden_ours`, of the forward.
+        hidden: The pre-activation.
+    """
+    if not ctx.is_hidden_ours or torch._C._autograd._get_current_graph_task_keep_graph():
+        return False
+    torch.autograd.graph.increment_version(hidden)
+    return True

@@ -153,3 +153,17 @@ def test_gradients_add_up_over_micro_batches() -> None:
         loss = found.y.square().sum() + 0.1 * torch.logsumexp(found.logits, -1).square().sum()
         loss.backward()
     assert_close([t.grad.cpu() for t in given.values()], [2 * g for g in once])
+
+
+def test_a_backward_after_one_that_failed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = whole(layer()).y
+
+    def fail(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as context:
+        context.setattr("autoep.functional._local_moe.run_route_backward", fail)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            y.sum().backward()
+    with pytest.raises(RuntimeError, match="inplace"):
+        y.sum().backward()

@@ -19,7 +19,7 @@ from autoep._arrays import dtype_name
 from autoep._first_order import first_order_only
 from autoep._native import engine
 from autoep._options import GPU_DTYPES, LAYOUTS, choice
-from autoep._saved import is_kept_as_it_is, is_last_backward
+from autoep._saved import is_kept_as_it_is, take_hidden
 from autoep.errors import InvalidArgumentError
 from autoep.functional._runtime import context_of
 
@@ -32,9 +32,9 @@ Options = tuple[int, int, int, int, float, float]
 
 _NO_BUFFERS: Buffers = (None, None, None, None)
 _WEIGHT_NAMES = ("gate_up", "gate_up_bias", "down", "down_bias")
-_NDIMS = {"gate_up": 3, "down": 3}  # of the others 2
+_NDIMS = {"gate_up": 3, "down": 3, "selection_bias": 1}  # of the others 2
 _OUT_IN = LAYOUTS["out_in"]
-_OPTIONAL = ("gate_up_bias", "down_bias")
+_OPTIONAL = ("gate_up_bias", "down_bias", "selection_bias")
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # and no DTensor
 _DTYPES = {getattr(torch, name): number for name, number in GPU_DTYPES.items()}
 
@@ -180,7 +180,7 @@ def gradients(
         grad_x,
         grad_scores,
         *places,
-        hidden if ctx.is_hidden_ours and is_last_backward() else None,
+        hidden if take_hidden(ctx, hidden) else None,
         accumulate,
         *ctx.options,
     )

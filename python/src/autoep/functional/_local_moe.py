@@ -40,10 +40,11 @@ def local_moe(
     Returns:
         y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E].
     """
-    _, gate_up, gate_up_bias, down, down_bias = others
+    selection_bias, gate_up, gate_up_bias, down, down_bias = others
     check(
         x=x,
         router=router,
+        selection_bias=selection_bias,
         gate_up=gate_up,
         gate_up_bias=gate_up_bias,
         down=down,
