@@ -149,3 +149,29 @@ def test_tensors_of_other_shapes_are_refused(gpu: PlainGPU) -> None:
             together({**given, name: given[name][None]}, {}, {})
     with pytest.raises(autoep.InvalidArgumentError, match=r"^router: expected a torch\.Tensor"):
         together({**given, "router": given["router"].detach().numpy()}, {}, {})
+
+
+def test_what_a_gpu_does_not_take_is_refused(gpu: PlainGPU) -> None:
+    given = inputs(torch.float32)
+    with pytest.raises(autoep.InvalidArgumentError, match=r"^selection_bias: expected a torch\.T"):
+        together(given, {}, {}, selection_bias=numpy.ones(E))
+    with pytest.raises(autoep.InvalidArgumentError, match="selection_bias: expected 1 dim"):
+        together(given, {}, {}, selection_bias=torch.ones(1, E))
+    with pytest.raises(autoep.InvalidArgumentError, match=r"^x: expected one of .* got 'float64'"):
+        together(inputs(torch.float64), {}, {})
+
+
+def test_a_backward_after_one_that_failed_is_refused(
+    gpu: PlainGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    y = together(inputs(torch.float32), {}, {}).y
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as context:
+        context.setattr("autoep.functional._local_moe.run_route_backward", fail)
+        with pytest.raises(MemoryError):
+            y.sum().backward()
+    with pytest.raises(RuntimeError, match="inplace"):
+        y.sum().backward()

@@ -17,9 +17,9 @@ def is_kept_as_it_is() -> bool:
 
 
 def take_hidden(ctx: FunctionCtx, hidden: torch.Tensor) -> bool:
-    """Whether the backward may work in the memory of the saved pre-activation, and if so does.
+    """Whether the backward may work in the memory of the saved pre-activation.
 
-    A backward again, after one that failed on its way, is refused then.
+    If so it counts as changed: a second backward, after one that failed on its way, is refused.
 
     Args:
         ctx: Has `is_hidden_ours`, of the forward.

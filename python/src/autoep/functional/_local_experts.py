@@ -331,8 +331,12 @@ torch.library.register_fake("autoep::local_experts_backward", lambda *_: None, l
 def _config(x: Tensor, gate_up: Tensor, down: Tensor, options: tuple) -> tuple:
     """`autoep_experts_config` by the sizes of the tensors."""
     ffn_size = down.shape[2 if options[2] == _OUT_IN else 1]
-    dtype = _DTYPES.get(x.dtype) or choice("x", dtype_name(x), GPU_DTYPES)
-    return (gate_up.shape[0], x.shape[1], ffn_size, dtype, *options)
+    return (gate_up.shape[0], x.shape[1], ffn_size, dtype_of(x), *options)
+
+
+def dtype_of(x: Tensor) -> int:
+    """The engine's number of the dtype that a GPU computes in."""
+    return _DTYPES.get(x.dtype) or choice("x", dtype_name(x), GPU_DTYPES)
 
 
 def dense(tensor: Tensor | None) -> Tensor | None:

@@ -17,6 +17,7 @@ from autoep.functional._local_experts import (
     Options,
     check,
     dense,
+    dtype_of,
     gradients,
     run_forward,
 )
@@ -50,6 +51,7 @@ def local_moe(
         down=down,
         down_bias=down_bias,
     )
+    dtype_of(x)  # Before the router's product is made.
     return LocalMoE.apply(route_as, compute_as, x, router, *others)
 
 
