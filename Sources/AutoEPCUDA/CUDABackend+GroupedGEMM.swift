@@ -88,7 +88,7 @@ struct ProductTile {
     [
       PackageResources.instructions_cuh, PackageResources.element_cuh,
       PackageResources.operand_cuh, PackageResources.groups_cuh, PackageResources.f32_tile_cuh,
-      PackageResources.tensor_core_tile_cuh,
+      PackageResources.chunk_cuh, PackageResources.tensor_core_tile_cuh,
     ]
   }
 

@@ -1,5 +1,5 @@
 // A tile of a matrix product on the tensor cores, bf16 or f16 summed in f32, by a block of 256 threads.
-//   -DALIGNED=0|1  whether the operands' rows begin, and end, at multiples of 16 bytes
+//   -DALIGNED: see chunk.cuh
 //
 // Eight warps, 2 x 4, take 64 x 32 each. The operands pass through shared memory in STAGES stages of
 // depth 32, in chunks of 8 elements whose places are permuted so that no bank is asked twice at once.
@@ -12,13 +12,8 @@ constexpr int TILE_THREADS = 256;
 constexpr int TILE_BLOCKS_PER_SM = 2;
 
 constexpr int STAGES = 3;
-constexpr int CHUNK = 8;
 constexpr int STAGE_CHUNKS = TILE * TILE_DEPTH / CHUNK;
 constexpr int WARP_ROWS = 64, WARP_COLUMNS = 32;
-
-struct alignas(16) Chunk {
-  Element at[CHUNK];
-};
 
 // STAGES stages of operand A, then as many of operand B: TILE_SHARED_BYTES bytes.
 extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -37,20 +32,6 @@ __device__ __forceinline__ int place_by_outer(int outer, int chunk) {
 // Where it keeps the chunk of 8 outer indices from 8 * chunk on, of one depth.
 __device__ __forceinline__ int place_by_depth(int depth, int chunk) {
   return depth * (TILE / CHUNK) + (chunk ^ (depth % 8));
-}
-
-// Brings a chunk of which the first `valid` elements are there.
-__device__ __forceinline__ void load_chunk(Chunk* target, const Element* source, const Element* base,
-                                           int valid) {
-#if ALIGNED
-  // A chunk is there as a whole or not at all; where nothing is read, the address must still be good.
-  copy_16_async(target, valid > 0 ? source : base, valid > 0 ? 16 : 0);
-#else
-  Chunk chunk;
-#pragma unroll
-  for (int i = 0; i < CHUNK; i++) chunk.at[i] = i < valid ? source[i] : Element(0);
-  *target = chunk;
-#endif
 }
 
 // Starts to bring the part of an operand from `first_depth` on into a stage.
@@ -90,14 +71,6 @@ __device__ __forceinline__ void load_fragment(unsigned (&parts)[4], const Chunk*
 
 __device__ __forceinline__ int first_row_of_warp_tile() { return warp_index() / 4 * WARP_ROWS; }
 __device__ __forceinline__ int first_column_of_warp_tile() { return warp_index() % 4 * WARP_COLUMNS; }
-
-__device__ __forceinline__ void multiply_halves(float (&sums)[4], const unsigned (&a)[4], unsigned b0,
-                                                unsigned b1) {
-  if constexpr (ELEMENT == BF16)
-    multiply_bf16(sums, a, b0, b1);
-  else
-    multiply_f16(sums, a, b0, b1);
-}
 
 // sums += the product of one stage.
 template <Order A, Order B>

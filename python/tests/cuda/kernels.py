@@ -12,7 +12,10 @@ CODES = {None: 0, torch.float32: F32, torch.bfloat16: BF16, torch.float16: F16}
 
 _BASE = ("instructions.cuh", "element.cuh")
 _FAULTS = (*_BASE, "fault.cuh")
-_TILES = (*_BASE, "operand.cuh", "groups.cuh", "f32_tile.cuh", "tensor_core_tile.cuh")
+_TILES = (
+    *_BASE,
+    *("operand.cuh", "groups.cuh", "f32_tile.cuh", "chunk.cuh", "tensor_core_tile.cuh"),
+)
 
 PARTS = {
     "sort_by_expert": (*_FAULTS, "sort_by_expert.cu"),
