@@ -246,6 +246,22 @@ autoep_status autoep_route(autoep_context context, const autoep_route_config *co
                            const autoep_tensor *topk_idx, const autoep_tensor *topk_weights,
                            const autoep_tensor *tokens_per_expert, autoep_error *error);
 
+/* The router's product and the choice in one call: logits = x router^T, summed in f32 (f64 for f64)
+ * in a fixed order and rounded once, then what autoep_route gives for these logits. A row's
+ * logits depend neither on T nor on where it stands.
+ *   x                 [T,H] f32, f64 or bf16 (on one GPU f32, bf16 or f16)
+ *   router            [E,H] dtype of x
+ *   selection_bias    [E] as in autoep_route, or NULL
+ *   logits            [T,E] dtype of x, out
+ *   topk_idx, topk_weights, tokens_per_expert: as in autoep_route, out */
+autoep_status autoep_router_forward(autoep_context context, const autoep_route_config *config,
+                                    const autoep_tensor *x, const autoep_tensor *router,
+                                    const autoep_tensor *selection_bias,
+                                    const autoep_tensor *logits, const autoep_tensor *topk_idx,
+                                    const autoep_tensor *topk_weights,
+                                    const autoep_tensor *tokens_per_expert,
+                                    autoep_error *error);
+
 /* The gradient to the logits, for the choice that autoep_route made.
  *   grad_topk_weights [T,K] dtype of topk_weights
  *   grad_logits       [T,E] dtype of logits, out */

@@ -32,6 +32,36 @@ public func autoep_route(
   }
 }
 
+@_cdecl("autoep_router_forward") @implementation
+public func autoep_router_forward(
+  _ context: autoep_context, _ config: UnsafePointer<autoep_route_config>!,
+  _ x: UnsafePointer<autoep_tensor>!, _ router: UnsafePointer<autoep_tensor>!,
+  _ selection_bias: UnsafePointer<autoep_tensor>!, _ logits: UnsafePointer<autoep_tensor>!,
+  _ topk_idx: UnsafePointer<autoep_tensor>!, _ topk_weights: UnsafePointer<autoep_tensor>!,
+  _ tokens_per_expert: UnsafePointer<autoep_tensor>!, _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context)
+    let x = try unsafe check.tensor(x, "x", ["T", "H"], logitTypes)
+    let router = try unsafe check.tensor(router, "router", ["E", "H"], [x.dtype])
+    let route = try unsafe check.route(check.config(config, "config"))
+    let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], [x.dtype])
+    try check.slotCount(logits)
+    let bias = try unsafe check.optional(selection_bias, "selection_bias", ["E"], [.f32, .f64])
+    let topkIdx = try unsafe check.tensor(topk_idx, "topk_idx", ["T", "K"], [.i32])
+    let topkWeights = try unsafe check.tensor(
+      topk_weights, "topk_weights", ["T", "K"], [scoreType(x.dtype)])
+    let tokensPerExpert = try unsafe check.tensor(
+      tokens_per_expert, "tokens_per_expert", ["E"], [.i32])
+    try backend.routerLogits(x, router: router, into: logits)
+    try backend.route(
+      route, logits: logits, selectionBias: bias, topkIdx: topkIdx, topkWeights: topkWeights,
+      tokensPerExpert: tokensPerExpert)
+  }
+}
+
 @_cdecl("autoep_route_backward") @implementation
 public func autoep_route_backward(
   _ context: autoep_context, _ config: UnsafePointer<autoep_route_config>!,

@@ -1,6 +1,19 @@
 import AutoEPCore
 
 extension KernelSource {
+  static let routerLogits = KernelSource(
+    "router_logits.cu",
+    axes: [
+      RouterProduct.operands, KernelVariant.each("COLUMNS", RouterProduct.columns),
+      KernelVariant.each("ROWS", RouterProduct.rows),
+    ]
+  ) {
+    [
+      PackageResources.instructions_cuh, PackageResources.element_cuh,
+      PackageResources.chunk_cuh, PackageResources.router_logits_cu,
+    ]
+  }
+
   static let route = KernelSource("route.cu", axes: RouterLaunch.axes) {
     RouterLaunch.preludes + [PackageResources.route_cu]
   }
@@ -11,6 +24,16 @@ extension KernelSource {
 }
 
 extension CUDABackend {
+  /// logits = x · routerᵀ.
+  public func routerLogits(
+    _ x: TensorView, router: TensorView, into logits: TensorView
+  ) throws(EngineError) {
+    let product = try RouterProduct(x, router, processorCount: device.processorCount)
+    try kernel(.routerLogits, "router_logits", product.defines).launch(
+      grid: product.grid, block: product.block, sharedBytes: product.sharedBytes, on: stream, x,
+      router, logits, Int64(x.shape[0]), kernelInt(router.shape[0], "E"), Int64(x.shape[1]))
+  }
+
   /// Chooses K experts a token. A token whose logits cannot be used is routed as if they were zeros,
   /// and told by the next call.
   public func route(
@@ -47,6 +70,42 @@ extension CUDABackend {
       sharedBytes: router.bytes(perExpert: 0, perWarp: 5), on: stream, logits, topkIdx,
       gradTopkWeights, gradLogits, router.tokenCount, router.expertCount, router.parameters,
       device.faults.address)
+  }
+}
+
+/// The launch of a router's product; the numbers are those of router_logits.cu.
+struct RouterProduct {
+  /// Experts and tokens a block.
+  static let columns = [16, 32, 64, 128]
+  static let rows = [32, 64]
+  static let operands = KernelVariant.elements.flatMap { dtype in
+    [false, true].map { operand(dtype, isAligned: $0) }
+  }
+
+  let defines: KernelSource.Choice
+  let grid: LaunchSize
+  let block: LaunchSize
+  let sharedBytes: Int
+
+  init(_ x: TensorView, _ router: TensorView, processorCount: Int) throws(EngineError) {
+    try KernelVariant.check(x.dtype, for: "the router's product")
+    let (tokens, experts) = (x.shape[0], router.shape[0])
+    let columns = Self.columns.first { $0 >= experts } ?? 128
+    // Few tokens: more blocks. Many: the router's weights are read half as often.
+    let rows = tokens <= 32 * processorCount ? 32 : 64
+    let isAligned = KernelVariant.vector(x.dtype, widths: [x.shape[1]], [x, router]) > 1
+    defines =
+      Self.operand(x.dtype, isAligned: isAligned) + KernelVariant.define("COLUMNS", columns)
+      + KernelVariant.define("ROWS", rows)
+    grid = LaunchSize(((tokens + rows - 1) / rows) * ((experts + columns - 1) / columns))
+    block = LaunchSize(8 * rows)
+    let stageBytes = 16 * (rows + columns) * (columns > 64 ? 8 : 16)
+    sharedBytes = stageBytes * min(96 * 1024 / stageBytes, 4)
+  }
+
+  private static func operand(_ dtype: DataType, isAligned: Bool) -> KernelSource.Choice {
+    KernelVariant.define("ELEMENT", KernelVariant.code(dtype))
+      + KernelVariant.define("ALIGNED", isAligned ? 1 : 0)
   }
 }
 

@@ -8,6 +8,10 @@
 public protocol ComputeBackend: AnyObject, Sendable {
   // MARK: Routing
 
+  /// logits = x · routerᵀ; a row's logits do not depend on where it stands.
+  func routerLogits(_ x: TensorView, router: TensorView, into logits: TensorView)
+    throws(EngineError)
+
   /// Chooses K experts a token; throws `.invalidArgument` naming token and expert for a logit that
   /// is NaN or +inf, and for a row without a finite one.
   func route(

@@ -78,6 +78,19 @@ extension Call {
       return autoep_route(context, &config, t[0], t[1], t[2], t[3], t[4], error)
     },
     Call(
+      name: "autoep_router_forward",
+      tensors: [
+        Argument("x", [3, 5]), Argument("router", [4, 5]),
+        Argument("selection_bias", [4], isOptional: true), Argument("logits", [3, 4]),
+        Argument("topk_idx", [3, 2], AUTOEP_I32), Argument("topk_weights", [3, 2]),
+        Argument("tokens_per_expert", [4], AUTOEP_I32),
+      ]
+    ) { t, context, error in
+      var config = route
+      return autoep_router_forward(
+        context, &config, t[0], t[1], t[2], t[3], t[4], t[5], t[6], error)
+    },
+    Call(
       name: "autoep_route_backward",
       tensors: [
         Argument("logits", [3, 4]), Argument("topk_idx", [3, 2], AUTOEP_I32, values: choices),

@@ -12,10 +12,14 @@ final class FakeGPU: Sendable {
 
   let handle: autoep_context
   private let library: FakeDriverLibrary
+  private let launchedName: @convention(c) (Int32) -> UnsafePointer<CChar>
 
   private init() throws {
     library = try FakeDriverLibrary(soname: "libcuda.so.1")
-    try #require(dlopen(library.path, RTLD_NOW | RTLD_GLOBAL) != nil)
+    let opened = try #require(dlopen(library.path, RTLD_NOW | RTLD_GLOBAL))
+    launchedName = unsafeBitCast(
+      try #require(dlsym(opened, "fake_driver_launched")),
+      to: (@convention(c) (Int32) -> UnsafePointer<CChar>).self)
     var handle: autoep_context = 0
     try (InstalledNVRTC.path ?? "").withCString { path in
       var config = autoep_context_config(
@@ -26,4 +30,7 @@ final class FakeGPU: Sendable {
     }
     self.handle = handle
   }
+
+  /// The kernel that the calling thread launched last, or some launches before.
+  func launched(ago: Int32) -> String { String(cString: launchedName(ago)) }
 }

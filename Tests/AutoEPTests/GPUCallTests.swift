@@ -72,6 +72,18 @@ struct GPUCallTests {
     }
   }
 
+  @Test("a router's forward launches the product, and then the choice")
+  func routerForward() throws {
+    let gpu = try FakeGPU.shared.get()
+    let forward = try #require(Call.all.first { $0.name == "autoep_router_forward" })
+    try forward(gpu.handle) { tensors in
+      for tensor in tensors { _ = tensor.describe(Place.cuda.put) }
+      return tensors.map(\.pointer)
+    }
+    #expect(gpu.launched(ago: 1) == "router_logits")
+    #expect(gpu.launched(ago: 0) == "route")
+  }
+
   @Test("what local experts are asked for: sizes and types")
   func describe() throws {
     let context = try FakeGPU.shared.get().handle

@@ -1,10 +1,11 @@
 /* A driver without a GPU: it answers the calls of the CUDA backend and remembers what it was given. */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda_driver_types.h"
 
-enum { NOT_CURRENT = 201, ARGUMENTS = 8 };
+enum { NOT_CURRENT = 201, ARGUMENTS = 8, KERNELS = 256, NAME_SIZE = 64 };
 
 /* What tests read and set. */
 typedef struct fake_state {
@@ -26,7 +27,15 @@ static fake_state state = {.compute_major = 9};
 static _Thread_local cuda_context current;
 static struct cuda_context_object *const primary = (struct cuda_context_object *)64;
 
+/* Kernels that were asked for: a function is the address of its name. */
+static char names[KERNELS][NAME_SIZE];
+static atomic_int name_count;
+/* What the calling thread launched: the last kernel, and the one before. */
+static _Thread_local const char *launched[2] = {"", ""};
+
 fake_state *fake_driver(void) { return &state; }
+
+const char *fake_driver_launched(int32_t launches_ago) { return launched[launches_ago]; }
 
 cuda_result cuInit(uint32_t flags) { return (cuda_result)flags; }
 
@@ -103,7 +112,10 @@ cuda_result cuModuleGetFunction(cuda_function *function, cuda_module module, con
   (void)module;
   if (current != primary) return NOT_CURRENT;
   if (strcmp(name, "absent") == 0) return 500;
-  *function = (cuda_function)256;
+  int number = name_count++;
+  if (number >= KERNELS || strlen(name) >= NAME_SIZE) return cuda_error_out_of_memory;
+  strcpy(names[number], name);
+  *function = (cuda_function)(void *)names[number];
   return cuda_success;
 }
 
@@ -121,7 +133,11 @@ cuda_result cuFuncSetAttribute(cuda_function function, int32_t attribute, int32_
 
 cuda_result cuLaunchKernelEx(const cuda_launch_config *config, cuda_function function,
                              void **parameters, void **extra) {
-  if (current != primary || function != (cuda_function)256 || extra != NULL) return NOT_CURRENT;
+  const char *name = (const char *)function;
+  if (current != primary || name < names[0] || name >= names[KERNELS] || extra != NULL)
+    return NOT_CURRENT;
+  launched[1] = launched[0];
+  launched[0] = name;
   state.launches++;
   state.config = *config;
   if (config->attribute_count > 0) state.attribute = config->attributes[0];

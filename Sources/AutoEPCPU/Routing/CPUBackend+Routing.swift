@@ -1,6 +1,20 @@
 import AutoEPCore
 
 extension CPUBackend {
+  /// logits = x · routerᵀ: the grouped GEMM of one group.
+  public func routerLogits(
+    _ x: TensorView, router: TensorView, into logits: TensorView
+  ) throws(EngineError) {
+    guard x.dtype != .f16 else { throw Self.unsupported(x.dtype, by: "the router's product") }
+    let weights = unsafe TensorView(
+      data: router.data, shape: [1] + router.shape, dtype: router.dtype)
+    let rows = try HostBuffer(integers: [x.shape[0]])
+    try withExtendedLifetime(rows) { () throws(EngineError) in
+      try groupedGEMM(
+        x, weights: weights, layout: .outIn, bias: nil, rowsPerGroup: rows.view, into: logits)
+    }
+  }
+
   /// Chooses K experts a token, the tokens shared out over the threads.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,

@@ -2,7 +2,7 @@ extension KernelSource {
   /// Every source there is, so that a test can compile each.
   static let all: [KernelSource] = [
     .permute, .unpermute, .slotDot, .gatherPartials, .rowWeights, .sortByExpert, .groupedGEMM,
-    .weightGradient, .rowSum, .activate, .activateBackward, .route, .routeBackward, .zLoss,
-    .jitter, .hopperGEMM, .hopperWeightGradient, .hopperTileList,
+    .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
+    .zLoss, .jitter, .hopperGEMM, .hopperWeightGradient, .hopperTileList,
   ]
 }

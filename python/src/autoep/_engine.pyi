@@ -50,6 +50,17 @@ def route(
     topk_weights: Any,
     tokens_per_expert: Any,
 ) -> None: ...
+def router_forward(
+    context: Handle,
+    config: tuple,
+    x: Any,
+    router: Any,
+    selection_bias: Any,
+    logits: Any,
+    topk_idx: Any,
+    topk_weights: Any,
+    tokens_per_expert: Any,
+) -> None: ...
 def route_backward(
     context: Handle,
     config: tuple,

@@ -30,6 +30,27 @@ FUNCTION(route) {
   Py_RETURN_NONE;
 }
 
+FUNCTION(router_forward) {
+  Handle *context;
+  autoep_route_config config;
+  INPUT(x);
+  INPUT(router);
+  OPTIONAL_INPUT(selection_bias);
+  OUTPUT(logits);
+  OUTPUT(topk_idx);
+  OUTPUT(topk_weights);
+  OUTPUT(tokens_per_expert);
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&:router_forward", context_read, &context,
+                        route_config_read, &config, tensor_read, &x, tensor_read, &router,
+                        tensor_read, &selection_bias, tensor_read, &logits, tensor_read,
+                        &topk_idx, tensor_read, &topk_weights, tensor_read, &tokens_per_expert))
+    return NULL;
+  RUN(autoep_router_forward(context->id, &config, &x.view, &router.view,
+                            tensor_view(&selection_bias), &logits.view, &topk_idx.view,
+                            &topk_weights.view, &tokens_per_expert.view, &error));
+  Py_RETURN_NONE;
+}
+
 FUNCTION(route_backward) {
   Handle *context;
   autoep_route_config config;
@@ -85,6 +106,8 @@ FUNCTION(jitter) {
 
 PyMethodDef routing_methods[] = {
     METHOD(route, "(context, config, logits, selection_bias, topk_idx, topk_weights, counts)"),
+    METHOD(router_forward, "(context, config, x, router, selection_bias, logits, topk_idx, "
+                           "topk_weights, counts)"),
     METHOD(route_backward, "(context, config, logits, topk_idx, grad_topk_weights, grad_logits)"),
     METHOD(router_z_loss, "(context, logits, loss)"),
     METHOD(router_z_loss_backward, "(context, logits, grad_loss, grad_logits)"),

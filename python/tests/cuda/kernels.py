@@ -28,6 +28,7 @@ PARTS = {
     "row_sum": (*_BASE, "groups.cuh", "row_sum.cu"),
     "portable_grouped_gemm": (*_TILES, "portable_grouped_gemm.cu"),
     "portable_weight_gradient": (*_TILES, "portable_weight_gradient.cu"),
+    "router_logits": (*_BASE, "chunk.cuh", "router_logits.cu"),
     "route": (*_FAULTS, "router.cuh", "route.cu"),
     "route_backward": (*_FAULTS, "router.cuh", "route_backward.cu"),
     "z_loss": (*_BASE, "z_loss.cu"),
