@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -35,10 +36,14 @@ def inputs(dtype: torch.dtype = torch.float64, device: str = "cpu") -> dict[str,
 
 
 def apart(
-    given: dict[str, Any], routing: dict[str, Any], computing: dict[str, Any], **others: Any
+    given: dict[str, Any],
+    routing: dict[str, Any],
+    computing: dict[str, Any],
+    product: Callable[..., torch.Tensor] = torch.nn.functional.linear,
+    **others: Any,
 ) -> functional.MoE:
-    """The same by plain torch's linear map, `route` and `experts`."""
-    logits = torch.nn.functional.linear(given["x"], given["router"])
+    """The same by a linear map, torch's if it is not another, `route` and `experts`."""
+    logits = product(given["x"], given["router"])
     routed = functional.route(logits, K, **others, **routing)
     weights = {name: given[name] for name in LEAVES[2:]}
     y = functional.experts(given["x"], routed.topk_idx, routed.topk_weights, **weights, **computing)
@@ -149,6 +154,10 @@ def test_tensors_of_other_shapes_are_refused(gpu: PlainGPU) -> None:
             together({**given, name: given[name][None]}, {}, {})
     with pytest.raises(autoep.InvalidArgumentError, match=r"^router: expected a torch\.Tensor"):
         together({**given, "router": given["router"].detach().numpy()}, {}, {})
+    with pytest.raises(autoep.InvalidArgumentError, match=r"router has shape .* with H = 8"):
+        together({**given, "router": given["router"][:, :-1]}, {}, {})
+    with pytest.raises(autoep.InvalidArgumentError, match="router is float64; expected float32"):
+        together({**given, "router": given["router"].double()}, {}, {})
 
 
 def test_what_a_gpu_does_not_take_is_refused(gpu: PlainGPU) -> None:

@@ -28,17 +28,25 @@ def both(given: dict[str, torch.Tensor], call: Any, *options: Any) -> list[torch
 
 
 def layer(tokens: int = 515, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
-    """One that the kernels of sm_90 take."""
+    """One that the kernels of sm_90 take, of tokens whose choice no rounding of a logit moves."""
     generator = torch.Generator("cuda").manual_seed(1)
-    sizes = ((tokens, 256), (16, 256), (16, 768, 256), (16, 256, 384))
+    sizes = ((2 * tokens, 256), (16, 256), (16, 768, 256), (16, 256, 384))
     names = ("x", "router", "gate_up", "down")
     scales = (1.0, 0.3, 0.06, 0.05)
-    return {
-        name: (torch.randn(*size, generator=generator, device="cuda") * scale)
-        .to(dtype)
-        .requires_grad_()
+    given = {
+        name: (torch.randn(*size, generator=generator, device="cuda") * scale).to(dtype)
         for name, size, scale in zip(names, sizes, scales, strict=True)
     }
+    best = exact_logits(given).topk(K + 1).values
+    # Logits below 32 are at most 1/16 off.
+    clear = (best[:, :-1] - best[:, 1:] > 0.25).all(-1) & (best[:, 0] < 32)
+    given["x"] = given["x"][clear][:tokens].clone()
+    assert len(given["x"]) == tokens
+    return {name: tensor.requires_grad_() for name, tensor in given.items()}
+
+
+def exact_logits(given: dict[str, torch.Tensor]) -> torch.Tensor:
+    return given["x"].detach().double() @ given["router"].detach().double().T
 
 
 @pytest.mark.parametrize(("routing", "computing"), OPTIONS)
@@ -50,8 +58,22 @@ def test_it_is_its_parts_together(routing: dict[str, Any], computing: dict[str, 
     assert_same(found, results(together(exact, routing, computing), list(exact.values())))
 
 
-def parts(given: dict[str, torch.Tensor]) -> functional.MoE:
-    return apart({**dict.fromkeys(LEAVES), **given}, {"normalize": True}, {})
+class Replaced(torch.autograd.Function):
+    """Other values in the place of some, whose gradient these get."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return others.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        return grad, None
+
+
+def parts(
+    given: dict[str, torch.Tensor], product: Any = torch.nn.functional.linear
+) -> functional.MoE:
+    return apart({**dict.fromkeys(LEAVES), **given}, {"normalize": True}, {}, product)
 
 
 def whole(given: dict[str, torch.Tensor]) -> functional.MoE:
@@ -60,12 +82,47 @@ def whole(given: dict[str, torch.Tensor]) -> functional.MoE:
 
 def test_in_bfloat16_it_differs_by_the_sum_of_two_gradients_of_x() -> None:
     given = layer()
-    found, expected = (both(given, call) for call in (whole, parts))
+    found = both(given, whole)
+
+    def product(x: torch.Tensor, router: torch.Tensor) -> torch.Tensor:
+        return Replaced.apply(torch.nn.functional.linear(x, router), found[1].cuda())
+
+    expected = both(given, lambda tensors: parts(tensors, product))
     for index, (a, e) in enumerate(zip(found, expected, strict=True)):
         if index == 4:
             assert (a - e).float().norm() <= 2**-8 * e.float().norm()
         else:
             assert torch.equal(a, e), index
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_logits_are_as_good_as_those_of_torch(dtype: torch.dtype) -> None:
+    given = layer(dtype=dtype)
+    exact = exact_logits(given)
+    with torch.no_grad():
+        logits, plain = whole(given).logits, torch.nn.functional.linear(given["x"], given["router"])
+    assert logits.dtype == dtype
+    if dtype == torch.float32:
+        assert_close([logits], [exact])
+    else:
+        assert (logits - exact).norm() <= 1.1 * (plain - exact).norm()
+
+
+def test_a_tokens_logits_depend_on_itself_alone() -> None:
+    given = layer()
+    with torch.no_grad():
+        logits = whole(given).logits
+        for count in (1, 33, 500):
+            some = {**given, "x": given["x"][-count:]}
+            assert torch.equal(whole(some).logits, logits[-count:])
+
+
+def test_no_tokens() -> None:
+    given = layer(0)
+    y, logits, topk_idx, counts, *gradients = both(given, whole)
+    assert (y.shape, logits.shape, topk_idx.shape) == ((0, 256), (0, 16), (0, K))
+    assert counts.tolist() == [0] * 16
+    assert all((gradient == 0).all() for gradient in gradients)
 
 
 def test_under_autocast_it_computes_in_its_type() -> None:

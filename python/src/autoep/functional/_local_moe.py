@@ -51,25 +51,27 @@ def local_moe(
         down=down,
         down_bias=down_bias,
     )
-    dtype_of(x)  # Before the router's product is made.
+    dtype_of(x)  # Before anything is made of it.
     return LocalMoE.apply(route_as, compute_as, x, router, *others)
 
 
 def choose(
-    options: RouteOptions, logits_TE: Tensor, selection_bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What `route` gives for logits of a GPU, without all that it asks: the device is waiting."""
+    options: RouteOptions, x: Tensor, router: Tensor, selection_bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The router's logits [T, E] and what `route` gives for them, in one call: the device waits."""
     if torch.compiler.is_compiling():
-        return run_route(options, logits_TE, selection_bias)
-    tokens, experts = logits_TE.shape
+        logits_TE = torch.mm(x, router.t())
+        return logits_TE, *run_route(options, logits_TE, selection_bias)
+    tokens, experts = len(x), len(router)
     top_k = integer("top_k", options.top_k, 1, max(experts, 1))
-    routed = (
-        logits_TE.new_empty((tokens, top_k), dtype=torch.int32),
-        logits_TE.new_empty((tokens, top_k), dtype=torch.float32),
-        logits_TE.new_empty((experts,), dtype=torch.int32),
+    results = (
+        x.new_empty((tokens, experts)),
+        x.new_empty((tokens, top_k), dtype=torch.int32),
+        x.new_empty((tokens, top_k), dtype=torch.float32),
+        x.new_empty((experts,), dtype=torch.int32),
     )
-    engine.route(context_of(logits_TE), options, logits_TE, dense(selection_bias), *routed)
-    return routed
+    engine.router_forward(context_of(x), options, x, dense(router), dense(selection_bias), *results)
+    return results
 
 
 class LocalMoE(torch.autograd.Function):
@@ -86,9 +88,9 @@ class LocalMoE(torch.autograd.Function):
         *weights: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
-        logits_TE = torch.mm(x, router.t())
-        idx_TK, scores_TK, counts_E = choose(route_as, logits_TE, selection_bias)
-        y, hidden, routing = run_forward(x, idx_TK, scores_TK, *weights, *compute_as)
+        x_TH = dense(x)
+        logits_TE, idx_TK, scores_TK, counts_E = choose(route_as, x_TH, router, selection_bias)
+        y, hidden, routing = run_forward(x_TH, idx_TK, scores_TK, *weights, *compute_as)
         ctx.save_for_backward(x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing)
         ctx.mark_non_differentiable(idx_TK, counts_E)
         ctx.set_materialize_grads(False)
