@@ -52,17 +52,16 @@ def local_moe(
         down_bias=down_bias,
     )
     dtype_of(x)  # Before anything is made of it.
-    return LocalMoE.apply(route_as, compute_as, x, router, *others)
+    # Before autograd begins: the device is waiting.
+    chosen = None if torch.compiler.is_compiling() else choose(route_as, x, router, selection_bias)
+    return LocalMoE.apply(route_as, compute_as, chosen, x, router, *others)
 
 
 def choose(
     options: RouteOptions, x: Tensor, router: Tensor, selection_bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The router's logits [T, E] and what `route` gives for them, in one call: the device waits."""
-    if torch.compiler.is_compiling():
-        logits_TE = torch.mm(x, router.t())
-        return logits_TE, *run_route(options, logits_TE, selection_bias)
-    tokens, experts = len(x), len(router)
+    """The router's logits [T, E] and what `route` gives for them, outside of autograd."""
+    tokens, experts = x.shape[0], router.shape[0]
     top_k = integer("top_k", options.top_k, 1, max(experts, 1))
     results = (
         x.new_empty((tokens, experts)),
@@ -70,7 +69,9 @@ def choose(
         x.new_empty((tokens, top_k), dtype=torch.float32),
         x.new_empty((experts,), dtype=torch.int32),
     )
-    engine.router_forward(context_of(x), options, x, dense(router), dense(selection_bias), *results)
+    engine.router_forward(
+        context_of(x), options, dense(x), dense(router), dense(selection_bias), *results
+    )
     return results
 
 
@@ -82,15 +83,18 @@ class LocalMoE(torch.autograd.Function):
         ctx: FunctionCtx,
         route_as: RouteOptions,
         compute_as: Options,
+        chosen: tuple[Tensor, Tensor, Tensor, Tensor] | None,
         x: Tensor,
         router: Tensor,
         selection_bias: Tensor | None,
         *weights: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
-        x_TH = dense(x)
-        logits_TE, idx_TK, scores_TK, counts_E = choose(route_as, x_TH, router, selection_bias)
-        y, hidden, routing = run_forward(x_TH, idx_TK, scores_TK, *weights, *compute_as)
+        if chosen is None:
+            logits_TE = torch.mm(x, router.t())
+            chosen = logits_TE, *run_route(route_as, logits_TE, selection_bias)
+        logits_TE, idx_TK, scores_TK, counts_E = chosen
+        y, hidden, routing = run_forward(x, idx_TK, scores_TK, *weights, *compute_as)
         ctx.save_for_backward(x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing)
         ctx.mark_non_differentiable(idx_TK, counts_E)
         ctx.set_materialize_grads(False)
@@ -105,7 +109,7 @@ class LocalMoE(torch.autograd.Function):
     ) -> tuple:
         """[T, H] and [T, E] to the gradients of the tensors, in their order."""
         x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing = ctx.saved_tensors
-        wants_x, wants_router, _, *wanted = ctx.needs_input_grad[2:]
+        wants_x, wants_router, _, *wanted = ctx.needs_input_grad[3:]
         is_routed = wants_x or wants_router
         if grad_y is None:
             grad_y = torch.zeros_like(x)
@@ -121,4 +125,4 @@ class LocalMoE(torch.autograd.Function):
                 grad_x.addmm_(grad_logits, router)
             if wants_router:
                 grad_router = torch.mm(grad_logits.t(), x)
-        return None, None, grad_x, grad_router, None, *grad_weights
+        return None, None, None, grad_x, grad_router, None, *grad_weights
