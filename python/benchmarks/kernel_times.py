@@ -103,6 +103,11 @@ def _activated(shape: Shape, tokens: int) -> int:
     return 3 * tokens * shape.top_k * shape.ffn
 
 
+def _router(shape: Shape, tokens: int) -> int:
+    """T*H, E*H and T*E."""
+    return (tokens + shape.experts) * shape.hidden + _logits(shape, tokens)
+
+
 def _logits(shape: Shape, tokens: int) -> int:
     return tokens * shape.experts
 
@@ -114,6 +119,7 @@ _WORK: tuple[tuple[str, Callable[[Shape, int, int], _Work]], ...] = (
     (r"permute", _moved(_copies)),
     (r"activate_backward", _moved(lambda shape, tokens: 2 * _activated(shape, tokens))),
     (r"activate", _moved(_activated)),
+    (r"router_logits", _moved(_router)),
     (r"route", _moved(_logits)),
     (r"sort|slots", _moved(lambda shape, tokens: 8 * tokens * shape.top_k)),
 )
