@@ -100,7 +100,7 @@ struct RouterProduct {
     grid = LaunchSize(((tokens + rows - 1) / rows) * ((experts + columns - 1) / columns))
     block = LaunchSize(8 * rows)
     let stageBytes = 16 * (rows + columns) * (columns > 64 ? 8 : 16)
-    sharedBytes = stageBytes * min(96 * 1024 / stageBytes, 4)
+    sharedBytes = stageBytes * min(96 * 1024 / stageBytes, 6)
   }
 
   private static func operand(_ dtype: DataType, isAligned: Bool) -> KernelSource.Choice {

@@ -23,7 +23,7 @@ constexpr int STAGE_CHUNKS = (ROWS + COLUMNS) * STEP_CHUNKS;
 // What every device since sm_80 gives a block.
 constexpr int MOST_SHARED_BYTES = 96 * 1024;
 constexpr int MOST_STAGES = MOST_SHARED_BYTES / (STAGE_CHUNKS * sizeof(Chunk));
-constexpr int STAGES = MOST_STAGES < 4 ? MOST_STAGES : 4;
+constexpr int STAGES = MOST_STAGES < 6 ? MOST_STAGES : 6;
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 

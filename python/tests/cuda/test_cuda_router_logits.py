@@ -45,7 +45,7 @@ def router_logits(x, router, rows=32, is_aligned=None):
         (-(-num_tokens // rows) * -(-num_experts // columns),),
         8 * rows,
         (x, router, logits, long(num_tokens), num_experts, long(depth)),
-        shared_bytes=stage_bytes * min(96 * 1024 // stage_bytes, 4),
+        shared_bytes=stage_bytes * min(96 * 1024 // stage_bytes, 6),
         ELEMENT=kernels.CODES[x.dtype],
         ALIGNED=int(is_aligned),
         COLUMNS=columns,
