@@ -3,10 +3,7 @@ import AutoEPCore
 extension KernelSource {
   static let routerLogits = KernelSource(
     "router_logits.cu",
-    axes: [
-      RouterProduct.operands, KernelVariant.each("COLUMNS", RouterProduct.columns),
-      KernelVariant.each("ROWS", RouterProduct.rows),
-    ]
+    axes: [RouterProduct.operands, KernelVariant.each("COLUMNS", RouterProduct.columns)]
   ) {
     [
       PackageResources.instructions_cuh, PackageResources.element_cuh,
@@ -28,9 +25,10 @@ extension CUDABackend {
   public func routerLogits(
     _ x: TensorView, router: TensorView, into logits: TensorView
   ) throws(EngineError) {
-    let product = try RouterProduct(x, router, processorCount: device.processorCount)
+    let product = try RouterProduct(x, router)
     try kernel(.routerLogits, "router_logits", product.defines).launch(
-      grid: product.grid, block: product.block, sharedBytes: product.sharedBytes, on: stream, x,
+      grid: product.grid, block: RouterProduct.block, sharedBytes: product.sharedBytes, on: stream,
+      x,
       router, logits, Int64(x.shape[0]), kernelInt(router.shape[0], "E"), Int64(x.shape[1]))
   }
 
@@ -75,31 +73,28 @@ extension CUDABackend {
 
 /// The launch of a router's product; the numbers are those of router_logits.cu.
 struct RouterProduct {
-  /// Experts and tokens a block.
+  /// Tokens a block, and experts.
+  private static let rows = 32
   static let columns = [16, 32, 64, 128]
-  static let rows = [32, 64]
+  static let block: LaunchSize = 256
   static let operands = KernelVariant.elements.flatMap { dtype in
     [false, true].map { operand(dtype, isAligned: $0) }
   }
 
   let defines: KernelSource.Choice
   let grid: LaunchSize
-  let block: LaunchSize
   let sharedBytes: Int
 
-  init(_ x: TensorView, _ router: TensorView, processorCount: Int) throws(EngineError) {
+  init(_ x: TensorView, _ router: TensorView) throws(EngineError) {
     try KernelVariant.check(x.dtype, for: "the router's product")
     let (tokens, experts) = (x.shape[0], router.shape[0])
     let columns = Self.columns.first { $0 >= experts } ?? 128
-    // Few tokens: more blocks. Many: the router's weights are read half as often.
-    let rows = tokens <= 32 * processorCount ? 32 : 64
     let isAligned = KernelVariant.vector(x.dtype, widths: [x.shape[1]], [x, router]) > 1
     defines =
       Self.operand(x.dtype, isAligned: isAligned) + KernelVariant.define("COLUMNS", columns)
-      + KernelVariant.define("ROWS", rows)
-    grid = LaunchSize(((tokens + rows - 1) / rows) * ((experts + columns - 1) / columns))
-    block = LaunchSize(8 * rows)
-    let stageBytes = 16 * (rows + columns) * (columns > 64 ? 8 : 16)
+    grid = LaunchSize(
+      ((tokens + Self.rows - 1) / Self.rows) * ((experts + columns - 1) / columns))
+    let stageBytes = 16 * (Self.rows + columns) * (columns > 64 ? 8 : 16)
     sharedBytes = stageBytes * min(96 * 1024 / stageBytes, 6)
   }
 

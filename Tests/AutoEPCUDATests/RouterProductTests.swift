@@ -7,18 +7,17 @@ import Testing
 /// How a router's product is launched, on a driver that only remembers.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct RouterProductTests {
-  /// Blocks of 16, 32, 64 or 128 experts; of 32 tokens, and of 64 from a full device on.
-  private static let sizes: [(tokens: Int, experts: Int, grid: Int, block: Int, shared: Int)] = [
-    (1, 1, 1, 256, 6 * 16 * 48 * 16), (4096, 8, 128, 256, 6 * 16 * 48 * 16),
-    (4096, 32, 128, 256, 6 * 16 * 64 * 16), (4096, 60, 128, 256, 4 * 16 * 96 * 16),
-    (4224, 128, 132, 256, 4 * 16 * 160 * 8), (4225, 128, 67, 512, 4 * 16 * 192 * 8),
-    (32768, 64, 512, 512, 3 * 16 * 128 * 16), (4256, 288, 67 * 3, 512, 4 * 16 * 192 * 8),
-    (31, 288, 3, 256, 4 * 16 * 160 * 8),
+  /// Blocks of 32 tokens and 16, 32, 64 or 128 experts.
+  private static let sizes: [(tokens: Int, experts: Int, grid: Int, shared: Int)] = [
+    (1, 1, 1, 6 * 16 * 48 * 16), (4096, 8, 128, 6 * 16 * 48 * 16),
+    (4096, 32, 128, 6 * 16 * 64 * 16), (4096, 60, 128, 4 * 16 * 96 * 16),
+    (4225, 128, 133, 4 * 16 * 160 * 8), (32768, 64, 1024, 4 * 16 * 96 * 16),
+    (31, 288, 3, 4 * 16 * 160 * 8),
   ]
 
   @Test("grid, block, shared memory and arguments", arguments: sizes)
   func launch(
-    size: (tokens: Int, experts: Int, grid: Int, block: Int, shared: Int)
+    size: (tokens: Int, experts: Int, grid: Int, shared: Int)
   ) throws {
     let fake = try FakeDevice()
     let backend = CUDABackend(try fake.open(), stream: nil)
@@ -28,7 +27,7 @@ struct RouterProductTests {
       into: tensor(1 << 22, [size.tokens, size.experts]))
     let config = fake.state.pointee.config
     #expect([config.grid_x, config.grid_y, config.grid_z] == [UInt32(size.grid), 1, 1])
-    #expect([config.block_x, config.block_y, config.block_z] == [UInt32(size.block), 1, 1])
+    #expect([config.block_x, config.block_y, config.block_z] == [256, 1, 1])
     #expect(config.shared_bytes == UInt32(size.shared))
     // What sm_86 gives a block, which has least.
     #expect(size.shared <= 99 * 1024)
@@ -42,7 +41,7 @@ struct RouterProductTests {
   func variants() throws {
     func isAligned(_ address: Int, _ width: Int) throws -> Bool {
       let product = try RouterProduct(
-        tensor(address, [3, width]), tensor(1 << 20, [4, width]), processorCount: 132)
+        tensor(address, [3, width]), tensor(1 << 20, [4, width]))
       return product.defines.contains(KernelSource.Define(name: "ALIGNED", value: 1))
     }
     #expect(try isAligned(1 << 20, 24))
@@ -58,7 +57,7 @@ struct RouterProductTests {
   func float64() throws {
     let error = #expect(throws: EngineError.self) {
       _ = try RouterProduct(
-        tensor(0, [0, 8], .f64), tensor(0, [4, 8], .f64), processorCount: 132)
+        tensor(0, [0, 8], .f64), tensor(0, [4, 8], .f64))
     }
     #expect(error?.kind == .unsupported)
     #expect(error?.message.contains("router's product") == true)

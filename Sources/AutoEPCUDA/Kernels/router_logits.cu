@@ -1,20 +1,19 @@
 // logits [T,E] = x [T,H] times the transpose of router [E,H].
 //   -DELEMENT: see element.cuh;  -DALIGNED: see chunk.cuh
 //   -DCOLUMNS=16|32|64|128  experts a block takes
-//   -DROWS=32|64            tokens a block takes
 // Grid: x takes the tokens; those blocks follow each other that take the experts of the same tokens, so that
 // x comes from memory once. Shared memory: STAGES stages of x and router.
 //
-// A warp takes 32 tokens and up to 64 experts. There are few such tiles and x is long, so 8 warps (4 for 128
-// experts) share each: of a step along the depth a warp takes two chunks of 16 bytes, and the warps' sums are
-// added in pairs at the end. That order is the same for either ROWS and wherever a token stands. f32 is
+// A block takes 32 tokens; a warp takes these and up to 64 experts. There are few such tiles and x is long,
+// so 8 warps (4 for 128 experts) share each: of a step along the depth a warp takes two chunks of 16 bytes,
+// and the warps' sums are added in pairs at the end. That order is the same wherever a token stands. f32 is
 // multiplied and added plainly, never as TF32.
 
-constexpr int TILE_ROWS = 32;
+constexpr int ROWS = 32;
 constexpr int TILE_COLUMNS = COLUMNS < 64 ? COLUMNS : 64;
 constexpr int TILES_ABREAST = COLUMNS / TILE_COLUMNS;
 constexpr int DEPTH_GROUPS = 8 / TILES_ABREAST;
-constexpr int THREADS = ROWS / TILE_ROWS * TILES_ABREAST * DEPTH_GROUPS * WARP;
+constexpr int THREADS = TILES_ABREAST * DEPTH_GROUPS * WARP;
 
 constexpr int GROUP_CHUNKS = 2;
 constexpr int STEP_CHUNKS = DEPTH_GROUPS * GROUP_CHUNKS;
@@ -62,16 +61,15 @@ __device__ __forceinline__ void load_part(Chunk* part, const Element* base, int 
 
 // A warp's place in its block.
 struct Place {
-  // Of its tile: which one, and its first row and column.
-  int tile, row, column;
+  // Of its tile: which one, and its first column.
+  int tile, column;
   // Which part of each step is its own.
   int group;
 };
 
 __device__ __forceinline__ Place place_of_warp() {
   int tile = warp_index() / DEPTH_GROUPS;
-  return {tile, tile / TILES_ABREAST * TILE_ROWS, tile % TILES_ABREAST * TILE_COLUMNS,
-          warp_index() % DEPTH_GROUPS};
+  return {tile, tile * TILE_COLUMNS, warp_index() % DEPTH_GROUPS};
 }
 
 #if ELEMENT == 1
@@ -88,7 +86,7 @@ __device__ __forceinline__ float& sum_at(Sums& sums, int i, int j) {
 // sums += the product of this warp's part of a step.
 __device__ __forceinline__ void multiply_step(Sums& sums, const Chunk* x, const Chunk* router,
                                               const Place& own) {
-  int row = own.row + row_of_lane(), column = own.column + column_of_lane();
+  int row = row_of_lane(), column = own.column + column_of_lane();
 #pragma unroll 1  // Chunks of two rounds would not stay in registers.
   for (int k = 0; k < GROUP_CHUNKS; k++) {
     int chunk = own.group * GROUP_CHUNKS + k;
@@ -137,7 +135,7 @@ __device__ __forceinline__ int place_of_lane(int outer, int chunk) {
 __device__ __forceinline__ void multiply_step(Sums& sums, const Chunk* x, const Chunk* router,
                                               const Place& own) {
   int chunk = own.group * GROUP_CHUNKS;
-  x += place_of_lane<true>(own.row, chunk);
+  x += place_of_lane<true>(0, chunk);
   router += place_of_lane<false>(own.column, chunk);
   unsigned a[2][4];
 #pragma unroll
@@ -190,7 +188,7 @@ __device__ __forceinline__ void add_groups(Sums& sums, const Place& own) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 64 / ROWS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 router_logits(const Element* __restrict__ x, const Element* __restrict__ router,
               Element* __restrict__ logits, long long num_tokens, int num_experts,
               long long depth) {
@@ -228,7 +226,7 @@ router_logits(const Element* __restrict__ x, const Element* __restrict__ router,
   wait_for_copies<0>();
   add_groups(sums, own);
   if (own.group != 0) return;
-  int first_row = own.row + row_of_lane(), first_column = own.column + column_of_lane();
+  int first_row = row_of_lane(), first_column = own.column + column_of_lane();
   tokens -= first_row;
   experts -= first_column;
   logits += (first_token + first_row) * num_experts + first_expert + first_column;

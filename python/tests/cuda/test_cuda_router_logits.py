@@ -33,23 +33,22 @@ SHAPES = [
 ]
 
 
-def router_logits(x, router, rows=32, is_aligned=None):
+def router_logits(x, router, is_aligned=None):
     (num_tokens, depth), num_experts = x.shape, router.shape[0]
     columns = next((n for n in (16, 32, 64, 128) if n >= num_experts), 128)
-    stage_bytes = 16 * (rows + columns) * (8 if columns > 64 else 16)
+    stage_bytes = 16 * (32 + columns) * (8 if columns > 64 else 16)
     if is_aligned is None:
         is_aligned = lab.vector_of(x.dtype, depth) > 1
     logits = poisoned(num_tokens, num_experts, dtype=x.dtype)
     launch(
         *("router_logits", "router_logits"),
-        (-(-num_tokens // rows) * -(-num_experts // columns),),
-        8 * rows,
+        (-(-num_tokens // 32) * -(-num_experts // columns),),
+        256,
         (x, router, logits, long(num_tokens), num_experts, long(depth)),
         shared_bytes=stage_bytes * min(96 * 1024 // stage_bytes, 6),
         ELEMENT=kernels.CODES[x.dtype],
         ALIGNED=int(is_aligned),
         COLUMNS=columns,
-        ROWS=rows,
     )
     return logits
 
@@ -66,7 +65,6 @@ def test_logits(shape, dtype) -> None:
     logits = router_logits(x, router)
     assert_close(logits, x.double() @ router.double().T)
     assert_same_bits(router_logits(x, router), logits)
-    assert_same_bits(router_logits(x, router, rows=64), logits)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -76,7 +74,7 @@ def test_many_blocks(num_experts, dtype) -> None:
     x, router = problem(20_000, num_experts, 520, dtype)
     logits = router_logits(x, router)
     assert_close(logits, x.double() @ router.double().T)
-    assert_same_bits(router_logits(x, router, rows=64), logits)
+    assert_same_bits(router_logits(x, router), logits)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -87,8 +85,7 @@ def test_a_row_depends_on_itself_alone(num_experts, depth, dtype) -> None:
     for token in (0, 17, 63, 514):
         assert_same_bits(router_logits(x[token : token + 1].clone(), router), logits[token][None])
     elsewhere = torch.cat([x[:7], x])
-    for rows in (32, 64):
-        assert_same_bits(router_logits(elsewhere, router, rows)[7:], logits)
+    assert_same_bits(router_logits(elsewhere, router)[7:], logits)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
