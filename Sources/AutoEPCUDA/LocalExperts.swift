@@ -32,7 +32,9 @@ public struct LocalExperts {
       counts: SortCounts(&arena, numExperts: configuration.numExperts),
       tokensPerExpert: tokensPerExpert)
     if let tiles = routing.tiles {
-      try backend.list(tiles, expertOffsets: routing.expertOffsets)
+      try backend.list(
+        tiles, expertOffsets: routing.expertOffsets,
+        depth: max(configuration.hiddenSize, configuration.gateUpSize))
     }
     let rows = try arena.take(rowsShape, configuration.dtype)
     try backend.permute(

@@ -102,8 +102,9 @@ struct HopperGEMM {
       .hopperGEMM, "sm90_bf16_grouped_gemm", epilogue.defines(isDepthInner: weights.isDepthInner)
     ).launch(
       grid: grid, block: 384, sharedBytes: epilogue.memory.byteCount, on: backend.stream,
-      try map(rows, sizes: [depth, rows.shape[0]], box: [Self.depth, RowTiles.rowCount]),
-      weightMap, tiles.tiles, tiles.pairCount, Int32((depth + Self.depth - 1) / Self.depth),
+      try map(rows, sizes: [depth, rows.shape[0]], box: [Self.depth, 64]), weightMap,
+      tiles.pairs, tiles.singlesBefore, tiles.pairCount,
+      Int32((depth + Self.depth - 1) / Self.depth),
       Int32((weights.columns + columns - 1) / columns), arguments)
   }
 

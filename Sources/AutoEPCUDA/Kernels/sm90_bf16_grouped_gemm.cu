@@ -6,76 +6,138 @@
 // never stored.
 
 struct Arguments {
-  const TensorMap& a;     // [rows, K], boxes of 64 k and 128 rows
-  const TensorMap& b;     // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half, k,
-                          // expert), boxes of 64 n and 64 k
-  const Tile* tiles;      // [pairs, 2]
-  const int* pair_count;  // [1]
-  int k_blocks;           // of 64
+  const TensorMap& a;         // [rows, K], boxes of 64 k and 64 rows
+  const TensorMap& b;         // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half, k,
+                              // expert), boxes of 64 n and 64 k
+  const TilePair* pairs;      // [pair_count]
+  const int* singles_before;  // [groups + 1]
+  const int* pair_count;      // [1]
+  int k_blocks;               // of 64
   int n_tiles;
   const Epilogue::Arguments& epilogue;
 };
 
-// This block's part of a unit of work: a row tile and a column tile.
+// This block's part of a unit of work: a row tile, of at most TILE_M rows or none, and a column tile.
 struct Unit {
-  Tile tile;
-  int n;  // -1: there is no more work
+  int row;
+  int rows;
+  int expert;
+  int is_shared;  // the cluster's other block has the same columns of the same expert
+  int n;           // -1: there is no more work
 };
 
-// Unit `index` of this cluster's rank, in the order of RASTER pairs of row tiles by all column tiles,
-// then the next pairs.
-__device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
-  const int pairs = *arguments.pair_count;
-  if (index >= pairs * arguments.n_tiles) return {{0, 0, 0, 0}, -1};
-  const int group = index / (RASTER * arguments.n_tiles);
-  const int rest = index - group * RASTER * arguments.n_tiles;
-  const int height = min(RASTER, pairs - group * RASTER);
-  const int pair = group * RASTER + rest % height;
-  return {arguments.tiles[pair * CLUSTER + cluster_rank()], rest / height};
-}
+// A group of pairs and its units, which are counted over all groups. Two columns of tiles come after
+// another: all pairs of two tiles with the first, the same with the second, then all odd tiles, whose blocks
+// take one column each.
+struct Group {
+  int first_pair;
+  int doubles;  // pairs of two tiles
+  int singles;  // and of one
+  int begin;    // units
+  int end;
+
+  __device__ __forceinline__ static Group at(const Arguments& arguments, int first_pair) {
+    Group group;
+    const int* singles_before = arguments.singles_before + first_pair / RASTER;
+    const int before = singles_before[0];
+    const int steps = (arguments.n_tiles + 1) / 2;
+    group.first_pair = first_pair;
+    group.singles = singles_before[1] - before;
+    group.doubles = min(RASTER, *arguments.pair_count - group.first_pair) - group.singles;
+    group.begin = (group.first_pair - before) * arguments.n_tiles + before * steps;
+    group.end = group.begin + group.doubles * arguments.n_tiles + group.singles * steps;
+    return group;
+  }
+
+  // This block's part of a unit of this group.
+  __device__ __forceinline__ Unit unit(const Arguments& arguments, int index) const {
+    const int rank = cluster_rank();
+    const int rest = index - begin;
+    const int in_step = 2 * doubles + singles;
+    const int column = rest / in_step * 2;
+    const int place = rest % in_step;
+    const int odd = place - min(2, arguments.n_tiles - column) * doubles;
+    if (odd < 0) {
+      const TilePair pair = arguments.pairs[first_pair + place % doubles];
+      return {pair.row + rank * TILE_M, min(TILE_M, pair.rows - rank * TILE_M), pair.expert, 1,
+              column + place / doubles};
+    }
+    const TilePair pair = arguments.pairs[first_pair + doubles + odd];
+    const int n = column + rank;
+    return {pair.row, n < arguments.n_tiles ? pair.rows : 0, pair.expert, 0, n};
+  }
+};
 
 // The units of this block's cluster, each looked up while the one before is worked on.
 struct Schedule {
   const Arguments& arguments;
   int index;
+  Group group = {-RASTER, 0, 0, 0, 0};
   Unit next;
 
   __device__ __forceinline__ explicit Schedule(const Arguments& arguments)
-      : arguments(arguments),
-        index(blockIdx.x / CLUSTER),
-        next(unit_at(arguments, blockIdx.x / CLUSTER)) {}
+      : arguments(arguments), index(blockIdx.x / CLUSTER) {
+    next = look_up();
+  }
 
   // Puts the next unit into `unit`; false when there is none.
   __device__ __forceinline__ bool take(Unit& unit) {
     unit = next;
+    if (unit.n < 0) return false;
     index += gridDim.x / CLUSTER;
-    next = unit_at(arguments, index);
-    return unit.n >= 0;
+    next = look_up();
+    return true;
+  }
+
+  __device__ __forceinline__ Unit look_up() {
+    while (index >= group.end) {
+      const int first_pair = group.first_pair + RASTER;
+      if (first_pair >= *arguments.pair_count) return {0, 0, 0, 0, -1};
+      group = Group::at(arguments, first_pair);
+    }
+    return group.unit(arguments, index);
   }
 };
 
 __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout& layout,
-                                       const Tile& tile, int stage, int k, int n, u32 rank) {
+                                       const Unit& unit, int stage, int k, u32 rank) {
   const u32 barrier = layout.full(stage);
   constexpr int boxes = B_MAJOR ? TILE_N / 64 : 2;
   constexpr u32 box_bytes = B_BYTES / boxes;
 #pragma unroll
   for (int box = 0; box < boxes; ++box) {
-    if (tile.shared && box / (boxes / 2) != rank) continue;
+    if (unit.is_shared && box / (boxes / 2) != rank) continue;
     const u32 target = layout.b(stage) + box * box_bytes;
     // With halves, the second half of the boxes is of the second half of the weight.
     const int half = Epilogue::COLUMNS < TILE_N ? box / (boxes / 2) : 0;
     const int column =
-        n * Epilogue::COLUMNS + box * (TILE_N / boxes) - half * Epilogue::COLUMNS;
+        unit.n * Epilogue::COLUMNS + box * (TILE_N / boxes) - half * Epilogue::COLUMNS;
     const int c1 = B_MAJOR ? half : column;
     const int c2 = B_MAJOR ? k : half;
     const int c0 = B_MAJOR ? column : k;
-    if (tile.shared) {
-      load_box_for_both(target, &arguments.b, barrier, c0, c1, c2, tile.expert);
+    if (unit.is_shared) {
+      load_box_for_both(target, &arguments.b, barrier, c0, c1, c2, unit.expert);
     } else {
-      load_box(target, &arguments.b, barrier, c0, c1, c2, tile.expert);
+      load_box(target, &arguments.b, barrier, c0, c1, c2, unit.expert);
     }
   }
+}
+
+// The rows of a stage, 64 at once, as far as the tile has any.
+__device__ __forceinline__ void load_a(const Arguments& arguments, const Layout& layout,
+                                       const Unit& unit, int stage, int k) {
+#pragma unroll
+  for (int first = 0; first < TILE_M; first += 64) {
+    if (first >= unit.rows) break;
+    load_box(layout.a(stage) + first / 64 * BLOCK_BYTES, &arguments.a, layout.full(stage), k,
+             unit.row + first);
+  }
+}
+
+// The bytes that arrive for a stage.
+__device__ __forceinline__ u32 stage_bytes(const Unit& unit) {
+  if (unit.rows == 0) return 0;
+  return B_BYTES + (unit.rows > 64 ? A_BYTES : BLOCK_BYTES);
 }
 
 // One thread feeds the stages.
@@ -85,22 +147,20 @@ __device__ __forceinline__ void produce(const Arguments& arguments, const Layout
   Schedule schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
-    const Tile& tile = unit.tile;
     for (int block = 0; block < arguments.k_blocks; ++block, ring.advance()) {
-      const u32 barrier = layout.full(ring.stage);
       const int k = block * TILE_K;
       barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
-      barrier_expect_bytes(barrier, tile.rows > 0 ? STAGE_BYTES : 0);
-      if (tile.rows == 0) continue;
-      load_box(layout.a(ring.stage), &arguments.a, barrier, k, tile.row);
-      load_b(arguments, layout, tile, ring.stage, k, unit.n, rank);
+      barrier_expect_bytes(layout.full(ring.stage), stage_bytes(unit));
+      if (unit.rows == 0) continue;
+      load_a(arguments, layout, unit, ring.stage, k);
+      load_b(arguments, layout, unit, ring.stage, k, rank);
     }
   }
 }
 
 // What a consumer warp has of a unit.
 __device__ __forceinline__ Slab slab_of(const Unit& unit, int warp) {
-  return {warp, unit.tile.row + warp * SLAB_M, unit.tile.rows - warp * SLAB_M, unit.tile.expert,
+  return {warp, unit.row + warp * SLAB_M, unit.rows - warp * SLAB_M, unit.expert,
           unit.n * Epilogue::COLUMNS};
 }
 
@@ -121,9 +181,8 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   Schedule schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
-    const Tile& tile = unit.tile;
     const Slab slab = slab_of(unit, warp);
-    if (tile.rows <= group * (TILE_M / CONSUMERS)) {
+    if (unit.rows <= group * (TILE_M / CONSUMERS)) {
       pass(layout, ring, arguments.k_blocks);
       continue;
     }
@@ -164,11 +223,12 @@ __device__ __forceinline__ void finish_staged(const Arguments& arguments, const 
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     sm90_bf16_grouped_gemm(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
-                           const Tile* tiles, const int* pair_count, int k_blocks, int n_tiles,
+                           const TilePair* pairs, const int* singles_before,
+                           const int* pair_count, int k_blocks, int n_tiles,
                            const __grid_constant__ Epilogue::Arguments epilogue) {
   extern __shared__ unsigned char shared[];
   const Layout layout(shared);
-  const Arguments arguments = {a, b, tiles, pair_count, k_blocks, n_tiles, epilogue};
+  const Arguments arguments = {a, b, pairs, singles_before, pair_count, k_blocks, n_tiles, epilogue};
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<Epilogue::PRODUCER_REGISTERS>();

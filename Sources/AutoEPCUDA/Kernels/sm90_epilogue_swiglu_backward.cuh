@@ -20,8 +20,8 @@ struct Epilogue {
 
   static constexpr int COLUMNS = TILE_N;
   static constexpr int CHUNKS = TILE_N / CHUNK_N;
-  static constexpr int PRODUCER_REGISTERS = 136;
-  static constexpr int CONSUMER_REGISTERS = 184;
+  static constexpr int PRODUCER_REGISTERS = 152;
+  static constexpr int CONSUMER_REGISTERS = 176;
   // Rows that are loaded together, and worked on while the next are on their way: loads that are issued
   // one by one wait for each other, for there are only six scoreboards.
   static constexpr int BATCH = 4;

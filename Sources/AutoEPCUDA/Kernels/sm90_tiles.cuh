@@ -4,7 +4,6 @@
 // warpgroups, which multiply 64 rows each. Two blocks form a cluster: where their tiles need the same
 // part of B, each loads half of it for both.
 
-constexpr int TILE_M = 128;  // rows of a block's tile
 constexpr int TILE_N = 256;  // columns
 constexpr int TILE_K = 64;   // depth of a stage: 128 bytes, one swizzle
 constexpr int SLAB_M = 16;   // rows of a warp
@@ -20,9 +19,6 @@ constexpr u32 B_BYTES = TILE_N * TILE_K * 2;
 constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES;
 constexpr u32 BLOCK_BYTES = 64 * TILE_K * 2;         // 64 rows or columns of a stage
 constexpr u32 CHUNK_BYTES = SLAB_M * CHUNK_N * 2;    // what a warp stages at once, bf16
-
-// Tiles near each other in this many pairs of rows run together and share B in the L2 cache.
-constexpr int RASTER = 8;
 
 // Where a stage, its barriers and a warp's staging stand in shared memory.
 struct Layout {
