@@ -26,13 +26,18 @@ struct ExpertsGEMM {
   func weightGradient(
     gradOut: TensorView, rows: TensorView, into gradWeights: TensorView, accumulate: Bool
   ) throws(EngineError) {
-    if let hopper, hopper.writes(gradWeights) {
+    if let hopper = hopperWriting(gradWeights) {
       return try hopper.weightGradient(
-        gradOut: gradOut, rows: rows, layout, into: gradWeights, accumulate: accumulate)
+        gradOut: gradOut, rows: rows, ahead: nil, layout, into: gradWeights, accumulate: accumulate)
     }
     try backend.groupedGEMMWeightGradient(
       gradOut: gradOut, rows: rows, layout: layout, groups: groups, into: gradWeights,
       accumulate: accumulate)
+  }
+
+  /// Hopper's products, if the gradient of these weights is theirs.
+  func hopperWriting(_ gradWeights: TensorView) -> HopperGEMM? {
+    hopper.flatMap { $0.writes(gradWeights) ? $0 : nil }
   }
 
   private func product(

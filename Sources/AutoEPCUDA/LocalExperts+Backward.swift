@@ -18,7 +18,7 @@ extension LocalExperts {
     let rows = try arena.take(rowsShape, configuration.dtype)
     try backend.permute(gradY, rowOfSlot: pass.routing.rowOfSlot, weights: nil, into: rows)
     try downBackward(pass, gradRows: rows, gradTopkWeights: gradTopkWeights)
-    try gateUpGradients(pass, x: x, rows: rows)
+    try gateUpGradients(pass, x: x, rows: rows, arena: &arena)
     try inputBackward(
       pass, x: x, rows: rows, gradTopkWeights: gradTopkWeights, into: gradX)
   }
@@ -73,20 +73,33 @@ extension LocalExperts {
 
   /// The gradients of the gate and up projections; their input is permuted again into `rows`.
   private func gateUpGradients(
-    _ pass: BackwardPass, x: TensorView, rows: TensorView
+    _ pass: BackwardPass, x: TensorView, rows: TensorView, arena: inout Arena
   ) throws(EngineError) {
     if let gateUp = pass.gradients.gateUp {
-      try backend.permute(
-        x, rowOfSlot: pass.routing.rowOfSlot, weights: weightsOnInput(pass.topkWeights),
-        into: rows)
-      try pass.gemm.weightGradient(
-        gradOut: pass.gradHidden, rows: rows, into: gateUp, accumulate: pass.accumulate)
+      try gateUpGradient(pass, x: x, rows: rows, into: gateUp, arena: &arena)
     }
     if let gateUpBias = pass.gradients.gateUpBias {
       try backend.groupedRowSum(
         pass.gradHidden, groups: pass.gemm.groups, slotOfRow: pass.routing.slotOfRow, weights: nil,
         into: gateUpBias, accumulate: pass.accumulate)
     }
+  }
+
+  private func gateUpGradient(
+    _ pass: BackwardPass, x: TensorView, rows: TensorView, into gateUp: TensorView,
+    arena: inout Arena
+  ) throws(EngineError) {
+    let scores = weightsOnInput(pass.topkWeights)
+    if let hopper = pass.gemm.hopperWriting(gateUp), scores == nil, HopperGEMM.reaches([x]) {
+      // The product permutes while it is at work.
+      return try hopper.weightGradient(
+        gradOut: pass.gradHidden, rows: rows,
+        ahead: RowsAhead(x, into: rows, routing: pass.routing, &arena),
+        configuration.weightLayout, into: gateUp, accumulate: pass.accumulate)
+    }
+    try backend.permute(x, rowOfSlot: pass.routing.rowOfSlot, weights: scores, into: rows)
+    try pass.gemm.weightGradient(
+      gradOut: pass.gradHidden, rows: rows, into: gateUp, accumulate: pass.accumulate)
   }
 
   /// The gradient of the input, and of weights that are applied to it.

@@ -14,8 +14,10 @@ extension LocalExperts {
       + bytes(activatedShape)
   }
 
-  /// Bytes that `backward` takes from its arena: the rows.
-  public var backwardWorkspaceByteCount: Int { bytes(rowsShape) }
+  /// Bytes that `backward` takes from its arena: the rows, and what a product needs to write them.
+  public var backwardWorkspaceByteCount: Int {
+    bytes(rowsShape) + (fitsHopper ? RowsAhead.byteCount(rows: rowCount) : 0)
+  }
 
   /// Bytes that `backward` has done with before it writes the gradient of x: what Hopper's products
   /// are told of each row, and tell.

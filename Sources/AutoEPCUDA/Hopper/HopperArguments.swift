@@ -44,6 +44,19 @@ struct HopperSwiGLUBackwardArguments: BitwiseCopyable, KernelArgument {
   var bits: Self { self }
 }
 
+/// `RowsAhead` of sm90_rows_ahead.cuh; all zeros where the rows stand there already.
+struct HopperRowsAheadArguments: BitwiseCopyable, KernelArgument {
+  var tokens: UInt64 = 0
+  var rows: UInt64 = 0
+  var slotOfRow: UInt64 = 0
+  var rowCount: UInt64 = 0
+  var counters: UInt64 = 0
+  var topK: Int32 = 0
+  var vectors: Int32 = 0
+
+  var bits: Self { self }
+}
+
 /// The weights of all experts as a GEMM of rows with them sees them.
 struct HopperWeights {
   let tensor: TensorView

@@ -72,9 +72,10 @@ struct HopperGEMM {
 
   /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [N,out] ⊗ rows [N,in];
   /// zeros for an expert without. Written in the dtype of gradWeights; `accumulate`: added to f32.
+  /// `ahead`: where the rows come from, if they are not there yet.
   func weightGradient(
-    gradOut: TensorView, rows: TensorView, _ layout: WeightLayout, into gradWeights: TensorView,
-    accumulate: Bool
+    gradOut: TensorView, rows: TensorView, ahead: RowsAhead?, _ layout: WeightLayout,
+    into gradWeights: TensorView, accumulate: Bool
   ) throws(EngineError) {
     let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
     let (m, n) = (left.shape[1], right.shape[1])
@@ -89,7 +90,7 @@ struct HopperGEMM {
       on: backend.stream,
       try map(left, sizes: [m, left.shape[0]], box: [64, Self.depth]),
       try map(right, sizes: [n, right.shape[0]], box: [64, Self.depth]), out, gradWeights,
-      expertOffsets, Int32(gradWeights.shape[0]), Int32(m), Int32(n))
+      expertOffsets, Int32(gradWeights.shape[0]), Int32(m), Int32(n), copying(ahead))
   }
 
   private func launch(
@@ -106,6 +107,13 @@ struct HopperGEMM {
       tiles.pairs, tiles.singlesBefore, tiles.pairCount,
       Int32((depth + Self.depth - 1) / Self.depth),
       Int32((weights.columns + columns - 1) / columns), arguments)
+  }
+
+  /// What a kernel is told of rows that it is to copy, with the counters at zero.
+  private func copying(_ ahead: RowsAhead?) throws(EngineError) -> HopperRowsAheadArguments {
+    guard let ahead else { return HopperRowsAheadArguments() }
+    try backend.zero(ahead.counters)
+    return ahead.arguments
   }
 
   /// Every processor has a block, which takes tiles until there are no more; two blocks are a cluster.

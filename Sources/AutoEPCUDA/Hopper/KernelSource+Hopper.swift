@@ -24,7 +24,8 @@ extension KernelSource {
   ) {
     [
       PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
-      PackageResources.sm90_tiles_cuh, PackageResources.sm90_bf16_weight_grad_cu,
+      PackageResources.sm90_tiles_cuh, PackageResources.sm90_rows_ahead_cuh,
+      PackageResources.sm90_bf16_weight_grad_cu,
     ]
   }
 

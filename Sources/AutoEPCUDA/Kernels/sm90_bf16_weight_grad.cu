@@ -1,7 +1,8 @@
 // For each expert, grad [M, N] = sum over its rows r of a[r] (x) b[r]; bf16, sums in f32. Empty experts
 // get zeros.
 //
-// Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32).
+// Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32). One of the
+// factors may be written meanwhile: see sm90_rows_ahead.cuh.
 
 struct Arguments {
   const TensorMap& a;         // [rows, M], boxes of 64 columns and 64 rows
@@ -14,6 +15,7 @@ struct Arguments {
   int n;
   int m_pairs;  // of 2 TILE_M
   int n_tiles;
+  const RowsAhead& ahead;  // of a or of b
 };
 
 struct Unit {
@@ -40,30 +42,43 @@ __device__ __forceinline__ int units(const Arguments& arguments) {
   return arguments.experts * arguments.m_pairs * arguments.n_tiles;
 }
 
-// One thread feeds the stages. The cluster's tiles stand above one another: each block loads half of
-// the columns of b for both.
-__device__ __forceinline__ void produce(const Arguments& arguments, const Layout& layout) {
+// One thread feeds the stages with `count` rows of a unit from `row` on. The cluster's tiles stand above
+// one another: each block loads half of the columns of b for both.
+__device__ __forceinline__ void feed(const Arguments& arguments, const Layout& layout,
+                                     const Unit& unit, int row, int count, Ring& ring) {
   const u32 rank = cluster_rank();
+  for (const int end = row + count; row < end; row += TILE_K, ring.advance()) {
+    const u32 barrier = layout.full(ring.stage);
+    barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
+    barrier_expect_bytes(barrier, STAGE_BYTES);
+    for (int box = 0; box < TILE_M / 64; ++box) {
+      load_box(layout.a(ring.stage) + box * BLOCK_BYTES, &arguments.a, barrier,
+               unit.m + rank * TILE_M + box * 64, row);
+    }
+    for (int i = 0; i < TILE_N / 128; ++i) {
+      const int box = rank * (TILE_N / 128) + i;
+      load_box_for_both(layout.b(ring.stage) + box * BLOCK_BYTES, &arguments.b, barrier,
+                        unit.n + box * 64, row);
+    }
+  }
+}
+
+// A warp feeds them with all units, as their rows come.
+__device__ __forceinline__ void produce(const Arguments& arguments, const Layout& layout) {
+  static_assert(READY_ROWS % TILE_K == 0, "stages of rows that are told of together");
   Ring ring;
+  ReadyRows ready(arguments.ahead);
   for (int index = blockIdx.x / CLUSTER; index < units(arguments);
        index += gridDim.x / CLUSTER) {
     const Unit unit = unit_at(arguments, index);
-    for (int at = 0; at < unit.rows; at += TILE_K, ring.advance()) {
-      const u32 barrier = layout.full(ring.stage);
-      const int row = unit.row + at;
-      barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
-      barrier_expect_bytes(barrier, STAGE_BYTES);
-      for (int box = 0; box < TILE_M / 64; ++box) {
-        load_box(layout.a(ring.stage) + box * BLOCK_BYTES, &arguments.a, barrier,
-                 unit.m + rank * TILE_M + box * 64, row);
-      }
-      for (int i = 0; i < TILE_N / 128; ++i) {
-        const int box = rank * (TILE_N / 128) + i;
-        load_box_for_both(layout.b(ring.stage) + box * BLOCK_BYTES, &arguments.b, barrier,
-                          unit.n + box * 64, row);
-      }
+    for (int at = 0; at < unit.rows; at += READY_ROWS) {
+      const int count = min(READY_ROWS, unit.rows - at);
+      ready.wait(unit.row + at, count);
+      if (threadIdx.x == 0) feed(arguments, layout, unit, unit.row + at, count, ring);
+      __syncwarp();
     }
   }
+  ready.end_reading();
 }
 
 // Makes the rows of a stage from `valid` on zero: they are another expert's.
@@ -160,18 +175,24 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     sm90_bf16_weight_grad(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
                           const __grid_constant__ TensorMap out, float* floats,
-                          const int* expert_offsets, int experts, int m, int n) {
+                          const int* expert_offsets, int experts, int m, int n,
+                          const __grid_constant__ RowsAhead ahead) {
   extern __shared__ unsigned char shared[];
   const Layout layout(shared);
   const Arguments arguments = {a, b, out, floats, expert_offsets, experts, m, n,
                                (m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M),
-                               (n + TILE_N - 1) / TILE_N};
+                               (n + TILE_N - 1) / TILE_N, ahead};
+  if (threadIdx.x == 0) ReadyRows::begin_reading();
   init_barriers(layout);
   if (threadIdx.x < 128) {
-    registers_give<40>();
-    if (threadIdx.x == 0) produce(arguments, layout);
+    registers_give<88>();
+    if (threadIdx.x < 32) {
+      produce(arguments, layout);
+    } else {
+      write_rows(ahead);
+    }
   } else {
-    registers_take<232>();
+    registers_take<208>();
     consume(arguments, layout);
     wait_sent<0>();
   }
