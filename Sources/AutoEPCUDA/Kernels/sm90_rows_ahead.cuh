@@ -10,6 +10,9 @@
 constexpr int READY_ROWS = 128;  // rows that are told of together
 constexpr int TAKEN_ROWS = 4;    // and taken by a warp at once; divides READY_ROWS
 constexpr int AHEAD_ROWS = 4096;  // of those that a block reads
+// A reader may wait for a row that is almost two blocks of them further on than its own, and the first that
+// nobody has taken.
+static_assert(AHEAD_ROWS >= 2 * READY_ROWS, "a block's warps write what the block waits for");
 
 struct RowsAhead {
   const uint4* tokens;     // [T, H] in 16 bytes; null: the rows stand there already
