@@ -8,6 +8,42 @@ private let logitTypes: [DataType] = [.f32, .f64, .bf16, .f16]
 /// The type that scores are computed and weights are returned in.
 private func scoreType(_ logits: DataType) -> DataType { logits == .f64 ? .f64 : .f32 }
 
+/// What a choice of experts is made of, checked.
+private struct RouteCall {
+  let logits: TensorView
+  private let configuration: RouteConfiguration
+  private let selectionBias: TensorView?
+  private let topkIdx: TensorView
+  private let topkWeights: TensorView
+  private let tokensPerExpert: TensorView
+
+  /// Checks the arguments of `autoep_route`, with logits `of` these types.
+  @unsafe
+  init(
+    _ check: inout TensorChecker, _ config: UnsafePointer<autoep_route_config>?,
+    logits: UnsafePointer<autoep_tensor>?, of types: [DataType],
+    selectionBias: UnsafePointer<autoep_tensor>?, topkIdx: UnsafePointer<autoep_tensor>?,
+    topkWeights: UnsafePointer<autoep_tensor>?, tokensPerExpert: UnsafePointer<autoep_tensor>?
+  ) throws(EngineError) {
+    self.logits = try unsafe check.tensor(logits, "logits", ["T", "E"], types)
+    configuration = try unsafe check.route(check.config(config, "config"))
+    try check.slotCount(self.logits)
+    self.selectionBias = try unsafe check.optional(
+      selectionBias, "selection_bias", ["E"], [.f32, .f64])
+    self.topkIdx = try unsafe check.tensor(topkIdx, "topk_idx", ["T", "K"], [.i32])
+    self.topkWeights = try unsafe check.tensor(
+      topkWeights, "topk_weights", ["T", "K"], [scoreType(self.logits.dtype)])
+    self.tokensPerExpert = try unsafe check.tensor(
+      tokensPerExpert, "tokens_per_expert", ["E"], [.i32])
+  }
+
+  func run(on backend: any ComputeBackend) throws(EngineError) {
+    try backend.route(
+      configuration, logits: logits, selectionBias: selectionBias, topkIdx: topkIdx,
+      topkWeights: topkWeights, tokensPerExpert: tokensPerExpert)
+  }
+}
+
 @_cdecl("autoep_route") @implementation
 public func autoep_route(
   _ context: autoep_context, _ config: UnsafePointer<autoep_route_config>!,
@@ -19,16 +55,10 @@ public func autoep_route(
     let context = try contexts.find(context)
     let backend = try context.backend()
     var check = TensorChecker(on: context)
-    let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], logitTypes)
-    let route = try unsafe check.route(check.config(config, "config"))
-    try check.slotCount(logits)
-    try unsafe backend.route(
-      route, logits: logits,
-      selectionBias: check.optional(selection_bias, "selection_bias", ["E"], [.f32, .f64]),
-      topkIdx: check.tensor(topk_idx, "topk_idx", ["T", "K"], [.i32]),
-      topkWeights: check.tensor(
-        topk_weights, "topk_weights", ["T", "K"], [scoreType(logits.dtype)]),
-      tokensPerExpert: check.tensor(tokens_per_expert, "tokens_per_expert", ["E"], [.i32]))
+    try unsafe RouteCall(
+      &check, config, logits: logits, of: logitTypes, selectionBias: selection_bias,
+      topkIdx: topk_idx, topkWeights: topk_weights, tokensPerExpert: tokens_per_expert
+    ).run(on: backend)
   }
 }
 
@@ -46,19 +76,11 @@ public func autoep_router_forward(
     var check = TensorChecker(on: context)
     let x = try unsafe check.tensor(x, "x", ["T", "H"], logitTypes)
     let router = try unsafe check.tensor(router, "router", ["E", "H"], [x.dtype])
-    let route = try unsafe check.route(check.config(config, "config"))
-    let logits = try unsafe check.tensor(logits, "logits", ["T", "E"], [x.dtype])
-    try check.slotCount(logits)
-    let bias = try unsafe check.optional(selection_bias, "selection_bias", ["E"], [.f32, .f64])
-    let topkIdx = try unsafe check.tensor(topk_idx, "topk_idx", ["T", "K"], [.i32])
-    let topkWeights = try unsafe check.tensor(
-      topk_weights, "topk_weights", ["T", "K"], [scoreType(x.dtype)])
-    let tokensPerExpert = try unsafe check.tensor(
-      tokens_per_expert, "tokens_per_expert", ["E"], [.i32])
-    try backend.routerLogits(x, router: router, into: logits)
-    try backend.route(
-      route, logits: logits, selectionBias: bias, topkIdx: topkIdx, topkWeights: topkWeights,
-      tokensPerExpert: tokensPerExpert)
+    let call = try unsafe RouteCall(
+      &check, config, logits: logits, of: [x.dtype], selectionBias: selection_bias,
+      topkIdx: topk_idx, topkWeights: topk_weights, tokensPerExpert: tokens_per_expert)
+    try backend.routerLogits(x, router: router, into: call.logits)
+    try call.run(on: backend)
   }
 }
 
