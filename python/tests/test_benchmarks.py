@@ -11,12 +11,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import bench_layer
+import versions
 from cpu_peak import CPUPeak, has_cpu_peak
 from layers import build, router_weight
 from measure import product_tflops
 from passes import Case
 from products import product_passes
 from shapes import CPU_SHAPES, CUDA_SHAPES, DTYPES, Shape, skew, tokens_of
+
+from autoep import functional
 
 
 @pytest.mark.parametrize("shape", [*CPU_SHAPES, *CUDA_SHAPES], ids=lambda shape: shape.name)
@@ -111,3 +114,23 @@ def test_what_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             bench_layer.main(arguments.split())
         assert wanted in capsys.readouterr().err
+
+
+def test_versions_take_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(Path(functional.__file__).parents[2])
+    versions.main(
+        [folder, folder, *"--cases mixtral_block:8:skewed --dtype f32 --rounds 2 --calls 1".split()]
+    )
+    told = capsys.readouterr().out
+    assert told.startswith("mixtral_block:8:skewed single: ")
+    assert told.count(" ms ") == 2
+
+
+def test_versions_that_are_not_there_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="expected a folder that holds a package autoep"):
+        versions.main([str(tmp_path), "--cases", "mixtral_block:8"])
+    with pytest.raises(SystemExit):
+        versions.main([str(tmp_path), "--cases", "mixtral_block"])
+    assert "mixtral_block: expected SHAPE:TOKENS or" in capsys.readouterr().err

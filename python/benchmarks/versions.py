@@ -1,0 +1,167 @@
+r"""One layer, forward and backward, by several versions of AutoEP that take turns in one run.
+
+    pip install --target /tmp/old ./python   # in a checkout of the one
+    pip install --target /tmp/new ./python   # and of the other
+    python python/benchmarks/versions.py /tmp/old /tmp/new --device cuda \
+        --cases qwen3_30b_a3b:16384 mixtral_8x7b:4096
+
+Each version has a process of its own. A turn is a rest of half a second, two calls that do not
+count, and some that do; on a GPU single calls, and then the replays of a captured graph. Rates
+count 18*T*K*H*F operations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from shapes import DTYPES, SHAPES, Shape, skew, tokens_of
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures what the command line asks for, or answers another process that does."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("versions", nargs="+", type=Path, help="folders that hold a package autoep")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--cases", nargs="+", required=True, type=Case.read, help="SHAPE:TOKENS[:skewed]"
+    )
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="bf16")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each version")
+    parser.add_argument("--calls", type=int, default=10, help="in a turn")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.serve:
+        serve(options)
+    else:
+        compare(options)
+
+
+class Case(NamedTuple):
+    """What all versions compute."""
+
+    text: str
+    shape: Shape
+    tokens: int
+    is_skewed: bool
+
+    @staticmethod
+    def read(text: str) -> Case:
+        """Takes a case of the command line apart."""
+        name, _, rest = text.partition(":")
+        tokens, *routing = rest.split(":")
+        known = {shape.name: shape for shapes in SHAPES.values() for shape in shapes}
+        if name not in known or not tokens.isdigit() or routing not in ([], ["skewed"]):
+            raise argparse.ArgumentTypeError(
+                f"{text}: expected SHAPE:TOKENS or SHAPE:TOKENS:skewed; known: {', '.join(known)}"
+            )
+        return Case(text, known[name], int(tokens), bool(routing))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Lets the versions take turns, and prints a line a case."""
+    processes = [Version(folder, options) for folder in options.versions]
+    for number, case in enumerate(options.cases):
+        flops, *_ = [process.ask("build", number) for process in processes]
+        for mode in ("single", "graph") if options.device == "cuda" else ("single",):
+            times: list[list[float]] = [[] for _ in processes]
+            for turn in range(options.rounds):
+                order = list(zip(processes, times, strict=True))
+                for process, found in order if turn % 2 == 0 else reversed(order):
+                    found += process.ask(mode, number)
+            print(f"{case.text} {mode}: {_summary(times, flops)}", flush=True)
+
+
+def _summary(times: list[list[float]], flops: int) -> str:
+    middles = [sorted(found)[len(found) // 2] for found in times]
+    columns = (f"{middle:.3f} ms {flops / middle / 1e9:.3g} TF/s" for middle in middles)
+    return f"{' | '.join(columns)} | {middles[0] / middles[-1]:.3f} times as fast"
+
+
+class Version:
+    """A process that has one version."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        if not (folder / "autoep").is_dir():
+            sys.exit(f"{folder}: expected a folder that holds a package autoep")
+        command = [sys.executable, __file__, str(folder), "--serve", "--device", options.device]
+        command += ["--dtype", options.dtype, "--calls", str(options.calls)]
+        self._process = subprocess.Popen(
+            [*command, "--cases", *(case.text for case in options.cases)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(folder.resolve())},
+        )
+
+    def ask(self, what: str, case: int) -> object:
+        """What `serve` answers."""
+        self._process.stdin.write(f"{what} {case}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(f"a version ended with status {self._process.wait()}")
+        return json.loads(answer)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Answers on standard output what is asked on standard input, a line each."""
+    from measure import rested_turn
+    from passes import Passes
+
+    import autoep
+
+    where = Path(autoep.__file__).resolve()
+    if options.versions[0].resolve() not in where.parents:
+        sys.exit(f"{options.versions[0]}: autoep comes from {where} instead")
+    passes: Passes | None = None
+    for line in sys.stdin:
+        what, case = line.split()
+        if what == "build":
+            # The last case's memory is free before the next takes any.
+            passes = call = None
+            passes, answer = build_case(options, options.cases[int(case)])
+        else:
+            call = passes.forward_backward if what == "single" else captured(passes)
+            answer = rested_turn(call, options.device, options.calls)
+        print(json.dumps(answer), flush=True)
+
+
+def build_case(options: argparse.Namespace, case: Case) -> tuple:
+    """The passes of a case, and the operations of one."""
+    import torch
+    from layers import build, router_weight
+    from passes import Passes
+
+    dtype = DTYPES[options.dtype]
+    if options.device == "cuda":
+        torch.cuda.empty_cache()
+    layer = build("autoep", case.shape, dtype, options.device)
+    skew(router_weight(layer, case.shape), case.shape, case.is_skewed)
+    passes = Passes(layer, tokens_of(case.shape, case.tokens, dtype, options.device))
+    return passes, 3 * case.shape.forward_flops(case.tokens)
+
+
+def captured(passes: object) -> object:
+    """Replays a graph of the pass, which has run before."""
+    import torch
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        passes.forward_backward()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        passes.forward_backward()
+    return graph.replay
+
+
+if __name__ == "__main__":
+    main()
