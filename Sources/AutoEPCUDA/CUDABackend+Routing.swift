@@ -27,9 +27,9 @@ extension CUDABackend {
   ) throws(EngineError) {
     let product = try RouterProduct(x, router)
     try kernel(.routerLogits, "router_logits", product.defines).launch(
-      grid: product.grid, block: RouterProduct.block, sharedBytes: product.sharedBytes, on: stream,
-      x,
-      router, logits, Int64(x.shape[0]), kernelInt(router.shape[0], "E"), Int64(x.shape[1]))
+      grid: product.grid, block: RouterProduct.block, sharedBytes: product.sharedBytes,
+      on: stream, x, router, logits, Int64(x.shape[0]), kernelInt(router.shape[0], "E"),
+      Int64(x.shape[1]))
   }
 
   /// Chooses K experts a token. A token whose logits cannot be used is routed as if they were zeros,

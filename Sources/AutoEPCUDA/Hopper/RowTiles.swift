@@ -3,9 +3,9 @@ import AutoEPCore
 /// The row tiles of all experts, in the pairs that clusters take and the groups that run together; see
 /// sm90_tile.cuh.
 struct RowTiles {
-  /// Rows of a pair.
+  /// Rows of a pair; as in sm90_tile.cuh.
   private static let pairRows = 256
-  /// Pairs of a group.
+  /// Pairs of a group; as there.
   private static let raster = 8
 
   /// `[pairs,3]` i32, with room for the most pairs there can be.

@@ -23,7 +23,7 @@ struct Unit {
   int rows;
   int expert;
   int is_shared;  // the cluster's other block has the same columns of the same expert
-  int n;           // -1: there is no more work
+  int n;          // -1: there is no more work
 };
 
 // A group of pairs and its units, which are counted over all groups. Two columns of tiles come after

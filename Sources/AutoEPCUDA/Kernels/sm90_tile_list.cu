@@ -33,10 +33,10 @@ __device__ __forceinline__ int tiles_of(const int* expert_offsets, int expert) {
 
 // Where the pairs of each expert begin, in the order of experts.
 struct Experts {
-  const int* first_pair;     // [E]
-  const int* singles_before; // [E], odd tiles of the experts before
-  int count;                 // E
-  int pairs;                 // of all
+  const int* first_pair;      // [E]
+  const int* singles_before;  // [E], odd tiles of the experts before
+  int count;                  // E
+  int pairs;                  // of all
   int singles;
 
   // The last expert whose first pair is not behind `pair`.
