@@ -10,7 +10,8 @@ extension KernelSource {
   ) {
     [
       PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
-      PackageResources.sm90_tiles_cuh, PackageResources.sm90_epilogue_store_cuh,
+      PackageResources.sm90_tiles_cuh, PackageResources.sm90_schedule_cuh,
+      PackageResources.sm90_epilogue_store_cuh,
       PackageResources.sm90_epilogue_swiglu_cuh,
       PackageResources.sm90_epilogue_swiglu_backward_cuh,
       PackageResources.sm90_bf16_grouped_gemm_cu,
@@ -24,8 +25,8 @@ extension KernelSource {
   ) {
     [
       PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
-      PackageResources.sm90_tiles_cuh, PackageResources.sm90_rows_ahead_cuh,
-      PackageResources.sm90_bf16_weight_grad_cu,
+      PackageResources.sm90_tiles_cuh, PackageResources.sm90_schedule_cuh,
+      PackageResources.sm90_rows_ahead_cuh, PackageResources.sm90_bf16_weight_grad_cu,
     ]
   }
 

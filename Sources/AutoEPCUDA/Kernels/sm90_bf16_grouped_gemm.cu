@@ -34,19 +34,35 @@ struct Group {
   int doubles;  // pairs of two tiles
   int singles;  // and of one
   int begin;    // units
-  int end;
 
-  __device__ __forceinline__ static Group at(const Arguments& arguments, int first_pair) {
-    Group group;
-    const int* singles_before = arguments.singles_before + first_pair / RASTER;
-    const int before = singles_before[0];
-    const int steps = (arguments.n_tiles + 1) / 2;
-    group.first_pair = first_pair;
-    group.singles = singles_before[1] - before;
-    group.doubles = min(RASTER, *arguments.pair_count - group.first_pair) - group.singles;
-    group.begin = (group.first_pair - before) * arguments.n_tiles + before * steps;
-    group.end = group.begin + group.doubles * arguments.n_tiles + group.singles * steps;
-    return group;
+  __device__ __forceinline__ static Group at(const Arguments& arguments, int group) {
+    const int first_pair = group * RASTER;
+    const int before = arguments.singles_before[group];
+    const int singles = arguments.singles_before[group + 1] - before;
+    return {first_pair, min(RASTER, *arguments.pair_count - first_pair) - singles, singles,
+            units_before(arguments, first_pair, before)};
+  }
+
+  // The units of so many pairs, some of them of one tile.
+  __device__ __forceinline__ static int units_before(const Arguments& arguments, int pairs,
+                                                     int singles) {
+    return (pairs - singles) * arguments.n_tiles + singles * ((arguments.n_tiles + 1) / 2);
+  }
+
+  // The last group that begins with this unit or before.
+  __device__ __forceinline__ static Group of(const Arguments& arguments, int groups, int index) {
+    int low = 0;
+    int high = groups;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      const int before = arguments.singles_before[middle];
+      if (units_before(arguments, middle * RASTER, before) <= index) {
+        low = middle;
+      } else {
+        high = middle;
+      }
+    }
+    return at(arguments, low);
   }
 
   // This block's part of a unit of this group.
@@ -68,46 +84,26 @@ struct Group {
   }
 };
 
-// The units of this block's cluster, each looked up while the one before is worked on.
-struct Schedule {
-  const Arguments& arguments;
-  int index;
-  Group group = {-RASTER, 0, 0, 0, 0};
-  Unit next;
+// The unit of a number; n is -1 past the last.
+__device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
+  const int groups = (*arguments.pair_count + RASTER - 1) / RASTER;
+  const int units =
+      Group::units_before(arguments, *arguments.pair_count, arguments.singles_before[groups]);
+  if (index >= units) return {0, 0, 0, 0, -1};
+  return Group::of(arguments, groups, index).unit(arguments, index);
+}
 
-  __device__ __forceinline__ explicit Schedule(const Arguments& arguments)
-      : arguments(arguments), index(blockIdx.x / CLUSTER) {
-    next = look_up();
-  }
-
-  // Puts the next unit into `unit`; false when there is none.
-  __device__ __forceinline__ bool take(Unit& unit) {
-    unit = next;
-    if (unit.n < 0) return false;
-    index += gridDim.x / CLUSTER;
-    next = look_up();
-    return true;
-  }
-
-  __device__ __forceinline__ Unit look_up() {
-    while (index >= group.end) {
-      const int first_pair = group.first_pair + RASTER;
-      if (first_pair >= *arguments.pair_count) return {0, 0, 0, 0, -1};
-      group = Group::at(arguments, first_pair);
-    }
-    return group.unit(arguments, index);
-  }
-};
-
+// The columns of a stage: half of them for both blocks of the cluster, or all for this one.
+template <bool is_shared>
 __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout& layout,
-                                       const Unit& unit, int stage, int k, u32 rank) {
-  const u32 barrier = layout.full(stage);
+                                       const Unit& unit, int stage, int k) {
   constexpr int boxes = B_MAJOR ? TILE_N / 64 : 2;
-  constexpr u32 box_bytes = B_BYTES / boxes;
+  constexpr int own_boxes = is_shared ? boxes / CLUSTER : boxes;
+  const int first = is_shared ? cluster_rank() * own_boxes : 0;
 #pragma unroll
-  for (int box = 0; box < boxes; ++box) {
-    if (unit.is_shared && box / (boxes / 2) != rank) continue;
-    const u32 target = layout.b(stage) + box * box_bytes;
+  for (int i = 0; i < own_boxes; ++i) {
+    const int box = first + i;
+    const u32 target = layout.b(stage) + box * (B_BYTES / boxes);
     // With halves, the second half of the boxes is of the second half of the weight.
     const int half = Epilogue::COLUMNS < TILE_N ? box / (boxes / 2) : 0;
     const int column =
@@ -115,10 +111,10 @@ __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout&
     const int c1 = B_MAJOR ? half : column;
     const int c2 = B_MAJOR ? k : half;
     const int c0 = B_MAJOR ? column : k;
-    if (unit.is_shared) {
-      load_box_for_both(target, &arguments.b, barrier, c0, c1, c2, unit.expert);
+    if (is_shared) {
+      load_box_for_both(target, &arguments.b, layout.full(stage), c0, c1, c2, unit.expert);
     } else {
-      load_box(target, &arguments.b, barrier, c0, c1, c2, unit.expert);
+      load_box(target, &arguments.b, layout.full(stage), c0, c1, c2, unit.expert);
     }
   }
 }
@@ -140,21 +136,35 @@ __device__ __forceinline__ u32 stage_bytes(const Unit& unit) {
   return B_BYTES + (unit.rows > 64 ? A_BYTES : BLOCK_BYTES);
 }
 
-// One thread feeds the stages.
+// One thread feeds the stages with a unit. The two ways to load columns are not chosen between inside of
+// the loop: ptxas 13.0 then sets a copy's coordinates by a predicate that it has not yet computed.
+template <bool is_shared>
+__device__ __forceinline__ void feed(const Arguments& arguments, const Layout& layout,
+                                     const Unit& unit, Ring& ring) {
+  for (int block = 0; block < arguments.k_blocks; ++block, ring.advance()) {
+    const int k = block * TILE_K;
+    barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
+    barrier_expect_bytes(layout.full(ring.stage), stage_bytes(unit));
+    if (unit.rows == 0) continue;
+    load_a(arguments, layout, unit, ring.stage, k);
+    load_b<is_shared>(arguments, layout, unit, ring.stage, k);
+  }
+}
+
+// A warp feeds them with all units.
 __device__ __forceinline__ void produce(const Arguments& arguments, const Layout& layout) {
-  const u32 rank = cluster_rank();
   Ring ring;
-  Schedule schedule(arguments);
+  Schedule<Unit, Arguments> schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
-    for (int block = 0; block < arguments.k_blocks; ++block, ring.advance()) {
-      const int k = block * TILE_K;
-      barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
-      barrier_expect_bytes(layout.full(ring.stage), stage_bytes(unit));
-      if (unit.rows == 0) continue;
-      load_a(arguments, layout, unit, ring.stage, k);
-      load_b(arguments, layout, unit, ring.stage, k, rank);
+    if (threadIdx.x == 0) {
+      if (unit.is_shared) {
+        feed<true>(arguments, layout, unit, ring);
+      } else {
+        feed<false>(arguments, layout, unit, ring);
+      }
     }
+    __syncwarp();
   }
 }
 
@@ -178,7 +188,7 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   Ring ring;
   u32 parity = 0;  // of the barriers of the epilogue
   float sums[128];
-  Schedule schedule(arguments);
+  Schedule<Unit, Arguments> schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
     const Slab slab = slab_of(unit, warp);
@@ -206,7 +216,7 @@ __device__ __forceinline__ void finish_staged(const Arguments& arguments, const 
   constexpr int warps = 3;
   const int own = threadIdx.x / 32 - 1;
   u32 parities = 0;  // bit i: that of the barrier staged(i) which completes next
-  Schedule schedule(arguments);
+  Schedule<Unit, Arguments> schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
 #pragma unroll 1
@@ -232,7 +242,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THR
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<Epilogue::PRODUCER_REGISTERS>();
-    if (threadIdx.x == 0) produce(arguments, layout);
+    if (threadIdx.x < 32) produce(arguments, layout);
 #if EPILOGUE == 3
     if (threadIdx.x >= 32) finish_staged(arguments, layout);
 #endif

@@ -26,9 +26,11 @@ struct Unit {
   int rows;  // and how many it has
 };
 
+// The unit of a number; n is -1 past the last.
 __device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
   const int per_expert = arguments.m_pairs * arguments.n_tiles;
   const int expert = index / per_expert;
+  if (expert >= arguments.experts) return {0, 0, -1, 0, 0};
   const int inside = index - expert * per_expert;
   const int group = inside / (RASTER * arguments.n_tiles);
   const int rest = inside - group * RASTER * arguments.n_tiles;
@@ -36,10 +38,6 @@ __device__ __forceinline__ Unit unit_at(const Arguments& arguments, int index) {
   const int row = arguments.expert_offsets[expert];
   return {expert, (group * RASTER + rest % height) * CLUSTER * TILE_M, rest / height * TILE_N, row,
           arguments.expert_offsets[expert + 1] - row};
-}
-
-__device__ __forceinline__ int units(const Arguments& arguments) {
-  return arguments.experts * arguments.m_pairs * arguments.n_tiles;
 }
 
 // One thread feeds the stages with `count` rows of a unit from `row` on. The cluster's tiles stand above
@@ -68,9 +66,9 @@ __device__ __forceinline__ void produce(const Arguments& arguments, const Layout
   static_assert(READY_ROWS % TILE_K == 0, "stages of rows that are told of together");
   Ring ring;
   ReadyRows ready(arguments.ahead);
-  for (int index = blockIdx.x / CLUSTER; index < units(arguments);
-       index += gridDim.x / CLUSTER) {
-    const Unit unit = unit_at(arguments, index);
+  Schedule<Unit, Arguments> schedule(arguments);
+  Unit unit;
+  while (schedule.take(unit)) {
     for (int at = 0; at < unit.rows; at += READY_ROWS) {
       const int count = min(READY_ROWS, unit.rows - at);
       ready.wait(unit.row + at, count);
@@ -152,16 +150,18 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   const u32 rank = cluster_rank();
   Ring ring;
   float sums[128];
-  for (int index = blockIdx.x / CLUSTER; index < units(arguments);
-       index += gridDim.x / CLUSTER) {
-    const Unit unit = unit_at(arguments, index);
+  Schedule<Unit, Arguments> schedule(arguments);
+  Unit unit;
+  while (schedule.take(unit)) {
+    if (unit.rows == 0) {
 #pragma unroll
-    for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
+      for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
+    }
     for (int at = 0; at < unit.rows; at += TILE_K, ring.advance()) {
       barrier_wait(layout.full(ring.stage), ring.parity);
       if (unit.rows - at < TILE_K) clear_rows(layout.a(ring.stage), unit.rows - at);
       multiply_stage<1, 1>(sums, layout.a(ring.stage) + group * BLOCK_BYTES, layout.b(ring.stage),
-                           false);
+                           at == 0);
       products_wait<1>();
       if (at > 0) release(layout, (ring.stage + STAGES - 1) % STAGES);
     }

@@ -24,8 +24,9 @@ struct RowsAhead {
   int vectors;  // 16 bytes of a row
 };
 
-// The row that this block reads, or is waiting for.
-__shared__ volatile int reading_row;
+// The row that this block reads, or is waiting for. Once the threads have gone their ways it is read and
+// written by atomics, for nothing else orders them.
+__shared__ int reading_row;
 
 // ---- Writing ----
 
@@ -52,8 +53,11 @@ __device__ __forceinline__ void write_rows(const RowsAhead& ahead) {
   const int row_count = *ahead.row_count;
   int first = 0;
   while (true) {
-    while (first - AHEAD_ROWS > reading_row) __nanosleep(500);
-    const int taken = lane == 0 ? atomicAdd(ahead.counters, 1) : 0;
+    int taken = 0;
+    if (lane == 0) {
+      while (first - AHEAD_ROWS > atomicAdd(&reading_row, 0)) __nanosleep(500);
+      taken = atomicAdd(ahead.counters, 1);
+    }
     first = __shfl_sync(~0u, taken, 0) * TAKEN_ROWS;
     if (first >= row_count) return;
     const int count = min(TAKEN_ROWS, row_count - first);
@@ -86,7 +90,7 @@ struct ReadyRows {
   // Until the TMA finds `count` rows from `row` on; at least one, and fewer than 31 blocks of them.
   __device__ __forceinline__ void wait(int row, int count) {
     if (ahead.tokens == nullptr) return;
-    reading_row = row;
+    tell_reading(row);
     const int first = row / READY_ROWS;
     const int last = (row + count - 1) / READY_ROWS;
     if (first >= begin && last < end) return;
@@ -104,5 +108,9 @@ struct ReadyRows {
   }
 
   // There is nothing more to read here.
-  __device__ __forceinline__ void end_reading() { reading_row = 0x7fffffff; }
+  __device__ __forceinline__ void end_reading() { tell_reading(0x7fffffff); }
+
+  __device__ __forceinline__ void tell_reading(int row) {
+    if ((threadIdx.x & 31) == 0) atomicExch(&reading_row, row);
+  }
 };

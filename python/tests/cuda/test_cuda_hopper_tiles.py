@@ -9,6 +9,8 @@ import torch
 from local_experts import Data, Layer, Run, expected
 from test_cuda_local_experts import assert_same_bits, bits, context_of, error
 
+import autoep
+
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 # Tiles have 128 rows, two are a pair, eight pairs a group; rows are copied 4096 ahead.
@@ -55,6 +57,35 @@ def test_rows_around_the_sizes_of_tiles(
     run.backward()
     assert_same_bits(bits(run.results()), first)
     assert_same_bits(bits(Run(context, data).both()), first)
+
+
+def test_dropped_choices_among_experts_of_several_tiles(context: Any) -> None:
+    layer = Layer(sizes=(900, 4, 5, 264, 392), dtype=torch.bfloat16, choice="dropped")
+    data = Data(layer)
+    run = Run(context, data)
+    run.forward()
+    torch.cuda.synchronize()
+    with pytest.raises(autoep.InvalidArgumentError, match=r"topk_idx .* outside \[0, E\)"):
+        run.backward()
+    run.backward()
+    for index, (a, w) in enumerate(zip(run.results(), expected(data, torch.float64), strict=True)):
+        assert error(a, w) <= torch.finfo(torch.bfloat16).eps, f"tensor {index}"
+
+
+@pytest.mark.parametrize("layout", ["out_in", "in_out"])
+def test_gradients_of_several_tiles_are_added_in_f32(context: Any, layout: str) -> None:
+    layer = Layer(sizes=(900, 4, 5, 264, 392), dtype=torch.bfloat16, layout=layout)
+    data = Data(layer)
+    run = Run(context, data)
+    run.gradients = run.gradients_of(torch.float32)
+    before = [torch.randn_like(gradient) for gradient in run.gradients if gradient is not None]
+    for gradient, value in zip(run.gradients[::2], before, strict=True):
+        gradient.copy_(value)
+    run.forward()
+    run.backward(accumulate=True)
+    added = [g - b for g, b in zip(run.results()[3:], before, strict=True)]
+    for index, (a, w) in enumerate(zip(added, expected(data, torch.float64)[3:], strict=True)):
+        assert error(a, w) <= torch.finfo(torch.bfloat16).eps, f"gradient {index}"
 
 
 def test_layers_at_once_on_several_streams() -> None:
