@@ -240,7 +240,7 @@ typedef struct autoep_route_config {
  *   selection_bias    [E] f32 or f64, added to the scores for the choice only, or NULL
  *   topk_idx          [T,K] i32, out
  *   topk_weights      [T,K] f32 (f64 for f64 logits), out
- *   tokens_per_expert [E] i32, out */
+ *   tokens_per_expert [E] i32, out, or NULL */
 autoep_status autoep_route(autoep_context context, const autoep_route_config *config,
                            const autoep_tensor *logits, const autoep_tensor *selection_bias,
                            const autoep_tensor *topk_idx, const autoep_tensor *topk_weights,

@@ -15,7 +15,7 @@ private struct RouteCall {
   private let selectionBias: TensorView?
   private let topkIdx: TensorView
   private let topkWeights: TensorView
-  private let tokensPerExpert: TensorView
+  private let tokensPerExpert: TensorView?
 
   /// Checks the arguments of `autoep_route`, with logits `of` these types.
   @unsafe
@@ -33,7 +33,7 @@ private struct RouteCall {
     self.topkIdx = try unsafe check.tensor(topkIdx, "topk_idx", ["T", "K"], [.i32])
     self.topkWeights = try unsafe check.tensor(
       topkWeights, "topk_weights", ["T", "K"], [scoreType(self.logits.dtype)])
-    self.tokensPerExpert = try unsafe check.tensor(
+    self.tokensPerExpert = try unsafe check.optional(
       tokensPerExpert, "tokens_per_expert", ["E"], [.i32])
   }
 

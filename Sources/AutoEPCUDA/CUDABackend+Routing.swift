@@ -36,7 +36,7 @@ extension CUDABackend {
   /// and told by the next call.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
-    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView
+    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
   ) throws(EngineError) {
     let router = try RouterLaunch(configuration, logits, "the router")
     if let selectionBias, selectionBias.dtype != .f32 {
@@ -48,7 +48,7 @@ extension CUDABackend {
         .unsupported,
         "Sinkhorn's balancing of a training router is computed on CPUs only: move the logits there")
     }
-    try zero(tokensPerExpert)
+    if let tokensPerExpert { try zero(tokensPerExpert) }
     try kernel(.route, "route", router.defines).launch(
       grid: router.grid(on: device), block: RouterLaunch.block,
       sharedBytes: router.bytes(perExpert: 1, perWarp: 4), on: stream, logits, selectionBias,

@@ -12,11 +12,11 @@ public protocol ComputeBackend: AnyObject, Sendable {
   func routerLogits(_ x: TensorView, router: TensorView, into logits: TensorView)
     throws(EngineError)
 
-  /// Chooses K experts a token; throws `.invalidArgument` naming token and expert for a logit that
+  /// Chooses K experts a token, and counts them if asked; throws `.invalidArgument` naming token and expert for a logit that
   /// is NaN or +inf, and for a row without a finite one.
   func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
-    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView
+    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
   ) throws(EngineError)
 
   /// The gradient to the logits; throws for an index outside [0, E).

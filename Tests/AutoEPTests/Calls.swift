@@ -71,7 +71,7 @@ extension Call {
       tensors: [
         Argument("logits", [3, 4]), Argument("selection_bias", [4], isOptional: true),
         Argument("topk_idx", [3, 2], AUTOEP_I32), Argument("topk_weights", [3, 2]),
-        Argument("tokens_per_expert", [4], AUTOEP_I32),
+        Argument("tokens_per_expert", [4], AUTOEP_I32, isOptional: true),
       ]
     ) { t, context, error in
       var config = route
@@ -83,7 +83,7 @@ extension Call {
         Argument("x", [3, 5]), Argument("router", [4, 5]),
         Argument("selection_bias", [4], isOptional: true), Argument("logits", [3, 4]),
         Argument("topk_idx", [3, 2], AUTOEP_I32), Argument("topk_weights", [3, 2]),
-        Argument("tokens_per_expert", [4], AUTOEP_I32),
+        Argument("tokens_per_expert", [4], AUTOEP_I32, isOptional: true),
       ]
     ) { t, context, error in
       var config = route

@@ -40,7 +40,7 @@ class PlainGPU:
         topk_weights: torch.Tensor,
         routing: torch.Tensor,
         hidden: torch.Tensor,
-        tokens_per_expert: None,
+        tokens_per_expert: torch.Tensor | None,
         y: torch.Tensor,
         workspace: torch.Tensor,
     ) -> None:
@@ -52,6 +52,8 @@ class PlainGPU:
         routing.zero_()
         routing[: 8 * flat.numel()].copy_(flat.view(torch.uint8))
         hidden.fill_(1.0)
+        if tokens_per_expert is not None:
+            tokens_per_expert.copy_(flat.bincount(minlength=config[0]))
 
     def local_experts_backward(
         self,

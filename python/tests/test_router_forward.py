@@ -62,6 +62,16 @@ def test_in_bfloat16_it_is_rounded_once(generator: torch.Generator) -> None:
     assert torch.equal(alone, logits[7:8])
 
 
+def test_counts_that_nobody_wants(generator: torch.Generator) -> None:
+    x, router = (torch.randn(*shape, generator=generator) for shape in ((40, 65), (9, 65)))
+    logits, routing = forward(x, router)
+    again = routing_of(logits, K)
+    options = route_options(K)
+    engine.router_forward(context(), options, x, router, None, logits, *again[:2], None)
+    for found, wanted in zip(again[:2], routing[:2], strict=True):
+        assert_same_bits(found, wanted)
+
+
 def test_no_tokens() -> None:
     logits, routing = forward(torch.ones(0, 5), torch.ones(4, 5))
     assert logits.shape == (0, 4)

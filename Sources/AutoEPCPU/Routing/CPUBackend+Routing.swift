@@ -18,7 +18,7 @@ extension CPUBackend {
   /// Chooses K experts a token, the tokens shared out over the threads.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
-    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView
+    topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
   ) throws(EngineError) {
     let numExperts = logits.shape[1]
     try configuration.check(numExperts: numExperts)
@@ -30,8 +30,8 @@ extension CPUBackend {
     case .f16: try route(configuration, Elements<Float16>(logits), selectionBias, outputs)
     case .i32, .i64: throw Self.unsupported(logits.dtype, by: "route")
     }
-    tokensPerExpert.store(
-      integers: try ExpertCounts(topkIdx.integers(), numExperts: numExperts).tokensPerExpert)
+    try tokensPerExpert?.store(
+      integers: ExpertCounts(topkIdx.integers(), numExperts: numExperts).tokensPerExpert)
   }
 
   /// The gradient to the logits, from scores computed again.

@@ -1,7 +1,7 @@
 // Chooses K experts a token and weighs them: autoep_route.
 //   -DELEMENT, -DPER_LANE: see router.cuh
 //   logits [T,E];  selection_bias [E] f32 or NULL;  topk_idx [T,K] i32, topk_weights [T,K] f32 and
-//   tokens_per_expert [E] i32 are out; the last is zeros before, and is added to
+//   tokens_per_expert [E] i32 or NULL are out; the last is zeros before, and is added to
 // Ties go to the lowest index. A token whose logits cannot be used reports a fault, and is routed as if they
 // were zeros.
 // Shared memory: E ints, then 4 E numbers a warp: scores; the scores that the choice is made by, later the
@@ -172,7 +172,7 @@ route(const Element* __restrict__ logits, const float* __restrict__ selection_bi
       int expert = take_best(keys);
       if (lane_index() == 0) {
         chosen[k] = expert;
-        atomicAdd(&counts[expert], 1);
+        if (tokens_per_expert != nullptr) atomicAdd(&counts[expert], 1);
       }
     }
     __syncwarp();
@@ -183,6 +183,7 @@ route(const Element* __restrict__ logits, const float* __restrict__ selection_bi
       topk_idx[token * config.top_k + k] = chosen[k];
     __syncwarp();
   }
+  if (tokens_per_expert == nullptr) return;
   __syncthreads();
   for (int expert = threadIdx.x; expert < num_experts; expert += blockDim.x)
     if (counts[expert] > 0) atomicAdd(&tokens_per_expert[expert], counts[expert]);

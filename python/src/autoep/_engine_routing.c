@@ -20,13 +20,13 @@ FUNCTION(route) {
   OPTIONAL_INPUT(selection_bias);
   OUTPUT(topk_idx);
   OUTPUT(topk_weights);
-  OUTPUT(tokens_per_expert);
+  OPTIONAL_OUTPUT(tokens_per_expert);
   if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&:route", context_read, &context, route_config_read,
                         &config, tensor_read, &logits, tensor_read, &selection_bias, tensor_read,
                         &topk_idx, tensor_read, &topk_weights, tensor_read, &tokens_per_expert))
     return NULL;
   RUN(autoep_route(context->id, &config, &logits.view, tensor_view(&selection_bias),
-                   &topk_idx.view, &topk_weights.view, &tokens_per_expert.view, &error));
+                   &topk_idx.view, &topk_weights.view, tensor_view(&tokens_per_expert), &error));
   Py_RETURN_NONE;
 }
 
@@ -39,7 +39,7 @@ FUNCTION(router_forward) {
   OUTPUT(logits);
   OUTPUT(topk_idx);
   OUTPUT(topk_weights);
-  OUTPUT(tokens_per_expert);
+  OPTIONAL_OUTPUT(tokens_per_expert);
   if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&O&:router_forward", context_read, &context,
                         route_config_read, &config, tensor_read, &x, tensor_read, &router,
                         tensor_read, &selection_bias, tensor_read, &logits, tensor_read,
@@ -47,7 +47,7 @@ FUNCTION(router_forward) {
     return NULL;
   RUN(autoep_router_forward(context->id, &config, &x.view, &router.view,
                             tensor_view(&selection_bias), &logits.view, &topk_idx.view,
-                            &topk_weights.view, &tokens_per_expert.view, &error));
+                            &topk_weights.view, tensor_view(&tokens_per_expert), &error));
   Py_RETURN_NONE;
 }
 

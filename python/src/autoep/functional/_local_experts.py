@@ -187,11 +187,13 @@ def gradients(
     return [grad_x, grad_scores, *grad_weights]
 
 
-def run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """`local_experts`, as an operator where it is traced."""
+def run_forward(
+    *arguments: Any, tokens_per_expert: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`local_experts`, as an operator where it is traced, which has no `tokens_per_expert`."""
     if torch.compiler.is_compiling():
         return torch.ops.autoep.local_experts(*arguments)
-    return _forward(*arguments)
+    return _forward(*arguments, tokens_per_expert=tokens_per_expert)
 
 
 def _forward(
@@ -203,8 +205,9 @@ def _forward(
     down: Tensor,
     down_bias: Tensor | None,
     *options: Any,
+    tokens_per_expert: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator `local_experts`."""
+    """The operator `local_experts`; elsewhere it fills `tokens_per_expert` [E], too."""
     x_TH, idx_TK, weights_TK = dense(x), dense(topk_idx), dense(topk_weights)
     context, config = context_of(x_TH), _config(x, gate_up, down, options)
     _, workspace_bytes, *_ = _sizes(context, config, *topk_idx.shape)
@@ -220,7 +223,7 @@ def _forward(
         weights_TK,
         routing,
         hidden_NG,
-        None,
+        tokens_per_expert,
         y_TH,
         _bytes(workspace_bytes, x),
     )

@@ -5,6 +5,8 @@ Imported when a CUDA tensor is given. Legend: T tokens, K experts a token, E exp
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch.autograd.function import FunctionCtx
 
@@ -52,25 +54,60 @@ def local_moe(
         down_bias=down_bias,
     )
     dtype_of(x)  # Before anything is made of it.
+    tensors = (x, router, *others)
     # Before autograd begins: the device is waiting.
-    chosen = None if torch.compiler.is_compiling() else choose(route_as, x, router, selection_bias)
-    return LocalMoE.apply(route_as, compute_as, chosen, x, router, *others)
+    computed = None if torch.compiler.is_compiling() else compute(route_as, compute_as, *tensors)
+    return LocalMoE.apply(route_as, compute_as, computed, *tensors)
+
+
+class Computed(NamedTuple):
+    """What the forward leaves: its results, and what only the backward reads."""
+
+    y: Tensor  # [T, H]
+    logits: Tensor  # [T, E]
+    topk_idx: Tensor  # [T, K]
+    topk_weights: Tensor  # [T, K]
+    tokens_per_expert: Tensor  # [E]
+    hidden: Tensor
+    routing: Tensor
+
+
+def compute(
+    route_as: RouteOptions,
+    compute_as: Options,
+    x: Tensor,
+    router: Tensor,
+    selection_bias: Tensor | None,
+    *weights: Tensor | None,
+) -> Computed:
+    """The forward, outside of autograd."""
+    if torch.compiler.is_compiling():
+        logits = torch.mm(x, router.t())
+        idx, scores, counts = run_route(route_as, logits, selection_bias)
+        y, hidden, routing = run_forward(x, idx, scores, *weights, *compute_as)
+    else:
+        logits, idx, scores = choose(route_as, x, router, selection_bias)
+        # The experts count their rows in any case.
+        counts = x.new_empty((router.shape[0],), dtype=torch.int32)
+        y, hidden, routing = run_forward(
+            x, idx, scores, *weights, *compute_as, tokens_per_expert=counts
+        )
+    return Computed(y, logits, idx, scores, counts, hidden, routing)
 
 
 def choose(
     options: RouteOptions, x: Tensor, router: Tensor, selection_bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The router's logits [T, E] and what `route` gives for them, outside of autograd."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The router's logits [T, E], the choice [T, K] and its weights [T, K]."""
     tokens, experts = x.shape[0], router.shape[0]
     top_k = integer("top_k", options.top_k, 1, max(experts, 1))
     results = (
         x.new_empty((tokens, experts)),
         x.new_empty((tokens, top_k), dtype=torch.int32),
         x.new_empty((tokens, top_k), dtype=torch.float32),
-        x.new_empty((experts,), dtype=torch.int32),
     )
     engine.router_forward(
-        context_of(x), options, dense(x), dense(router), dense(selection_bias), *results
+        context_of(x), options, dense(x), dense(router), dense(selection_bias), *results, None
     )
     return results
 
@@ -83,18 +120,16 @@ class LocalMoE(torch.autograd.Function):
         ctx: FunctionCtx,
         route_as: RouteOptions,
         compute_as: Options,
-        chosen: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+        computed: Computed | None,
         x: Tensor,
         router: Tensor,
         selection_bias: Tensor | None,
         *weights: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
-        if chosen is None:
-            logits_TE = torch.mm(x, router.t())
-            chosen = logits_TE, *run_route(route_as, logits_TE, selection_bias)
-        logits_TE, idx_TK, scores_TK, counts_E = chosen
-        y, hidden, routing = run_forward(x, idx_TK, scores_TK, *weights, *compute_as)
+        if computed is None:
+            computed = compute(route_as, compute_as, x, router, selection_bias, *weights)
+        y, logits_TE, idx_TK, scores_TK, counts_E, hidden, routing = computed
         ctx.save_for_backward(x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing)
         ctx.mark_non_differentiable(idx_TK, counts_E)
         ctx.set_materialize_grads(False)
