@@ -154,6 +154,8 @@ def test_tensors_of_other_shapes_are_refused(gpu: PlainGPU) -> None:
             together({**given, name: given[name][None]}, {}, {})
     with pytest.raises(autoep.InvalidArgumentError, match=r"^router: expected a torch\.Tensor"):
         together({**given, "router": given["router"].detach().numpy()}, {}, {})
+    with pytest.raises(autoep.InvalidArgumentError, match=r"^router: expected a row .* 5 .* got 6"):
+        together({**given, "router": torch.ones(E + 1, H)}, {}, {})
     with pytest.raises(autoep.InvalidArgumentError, match=r"router has shape .* with H = 8"):
         together({**given, "router": given["router"][:, :-1]}, {}, {})
     with pytest.raises(autoep.InvalidArgumentError, match="router is float64; expected float32"):

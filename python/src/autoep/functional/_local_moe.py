@@ -15,6 +15,7 @@ from autoep._first_order import first_order_only
 from autoep._native import engine
 from autoep._options import RouteOptions, integer
 from autoep._saved import is_kept_as_it_is
+from autoep.errors import InvalidArgumentError
 from autoep.functional._local_experts import (
     Options,
     check,
@@ -53,6 +54,10 @@ def local_moe(
         down=down,
         down_bias=down_bias,
     )
+    if len(router) != len(gate_up):
+        raise InvalidArgumentError(
+            f"router: expected a row for each of {len(gate_up)} experts, got {len(router)}"
+        )
     dtype_of(x)  # Before anything is made of it.
     tensors = (x, router, *others)
     # Before autograd begins: the device is waiting.
