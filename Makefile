@@ -12,8 +12,8 @@ TORCH := torch==2.13.0
 TRANSFORMERS := transformers==5.23.0
 TRANSFORMERS4 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2 requests urllib3 \
   charset-normalizer idna certifi
-# CUDA's compiler: the tests compile every kernel, with or without a GPU.
-NVRTC := nvidia-cuda-nvrtc==13.0.88
+# CUDA's compilers: the tests compile every kernel, with or without a GPU.
+NVRTC := nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-nvrtc-cu12==12.8.93
 SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 

@@ -2,11 +2,11 @@
 struct CompileLog {
   let text: String
 
-  /// The lines that no kernel may have: warnings, setmaxnreg or WGMMA given up (C7508, C7509), and
-  /// registers that went to memory.
+  /// The lines that no kernel may have: warnings, setmaxnreg given up (C7508), WGMMA one after another
+  /// (C7509 to C7515), and registers that went to memory.
   var problems: [String] {
     text.split(separator: "\n").map(String.init).filter { line in
-      ["warning", "C7508", "C7509"].contains { line.contains($0) } || usesLocalMemory(line)
+      ["warning", "C7508", "Performance Loss"].contains { line.contains($0) } || usesLocalMemory(line)
     }
   }
 

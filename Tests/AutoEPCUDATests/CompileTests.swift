@@ -20,6 +20,8 @@ struct KernelBuild: Sendable, CustomTestStringConvertible {
       + builds(source, source.everyFirstChoice, Architecture(major: 8, minor: 0))
   }
 
+  static let ofHopper = all.filter { $0.source.target == .sm90a }
+
   private static func builds(
     _ source: KernelSource, _ variants: [KernelSource.Choice], _ architecture: Architecture
   ) -> [KernelBuild] {
@@ -77,8 +79,16 @@ extension KernelSource {
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct CompileTests {
   @Test("compiles without a warning, a spill or a stack frame", arguments: KernelBuild.all)
-  func compiles(build: KernelBuild) throws {
-    let output = try TestCompiler.open().compile(
+  func compiles(build: KernelBuild) throws { try check(build, by: TestCompiler.open()) }
+
+  @Test(
+    "so do Hopper's products by the compiler of CUDA 12",
+    .enabled(if: InstalledNVRTC.ofCUDA12 != nil, Comment(rawValue: InstalledNVRTC.advice)),
+    arguments: KernelBuild.ofHopper)
+  func compilesByCUDA12(build: KernelBuild) throws { try check(build, by: TestCompiler.openOfCUDA12()) }
+
+  private func check(_ build: KernelBuild, by compiler: NVRTCLibrary) throws {
+    let output = try compiler.compile(
       build.source.text, name: build.source.name,
       options: build.architecture.options(build.defines))
     let log = CompileLog(text: output.log)

@@ -5,18 +5,21 @@ public enum InstalledNVRTC {
   /// The library, nil where there is none.
   public static let path: String? = {
     let named = ProcessInfo.processInfo.environment["AUTOEP_NVRTC"]
-    return if let named, !named.isEmpty { named } else { inVirtualEnvironment }
+    return if let named, !named.isEmpty { named } else { inVirtualEnvironment("libnvrtc.so.13") }
   }()
+
+  /// That of CUDA 12, whose assembler is another.
+  public static let ofCUDA12 = inVirtualEnvironment("libnvrtc.so.12")
 
   /// What a test that was skipped for want of it prints.
   public static let advice =
     "no NVRTC: set AUTOEP_NVRTC, or `make test`, which installs nvidia-cuda-nvrtc"
 
-  private static var inVirtualEnvironment: String? {
+  private static func inVirtualEnvironment(_ name: String) -> String? {
     let python = children(of: package.appending(path: ".venv/lib"))
     let packages = python.flatMap { children(of: $0.appending(path: "site-packages/nvidia")) }
     return packages.flatMap { children(of: $0.appending(path: "lib")) }
-      .first { ["libnvrtc.so.13", "libnvrtc.so.12"].contains($0.lastPathComponent) }?.path
+      .first { $0.lastPathComponent == name }?.path
   }
 
   private static func children(of folder: URL) -> [URL] {

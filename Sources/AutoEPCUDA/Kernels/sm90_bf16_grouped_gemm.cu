@@ -188,6 +188,7 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   Ring ring;
   u32 parity = 0;  // of the barriers of the epilogue
   float sums[128];
+  products_define(sums);
   Schedule<Unit, Arguments> schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {

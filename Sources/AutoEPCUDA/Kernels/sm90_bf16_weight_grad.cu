@@ -150,6 +150,7 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   const u32 rank = cluster_rank();
   Ring ring;
   float sums[128];
+  products_define(sums);
   Schedule<Unit, Arguments> schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
