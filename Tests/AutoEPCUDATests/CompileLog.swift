@@ -6,7 +6,8 @@ struct CompileLog {
   /// (C7509 to C7515), and registers that went to memory.
   var problems: [String] {
     text.split(separator: "\n").map(String.init).filter { line in
-      ["warning", "C7508", "Performance Loss"].contains { line.contains($0) } || usesLocalMemory(line)
+      ["warning", "C7508", "Performance Loss"].contains { line.contains($0) }
+        || usesLocalMemory(line)
     }
   }
 

@@ -85,7 +85,9 @@ struct CompileTests {
     "so do Hopper's products by the compiler of CUDA 12",
     .enabled(if: InstalledNVRTC.ofCUDA12 != nil, Comment(rawValue: InstalledNVRTC.advice)),
     arguments: KernelBuild.ofHopper)
-  func compilesByCUDA12(build: KernelBuild) throws { try check(build, by: TestCompiler.openOfCUDA12()) }
+  func compilesByCUDA12(build: KernelBuild) throws {
+    try check(build, by: TestCompiler.openOfCUDA12())
+  }
 
   private func check(_ build: KernelBuild, by compiler: NVRTCLibrary) throws {
     let output = try compiler.compile(
