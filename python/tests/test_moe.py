@@ -138,6 +138,18 @@ def test_one_operation_compiles_without_a_break(gpu: PlainGPU, dynamic: bool) ->
     assert_same(found, expected)
 
 
+def test_another_thread_that_begins_to_compile(
+    gpu: PlainGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch tells of a compiler is of the whole process."""
+    given = inputs(torch.float32)
+    expected = together(given, {}, {})
+    answers = iter([False])
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: next(answers, True))
+    for found, wanted in zip(together(given, {}, {}), expected, strict=True):
+        assert_same_bits(found.detach(), wanted.detach())
+
+
 def test_numpy() -> None:
     given = {name: tensor.detach().numpy() for name, tensor in inputs().items()}
     found = functional.moe(**given, top_k=K)

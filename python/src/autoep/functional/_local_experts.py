@@ -187,16 +187,14 @@ def gradients(
     return [grad_x, grad_scores, *grad_weights]
 
 
-def run_forward(
-    *arguments: Any, tokens_per_expert: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`local_experts`, as an operator where it is traced, which has no `tokens_per_expert`."""
+def run_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """`local_experts`, as an operator where it is traced."""
     if torch.compiler.is_compiling():
         return torch.ops.autoep.local_experts(*arguments)
-    return _forward(*arguments, tokens_per_expert=tokens_per_expert)
+    return forward(*arguments)
 
 
-def _forward(
+def forward(
     x: Tensor,
     topk_idx: Tensor,
     topk_weights: Tensor,
@@ -325,7 +323,7 @@ def _scratch(size: int, like: Tensor, lender: Tensor | None) -> Tensor:
     return lender.view(-1).view(torch.uint8)
 
 
-_library.impl("local_experts", _forward, "CompositeExplicitAutograd")
+_library.impl("local_experts", forward, "CompositeExplicitAutograd")
 _library.impl("local_experts_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("autoep::local_experts", _forward_results, lib=_library)
 torch.library.register_fake("autoep::local_experts_backward", lambda *_: None, lib=_library)

@@ -21,6 +21,7 @@ from autoep.functional._local_experts import (
     check,
     dense,
     dtype_of,
+    forward,
     gradients,
     run_forward,
 )
@@ -86,17 +87,25 @@ def compute(
     *weights: Tensor | None,
 ) -> Computed:
     """The forward, outside of autograd."""
-    if torch.compiler.is_compiling():
-        logits = torch.mm(x, router.t())
-        idx, scores, counts = run_route(route_as, logits, selection_bias)
-        y, hidden, routing = run_forward(x, idx, scores, *weights, *compute_as)
-    else:
-        logits, idx, scores = choose(route_as, x, router, selection_bias)
-        # The experts count their rows in any case.
-        counts = x.new_empty((router.shape[0],), dtype=torch.int32)
-        y, hidden, routing = run_forward(
-            x, idx, scores, *weights, *compute_as, tokens_per_expert=counts
-        )
+    logits, idx, scores = choose(route_as, x, router, selection_bias)
+    # The experts count their rows in any case.
+    counts = x.new_empty((router.shape[0],), dtype=torch.int32)
+    y, hidden, routing = forward(x, idx, scores, *weights, *compute_as, tokens_per_expert=counts)
+    return Computed(y, logits, idx, scores, counts, hidden, routing)
+
+
+def trace(
+    route_as: RouteOptions,
+    compute_as: Options,
+    x: Tensor,
+    router: Tensor,
+    selection_bias: Tensor | None,
+    *weights: Tensor | None,
+) -> Computed:
+    """The same as operators that a compiler sees."""
+    logits = torch.mm(x, router.t())
+    idx, scores, counts = run_route(route_as, logits, selection_bias)
+    y, hidden, routing = run_forward(x, idx, scores, *weights, *compute_as)
     return Computed(y, logits, idx, scores, counts, hidden, routing)
 
 
@@ -133,7 +142,7 @@ class LocalMoE(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
         if computed is None:
-            computed = compute(route_as, compute_as, x, router, selection_bias, *weights)
+            computed = trace(route_as, compute_as, x, router, selection_bias, *weights)
         y, logits_TE, idx_TK, scores_TK, counts_E, hidden, routing = computed
         ctx.save_for_backward(x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing)
         ctx.mark_non_differentiable(idx_TK, counts_E)
