@@ -12,8 +12,8 @@ public protocol ComputeBackend: AnyObject, Sendable {
   func routerLogits(_ x: TensorView, router: TensorView, into logits: TensorView)
     throws(EngineError)
 
-  /// Chooses K experts a token, and counts them if asked; throws `.invalidArgument` naming token and expert for a logit that
-  /// is NaN or +inf, and for a row without a finite one.
+  /// Chooses K experts a token, and counts tokens if asked; throws `.invalidArgument` naming token
+  /// and expert for a logit that is NaN or +inf, and for a row without a finite one.
   func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?

@@ -5,7 +5,8 @@ public enum InstalledNVRTC {
   /// The library, nil where there is none.
   public static let path: String? = {
     let named = ProcessInfo.processInfo.environment["AUTOEP_NVRTC"]
-    return if let named, !named.isEmpty { named } else { inVirtualEnvironment("libnvrtc.so.13") }
+    if let named, !named.isEmpty { return named }
+    return inVirtualEnvironment("libnvrtc.so.13") ?? ofCUDA12
   }()
 
   /// That of CUDA 12, whose assembler is another.

@@ -154,10 +154,7 @@ __device__ __forceinline__ void consume(const Arguments& arguments, const Layout
   Schedule<Unit, Arguments> schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
-    if (unit.rows == 0) {
-#pragma unroll
-      for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
-    }
+    if (unit.rows == 0) clear(sums);
     for (int at = 0; at < unit.rows; at += TILE_K, ring.advance()) {
       barrier_wait(layout.full(ring.stage), ring.parity);
       if (unit.rows - at < TILE_K) clear_rows(layout.a(ring.stage), unit.rows - at);

@@ -158,12 +158,16 @@ __device__ __forceinline__ u64 operand(u32 address, u32 leading, u32 stride) {
          1ull << 62;
 }
 
+__device__ __forceinline__ void clear(float (&sums)[128]) {
+#pragma unroll
+  for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
+}
+
 // Before the first of all products, which does not read the sums. Where they are not defined, the assembler
 // of CUDA 12 lets each product wait for the one before (C7515).
 __device__ __forceinline__ void products_define(float (&sums)[128]) {
 #if __CUDACC_VER_MAJOR__ < 13
-#pragma unroll
-  for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
+  clear(sums);
 #endif
 }
 

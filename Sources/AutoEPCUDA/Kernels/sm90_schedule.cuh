@@ -1,7 +1,7 @@
 // The units of work of a persistent kernel: a cluster takes every so-many-th, until there are no more.
 //
-// A warp's lanes look one unit up each, so that it is done once for 32 of them: what a look-up loads and
-// divides takes 0.4 us, in which a consumer multiplies nothing. All warps look up the same.
+// A warp's lanes look one unit up each, so that it is done once for 32 of them: while a consumer waits for
+// what a look-up loads, and divides, it multiplies nothing. All warps look up the same.
 
 // What another lane has of a struct of ints.
 template <typename Ints>
@@ -20,7 +20,7 @@ __device__ __forceinline__ Ints of_lane(const Ints& value, int lane) {
 template <typename Unit, typename Arguments>
 struct Schedule {
   const Arguments& arguments;
-  int index;  // of the unit that lane 0 looks up next
+  int index;      // of the unit that lane 0 looks up next
   int lane = 32;  // that has the next unit
   Unit own;
 

@@ -28,6 +28,8 @@ from autoep.functional._local_experts import (
 from autoep.functional._runtime import context_of
 
 Tensor = torch.Tensor
+# x, router, selection_bias, gate_up, gate_up_bias, down and down_bias.
+Tensors = tuple[Tensor | None, ...]
 
 
 def local_moe(
@@ -62,7 +64,7 @@ def local_moe(
     dtype_of(x)  # Before anything is made of it.
     tensors = (x, router, *others)
     # Before autograd begins: the device is waiting.
-    computed = None if torch.compiler.is_compiling() else compute(route_as, compute_as, *tensors)
+    computed = None if torch.compiler.is_compiling() else compute(route_as, compute_as, tensors)
     return LocalMoE.apply(route_as, compute_as, computed, *tensors)
 
 
@@ -78,15 +80,9 @@ class Computed(NamedTuple):
     routing: Tensor
 
 
-def compute(
-    route_as: RouteOptions,
-    compute_as: Options,
-    x: Tensor,
-    router: Tensor,
-    selection_bias: Tensor | None,
-    *weights: Tensor | None,
-) -> Computed:
+def compute(route_as: RouteOptions, compute_as: Options, tensors: Tensors) -> Computed:
     """The forward, outside of autograd."""
+    x, router, selection_bias, *weights = tensors
     logits, idx, scores = choose(route_as, x, router, selection_bias)
     # The experts count their rows in any case.
     counts = x.new_empty((router.shape[0],), dtype=torch.int32)
@@ -94,15 +90,9 @@ def compute(
     return Computed(y, logits, idx, scores, counts, hidden, routing)
 
 
-def trace(
-    route_as: RouteOptions,
-    compute_as: Options,
-    x: Tensor,
-    router: Tensor,
-    selection_bias: Tensor | None,
-    *weights: Tensor | None,
-) -> Computed:
+def trace(route_as: RouteOptions, compute_as: Options, tensors: Tensors) -> Computed:
     """The same as operators that a compiler sees."""
+    x, router, selection_bias, *weights = tensors
     logits = torch.mm(x, router.t())
     idx, scores, counts = run_route(route_as, logits, selection_bias)
     y, hidden, routing = run_forward(x, idx, scores, *weights, *compute_as)
@@ -142,7 +132,7 @@ class LocalMoE(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
         if computed is None:
-            computed = trace(route_as, compute_as, x, router, selection_bias, *weights)
+            computed = trace(route_as, compute_as, (x, router, selection_bias, *weights))
         y, logits_TE, idx_TK, scores_TK, counts_E, hidden, routing = computed
         ctx.save_for_backward(x, router, logits_TE, idx_TK, scores_TK, *weights, hidden, routing)
         ctx.mark_non_differentiable(idx_TK, counts_E)
