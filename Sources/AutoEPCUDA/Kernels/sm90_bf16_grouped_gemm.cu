@@ -119,35 +119,42 @@ __device__ __forceinline__ void load_b(const Arguments& arguments, const Layout&
   }
 }
 
-// The rows of a stage, 64 at once, as far as the tile has any.
-__device__ __forceinline__ void load_a(const Arguments& arguments, const Layout& layout,
-                                       const Unit& unit, int stage, int k) {
-#pragma unroll
-  for (int first = 0; first < TILE_M; first += 64) {
-    if (first >= unit.rows) break;
-    load_box(layout.a(stage) + first / 64 * BLOCK_BYTES, &arguments.a, layout.full(stage), k,
-             unit.row + first);
-  }
-}
-
-// The bytes that arrive for a stage.
-__device__ __forceinline__ u32 stage_bytes(const Unit& unit) {
-  if (unit.rows == 0) return 0;
-  return B_BYTES + (unit.rows > 64 ? A_BYTES : BLOCK_BYTES);
-}
-
-// One thread feeds the stages with a unit. The two ways to load columns are not chosen between inside of
-// the loop: ptxas 13.0 then sets a copy's coordinates by a predicate that it has not yet computed.
-template <bool is_shared>
+// One thread feeds the stages with a unit of so many boxes of 64 rows. What is loaded is not chosen inside of
+// the loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet computed.
+template <int row_boxes, bool is_shared>
 __device__ __forceinline__ void feed(const Arguments& arguments, const Layout& layout,
                                      const Unit& unit, Ring& ring) {
   for (int block = 0; block < arguments.k_blocks; ++block, ring.advance()) {
     const int k = block * TILE_K;
     barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
-    barrier_expect_bytes(layout.full(ring.stage), stage_bytes(unit));
-    if (unit.rows == 0) continue;
-    load_a(arguments, layout, unit, ring.stage, k);
+    barrier_expect_bytes(layout.full(ring.stage), B_BYTES + row_boxes * BLOCK_BYTES);
+#pragma unroll
+    for (int box = 0; box < row_boxes; ++box) {
+      load_box(layout.a(ring.stage) + box * BLOCK_BYTES, &arguments.a, layout.full(ring.stage), k,
+               unit.row + box * 64);
+    }
     load_b<is_shared>(arguments, layout, unit, ring.stage, k);
+  }
+}
+
+// The stages of a unit without rows pass empty.
+__device__ __forceinline__ void feed_nothing(const Layout& layout, Ring& ring, int k_blocks) {
+  for (int block = 0; block < k_blocks; ++block, ring.advance()) {
+    barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
+    barrier_expect_bytes(layout.full(ring.stage), 0);
+  }
+}
+
+__device__ __forceinline__ void feed(const Arguments& arguments, const Layout& layout,
+                                     const Unit& unit, Ring& ring) {
+  if (unit.rows == 0) {
+    feed_nothing(layout, ring, arguments.k_blocks);
+  } else if (unit.rows <= 64) {
+    unit.is_shared ? feed<1, true>(arguments, layout, unit, ring)
+                   : feed<1, false>(arguments, layout, unit, ring);
+  } else {
+    unit.is_shared ? feed<2, true>(arguments, layout, unit, ring)
+                   : feed<2, false>(arguments, layout, unit, ring);
   }
 }
 
@@ -157,13 +164,7 @@ __device__ __forceinline__ void produce(const Arguments& arguments, const Layout
   Schedule<Unit, Arguments> schedule(arguments);
   Unit unit;
   while (schedule.take(unit)) {
-    if (threadIdx.x == 0) {
-      if (unit.is_shared) {
-        feed<true>(arguments, layout, unit, ring);
-      } else {
-        feed<false>(arguments, layout, unit, ring);
-      }
-    }
+    if (threadIdx.x == 0) feed(arguments, layout, unit, ring);
     __syncwarp();
   }
 }
