@@ -112,9 +112,10 @@ extension CUDABackend {
       kernelInt(rowOfSlot.shape[1], "K"), kernelInt(rows.shape[0], "N"), layout.vectorCount)
   }
 
-  /// Blocks of eight warps that are enough for a warp an item, or to fill the device.
+  /// Blocks of eight warps that are enough for a warp an item, or to fill the device some ten times: with
+  /// fewer, some end long before others.
   func blocks(warps: Int, sharedBy segments: Int = 1) -> Int {
-    let most = max(1, device.processorCount * 8 / max(segments, 1))
+    let most = max(1, device.processorCount * 64 / max(segments, 1))
     return min((warps + 7) / 8, most)
   }
 }

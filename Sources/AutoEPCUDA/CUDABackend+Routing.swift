@@ -48,7 +48,7 @@ extension CUDABackend {
         .unsupported,
         "Sinkhorn's balancing of a training router is computed on CPUs only: move the logits there")
     }
-    if let tokensPerExpert { try zero(tokensPerExpert) }
+    if let tokensPerExpert { try clear(tokensPerExpert) }
     try kernel(.route, "route", router.defines).launch(
       grid: router.grid(on: device), block: RouterLaunch.block,
       sharedBytes: router.bytes(perExpert: 1, perWarp: 4), on: stream, logits, selectionBias,

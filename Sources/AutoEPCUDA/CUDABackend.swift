@@ -1,5 +1,8 @@
 import AutoEPCore
-import CCUDA
+
+extension KernelSource {
+  static let clear = KernelSource("clear.cu") { [PackageResources.clear_cu] }
+}
 
 /// The steps of an MoE layer on one stream of one GPU. Calls launch kernels and return: they neither
 /// wait nor allocate, so that they can be captured in a graph.
@@ -24,13 +27,10 @@ public final class CUDABackend: ComputeBackend {
     try device.kernel(source, name, defines)
   }
 
-  /// Sets all bytes of a tensor to zero.
-  func zero(_ tensor: TensorView) throws(EngineError) {
-    if tensor.byteCount == 0 { return }
-    let result = try device.context.run { () throws(EngineError) in
-      unsafe device.driver.functions.memsetD8Async(
-        tensor.address.bits, 0, tensor.byteCount, stream.handle)
-    }
-    try device.driver.check("cuMemsetD8Async", result)
+  /// counts [n] i32 = 0.
+  func clear(_ counts: TensorView) throws(EngineError) {
+    try kernel(.clear, "clear").launch(
+      grid: LaunchSize((counts.elementCount + 255) / 256), block: 256, on: stream, counts,
+      kernelInt(counts.elementCount, "the number of counts"))
   }
 }

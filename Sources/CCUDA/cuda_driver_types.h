@@ -87,8 +87,6 @@ typedef cuda_result (*cuLaunchKernelEx_t)(const cuda_launch_config *config,
 typedef cuda_result (*cuMemHostAlloc_t)(void **memory, size_t byte_count, uint32_t flags);
 typedef cuda_result (*cuMemHostGetDevicePointer_v2_t)(cuda_address *address, void *memory,
                                                       uint32_t flags);
-typedef cuda_result (*cuMemsetD8Async_t)(cuda_address address, uint8_t value, size_t count,
-                                         cuda_stream stream);
 typedef cuda_result (*cuTensorMapEncodeTiled_t)(
     cuda_tensor_map *map, int32_t dtype, uint32_t rank, void *address, const uint64_t *sizes,
     const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,

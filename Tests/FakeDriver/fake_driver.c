@@ -158,14 +158,6 @@ cuda_result cuMemHostGetDevicePointer_v2(cuda_address *address, void *memory, ui
   return (cuda_result)flags;
 }
 
-cuda_result cuMemsetD8Async(cuda_address address, uint8_t value, size_t count,
-                            cuda_stream stream) {
-  (void)stream;
-  if (current != primary) return NOT_CURRENT;
-  memset((void *)(uintptr_t)address, value, count);
-  return cuda_success;
-}
-
 cuda_result cuTensorMapEncodeTiled(cuda_tensor_map *map, int32_t dtype, uint32_t rank,
                                    void *address, const uint64_t *sizes, const uint64_t *strides,
                                    const uint32_t *box, const uint32_t *element_strides,

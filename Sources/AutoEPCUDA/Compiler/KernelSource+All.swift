@@ -3,6 +3,6 @@ extension KernelSource {
   static let all: [KernelSource] = [
     .permute, .unpermute, .slotDot, .gatherPartials, .rowWeights, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
-    .zLoss, .jitter, .hopperGEMM, .hopperWeightGradient, .hopperTileList,
+    .zLoss, .jitter, .clear, .hopperGEMM, .hopperWeightGradient, .hopperTileList,
   ]
 }

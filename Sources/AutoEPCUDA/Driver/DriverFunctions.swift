@@ -20,7 +20,6 @@ struct DriverFunctions: @unchecked Sendable {
   let launchKernelEx: cuLaunchKernelEx_t
   let memHostAlloc: cuMemHostAlloc_t
   let memHostGetDevicePointer: cuMemHostGetDevicePointer_v2_t
-  let memsetD8Async: cuMemsetD8Async_t
   let tensorMapEncodeTiled: cuTensorMapEncodeTiled_t
 
   init(_ library: DynamicLibrary) throws(LoaderError) {
@@ -41,7 +40,6 @@ struct DriverFunctions: @unchecked Sendable {
     unsafe launchKernelEx = try library.function("cuLaunchKernelEx")
     unsafe memHostAlloc = try library.function("cuMemHostAlloc")
     unsafe memHostGetDevicePointer = try library.function("cuMemHostGetDevicePointer_v2")
-    unsafe memsetD8Async = try library.function("cuMemsetD8Async")
     unsafe tensorMapEncodeTiled = try library.function("cuTensorMapEncodeTiled")
   }
 }

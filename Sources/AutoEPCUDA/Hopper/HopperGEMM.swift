@@ -112,7 +112,7 @@ struct HopperGEMM {
   /// What a kernel is told of rows that it is to copy, with the counters at zero.
   private func copying(_ ahead: RowsAhead?) throws(EngineError) -> HopperRowsAheadArguments {
     guard let ahead else { return HopperRowsAheadArguments() }
-    try backend.zero(ahead.counters)
+    try backend.clear(ahead.counters)
     return ahead.arguments
   }
 

@@ -33,6 +33,7 @@ PARTS = {
     "route_backward": (*_FAULTS, "router.cuh", "route_backward.cu"),
     "z_loss": (*_BASE, "z_loss.cu"),
     "jitter": (*_BASE, "jitter.cu"),
+    "clear": ("clear.cu",),
 }
 
 

@@ -1,4 +1,4 @@
-"""The router, its z-loss and its jitter."""
+"""The router, its z-loss and its jitter, and counts."""
 
 from __future__ import annotations
 
@@ -256,6 +256,13 @@ def test_jitter_is_a_hash_of_seed_and_index(dtype) -> None:
     noise = [1 - epsilon + 2 * epsilon * uniform(seed, index) for index in range(x.numel())]
     factors = torch.tensor(noise, dtype=torch.float64).float().view(3, 700).to(lab.DEVICE)
     assert_same_bits(y, (x.float() * factors).to(dtype))
+
+
+@pytest.mark.parametrize("count", [1, 256, 257])
+def test_counts_are_cleared(count) -> None:
+    counts = poisoned(count, dtype=torch.int32)
+    launch("clear", "clear", (-(-count // 256),), 256, (counts, count))
+    assert not counts.any()
 
 
 def uniform(seed: int, index: int) -> float:
