@@ -72,7 +72,7 @@ struct GPUCallTests {
     }
   }
 
-  @Test("a router's forward launches the product, and then the choice")
+  @Test("a router's forward launches the product, and then the choice, on counts of zero")
   func routerForward() throws {
     let gpu = try FakeGPU.shared.get()
     let forward = try #require(Call.all.first { $0.name == "autoep_router_forward" })
@@ -80,7 +80,8 @@ struct GPUCallTests {
       for tensor in tensors { _ = tensor.describe(Place.cuda.put) }
       return tensors.map(\.pointer)
     }
-    #expect(gpu.launched(ago: 1) == "router_logits")
+    #expect(gpu.launched(ago: 2) == "router_logits")
+    #expect(gpu.launched(ago: 1) == "clear")
     #expect(gpu.launched(ago: 0) == "route")
   }
 

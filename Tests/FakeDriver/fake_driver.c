@@ -30,8 +30,8 @@ static struct cuda_context_object *const primary = (struct cuda_context_object *
 /* Kernels that were asked for: a function is the address of its name. */
 static char names[KERNELS][NAME_SIZE];
 static atomic_int name_count;
-/* What the calling thread launched: the last kernel, and the one before. */
-static _Thread_local const char *launched[2] = {"", ""};
+/* What the calling thread launched: the last kernel, and those before. */
+static _Thread_local const char *launched[3] = {"", "", ""};
 
 fake_state *fake_driver(void) { return &state; }
 
@@ -136,6 +136,7 @@ cuda_result cuLaunchKernelEx(const cuda_launch_config *config, cuda_function fun
   const char *name = (const char *)function;
   if (current != primary || name < names[0] || name >= names[KERNELS] || extra != NULL)
     return NOT_CURRENT;
+  launched[2] = launched[1];
   launched[1] = launched[0];
   launched[0] = name;
   state.launches++;

@@ -15,6 +15,9 @@ struct KernelSource: Sendable {
 
     /// As the compiler takes it.
     var text: String { "\(name)=\(value)" }
+
+    /// By its value: the choices of one kernel name the same macros.
+    func hash(into hasher: inout Hasher) { hasher.combine(value) }
   }
 
   /// Defines that are chosen together.

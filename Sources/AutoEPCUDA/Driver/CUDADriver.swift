@@ -4,7 +4,7 @@ import Synchronization
 
 /// NVIDIA's driver, initialised. Opened once a process.
 @safe
-public struct CUDADriver: Sendable {
+public final class CUDADriver: Sendable {
   static let soname = "libcuda.so.1"
   private static let opened = Mutex<CUDADriver?>(nil)
 
@@ -44,7 +44,7 @@ public struct CUDADriver: Sendable {
   }
 
   /// Every call of the driver passes here: turns its result into our error.
-  func check(_ call: String, _ result: cuda_result) throws(EngineError) {
+  func check(_ call: @autoclosure () -> String, _ result: cuda_result) throws(EngineError) {
     guard result != cuda_success else { return }
     let kind: EngineError.Kind =
       switch result {
@@ -52,7 +52,7 @@ public struct CUDADriver: Sendable {
       case cuda_error_no_device: .unsupported
       default: .internal
       }
-    throw EngineError(kind, "\(call): \(text(of: result))")
+    throw EngineError(kind, "\(call()): \(text(of: result))")
   }
 
   private func text(of result: cuda_result) -> String {

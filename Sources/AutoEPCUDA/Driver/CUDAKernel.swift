@@ -3,7 +3,7 @@ import CCUDA
 
 /// A kernel that is loaded on a device, and stays so until the process ends.
 @safe
-struct CUDAKernel: @unchecked Sendable {
+final class CUDAKernel: @unchecked Sendable {
   private let name: String
   private let function: cuda_function
   private let context: DeviceContext
@@ -63,22 +63,34 @@ struct CUDAKernel: @unchecked Sendable {
   }
 }
 
-/// Lends an array of pointers to the arguments' bits.
+/// Lends an array of pointers to the arguments' bits, on the stack unless they are many.
 private func withPointers<each Argument: KernelArgument, Result>(
   _ arguments: repeat each Argument,
   to body: (UnsafeMutablePointer<UnsafeMutableRawPointer?>?) -> Result
 ) -> Result {
-  // All that a kernel can take; each argument at a multiple of what a tensor map needs.
-  let (limit, alignment) = (4096, 64)
-  return unsafe withUnsafeTemporaryAllocation(byteCount: limit, alignment: alignment) { memory in
-    var used = 0
-    var pointers: [UnsafeMutableRawPointer?] = unsafe []
-    unsafe pointers.reserveCapacity(limit / alignment)
-    for argument in repeat each arguments {
-      unsafe memory.storeBytes(of: argument.bits, toByteOffset: used, as: type(of: argument.bits))
-      unsafe pointers.append(memory.baseAddress.map { unsafe $0 + used })
-      used += (MemoryLayout.size(ofValue: argument.bits) + alignment - 1) / alignment * alignment
-    }
-    return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0.baseAddress) }
+  var (count, byteCount) = (0, 0)
+  for type in repeat (each Argument).self {
+    count += 1
+    byteCount += padded(type.byteCount)
   }
+  return unsafe withUnsafeTemporaryAllocation(
+    of: UnsafeMutableRawPointer?.self, capacity: count
+  ) { pointers in
+    unsafe withAlignedBytes(byteCount) { memory in
+      var (index, offset) = (0, 0)
+      for (argument, type) in repeat (each arguments, (each Argument).self) {
+        let address = unsafe memory + offset
+        unsafe argument.store(at: address)
+        unsafe pointers.initializeElement(at: index, to: address)
+        index += 1
+        offset += padded(type.byteCount)
+      }
+      return unsafe body(pointers.baseAddress)
+    }
+  }
+}
+
+/// What an argument takes up: each stands at a multiple of what a tensor map needs.
+private func padded(_ byteCount: Int) -> Int {
+  (byteCount + TensorMap.alignment - 1) / TensorMap.alignment * TensorMap.alignment
 }

@@ -5,6 +5,17 @@ import CCUDA
 protocol KernelArgument {
   associatedtype Bits: BitwiseCopyable
   var bits: Bits { get }
+  // Requirements, so that each type has its own: what is generic over many arguments does not ask at run
+  // time what `Bits` is.
+  static var byteCount: Int { get }
+  @unsafe func store(at address: UnsafeMutableRawPointer)
+}
+
+extension KernelArgument {
+  static var byteCount: Int { MemoryLayout<Bits>.size }
+  @unsafe func store(at address: UnsafeMutableRawPointer) {
+    unsafe address.storeBytes(of: bits, as: Bits.self)
+  }
 }
 
 /// A place in a device's memory.

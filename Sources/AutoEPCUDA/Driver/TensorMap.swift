@@ -12,6 +12,9 @@ struct TensorMap: Sendable, KernelArgument {
     case bytes128 = 3
   }
 
+  /// The driver writes a map, and a kernel takes it, at a multiple of so many bytes.
+  static let alignment = 64
+
   let bits: cuda_tensor_map
 
   /// Describes a dense tensor, and the box of it that one copy moves.
@@ -19,9 +22,9 @@ struct TensorMap: Sendable, KernelArgument {
   /// - Parameters:
   ///   - sizes: the elements a dimension, the innermost first.
   ///   - box: the elements of a copy, likewise; each at most 256.
-  init(
-    _ driver: CUDADriver, at address: DeviceAddress, dtype: DataType, sizes: [Int], box: [Int],
-    swizzle: Swizzle
+  init<let rank: Int>(
+    _ driver: CUDADriver, at address: DeviceAddress, dtype: DataType,
+    sizes: InlineArray<rank, Int>, box: InlineArray<rank, Int>, swizzle: Swizzle
   ) throws(EngineError) {
     let code: Int32
     switch dtype {
@@ -31,26 +34,49 @@ struct TensorMap: Sendable, KernelArgument {
     case .f64, .i32, .i64:
       throw EngineError(.internal, "no tensor map is made of \(dtype.name)")
     }
+    let counts = InlineArray<rank, UInt64> { UInt64(sizes[$0]) }
     // Bytes from one index to the next, of all dimensions but the innermost.
-    var strides: [UInt64] = []
     var byteCount = UInt64(dtype.byteCount)
-    for size in sizes.dropLast() {
-      byteCount *= UInt64(size)
-      strides.append(byteCount)
+    let strides = InlineArray<rank, UInt64> {
+      byteCount *= counts[$0]
+      return byteCount
     }
-    let elementStrides = [UInt32](repeating: 1, count: sizes.count)
-    let address = unsafe UnsafeMutableRawPointer(bitPattern: UInt(address.bits))
-    // The driver writes the map at a multiple of 64 bytes.
-    let (result, map) = unsafe withUnsafeTemporaryAllocation(byteCount: 128, alignment: 64) {
-      let map = unsafe $0.bindMemory(to: cuda_tensor_map.self)
-      unsafe map.initialize(repeating: cuda_tensor_map())
-      let result = unsafe driver.functions.tensorMapEncodeTiled(
-        map.baseAddress, code, UInt32(sizes.count), address, sizes.map { UInt64($0) }, strides,
-        box.map { UInt32($0) }, elementStrides, 0, swizzle.rawValue,
-        cuda_tensor_map_l2_promotion_256, 0)
-      return unsafe (result, map[0])
+    let extents = InlineArray<rank, UInt32> { UInt32(box[$0]) }
+    let elementStrides = InlineArray<rank, UInt32>(repeating: 1)
+    let (result, map) = unsafe withAlignedBytes(MemoryLayout<cuda_tensor_map>.size) { memory in
+      let map = unsafe memory.initializeMemory(as: cuda_tensor_map.self, to: cuda_tensor_map())
+      let result = unsafe counts.withPointer { counts in
+        unsafe strides.withPointer { strides in
+          unsafe extents.withPointer { extents in
+            unsafe elementStrides.withPointer { elementStrides in
+              unsafe driver.functions.tensorMapEncodeTiled(
+                map, code, UInt32(rank), UnsafeMutableRawPointer(bitPattern: UInt(address.bits)),
+                counts, strides, extents, elementStrides, 0, swizzle.rawValue,
+                cuda_tensor_map_l2_promotion_256, 0)
+            }
+          }
+        }
+      }
+      return (result, unsafe map.pointee)
     }
     try driver.check("cuTensorMapEncodeTiled", result)
     bits = map
+  }
+}
+
+extension InlineArray where Element: BitwiseCopyable {
+  fileprivate func withPointer<Result>(_ body: (UnsafePointer<Element>?) -> Result) -> Result {
+    unsafe span.withUnsafeBufferPointer { unsafe body($0.baseAddress) }
+  }
+}
+
+/// Lends memory in which tensor maps may stand. Up to a KiB it is on the stack, which itself aligns to no
+/// more than 16 bytes.
+func withAlignedBytes<Result>(
+  _ byteCount: Int, _ body: (UnsafeMutableRawPointer) -> Result
+) -> Result {
+  let alignment = TensorMap.alignment
+  return unsafe withUnsafeTemporaryAllocation(byteCount: byteCount + alignment, alignment: 16) {
+    unsafe body($0.baseAddress.unsafelyUnwrapped.alignedUp(toMultipleOf: alignment))
   }
 }

@@ -79,11 +79,11 @@ struct HopperWeights {
   }
 
   /// The innermost dimension first.
-  var sizes: [Int] {
+  var sizes: InlineArray<4, Int> {
     isDepthInner
       ? [depth, columns, halves, tensor.shape[0]] : [columns, halves, depth, tensor.shape[0]]
   }
 
   /// What one copy moves: half of a tile's columns, or 64 of them.
-  var box: [Int] { isDepthInner ? [64, 128, 1, 1] : [64, 1, 64, 1] }
+  var box: InlineArray<4, Int> { isDepthInner ? [64, 128, 1, 1] : [64, 1, 64, 1] }
 }

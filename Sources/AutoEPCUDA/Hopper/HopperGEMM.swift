@@ -121,14 +121,14 @@ struct HopperGEMM {
 
   /// An output of `halves` matrices side by side.
   private func target(_ out: TensorView, halves: Int) throws(EngineError) -> HopperTarget {
-    let sizes = [out.shape[1] / halves, halves, out.shape[0]]
+    let sizes: InlineArray<3, Int> = [out.shape[1] / halves, halves, out.shape[0]]
     return HopperTarget(
       chunks: try map(out, sizes: sizes, box: [64, 1, 16]),
       rows: try map(out, sizes: sizes, box: [64, 1, 1]))
   }
 
-  private func map(
-    _ tensor: TensorView, sizes: [Int], box: [Int]
+  private func map<let rank: Int>(
+    _ tensor: TensorView, sizes: InlineArray<rank, Int>, box: InlineArray<rank, Int>
   ) throws(EngineError) -> cuda_tensor_map {
     // The driver wants a current context, which a thread of autograd need not have.
     try backend.device.context.run { () throws(EngineError) in
