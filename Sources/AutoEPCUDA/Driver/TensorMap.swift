@@ -35,7 +35,7 @@ struct TensorMap: Sendable, KernelArgument {
       throw EngineError(.internal, "no tensor map is made of \(dtype.name)")
     }
     let counts = InlineArray<rank, UInt64> { UInt64(sizes[$0]) }
-    // Bytes from one index to the next, of all dimensions but the innermost.
+    // Bytes from one index to the next, of all dimensions but the innermost; the last is not looked at.
     var byteCount = UInt64(dtype.byteCount)
     let strides = InlineArray<rank, UInt64> {
       byteCount *= counts[$0]
