@@ -16,6 +16,9 @@ public enum DataType: Int32, Sendable {
     }
   }
 
+  /// What sums of this type are computed in.
+  public var sumType: DataType { self == .f64 ? .f64 : .f32 }
+
   /// The name that messages use.
   public var name: String {
     switch self {

@@ -30,31 +30,18 @@ public struct ExpertsGradients {
   public let down: TensorView?
   /// As `ExpertsWeights.downBias`.
   public let downBias: TensorView?
+  /// Whether gradients are added to what is there, in f32.
+  public let accumulate: Bool
 
-  /// Gathers the targets.
+  /// Gathers the targets, of the weights' type or f32.
   public init(
-    gateUp: TensorView?, gateUpBias: TensorView?, down: TensorView?, downBias: TensorView?
+    gateUp: TensorView?, gateUpBias: TensorView?, down: TensorView?, downBias: TensorView?,
+    accumulate: Bool = false
   ) {
+    self.accumulate = accumulate
     self.gateUp = gateUp
     self.gateUpBias = gateUpBias
     self.down = down
     self.downBias = downBias
-  }
-}
-
-/// What a forward leaves for the backward, besides x and the weights.
-public struct ExpertsSaved {
-  /// What this rank's experts got, `[R,H]`.
-  public let rows: TensorView
-  /// Their pre-activation, `[R,G]`.
-  public let hidden: TensorView
-  /// What came back for this rank's copies, `[N,H]`, in expert order.
-  public let expertRows: TensorView
-
-  /// Gathers the tensors.
-  public init(rows: TensorView, hidden: TensorView, expertRows: TensorView) {
-    self.rows = rows
-    self.hidden = hidden
-    self.expertRows = expertRows
   }
 }

@@ -20,14 +20,16 @@ public struct ExpertsConfiguration: Sendable, Equatable {
     case interleaved = 3
   }
 
-  /// The side on which a token's weight is applied; raw values are the C interface's.
-  public enum ScoreApply: Int32, Sendable {
+  /// Where the topk_weights multiply; raw values are the C interface's.
+  public enum ApplyWeights: Int32, Sendable {
     case after = 1
     case before = 2
   }
 
   /// E, over all ranks.
   public var numExperts: Int
+  /// K.
+  public var topK: Int
   /// H.
   public var hiddenSize: Int
   /// F.
@@ -40,23 +42,24 @@ public struct ExpertsConfiguration: Sendable, Equatable {
   public var gate: Gate
   /// The orientation of both weights.
   public var weightLayout: WeightLayout
-  /// The side of the weighting.
-  public var scoreApply: ScoreApply
+  /// Where the topk_weights multiply.
+  public var applyWeights: ApplyWeights
   /// Alpha of the clamped SwiGLU.
   public var swigluAlpha: Double
   /// Limit of the clamped activations.
   public var swigluLimit: Double
 
   /// Describes a SwiGLU layer in the layout most families use; set what differs.
-  public init(numExperts: Int, hiddenSize: Int, ffnSize: Int, dtype: DataType) {
+  public init(numExperts: Int, topK: Int, hiddenSize: Int, ffnSize: Int, dtype: DataType) {
     self.numExperts = numExperts
+    self.topK = topK
     self.hiddenSize = hiddenSize
     self.ffnSize = ffnSize
     self.dtype = dtype
     activation = .silu
     gate = .concatenated
     weightLayout = .outIn
-    scoreApply = .after
+    applyWeights = .after
     swigluAlpha = 1
     swigluLimit = .infinity
   }

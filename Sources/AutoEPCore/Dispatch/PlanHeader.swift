@@ -1,0 +1,51 @@
+/// What the host notes in a plan in its memory, so that foreign bytes, or the plan of another layer or of other
+/// tokens, are an error and no wild read.
+struct PlanHeader: Equatable {
+  /// The layer that made the plan.
+  var layer: UInt64
+  /// T.
+  var numTokens: Int
+  /// Rows that this rank sends.
+  var rowsSent: Int
+  /// R.
+  var rows: Int
+
+  static let fieldCount = 8
+  static var byteCount: Int { fieldCount * DataType.i64.byteCount }
+  /// "AutoEP" and the layout's version, as a number that other memory will hardly begin with.
+  private static let magic: Int64 = 0x4175_746f_4550_0002
+
+  /// Writes `[fieldCount]` i64.
+  func write(to tensor: TensorView) {
+    let fields = [
+      Self.magic, Int64(bitPattern: layer), Int64(numTokens), Int64(rowsSent), Int64(rows), 0, 0, 0,
+    ]
+    for (index, field) in fields.enumerated() { unsafe tensor.store(field, at: index) }
+  }
+
+  init(layer: UInt64, numTokens: Int, rowsSent: Int, rows: Int) {
+    self.layer = layer
+    self.numTokens = numTokens
+    self.rowsSent = rowsSent
+    self.rows = rows
+  }
+
+  /// Reads it back; throws where this is no plan of the layer for so many tokens.
+  init(reading tensor: TensorView, layer: UInt64, numTokens: Int) throws(EngineError) {
+    func field(_ index: Int) -> Int64 { unsafe tensor.load(Int64.self, at: index) }
+    guard field(0) == Self.magic else {
+      throw EngineError(.invalidArgument, "plan holds no plan; expected the bytes that a plan was made in")
+    }
+    self.init(
+      layer: UInt64(bitPattern: field(1)), numTokens: Int(field(2)), rowsSent: Int(field(3)),
+      rows: Int(field(4)))
+    guard self.layer == layer else {
+      throw EngineError(.invalidArgument, "plan was made by another layer; expected one of this layer")
+    }
+    guard self.numTokens == numTokens else {
+      throw EngineError(
+        .invalidArgument,
+        "plan was made for \(self.numTokens) tokens; expected one for \(numTokens), the tokens of this call")
+    }
+  }
+}
