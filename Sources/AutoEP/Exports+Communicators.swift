@@ -3,6 +3,7 @@
 import AutoEPCallback
 import AutoEPCore
 import AutoEPMPI
+import AutoEPSystem
 import CAutoEP
 
 @_cdecl("autoep_comm_create_self") @implementation

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// One exchange of the table: what `start` was given, for as long as the host may read it.

@@ -1,4 +1,5 @@
 public import AutoEPCore
+public import AutoEPSystem
 public import CAutoEP
 import Synchronization
 

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 extension AllToAllDispatcher {
   /// Sorts, and exchanges the counts; a choice out of range fails on every rank, with its reason on
   /// the one that made it.

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Sends each routed copy to the rank that owns its expert, by an all-to-all over a transport.
 public struct AllToAllDispatcher: TokenDispatcher {
   let backend: any HostBackend

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Hands out parts of the caller's workspace one after the other.
 @safe
 public struct Arena {

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// The steps of an MoE layer on one device, one call a step, on buffers of that device.
 ///
 /// Callers have checked shapes and dtypes; legend as in autoep.h. Outputs (`into`) are completely

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Where each routed copy of one set of choices goes, and in which order it arrives.
 public final class DispatchPlan: Sendable {
   /// K.

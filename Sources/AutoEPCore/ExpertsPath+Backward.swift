@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 extension ExpertsPath {
   /// The gradients of `forward`: each line undoes one of its, last first.
   ///

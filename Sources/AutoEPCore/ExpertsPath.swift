@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// The experts of one layer, spread over the ranks of a dispatcher: dispatch, experts, combine.
 /// Legend as in autoep.h.
 public struct ExpertsPath {

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 #if canImport(Glibc)
   import Glibc
 #endif

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Rows on their way from one rank to another.
 struct LocalParcel: Sendable {
   let step: String

@@ -1,3 +1,4 @@
+import AutoEPSystem
 import Glibc
 
 /// State that threads change under one lock, and wait on.

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// One rank of a group inside this process; each is used by a thread of its own.
 ///
 /// Rows travel through memory of the group, so no rank ever touches another's, whenever it comes

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// The group of one rank alone: an exchange is a copy.
 public final class SelfTransport: Transport {
   /// The only rank.

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Brings tokens to the ranks of their experts and results back: the seam where the styles of
 /// expert parallelism differ.
 ///

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 extension EngineError {
   /// Ranks that did not join an exchange before the deadline; `missing` may be empty where the
   /// transport cannot tell who it was.

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Moves rows between the ranks of one group. An exchange is the only primitive: the collectives
 /// of `Transport+Collectives.swift` are made of it, so they reduce in one fixed order everywhere.
 ///

@@ -1,7 +1,7 @@
 import AutoEPCallback
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
-import Synchronization
 
 /// Transports over MPI, by way of a library of its own: this one does not need MPI to load.
 public enum MPITransport {
@@ -10,7 +10,7 @@ public enum MPITransport {
     var longestTimeout: Double
   }
 
-  private static let use = Mutex<Use?>(nil)
+  private static let use = Locked<Use?>(nil)
 
   /// Opens a group of ranks of MPI_COMM_WORLD, all of them for nil; rank i of it is world rank
   /// `ranks[i]`. Collective over those ranks. `library` is the path of libautoep_mpi.so.

@@ -1,5 +1,6 @@
 import AutoEPCallback
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// A host's transport as C sees it, made of a rank of a local group.

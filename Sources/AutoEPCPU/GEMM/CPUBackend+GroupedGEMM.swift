@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
   /// out[r] = rows[r] · W[group of r] (+ bias); throws where the counts do not fit the rows.
