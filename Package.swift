@@ -77,6 +77,9 @@ let package = Package(
       name: "AutoEPMPILaws",
       dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPMPI", "AutoEPTransportLaws"],
       path: "Tests/AutoEPMPILaws", swiftSettings: testing),
+    // Locks, the loader, the health of a group.
+    .testTarget(
+      name: "AutoEPSystemTests", dependencies: ["AutoEPSystem"], swiftSettings: testing),
     // The laws on every transport; MPI's by starting the program above.
     .testTarget(
       name: "AutoEPTransportTests",

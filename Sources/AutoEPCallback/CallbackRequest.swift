@@ -53,8 +53,8 @@ final class CallbackRequest {
     let reason = text.isEmpty ? "no reason given" : text
     return EngineError(
       .communication,
-      "\(exchange.step): rank \(table.rank): the transport's \(function) returned \(code): \(reason)"
-    )
+      "\(exchange.step): rank \(table.rank): the transport's \(function) returned \(code): \(reason)",
+      step: exchange.step)
   }
 }
 

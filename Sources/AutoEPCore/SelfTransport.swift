@@ -6,6 +6,8 @@ public final class SelfTransport: Transport {
   public let rank = 0
   /// One.
   public let size = 1
+  /// Always good: no other rank can be missing.
+  public let health = GroupHealth()
 
   /// Makes the group.
   public init() {}

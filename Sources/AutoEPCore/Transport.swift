@@ -10,6 +10,9 @@ public protocol Transport: AnyObject, Sendable {
   /// The number of ranks.
   var size: Int { get }
 
+  /// Whether the group can still be used. It may be read at any time and from any thread.
+  var health: GroupHealth { get }
+
   /// Starts an exchange whose memory stays valid until the returned one has ended.
   func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange
 }

@@ -54,9 +54,4 @@ import Testing
   @Test func portableKernelsAreEverywhere() {
     #expect(testKernels.last?.name == "portable")
   }
-
-  @Test func anEmptyVariableIsNone() {
-    #expect(environmentValue("PATH") != nil)
-    #expect(environmentValue("AUTOEP_NO_SUCH_VARIABLE") == nil)
-  }
 }
