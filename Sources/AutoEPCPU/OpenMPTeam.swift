@@ -24,7 +24,7 @@ struct OpenMPTeam: @unchecked Sendable {
 
   /// Runs `body` on as many threads, this one among them, or fewer; returns when all are done. After a
   /// fork it runs on this one alone.
-  func run(threadCount: Int, _ body: () -> Void) {
+  func run(threadCount: Int, _ body: @Sendable () -> Void) {
     guard is_forked() == 0 else { return body() }
     withoutActuallyEscaping(body) { body in
       let work = Work(body)
@@ -37,8 +37,8 @@ struct OpenMPTeam: @unchecked Sendable {
   }
 
   private final class Work {
-    let body: () -> Void
+    let body: @Sendable () -> Void
 
-    init(_ body: @escaping () -> Void) { self.body = body }
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
   }
 }
