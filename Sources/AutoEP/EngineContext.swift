@@ -1,6 +1,7 @@
 import AutoEPCPU
 import AutoEPCUDA
 import AutoEPCore
+import AutoEPSystem
 
 /// A device with its threads or its stream, and its counters.
 final class EngineContext: Sendable {

@@ -3,6 +3,7 @@
 import AutoEPCallback
 import AutoEPCore
 import AutoEPMPI
+import AutoEPSystem
 import CAutoEP
 
 @_cdecl("autoep_comm_create_self") @implementation
@@ -27,7 +28,7 @@ public func autoep_comm_create_local(
     guard (1...most).contains(size) else {
       throw check.error("size", "is \(size); expected 1 to \(most)")
     }
-    let world = try LocalTransport.makeWorld(
+    let world = try InProcessTransport.makeWorld(
       size: Int(size), timeout: check.timeout(timeout_seconds))
     for (rank, transport) in world.enumerated() {
       unsafe target[rank] = communicators.insert(Communicator(transport))

@@ -3,6 +3,7 @@
 import AutoEPCPU
 import AutoEPCUDA
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// Of autoep_context_config, which first ended before the stream.

@@ -2,6 +2,7 @@
 // swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCUDA
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 private let gpuTypes: [DataType] = [.f32, .bf16, .f16]

@@ -1,6 +1,7 @@
 // The header documents the functions.
 // swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 private let logitTypes: [DataType] = [.f32, .f64, .bf16, .f16]

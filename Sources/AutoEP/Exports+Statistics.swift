@@ -1,6 +1,7 @@
 // The header documents the functions.
 // swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 @_cdecl("autoep_context_statistics") @implementation

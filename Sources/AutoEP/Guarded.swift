@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// Runs an export's body and turns what it throws into a status and a text for the caller.

@@ -1,5 +1,4 @@
 import AutoEPCore
-import Glibc
 
 /// The ranks of one group.
 final class Communicator: Sendable {
@@ -38,24 +37,4 @@ final class ExpertsPlan: Sendable {
     unsafe TensorView(
       data: nil, shape: [rows, configuration.hiddenSize], dtype: configuration.dtype)
   }
-}
-
-let contexts: HandleTable<EngineContext> = {
-  // A child that is forked while another thread is in a table would wait for that thread, which it has not.
-  pthread_atfork(lockTables, unlockTables, unlockTables)
-  return HandleTable("context", tag: 1)
-}()
-let communicators = HandleTable<Communicator>("communicator", tag: 2)
-let plans = HandleTable<ExpertsPlan>("plan", tag: 3)
-
-private func lockTables() {
-  contexts.lock()
-  communicators.lock()
-  plans.lock()
-}
-
-private func unlockTables() {
-  plans.unlock()
-  communicators.unlock()
-  contexts.unlock()
 }

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// Turns the tensors of one call into views, after checking all that a view promises. Dimensions

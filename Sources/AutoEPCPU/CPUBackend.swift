@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The steps of an MoE layer on the cores of this process.
 ///

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension KernelSource {
   static let activate = KernelSource("activate.cu", axes: [KernelVariant.rows, activations]) {

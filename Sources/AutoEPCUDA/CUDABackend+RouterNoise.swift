@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension KernelSource {
   static let zLoss = elementwise("z_loss.cu") { PackageResources.z_loss_cu }

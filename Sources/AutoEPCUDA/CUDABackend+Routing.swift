@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension KernelSource {
   static let routerLogits = KernelSource(

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension KernelSource {
   static let clear = KernelSource("clear.cu") { [PackageResources.clear_cu] }

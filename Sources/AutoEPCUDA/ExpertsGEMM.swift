@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The grouped GEMMs of one pass over the rows of all experts: Hopper's where they take the device,
 /// the dtype, the widths and the places of the tensors, else the portable ones.

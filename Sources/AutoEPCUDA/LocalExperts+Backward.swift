@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension LocalExperts {
   /// The gradients, given what `forward` saved: from the experts' output to the pre-activation, and

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// All experts of a layer on one GPU, for a number of tokens: sort, permute, experts, unpermute.
 /// Legend as in autoep.h. Row counts are known to the device alone: arrays have room for all N rows.

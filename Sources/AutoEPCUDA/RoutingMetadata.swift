@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Where each copy goes, in the caller's device memory: made by a forward, read by its backward.
 struct RoutingMetadata {

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// One exchange of the table: what `start` was given, for as long as the host may read it.
@@ -52,8 +53,8 @@ final class CallbackRequest {
     let reason = text.isEmpty ? "no reason given" : text
     return EngineError(
       .communication,
-      "\(exchange.step): rank \(table.rank): the transport's \(function) returned \(code): \(reason)"
-    )
+      "\(exchange.step): rank \(table.rank): the transport's \(function) returned \(code): \(reason)",
+      step: exchange.step)
   }
 }
 

@@ -135,6 +135,8 @@ typedef struct group {
   int first_tag;
   unsigned exchanges;  /* started so far */
   exchange *under_way; /* a list, by `next` */
+  /* Set by a failed exchange: the communicator is then never freed. The reason, and the refusal of
+   * later calls, are with the library's GroupHealth: this file is compiled apart and knows no Swift. */
   int failed;
 } group;
 

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import Foundation
 import FakeCUDA
 import Testing

@@ -1,3 +1,4 @@
+import AutoEPSystem
 import CCUDA
 import FakeCUDA
 import Foundation

@@ -1,6 +1,7 @@
 import AutoEPCallback
 import AutoEPCore
 import AutoEPMPI
+import AutoEPSystem
 import AutoEPTransportLaws
 
 /// What one rank checks while the other ranks of the same mpirun check it too.

@@ -46,15 +46,24 @@ import Testing
 
   @Test("a C program includes the header and runs a layer")
   func cProgram() throws {
+    #expect(try runProgram("layer.c").contains("largest error"))
+  }
+
+  @Test("a process that has used communicators only forks children that can use them")
+  func forkAfterCommunicatorsOnly() throws {
+    _ = try runProgram("fork_communicators.c")
+  }
+
+  /// Builds a program of `Tests/CProgram` with the library; returns what it prints.
+  private func runProgram(_ source: String) throws -> String {
     let program = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
     defer { try? FileManager.default.removeItem(at: program) }
     let folder = Self.library.deletingLastPathComponent().path
     _ = try run(
-      "cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic",
+      "cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread",
       "-I\(Self.header.deletingLastPathComponent().path)",
-      Self.package.appending(path: "Tests/CProgram/layer.c").path, "-o", program.path,
+      Self.package.appending(path: "Tests/CProgram/\(source)").path, "-o", program.path,
       "-L\(folder)", "-Wl,-rpath,\(folder)", "-lautoep", "-lm")
-    let output = try run(program.path)
-    #expect(output.contains("largest error"))
+    return try run(program.path)
   }
 }

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension TransportLaw {
   /// A wrong argument is refused where it is given, before anything is sent; the group lives on.

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Checks that a rank whose partner stays out says so at the deadline, and that the group is then
 /// of no use.

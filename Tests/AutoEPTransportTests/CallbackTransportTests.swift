@@ -1,5 +1,6 @@
 import AutoEPCallback
 import AutoEPCore
+import AutoEPSystem
 import AutoEPTransportLaws
 import CAutoEP
 import Testing

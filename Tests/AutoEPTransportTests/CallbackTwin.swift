@@ -1,9 +1,10 @@
 import AutoEPCallback
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// A host's transport as C sees it, made of a rank of a local group.
-func callbackTwin(of transport: LocalTransport, timeout: Double) throws -> CallbackTransport {
+func callbackTwin(of transport: InProcessTransport, timeout: Double) throws -> CallbackTransport {
   var table = autoep_transport()
   table.struct_size = MemoryLayout<autoep_transport>.size
   table.state = Unmanaged.passRetained(transport).toOpaque()
@@ -12,7 +13,7 @@ func callbackTwin(of transport: LocalTransport, timeout: Double) throws -> Callb
   table.start = twinStart
   table.wait = twinWait
   table.release = { state in
-    if let state { Unmanaged<LocalTransport>.fromOpaque(state).release() }
+    if let state { Unmanaged<InProcessTransport>.fromOpaque(state).release() }
   }
   return try CallbackTransport(table, timeout: timeout)
 }
@@ -29,7 +30,7 @@ private let twinStart:
     UnsafeMutablePointer<CChar>?
   ) -> Int32 = { state, send, sendRows, receive, receiveRows, rowBytes, request, message in
     guard let state, let request else { return Int32(AUTOEP_INTERNAL) }
-    let transport = Unmanaged<LocalTransport>.fromOpaque(state).takeUnretainedValue()
+    let transport = Unmanaged<InProcessTransport>.fromOpaque(state).takeUnretainedValue()
     func rows(_ counts: UnsafePointer<Int64>?) -> [Int] {
       UnsafeBufferPointer(start: counts, count: transport.size).map { Int($0) }
     }

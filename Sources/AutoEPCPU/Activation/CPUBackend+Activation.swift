@@ -66,7 +66,7 @@ extension CPUBackend {
   /// Calls `body` with the number of each row, and memory for it.
   private func forEachRow<R: Real>(
     of numRows: Int, width: Int, _ gate: ExpertsConfiguration.Gate,
-    _ body: (Int, HiddenBlock<R>) -> Void
+    _ body: @Sendable (Int, HiddenBlock<R>) -> Void
   ) {
     pool.forEachRange(of: numRows, grain: Self.grain(elementsPerItem: width * 4)) { range in
       workbenches.withWorkbench { bench in

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
   /// The experts of a rank, forward.

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
   /// out[r] = rows[r] · W[group of r] (+ bias); throws where the counts do not fit the rows.
@@ -45,7 +46,7 @@ extension CPUBackend {
 
   /// Shares the making of a gradient out over the threads.
   func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: RowGroups) {
-    forEachItem(of: gradientItems(groups, gradient.tensor)) { gradient.run($0, on: $1) }
+    forEachItem(of: gradientItems(groups, gradient)) { gradient.run($0, on: $1) }
   }
 
   private func multiply<S: RowScalar>(

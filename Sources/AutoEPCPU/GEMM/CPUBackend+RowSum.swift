@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
   /// For each group, Σ over its rows of gradOut[r].

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The consecutive rows of each group.
 struct RowGroups {

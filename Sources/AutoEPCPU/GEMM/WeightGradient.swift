@@ -2,18 +2,19 @@ import AutoEPCore
 
 /// The gradient of the weights of all groups: of each, Σ over its rows of gradOut[r] ⊗ rows[r].
 struct WeightGradient<S: RowScalar> {
-  /// Where it goes.
-  let tensor: TensorView
   private let kernel: MatrixKernel<S.Wide>
   private let left: IndexedRows<S>
   private let right: IndexedRows<S>
   private let out: IndexedRows<S>
 
+  /// The rows and columns of one group's gradient.
+  var features: Int { left.width }
+  var width: Int { right.width }
+
   init(
     _ kernel: MatrixKernel<S.Wide>, _ layout: WeightLayout, gradOut: IndexedRows<S>,
     rows: IndexedRows<S>, into tensor: TensorView
   ) {
-    self.tensor = tensor
     self.kernel = kernel
     // The gradient of [in, out] is the outer product the other way round.
     (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)

@@ -1,8 +1,11 @@
 import AutoEPCore
 
 /// Typed elements in borrowed memory. Indices are checked in debug builds.
+///
+/// Threads may share them as long as no element is written by one thread while another uses it: each
+/// step gives a thread rows of its own to write.
 @safe
-struct Elements<Element> {
+struct Elements<Element>: @unchecked Sendable {
   private let base: UnsafeMutablePointer<Element>?
   let count: Int
 

@@ -2,7 +2,7 @@ import AutoEPCore
 import CMicroKernels
 
 /// An element of a float tensor: stored in one type, computed with in another.
-protocol Scalar {
+protocol Scalar: Sendable {
   /// What sums of this element accumulate in.
   associatedtype Wide: Real
 

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension TensorView {
   /// A copy of a small float tensor in the type that the caller computes in.

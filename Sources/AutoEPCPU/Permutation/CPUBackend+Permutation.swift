@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import Glibc
 
 extension CPUBackend {
@@ -120,7 +121,7 @@ extension CPUBackend {
   }
 
   private func forEachTokenRange(
-    of numTokens: Int, topK: Int, width: Int, _ body: (Range<Int>) -> Void
+    of numTokens: Int, topK: Int, width: Int, _ body: @Sendable (Range<Int>) -> Void
   ) {
     pool.forEachRange(of: numTokens, grain: Self.grain(elementsPerItem: topK * width), body)
   }

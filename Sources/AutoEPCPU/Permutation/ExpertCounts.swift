@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// How many slots chose each expert.
 struct ExpertCounts {

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The row of each routed copy, checked.
 struct RowOfSlot {

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
   /// logits = x · routerᵀ: the grouped GEMM of one group.

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Makes images of kernel sources, or finds them where it has left them.
 struct KernelCompiler: Sendable {

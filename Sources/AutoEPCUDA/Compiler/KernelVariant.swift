@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The names of choices, as kernels and `KernelSource.axes` write them.
 enum KernelVariant {

@@ -1,16 +1,16 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 import Glibc
-import Synchronization
 
 /// NVIDIA's run-time compiler. Found once a process, at the first CUDA context.
 @safe
 struct NVRTCLibrary: @unchecked Sendable {
   static let sonames = ["libnvrtc.so.13", "libnvrtc.so.12"]
   static let variable = "AUTOEP_NVRTC"
-  private static let found = Mutex<NVRTCLibrary?>(nil)
+  private static let found = Locked<NVRTCLibrary?>(nil)
   /// Held while a source compiles: NVRTC 13.0 crashes now and then when two threads compile at once.
-  private static let compiling = Mutex(())
+  private static let compiling = Locked(())
 
   /// Where the compiler was found.
   let name: String
@@ -169,11 +169,4 @@ private func withCStrings<Result>(
   defer { unsafe copies.forEach { copy in unsafe free(copy) } }
   var pointers = unsafe copies.map { unsafe UnsafePointer($0) }
   return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0) }
-}
-
-/// The value of an environment variable that is set and not empty.
-func environmentValue(_ name: String) -> String? {
-  guard let value = unsafe getenv(name) else { return nil }
-  let text = unsafe String(cString: value)
-  return text.isEmpty ? nil : text
 }

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 
 /// A kernel that is loaded on a device, and stays so until the process ends.

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 
 /// What a kernel met in its data: kernels write it to a word of host memory, and the next call on a

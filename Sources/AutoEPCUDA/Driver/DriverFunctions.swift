@@ -1,3 +1,4 @@
+import AutoEPSystem
 import CCUDA
 
 /// The functions of the driver's library that are used here.

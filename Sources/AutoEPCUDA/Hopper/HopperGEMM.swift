@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 
 /// The grouped GEMMs of sm_90 in bf16: TMA, WGMMA, one launch for all experts. Rows stand in expert

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The row tiles of all experts, in the pairs that clusters take and the groups that run together; see
 /// sm90_tile.cuh.

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Rows that a Hopper product finds in its memory only once it has begun: its idle warps copy them there
 /// from the tokens; see sm90_rows_ahead.cuh.

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 extension Transport {
   /// Tells each rank p the number `counts[p]`; returns what each rank told this one.
   public func exchangeCounts(

@@ -1,25 +1,36 @@
-/// One rank of a group inside this process; each is used by a thread of its own.
+import AutoEPSystem
+
+/// One rank of a group whose ranks are threads of this process.
 ///
 /// Rows travel through memory of the group, so no rank ever touches another's, whenever it comes
 /// and whatever it expects. A rank may start several exchanges before it waits for the first.
-public final class LocalTransport: Transport {
+public final class InProcessTransport: Transport {
   /// This rank, in `0..<size`.
   public let rank: Int
   /// The number of ranks.
   public let size: Int
-  private let hub: LocalHub
+  /// The same object at all ranks of the group.
+  public var health: GroupHealth { hub.health }
+  private let hub: InProcessHub
 
-  /// Makes the ranks of one group, whose exchanges wait for at most `timeout` seconds.
-  public static func makeWorld(size: Int, timeout: Double) throws(EngineError) -> [LocalTransport] {
+  /// Makes the ranks of one group.
+  ///
+  /// - Parameters:
+  ///   - size: The number of ranks, 1 to 1024.
+  ///   - timeout: How long an exchange waits for the other ranks, in seconds.
+  public static func makeWorld(size: Int, timeout: Double) throws(EngineError)
+    -> [InProcessTransport]
+  {
     guard (1...1024).contains(size) else {
-      throw EngineError(.invalidArgument, "local group: size is \(size), expected 1 to 1024 ranks")
+      throw EngineError(
+        .invalidArgument, "group in this process: size is \(size), expected 1 to 1024 ranks")
     }
     try checkTimeout(timeout)
-    let hub = LocalHub(size: size, timeout: timeout)
-    return (0..<size).map { LocalTransport(rank: $0, hub: hub) }
+    let hub = InProcessHub(size: size, timeout: timeout)
+    return (0..<size).map { InProcessTransport(rank: $0, hub: hub) }
   }
 
-  private init(rank: Int, hub: LocalHub) {
+  private init(rank: Int, hub: InProcessHub) {
     self.rank = rank
     self.hub = hub
     size = hub.size
@@ -28,28 +39,28 @@ public final class LocalTransport: Transport {
   /// Posts a copy of the rows to each rank.
   public func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange {
     try exchange.check(size: size)
-    let number = try hub.post(try parcels(of: exchange), from: rank)
-    return LocalPendingExchange(exchange: exchange, number: number, rank: rank, hub: hub)
+    let number = try hub.post(try parcels(of: exchange), from: rank, step: exchange.step)
+    return InProcessPendingExchange(exchange: exchange, number: number, rank: rank, hub: hub)
   }
 
-  private func parcels(of exchange: RowExchange) throws(EngineError) -> [LocalParcel] {
+  private func parcels(of exchange: RowExchange) throws(EngineError) -> [Parcel] {
     let parts = unsafe exchange.sendParts
-    var parcels: [LocalParcel] = []
+    var parcels: [Parcel] = []
     for (target, rows) in exchange.sendRows.enumerated() {
       let copy = unsafe try TransportBuffer(copying: parts[target], for: exchange.step)
       parcels.append(
-        LocalParcel(step: exchange.step, rows: rows, rowBytes: exchange.rowBytes, bytes: copy))
+        Parcel(step: exchange.step, rows: rows, rowBytes: exchange.rowBytes, bytes: copy))
     }
     return parcels
   }
 }
 
 /// An exchange whose rows are posted and whose own rows are still to be fetched.
-private struct LocalPendingExchange: PendingExchange {
+private struct InProcessPendingExchange: PendingExchange {
   let exchange: RowExchange
   let number: Int
   let rank: Int
-  let hub: LocalHub
+  let hub: InProcessHub
 
   func wait() throws(EngineError) {
     let parcels = try hub.collect(number, at: rank, step: exchange.step)
@@ -62,7 +73,7 @@ private struct LocalPendingExchange: PendingExchange {
     }
   }
 
-  private func check(_ parcel: LocalParcel, from source: Int) throws(EngineError) {
+  private func check(_ parcel: Parcel, from source: Int) throws(EngineError) {
     let expected = exchange.receiveRows[source]
     let sameRow = parcel.rowBytes == exchange.rowBytes || expected == 0
     if parcel.step == exchange.step, parcel.rows == expected, sameRow { return }

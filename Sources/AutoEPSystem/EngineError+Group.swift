@@ -1,6 +1,6 @@
 extension EngineError {
-  /// Ranks that did not join an exchange before the deadline; `missing` may be empty where the
-  /// transport cannot tell who it was.
+  /// Ranks that did not join an exchange before its deadline, `seconds` after its start. `missing` may be
+  /// empty where the transport cannot tell which rank it was.
   package static func missingRanks(
     _ missing: [Int], step: String, rank: Int, size: Int, seconds: Double
   ) -> EngineError {
@@ -11,34 +11,27 @@ extension EngineError {
       \(step): rank \(rank) of \(size) waited \(seconds) s for \(who), which did not join. Every \
       rank must run the same number of batches and make the same collective calls in the same \
       order; check that \(who) did not stop early or fail, and raise the timeout if it was only slow
-      """)
+      """, step: step, ranks: missing)
   }
 
-  /// A sender and a receiver that disagree about what passes between them.
+  /// A sender and a receiver that disagree about the rows that pass between them.
   package static func mismatch(
     step: String, sender: Int, sends: String, receiver: Int, expects: String
   ) -> EngineError {
     EngineError(
       .communication,
-      "\(step): rank \(sender) sends \(sends) to rank \(receiver), which expects \(expects)")
+      "\(step): rank \(sender) sends \(sends) to rank \(receiver), which expects \(expects)",
+      step: step)
   }
 
-  /// The use of a group after one of its exchanges failed.
+  /// The use of a group after one of its exchanges failed; it names the ranks that `cause` names.
   package static func groupFailed(
     step: String, rank: Int, cause: EngineError
   ) -> EngineError {
     EngineError(
       .communication,
-      "\(step): rank \(rank) cannot go on, because its group failed before (\(cause.message))")
-  }
-}
-
-/// Throws unless `seconds` can serve as a deadline.
-package func checkTimeout(_ seconds: Double) throws(EngineError) {
-  guard seconds > 0, seconds <= 1e9 else {
-    throw EngineError(
-      .invalidArgument,
-      "timeout: got \(seconds) seconds; expected a number above 0 and at most 1e9")
+      "\(step): rank \(rank) cannot go on, because its group failed before (\(cause.message))",
+      step: step, ranks: cause.ranks)
   }
 }
 

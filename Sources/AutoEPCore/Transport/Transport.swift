@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Moves rows between the ranks of one group. An exchange is the only primitive: the collectives
 /// of `Transport+Collectives.swift` are made of it, so they reduce in one fixed order everywhere.
 ///
@@ -7,6 +9,9 @@ public protocol Transport: AnyObject, Sendable {
   var rank: Int { get }
   /// The number of ranks.
   var size: Int { get }
+
+  /// Whether the group can still be used. It may be read at any time and from any thread.
+  var health: GroupHealth { get }
 
   /// Starts an exchange whose memory stays valid until the returned one has ended.
   func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange

@@ -1,3 +1,4 @@
+import AutoEPSystem
 import Glibc
 
 /// Memory that a transport owns, freed with its last reference.

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 extension RowExchange {
   /// Throws unless the exchange has a row count for each of `size` ranks, and memory whose size in
   /// bytes can be told. Transports call it before anything else of this file.

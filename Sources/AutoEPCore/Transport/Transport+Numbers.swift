@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 extension Transport {
   /// Sends `sendCounts[p]` numbers to each rank p, in rank order, and returns the
   /// `receiveCounts[p]` that each rank p sent here. Both are `[size]`, and the counts to send

@@ -1,9 +1,13 @@
+import AutoEPSystem
+
 /// The group of one rank alone: an exchange is a copy.
 public final class SelfTransport: Transport {
   /// The only rank.
   public let rank = 0
   /// One.
   public let size = 1
+  /// Always good: no other rank can be missing.
+  public let health = GroupHealth()
 
   /// Makes the group.
   public init() {}

@@ -1,24 +1,25 @@
 import AutoEPCore
+import AutoEPSystem
 import AutoEPTransportLaws
 import Testing
 
-@Suite("Local and self transports")
-struct LocalTransportTests {
+@Suite("In-process and self transports")
+struct InProcessTransportTests {
   @Test func missingRankIsNamedByAllOthers() throws {
-    let world = try LocalTransport.makeWorld(size: 3, timeout: 1)
+    let world = try InProcessTransport.makeWorld(size: 3, timeout: 1)
     try runRanks([world[0], world[1]]) { rank in
       try checkMissingRank(2, at: rank, seconds: 1)
     }
   }
 
   @Test func lateRankIsRefused() throws {
-    let world = try LocalTransport.makeWorld(size: 2, timeout: 0.2)
+    let world = try InProcessTransport.makeWorld(size: 2, timeout: 0.2)
     try checkMissingRank(1, at: world[0], seconds: 0.2)
     try checkRefusal(at: world[1])
   }
 
   @Test func rowsThatGaveUpAreNotRead() throws {
-    let world = try LocalTransport.makeWorld(size: 2, timeout: 0.2)
+    let world = try InProcessTransport.makeWorld(size: 2, timeout: 0.2)
     let rows = UnsafeMutableRawPointer.allocate(byteCount: 1 << 20, alignment: 8)
     let exchange = RowExchange(
       send: rows, sendRows: [0, 1 << 17], receive: nil, receiveRows: [0, 0], rowBytes: 8,
@@ -33,12 +34,12 @@ struct LocalTransportTests {
 
   @Test(arguments: [2, 3, 4])
   func mismatchNamesBothRanks(size: Int) throws {
-    let world = try LocalTransport.makeWorld(size: size, timeout: 20)
+    let world = try InProcessTransport.makeWorld(size: size, timeout: 20)
     try runRanks(world) { try checkMismatch(at: $0) }
   }
 
   @Test func differentStepsAreAMismatch() throws {
-    let world = try LocalTransport.makeWorld(size: 2, timeout: 20)
+    let world = try InProcessTransport.makeWorld(size: 2, timeout: 20)
     try runRanks(world) { rank in
       let step = rank.rank == 0 ? "dispatch" : "combine"
       let error = try failure(of: step) { () throws(EngineError) in
@@ -63,7 +64,7 @@ struct LocalTransportTests {
   @Test(arguments: [(0, 1.0), (-1, 1), (1025, 1), (2, 0), (2, -1), (2, .nan), (2, .infinity)])
   func wrongWorldsAreRefused(size: Int, timeout: Double) throws {
     let error = try failure(of: "makeWorld") { () throws(EngineError) in
-      _ = try LocalTransport.makeWorld(size: size, timeout: timeout)
+      _ = try InProcessTransport.makeWorld(size: size, timeout: timeout)
     }
     #expect(error.kind == .invalidArgument)
   }
