@@ -566,7 +566,7 @@ typedef struct autoep_workspace_args {
   int64_t rows_capacity;   /* as autoep_plan_info tells; 0 where the forward makes the plan */
   /* Of the backward: */
   int32_t overwrite_saved; /* as in autoep_backward_args */
-  int32_t lends_gate_up;   /* 1: grad_weights->gate_up is given, in the layer's dtype, and accumulate is 0 */
+  int32_t lends_gate_up;   /* 1: grad_weights->gate_up is given, and accumulate is 0 */
   int32_t lends_grad_x;    /* 1: grad_x is given */
 } autoep_workspace_args;
 
@@ -579,7 +579,8 @@ typedef struct autoep_workspace_bytes {
 } autoep_workspace_bytes;
 
 /* The sizes of the workspaces of one pass. */
-autoep_status autoep_layer_workspace(autoep_layer layer, const autoep_workspace_args *args,
+autoep_status autoep_layer_workspace(autoep_context context, autoep_layer layer,
+                                     const autoep_workspace_args *args,
                                      autoep_workspace_bytes *bytes, autoep_error *error);
 
 typedef struct autoep_plan_args {
@@ -587,7 +588,8 @@ typedef struct autoep_plan_args {
   const autoep_tensor *topk_idx;          /* [T,K] i32 or i64, each in [0, E), or -1: no expert */
   autoep_buffer plan;                     /* out: read by the calls below until no backward will come */
   const autoep_tensor *tokens_per_expert; /* [E] i32 out, or NULL: slots of this rank per expert */
-  const autoep_tensor *rows_per_expert;   /* [e] i32 out, or NULL: rows of each of this rank's experts */
+  const autoep_tensor *rows_per_expert;   /* [e] i32 out, or NULL: rows of each of this rank's experts. For a rank
+                                           * alone both are the same: give one */
   autoep_buffer workspace;
 } autoep_plan_args;
 
@@ -648,7 +650,7 @@ typedef struct autoep_backward_args {
   const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out, or NULL on every rank */
   const autoep_experts_weights *grad_weights; /* shapes of the weights, out, in their dtype or f32; each member NULL
                                                * where no gradient is wanted */
-  int32_t accumulate;                     /* 1: adds to grad_weights, which are f32; else 0 */
+  int32_t accumulate;                     /* 1: adds to grad_weights, which are f32 (f64 for f64); else 0 */
   autoep_buffer workspace;
 } autoep_backward_args;
 

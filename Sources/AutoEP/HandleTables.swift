@@ -5,7 +5,7 @@ import Glibc
 private struct HandleTables: Sendable {
   let contexts = HandleTable<EngineContext>("context", tag: 1)
   let communicators = HandleTable<Communicator>("communicator", tag: 2)
-  let plans = HandleTable<ExpertsPlan>("plan", tag: 3)
+  let layers = HandleTable<Layer>("layer", tag: 3)
 
   static let shared: HandleTables = {
     pthread_atfork(
@@ -17,11 +17,11 @@ private struct HandleTables: Sendable {
   private func lock() {
     contexts.lock()
     communicators.lock()
-    plans.lock()
+    layers.lock()
   }
 
   private func unlock() {
-    plans.unlock()
+    layers.unlock()
     communicators.unlock()
     contexts.unlock()
   }
@@ -29,4 +29,4 @@ private struct HandleTables: Sendable {
 
 var contexts: HandleTable<EngineContext> { HandleTables.shared.contexts }
 var communicators: HandleTable<Communicator> { HandleTables.shared.communicators }
-var plans: HandleTable<ExpertsPlan> { HandleTables.shared.plans }
+var layers: HandleTable<Layer> { HandleTables.shared.layers }

@@ -34,17 +34,17 @@ extension TensorChecker {
   @discardableResult
   func slotCount(_ slots: TensorView) throws(EngineError) -> Int {
     guard slots.elementCount <= Int(Int32.max) else {
-      throw error("T * K", "is \(slots.elementCount); expected at most \(Int32.max) a call")
+      throw error("T * K", "is \(slots.elementCount); expected at most \(Int32.max) per call")
     }
     return slots.elementCount
   }
 
-  /// row_of_slot [T,K], whose count binds N.
+  /// row_of_slot [T,K].
   mutating func rowOfSlot(
     _ tensor: UnsafePointer<autoep_tensor>?
   ) throws(EngineError) -> TensorView {
     let slots = try unsafe self.tensor(tensor, "row_of_slot", ["T", "K"], [.i32])
-    bind("N", try slotCount(slots), from: "T * K of row_of_slot")
+    try slotCount(slots)
     return slots
   }
 

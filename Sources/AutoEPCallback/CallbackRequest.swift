@@ -22,10 +22,12 @@ final class CallbackRequest {
   }
 
   func start() throws(EngineError) {
+    var wire = unsafe autoep_exchange(
+      struct_size: MemoryLayout<autoep_exchange>.size, send: exchange.sendPointer,
+      send_rows: rows(sendRows), receive: exchange.receivePointer, receive_rows: rows(receiveRows),
+      row_bytes: Int64(exchange.rowBytes))
     let (code, text) = unsafe withMessage { message in
-      unsafe table.start(
-        table.state, exchange.send, rows(sendRows), exchange.receive, rows(receiveRows),
-        Int64(exchange.rowBytes), &request, message)
+      unsafe table.start(table.state, &wire, &request, message)
     }
     guard code == 0 else { throw failed("start", code: code, text: text) }
     isPending = true
@@ -37,7 +39,7 @@ final class CallbackRequest {
     let (code, text) = unsafe withMessage { message in
       unsafe table.wait(table.state, request, seconds, &missing, message)
     }
-    if code == AUTOEP_TIMEOUT {
+    if code == AUTOEP_ERROR_TIMEOUT {
       throw .missingRanks(
         missing.indices.filter { missing[$0] != 0 }, step: exchange.step, rank: table.rank,
         size: table.size, seconds: seconds)

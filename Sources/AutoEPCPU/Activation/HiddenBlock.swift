@@ -11,7 +11,7 @@ struct HiddenBlock<R: Real> {
   let stride: Int
   let gate: Elements<R>
   let up: Elements<R>
-  /// As long as the gate, for intermediate values.
+  /// As long as the gate, for intermediate values; after the activation's backward, the activation.
   let scratch: Elements<R>
   /// The gradient of the activation's result.
   let gradOut: Elements<R>
@@ -42,6 +42,21 @@ struct HiddenBlock<R: Real> {
 
   /// The gradient of the activation's result, for a row.
   func gradOutRow(_ index: Int) -> Elements<R> { part(gradOut, index) }
+
+  /// After the activation's backward: multiplies what belongs to a row by its weight, and puts the parts of
+  /// ⟨gradient of the activation, activation⟩ before that into `dots`, from the block's first column on.
+  func weigh(_ index: Int, by weight: R, dots: Elements<R>?, firstColumn: Int) {
+    let (gates, ups) = row(index)
+    let activation = part(scratch, index)
+    if let dots {
+      let first = firstColumn / DotParts<R>.width
+      R.dotParts(
+        gradOutRow(index), activation, into: dots[first..<first + DotParts<R>.count(width)])
+    }
+    gates.scale(by: weight)
+    ups.scale(by: weight)
+    activation.scale(by: weight)
+  }
 
   /// Takes the sums of gates and ups: ups are those of a second weight, or stand behind their gates.
   func take(_ block: SumBlock<R>) {

@@ -12,7 +12,7 @@ extension CPUBackend {
 
   /// The items of rows times weights.
   func productItems<S: RowScalar>(
-    _ groups: RowGroups, _ weights: WeightMatrices<S>
+    _ groups: GroupRanges, _ weights: WeightMatrices<S>
   ) -> [WorkItem] {
     let kernel = S.kernel(of: kernels)
     guard weights.inputsRunAlongMemory else {
@@ -27,7 +27,7 @@ extension CPUBackend {
 
   /// The items of a gradient of weights `[E, features, width]`.
   func gradientItems<S: RowScalar>(
-    _ groups: RowGroups, _ gradient: WeightGradient<S>
+    _ groups: GroupRanges, _ gradient: WeightGradient<S>
   ) -> [WorkItem] {
     WorkItem.gradients(
       groups, features: gradient.features, width: gradient.width, threadCount: pool.threadCount)

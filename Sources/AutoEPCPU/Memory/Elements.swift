@@ -16,7 +16,7 @@ struct Elements<Element>: @unchecked Sendable {
 
   /// All elements of a tensor whose dtype is Element's.
   init(_ tensor: TensorView) {
-    unsafe base = unsafe tensor.data?.assumingMemoryBound(to: Element.self)
+    unsafe base = unsafe tensor.hostPointer?.assumingMemoryBound(to: Element.self)
     count = tensor.elementCount
   }
 

@@ -52,3 +52,15 @@ extension TensorView {
     }
   }
 }
+
+extension [Int64] {
+  /// Lends the numbers as a tensor [n].
+  mutating func withTensor(
+    _ body: (TensorView) throws(EngineError) -> Void
+  ) throws(EngineError) {
+    let count = self.count
+    try unsafe withUnsafeMutableBufferPointer { buffer throws(EngineError) in
+      try body(unsafe TensorView(data: buffer.baseAddress, shape: [count], dtype: .i64))
+    }
+  }
+}

@@ -1,9 +1,11 @@
+import AutoEPSystem
+
 extension AllToAllDispatcher {
   private var shape: PlanLayout.Shape {
     PlanLayout.Shape(
-      localExperts: experts(of: transport.rank).count, topK: configuration.topK,
+      localExperts: experts.count, topK: configuration.topK,
       details: .part(byteCount: (configuration.numExperts + 1) * 4)
-        + .part(byteCount: transport.size * experts(of: transport.rank).count * 4),
+        + .part(byteCount: transport.size * experts.count * 4),
       prepared: ByteCount())
   }
 
@@ -29,7 +31,7 @@ extension AllToAllDispatcher {
 
   /// Sorts, and exchanges the counts.
   public func plan(
-    _ topkIdx: TensorView, tokensPerExpert: TensorView?, in memory: Arena, _ arena: inout Arena
+    _ topkIdx: TensorView, counts: PlanCounts, in memory: Arena, _ arena: inout Arena
   ) throws(EngineError) -> RowCount {
     let layout = try PlanLayout(shape, numTokens: topkIdx.shape[0], in: memory)
     let details = try Details(layout.details, self)
@@ -38,13 +40,20 @@ extension AllToAllDispatcher {
         topkIdx, numExperts: configuration.numExperts,
         into: SlotSort(
           offsets: details.sentOffsets, rowOfSlot: layout.rowOfSlot, slotOfRow: nil,
-          tokensPerExpert: tokensPerExpert), &arena)
+          tokensPerExpert: counts.tokensPerExpert), &arena)
     } catch {
       try reportFailure()
       throw error
     }
     let received = try exchangeCounts(details.sentOffsets)
     let rows = note(received, in: details, offsets: layout.expertOffsets)
+    if let rowsPerExpert = counts.rowsPerExpert {
+      for expert in experts.indices {
+        let place = expert - experts.lowerBound
+        unsafe rowsPerExpert.store(
+          Int32(received.reduce(0) { $0 + $1[place] }), at: place)
+      }
+    }
     if let header = layout.header {
       PlanHeader(
         layer: layer, numTokens: topkIdx.shape[0],
@@ -105,7 +114,7 @@ extension AllToAllDispatcher {
       let transport = dispatcher.transport
       sentOffsets = try memory.take([dispatcher.configuration.numExperts + 1], .i32)
       received = try memory.take(
-        [transport.size, dispatcher.experts(of: transport.rank).count], .i32)
+        [transport.size, dispatcher.experts.count], .i32)
     }
   }
 
@@ -202,7 +211,7 @@ extension AllToAllDispatcher {
       throw EngineError(
         .communication,
         "the tokens of rank \(failed) could not be routed; the error there says why",
-        ranks: [failed], step: Self.countsStep)
+        step: Self.countsStep, ranks: [failed])
     }
     let counts = received.map { $0.dropFirst().map { Int($0) } }
     try checkTotal(counts)
@@ -234,7 +243,7 @@ extension AllToAllDispatcher {
   /// Sends message p to rank p, and returns those of the ranks to this one. A message is as long as its receiver
   /// has experts, plus one.
   private func exchangeMessages(_ messages: [[Int64]]) throws(EngineError) -> [[Int64]] {
-    let length = experts(of: transport.rank).count + 1
+    let length = experts.count + 1
     let received = try transport.exchangeNumbers(
       Array(messages.joined()), sendCounts: messages.map(\.count),
       receiveCounts: Array(repeating: length, count: transport.size), step: Self.countsStep)

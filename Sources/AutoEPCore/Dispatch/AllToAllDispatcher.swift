@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Sends each copy of a token to the rank that owns its expert, by an all-to-all over a transport, and the
 /// results back.
 ///
@@ -18,6 +20,9 @@ public struct AllToAllDispatcher: TokenDispatcher {
     self.configuration = configuration
     self.layer = layer
   }
+
+  /// The experts of this rank.
+  public var experts: Range<Int> { experts(of: transport.rank) }
 
   /// The experts of a rank.
   func experts(of rank: Int) -> Range<Int> {

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Where the row of each slot goes: what a dispatcher decides for one set of choices, in memory of the caller
 /// on the backend's device.
 ///
@@ -20,6 +22,12 @@ public struct DispatchPlan {
 
   /// Rows that tensors must have room for.
   public var rowsCapacity: Int { rowCount.capacity }
+
+  /// R; nil where only the device knows it.
+  public var rowsInUse: Int? {
+    guard case .offsets(let offsets) = groups.bounds, case .host = offsets.storage else { return nil }
+    return unsafe Int(offsets.load(Int32.self, at: groups.count))
+  }
 }
 
 /// How many rows there are.
@@ -28,6 +36,12 @@ public enum RowCount: Sendable, Equatable {
   case exact(Int)
   /// Only the device knows it, and it is no more than this.
   case atMost(Int)
+
+  /// How many there are; nil where only the device knows it.
+  public var exact: Int? {
+    if case .exact(let rows) = self { return rows }
+    return nil
+  }
 
   /// Rows that tensors must have room for.
   public var capacity: Int {

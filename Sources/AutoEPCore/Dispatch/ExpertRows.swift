@@ -41,3 +41,14 @@ public struct SlotMap {
   /// K.
   public var topK: Int { rowOfSlot.shape[1] }
 }
+
+extension ExpertRows {
+  /// How many rows there is room for: those of the tensor, or of the index to it.
+  public var capacity: Int {
+    switch placement {
+    case .inOrder: tensor.shape[0]
+    case .indexed(let index): index.elementCount
+    case .tokens(let slots): slots.slotOfRow.elementCount
+    }
+  }
+}

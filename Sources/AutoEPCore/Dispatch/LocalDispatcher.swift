@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// All experts are on this rank: tokens are read where they are, and rows go nowhere.
 public struct LocalDispatcher: TokenDispatcher {
   private let backend: any ComputeBackend
@@ -12,6 +14,9 @@ public struct LocalDispatcher: TokenDispatcher {
     self.configuration = configuration
     self.layer = layer
   }
+
+  /// All.
+  public var experts: Range<Int> { 0..<configuration.numExperts }
 
   private var shape: PlanLayout.Shape {
     PlanLayout.Shape(
@@ -39,14 +44,20 @@ public struct LocalDispatcher: TokenDispatcher {
 
   /// Sorts the slots by expert.
   public func plan(
-    _ topkIdx: TensorView, tokensPerExpert: TensorView?, in memory: Arena, _ arena: inout Arena
+    _ topkIdx: TensorView, counts: PlanCounts, in memory: Arena, _ arena: inout Arena
   ) throws(EngineError) -> RowCount {
+    guard counts.tokensPerExpert == nil || counts.rowsPerExpert == nil else {
+      throw EngineError(
+        .invalidArgument,
+        "rows_per_expert is given beside tokens_per_expert; expected one of them, for a rank alone both are"
+          + " the same")
+    }
     let layout = try PlanLayout(shape, numTokens: topkIdx.shape[0], in: memory)
     try backend.sort(
       topkIdx, numExperts: configuration.numExperts,
       into: SlotSort(
         offsets: layout.expertOffsets, rowOfSlot: layout.rowOfSlot,
-        slotOfRow: try slotOfRow(layout, topkIdx.shape[0]), tokensPerExpert: tokensPerExpert), &arena)
+        slotOfRow: try slotOfRow(layout, topkIdx.shape[0]), tokensPerExpert: counts.tokensPerExpert ?? counts.rowsPerExpert), &arena)
     try backend.prepare(groups(layout), configuration, rowsCapacity: topkIdx.elementCount)
     let rowCount = RowCount.atMost(topkIdx.elementCount)
     if let header = layout.header {
@@ -110,8 +121,8 @@ public struct LocalDispatcher: TokenDispatcher {
 
   /// All rows stay.
   public func traffic(_ plan: DispatchPlan) -> DispatchTraffic {
-    DispatchTraffic(
-      sent: plan.rowsCapacity, sentRemote: 0, received: plan.rowsCapacity, receivedRemote: 0)
+    let rows = plan.rowsInUse ?? plan.rowsCapacity
+    return DispatchTraffic(sent: rows, sentRemote: 0, received: rows, receivedRemote: 0)
   }
 
   private func groups(_ layout: PlanLayout) -> RowGroups {

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// What the host notes in a plan in its memory, so that foreign bytes, or the plan of another layer or of other
 /// tokens, are an error and no wild read.
 struct PlanHeader: Equatable {

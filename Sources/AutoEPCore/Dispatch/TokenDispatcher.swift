@@ -1,9 +1,13 @@
+import AutoEPSystem
+
 /// Brings tokens to their experts and results back: the seam where the styles of expert parallelism differ.
 ///
 /// All ranks call each function in the same order. `arena` is scratch memory of at least the bytes that the
 /// dispatcher asks for; what a function takes of it is free again when it returns, but for `plan` and `open`.
 /// Laws: `checkDispatcher`.
 public protocol TokenDispatcher: Sendable {
+  /// The experts of this rank.
+  var experts: Range<Int> { get }
   /// The sizes of a plan's memory.
   var planBytes: ByteCount { get }
   /// Bytes of an arena that `plan` takes for T tokens.
@@ -19,9 +23,8 @@ public protocol TokenDispatcher: Sendable {
   ///
   /// Fails on every rank where a choice is neither an expert nor -1, if the backend can tell.
   ///
-  /// - Parameter tokensPerExpert: `[E]` i32 out, or nil: slots of this rank per expert.
   func plan(
-    _ topkIdx: TensorView, tokensPerExpert: TensorView?, in memory: Arena, _ arena: inout Arena
+    _ topkIdx: TensorView, counts: PlanCounts, in memory: Arena, _ arena: inout Arena
   ) throws(EngineError) -> RowCount
 
   /// The plan that `plan` has made in `memory` for T tokens.
@@ -63,6 +66,20 @@ public protocol TokenDispatcher: Sendable {
 
   /// What a dispatch of the plan moves.
   func traffic(_ plan: DispatchPlan) -> DispatchTraffic
+}
+
+/// Counts that a plan writes besides; nil: not wanted.
+public struct PlanCounts {
+  /// Slots of this rank per expert, `[E]` i32.
+  public let tokensPerExpert: TensorView?
+  /// Rows of each of this rank's experts, `[e]` i32.
+  public let rowsPerExpert: TensorView?
+
+  /// Gathers the outputs.
+  public init(tokensPerExpert: TensorView? = nil, rowsPerExpert: TensorView? = nil) {
+    self.tokensPerExpert = tokensPerExpert
+    self.rowsPerExpert = rowsPerExpert
+  }
 }
 
 /// into[t,k] = ⟨tokens[t], the row of slot (t,k)⟩.

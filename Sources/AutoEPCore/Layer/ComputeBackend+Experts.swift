@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// The experts out of single steps: what every backend can do, and what its fused steps are tested against.
 extension ComputeBackend {
   /// gate/up grouped GEMM, activation, down grouped GEMM.
@@ -69,7 +71,7 @@ extension ComputeBackend {
       configuration, groups: experts.groups,
       ActivationGradient(
         hidden: call.hidden, gradOut: call.activated, rowWeights: call.rowWeights,
-        gradRows: gradRows.tensor, downBias: experts.weights.downBias, gradHidden: call.gradHidden,
+        gradRows: gradRows, downBias: experts.weights.downBias, gradHidden: call.gradHidden,
         activated: call.gradients.down == nil ? nil : call.activated, dots: call.dots))
     try downAndBiasGradients(experts, call, gradRows: gradRows)
     try inputGradient(experts, call)

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// The steps of an MoE layer on one device, one call per step, on buffers of that device.
 ///
 /// Callers have checked shapes and dtypes; legend as in autoep.h. Outputs (`into`) are completely
@@ -9,6 +11,8 @@
 public protocol ComputeBackend: AnyObject, Sendable {
   /// Where its tensors are.
   var space: MemorySpace { get }
+  /// Throws what earlier work has found wrong with its data, if it shows that late.
+  func checkFaults() throws(EngineError)
   /// What its work is enqueued on, for transports that enqueue theirs behind it.
   var queue: WorkQueue { get }
 
@@ -55,6 +59,10 @@ public protocol ComputeBackend: AnyObject, Sendable {
   /// Bytes that `sort` takes from its arena.
   func sortScratchBytes(numExperts: Int) -> Int
 
+  /// Throws where a row_of_slot `[T,K]` names what is no row, or, if rows must be distinct, one row twice; a backend
+  /// whose data the host cannot read does not tell.
+  func check(rowOfSlot: TensorView, rowCount: Int, areDistinct: Bool) throws(EngineError)
+
   /// rows[rowOfSlot[t,k]] = topkWeights[t,k] · x[t]; no weights: a copy. Rows that no slot has stay as they are.
   func permute(
     _ x: TensorView, rowOfSlot: TensorView, weights topkWeights: TensorView?, into rows: TensorView
@@ -82,9 +90,9 @@ public protocol ComputeBackend: AnyObject, Sendable {
   /// sums[r] = Σ_i partials[r,i] in order, from `[R,n]` to `[R,1]`; the sums may be the partials' memory if n is 1.
   func sumPartials(_ partials: TensorView, into sums: TensorView) throws(EngineError)
 
-  /// partials[r,0] = ⟨left[r], right[r]⟩ for the rows in use.
+  /// products[r] = ⟨left[r], right[r]⟩ for the rows in use, `[R,1]` in the type of sums.
   func rowDot(
-    _ left: ExpertRows, _ right: ExpertRows, groups: RowGroups, into partials: TensorView
+    _ left: ExpertRows, _ right: ExpertRows, groups: RowGroups, into products: ExpertRows
   ) throws(EngineError)
 
   // MARK: Products
@@ -117,10 +125,10 @@ public protocol ComputeBackend: AnyObject, Sendable {
   /// For each group, Σ over its rows of weights[r] · rows[r]; no weights: a plain sum. The gradient of a bias.
   ///
   /// - Parameters:
-  ///   - weights: `[R,1]` in the placement of the rows.
+  ///   - weights: `[R,1]` in the type of sums.
   ///   - sums: Of the rows' type, or f32; added to if `accumulate`.
   func groupedRowSum(
-    _ rows: ExpertRows, weights: TensorView?, groups: RowGroups, into sums: TensorView,
+    _ rows: ExpertRows, weights: ExpertRows?, groups: RowGroups, into sums: TensorView,
     accumulate: Bool
   ) throws(EngineError)
 
@@ -215,9 +223,9 @@ public struct ActivationGradient {
   /// d, `[R,F]`.
   public let gradOut: TensorView
   /// s, `[R,1]` in the type of sums, or nil.
-  public let rowWeights: TensorView?
-  /// `[R,H]`, the gradient of the experts' outputs, of which `downBias` is a part; in order.
-  public let gradRows: TensorView?
+  public let rowWeights: ExpertRows?
+  /// `[R,H]`, the gradient of the experts' outputs, of which `downBias` is a part.
+  public let gradRows: ExpertRows?
   /// `[e,H]` or nil.
   public let downBias: TensorView?
   /// `[R,G]` out; may be `hidden`'s memory.
@@ -225,13 +233,13 @@ public struct ActivationGradient {
   /// `[R,F]` out, or nil; may be `gradOut`'s memory.
   public let activated: TensorView?
   /// `[R,1]` out in the type of sums, or nil.
-  public let dots: TensorView?
+  public let dots: ExpertRows?
 
   /// Gathers the tensors.
   public init(
-    hidden: TensorView, gradOut: TensorView, rowWeights: TensorView? = nil,
-    gradRows: TensorView? = nil, downBias: TensorView? = nil, gradHidden: TensorView,
-    activated: TensorView? = nil, dots: TensorView? = nil
+    hidden: TensorView, gradOut: TensorView, rowWeights: ExpertRows? = nil,
+    gradRows: ExpertRows? = nil, downBias: TensorView? = nil, gradHidden: TensorView,
+    activated: TensorView? = nil, dots: ExpertRows? = nil
   ) {
     self.hidden = hidden
     self.gradOut = gradOut

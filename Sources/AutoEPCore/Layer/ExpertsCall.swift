@@ -21,17 +21,17 @@ public struct ExpertsCall {
 public struct ExpertsGradient {
   /// The gradient of the experts' outputs, not yet multiplied by the rows' weights, `[R,H]`.
   public let gradRows: ExpertRows
-  /// The weights that multiply the outputs, `[R,1]` in the type of sums, placed as `gradRows`; nil for ones.
-  public let rowWeights: TensorView?
+  /// The weights that multiply the outputs, `[R,1]` in the type of sums; nil for ones.
+  public let rowWeights: ExpertRows?
   /// The pre-activation, `[R,G]`.
   public let hidden: TensorView
   /// `[R,G]` out: the gradient of `hidden`, whose memory it may be.
   public let gradHidden: TensorView
   /// `[R,F]`, scratch.
   public let activated: TensorView
-  /// The parts of ⟨d, A⟩ of each row, `[R,n]` out in the type of sums, placed as `gradRows`; nil: not wanted. d is the
-  /// gradient of the activation A before weighting.
-  public let dots: TensorView?
+  /// The parts of ⟨d, A⟩ of each row, `[R,n]` out in the type of sums; nil: not wanted. d is the gradient of the
+  /// activation A before weighting.
+  public let dots: ExpertRows?
   /// `[R,H]` out: the gradient of the inputs, and until then room for rows that have to be copied.
   public let gradInputs: ExpertRows
   /// Whether the gradient of the inputs is wanted at all.
@@ -41,8 +41,8 @@ public struct ExpertsGradient {
 
   /// Gathers the tensors.
   public init(
-    gradRows: ExpertRows, rowWeights: TensorView?, hidden: TensorView, gradHidden: TensorView,
-    activated: TensorView, dots: TensorView?, gradInputs: ExpertRows, wantsGradInputs: Bool = true,
+    gradRows: ExpertRows, rowWeights: ExpertRows?, hidden: TensorView, gradHidden: TensorView,
+    activated: TensorView, dots: ExpertRows?, gradInputs: ExpertRows, wantsGradInputs: Bool = true,
     gradients: ExpertsGradients
   ) {
     self.gradRows = gradRows

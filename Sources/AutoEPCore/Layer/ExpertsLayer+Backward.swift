@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 extension ExpertsLayer {
   /// The tensors of a backward.
   public struct Backward {
@@ -48,8 +50,10 @@ extension ExpertsLayer {
       try backend.expertsBackward(
         experts,
         ExpertsGradient(
-          gradRows: gradRows, rowWeights: rowWeights, hidden: saved.hidden,
-          gradHidden: gradHidden, activated: memory.activated, dots: memory.dots,
+          gradRows: gradRows, rowWeights: rowWeights.map { ExpertRows($0, plan.placement) },
+          hidden: saved.hidden, gradHidden: gradHidden, activated: memory.activated,
+          dots: pass.gradTopkWeights == nil
+            ? nil : memory.dots.map { ExpertRows($0, plan.placement) },
           gradInputs: ExpertRows(memory.gradInputs, plan.placement),
           wantsGradInputs: pass.wantsGradInputs(configuration), gradients: pass.gradients))
       if let dots = memory.dots, let gradTopkWeights = pass.gradTopkWeights {
@@ -93,6 +97,13 @@ extension ExpertsLayer {
 }
 
 extension ExpertsLayer.Backward {
+  /// What decides how much memory the backward needs of its own.
+  public var needs: ExpertsLayer.BackwardNeeds {
+    ExpertsLayer.BackwardNeeds(
+      overwritesSaved: overwritesSaved,
+      lendsGateUp: gradients.gateUp != nil && !gradients.accumulate, lendsGradX: gradX != nil)
+  }
+
   /// Whether the gradient of the experts' inputs is wanted, for x or for weights that multiply it.
   func wantsGradInputs(_ configuration: ExpertsConfiguration) -> Bool {
     gradX != nil || (configuration.applyWeights == .before && gradTopkWeights != nil)

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Who owns which buffer of a pass: what a forward saves, and what it works in.
 extension ExpertsLayer {
   /// Bytes of `saved`, per row.
@@ -69,7 +71,7 @@ extension ExpertsLayer {
   /// The bytes of gate/up's weights that can be lent; the most there can be where their number overflows, for such
   /// weights cannot exist.
   private var gateUpBytes: Int {
-    let (bytes, overflows) = (localExperts * configuration.gateUpSize)
+    let (bytes, overflows) = (dispatcher.experts.count * configuration.gateUpSize)
       .multipliedReportingOverflow(by: configuration.hiddenSize * configuration.dtype.byteCount)
     return Arena.lentByteCount(overflows ? .max : bytes)
   }

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// The experts of one layer, wherever they are: plan, dispatch, experts, combine. The one pass for every device,
 /// number of ranks and style of expert parallelism. Legend as in autoep.h.
 public struct ExpertsLayer {

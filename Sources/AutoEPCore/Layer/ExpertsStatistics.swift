@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Counters of the experts path; a handful of additions a call.
 public final class ExpertsStatistics: Sendable {
   /// The counters at one moment, as autoep.h describes them.

@@ -1,3 +1,5 @@
+import AutoEPSystem
+
 /// Hands out parts of the caller's memory one after the other.
 public struct Arena {
   /// Every part starts at a multiple of this from the base.

@@ -49,7 +49,7 @@ public enum Storage: @unchecked Sendable {
   func aligned(to alignment: Int) -> Storage {
     let address: UInt64
     switch self {
-    case .host(let pointer): address = UInt64(UInt(bitPattern: unsafe pointer))
+    case .host(let pointer): address = UInt64(UInt(bitPattern: pointer))
     case .device(let device): address = device.bits
     }
     let unit = UInt64(alignment)
@@ -59,7 +59,7 @@ public enum Storage: @unchecked Sendable {
   /// Whether the address is a multiple of `alignment`.
   public func isAligned(to alignment: Int) -> Bool {
     switch self {
-    case .host(let pointer): UInt(bitPattern: unsafe pointer) % UInt(alignment) == 0
+    case .host(let pointer): UInt(bitPattern: pointer) % UInt(alignment) == 0
     case .device(let address): address.bits % UInt64(alignment) == 0
     }
   }

@@ -1,6 +1,7 @@
 /// A borrowed, dense, row-major view of a backend's memory. Whoever makes one keeps the memory
-/// alive, and has checked that `storage` spans `elementCount` elements.
-public struct TensorView {
+/// alive, and has checked that `storage` spans `elementCount` elements. Threads that share one write different
+/// elements.
+public struct TensorView: Sendable {
   /// Where the first element is; null only when there is none.
   public let storage: Storage
   /// The dimensions, outermost first.

@@ -36,6 +36,9 @@ public final class InProcessTransport: Transport {
     size = hub.size
   }
 
+  /// Ends the group of all ranks, and wakes those that wait.
+  public func abort(_ cause: EngineError) { hub.fail(cause) }
+
   /// Posts a copy of the rows to each rank.
   public func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange {
     try exchange.check(size: size)

@@ -1,20 +1,23 @@
 import AutoEPSystem
 
 extension RowExchange {
-  /// Throws unless the exchange has a row count for each of `size` ranks, and memory whose size in
+  /// Throws unless the exchange has a row count for each of `size` ranks, and host memory whose size in
   /// bytes can be told. Transports call it before anything else of this file.
   package func check(size: Int) throws(EngineError) {
     guard rowBytes >= 0 else {
       throw EngineError(.invalidArgument, "\(step): row_bytes is \(rowBytes), expected 0 or more")
     }
-    try checkRows(sendRows, name: "send_rows", size: size, hasMemory: unsafe send != nil)
-    try checkRows(receiveRows, name: "receive_rows", size: size, hasMemory: unsafe receive != nil)
+    guard case .host = send, case .host = receive else {
+      throw EngineError(.unsupported, "\(step): this transport moves host memory only", step: step)
+    }
+    try checkRows(sendRows, name: "send_rows", size: size, hasMemory: !send.isNull)
+    try checkRows(receiveRows, name: "receive_rows", size: size, hasMemory: !receive.isNull)
   }
 
   /// The memory of the rows to each rank.
   package var sendParts: [UnsafeRawBufferPointer] {
     unsafe byteRanges(sendRows).map { bytes in
-      let start = unsafe send.map { unsafe $0 + bytes.lowerBound }
+      let start = unsafe sendPointer.map { unsafe $0 + bytes.lowerBound }
       return unsafe UnsafeRawBufferPointer(start: start, count: bytes.count)
     }
   }
@@ -22,7 +25,7 @@ extension RowExchange {
   /// The memory for the rows from each rank.
   package var receiveParts: [UnsafeMutableRawBufferPointer] {
     unsafe byteRanges(receiveRows).map { bytes in
-      let start = unsafe receive.map { unsafe $0 + bytes.lowerBound }
+      let start = unsafe receivePointer.map { unsafe $0 + bytes.lowerBound }
       return unsafe UnsafeMutableRawBufferPointer(start: start, count: bytes.count)
     }
   }

@@ -7,7 +7,7 @@ extension Transport {
   ) throws(EngineError) -> [Int] {
     guard counts.count == size else {
       throw EngineError(
-        .invalidArgument, "\(step): got \(counts.count) counts, expected one a rank: \(size)")
+        .invalidArgument, "\(step): got \(counts.count) counts, expected one per rank: \(size)")
     }
     let one = Array(repeating: 1, count: size)
     let received = try exchangeNumbers(
@@ -44,12 +44,12 @@ extension Transport {
 
     try exchange(
       unsafe RowExchange(
-        send: data.data, sendRows: shares, receive: addends, receiveRows: ownShares,
+        send: UnsafeRawPointer(data.hostPointer), sendRows: shares, receive: addends, receiveRows: ownShares,
         rowBytes: width, step: "\(step), reduce-scatter"))
     unsafe sumInRankOrder(scratch.bytes.bindMemory(to: type), ranks: size)
     try exchange(
       unsafe RowExchange(
-        send: addends, sendRows: ownShares, receive: data.data, receiveRows: shares,
+        send: addends, sendRows: ownShares, receive: data.hostPointer, receiveRows: shares,
         rowBytes: width, step: "\(step), all-gather"))
   }
 }
@@ -66,7 +66,7 @@ private func sumInRankOrder<Element: BinaryFloatingPoint>(
   }
 }
 
-/// Splits `count` into one share a rank; they differ by one at most.
+/// Splits `count` into one share per rank; they differ by one at most.
 private func evenShares(of count: Int, among ranks: Int) -> [Int] {
   (0..<ranks).map { count / ranks + ($0 < count % ranks ? 1 : 0) }
 }
