@@ -1,28 +1,18 @@
 import AutoEPCore
 
 extension KernelSource {
-  static let activate = KernelSource("activate.cu", axes: [KernelVariant.rows, activations]) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.activation_cuh, PackageResources.activate_cu,
-    ]
-  }
+  static let activate = KernelSource(
+    "activate.cu", PackageResources.activate_cu, axes: [KernelVariant.rows, activations])
 
   static let activateBackward = KernelSource(
-    "activate_backward.cu",
+    "activate_backward.cu", PackageResources.activate_backward_cu,
     axes: [
       KernelVariant.rows, activations,
       [weighting(nil, hasDownBias: false)]
         + KernelVariant.elements.flatMap { dtype in
           [false, true].map { weighting(dtype, hasDownBias: $0) }
         },
-    ]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.activation_cuh, PackageResources.activate_backward_cu,
-    ]
-  }
+    ])
 
   private static let activations = (1...6).flatMap { activation in
     (1...3).compactMap { gate in

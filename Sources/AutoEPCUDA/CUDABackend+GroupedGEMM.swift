@@ -2,13 +2,12 @@ import AutoEPCore
 
 extension KernelSource {
   static let groupedGEMM = KernelSource(
-    "portable_grouped_gemm.cu",
-    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.each("LAYOUT", [1, 2])]
-  ) { ProductTile.preludes + [PackageResources.portable_grouped_gemm_cu] }
+    "portable_grouped_gemm.cu", PackageResources.portable_grouped_gemm_cu,
+    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.each("LAYOUT", [1, 2])])
 
   static let weightGradient = KernelSource(
-    "portable_weight_gradient.cu", axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.sums]
-  ) { ProductTile.preludes + [PackageResources.portable_weight_gradient_cu] }
+    "portable_weight_gradient.cu", PackageResources.portable_weight_gradient_cu,
+    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.sums])
 }
 
 extension CUDABackend {
@@ -83,14 +82,6 @@ struct ProductTile {
     + [DataType.bf16, .f16].flatMap { dtype in
       [false, true].map { choice(dtype, isAligned: $0) }
     }
-
-  static var preludes: [[UInt8]] {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.operand_cuh, PackageResources.groups_cuh, PackageResources.f32_tile_cuh,
-      PackageResources.chunk_cuh, PackageResources.tensor_core_tile_cuh,
-    ]
-  }
 
   let choice: KernelSource.Choice
   private let isPlain: Bool

@@ -2,43 +2,24 @@ import AutoEPCore
 
 extension KernelSource {
   static let permute = KernelSource(
-    "permute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
-  ) {
-    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.permute_cu]
-  }
+    "permute.cu", PackageResources.permute_cu,
+    axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])])
 
   static let unpermute = KernelSource(
-    "unpermute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.unpermute_cu,
-    ]
-  }
+    "unpermute.cu", PackageResources.unpermute_cu,
+    axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])])
 
   static let slotDot = KernelSource(
-    "slot_dot.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [1, 2, 3])]
-  ) {
-    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.slot_dot_cu]
-  }
+    "slot_dot.cu", PackageResources.slot_dot_cu,
+    axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [1, 2, 3])])
 
   static let rowWeights = KernelSource(
-    "row_weights.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.row_weights_cu,
-    ]
-  }
+    "row_weights.cu", PackageResources.row_weights_cu,
+    axes: [KernelVariant.each("WEIGHT", [1, 2, 3])])
 
   static let gatherPartials = KernelSource(
-    "gather_partials.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.gather_partials_cu,
-    ]
-  }
+    "gather_partials.cu", PackageResources.gather_partials_cu,
+    axes: [KernelVariant.each("WEIGHT", [1, 2, 3])])
 }
 
 extension CUDABackend {

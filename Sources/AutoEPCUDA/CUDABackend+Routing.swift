@@ -2,22 +2,14 @@ import AutoEPCore
 
 extension KernelSource {
   static let routerLogits = KernelSource(
-    "router_logits.cu",
-    axes: [RouterProduct.operands, KernelVariant.each("COLUMNS", RouterProduct.columns)]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.chunk_cuh, PackageResources.router_logits_cu,
-    ]
-  }
+    "router_logits.cu", PackageResources.router_logits_cu,
+    axes: [RouterProduct.operands, KernelVariant.each("COLUMNS", RouterProduct.columns)])
 
-  static let route = KernelSource("route.cu", axes: RouterLaunch.axes) {
-    RouterLaunch.preludes + [PackageResources.route_cu]
-  }
+  static let route = KernelSource(
+    "route.cu", PackageResources.route_cu, axes: RouterLaunch.axes)
 
-  static let routeBackward = KernelSource("route_backward.cu", axes: RouterLaunch.axes) {
-    RouterLaunch.preludes + [PackageResources.route_backward_cu]
-  }
+  static let routeBackward = KernelSource(
+    "route_backward.cu", PackageResources.route_backward_cu, axes: RouterLaunch.axes)
 }
 
 extension CUDABackend {
@@ -110,16 +102,7 @@ private struct RouterLaunch {
   private static let perLane = [1, 2, 4, 8, 16, 32]
   static let block: LaunchSize = 128
 
-  static let axes = [
-    KernelVariant.elements.map { KernelVariant.define("ELEMENT", KernelVariant.code($0)) },
-    KernelVariant.each("PER_LANE", perLane),
-  ]
-  static var preludes: [[UInt8]] {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.fault_cuh,
-      PackageResources.router_cuh,
-    ]
-  }
+  static let axes = [KernelVariant.element, KernelVariant.each("PER_LANE", perLane)]
 
   let defines: KernelSource.Choice
   let parameters: RouteParameters

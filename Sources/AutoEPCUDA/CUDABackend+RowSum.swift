@@ -2,17 +2,11 @@ import AutoEPCore
 
 extension KernelSource {
   static let rowSum = KernelSource(
-    "row_sum.cu",
+    "row_sum.cu", PackageResources.row_sum_cu,
     axes: [
       KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3]), DeviceGroups.axis,
       KernelVariant.sums,
-    ]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.groups_cuh,
-      PackageResources.row_sum_cu,
-    ]
-  }
+    ])
 }
 
 extension CUDABackend {

@@ -2,13 +2,8 @@ import AutoEPCore
 
 extension KernelSource {
   static let sortByExpert = KernelSource(
-    "sort_by_expert.cu", variants: KernelVariant.each("INDEX_BYTES", [4, 8])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.fault_cuh,
-      PackageResources.sort_by_expert_cu,
-    ]
-  }
+    "sort_by_expert.cu", PackageResources.sort_by_expert_cu,
+    axes: [KernelVariant.each("INDEX_BYTES", [4, 8])])
 }
 
 extension CUDABackend {

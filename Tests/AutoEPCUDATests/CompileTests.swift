@@ -50,6 +50,18 @@ extension KernelSource {
 }
 
 @Suite struct KernelListTests {
+  @Test("every header is in the list, once, in order")
+  func headers() throws {
+    let folder = package.appending(path: "Sources/AutoEPCUDA/Kernels")
+    let files = try FileManager.default.contentsOfDirectory(atPath: folder.path)
+    #expect(files.filter { !$0.hasSuffix(".cu") }.sorted() == KernelHeader.all.map(\.name))
+    for header in KernelHeader.all {
+      #expect(
+        try Data(header.text) == Data(contentsOf: folder.appending(path: header.name)),
+        "\(header.name)")
+    }
+  }
+
   @Test("every file of kernels is in the list, once, with its variants told apart")
   func list() throws {
     let folder = package.appending(path: "Sources/AutoEPCUDA/Kernels")
@@ -80,7 +92,7 @@ struct CompileTests {
   func compiles(build: KernelBuild) throws { try check(build, by: TestCompiler.open()) }
 
   @Test(
-    "so it does by the compiler of CUDA 12",
+    "compiles likewise by the compiler of CUDA 12",
     .enabled(if: InstalledNVRTC.ofCUDA12 != nil, Comment(rawValue: InstalledNVRTC.advice)),
     arguments: KernelBuild.all)
   func compilesByCUDA12(build: KernelBuild) throws {

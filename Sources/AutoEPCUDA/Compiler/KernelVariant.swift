@@ -23,6 +23,9 @@ enum KernelVariant {
     values.map { define(name, $0) }
   }
 
+  /// The type of elements that are read one by one.
+  static let element = elements.map { define("ELEMENT", code($0)) }
+
   /// Rows of an element type, read by 16 bytes or by one element.
   static let rows = elements.flatMap { dtype in [1, 16 / dtype.byteCount].map { rows(dtype, $0) } }
 

@@ -1,39 +1,20 @@
 extension KernelSource {
   /// The products of rows and their experts' weights, with what follows them fused.
   static let hopperGEMM = KernelSource(
-    "sm90_bf16_grouped_gemm.cu", .sm90a,
+    "sm90_bf16_grouped_gemm.cu", PackageResources.sm90_bf16_grouped_gemm_cu, .sm90a,
     axes: [
       HopperEpilogue.allCases.flatMap { epilogue in
         [true, false].map { epilogue.defines(isDepthInner: $0) }
       }
-    ]
-  ) {
-    [
-      PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
-      PackageResources.sm90_tiles_cuh, PackageResources.sm90_schedule_cuh,
-      PackageResources.sm90_epilogue_store_cuh,
-      PackageResources.sm90_epilogue_swiglu_cuh,
-      PackageResources.sm90_epilogue_swiglu_backward_cuh,
-      PackageResources.sm90_bf16_grouped_gemm_cu,
-    ]
-  }
+    ])
 
   /// The gradient of the weights.
   static let hopperWeightGradient = KernelSource(
-    "sm90_bf16_weight_grad.cu", .sm90a,
-    axes: [HopperGradientOutput.allCases.map(\.defines)]
-  ) {
-    [
-      PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
-      PackageResources.sm90_tiles_cuh, PackageResources.sm90_schedule_cuh,
-      PackageResources.sm90_rows_ahead_cuh, PackageResources.sm90_bf16_weight_grad_cu,
-    ]
-  }
+    "sm90_bf16_weight_grad.cu", PackageResources.sm90_bf16_weight_grad_cu, .sm90a,
+    axes: [HopperGradientOutput.allCases.map(\.defines)])
 
   /// The row tiles of all experts.
-  static let hopperTileList = KernelSource("sm90_tile_list.cu") {
-    [PackageResources.sm90_tile_cuh, PackageResources.sm90_tile_list_cu]
-  }
+  static let hopperTileList = KernelSource("sm90_tile_list.cu", PackageResources.sm90_tile_list_cu)
 }
 
 /// What a product is turned into before it leaves the registers; raw values are the kernel's.

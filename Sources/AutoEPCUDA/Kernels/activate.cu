@@ -3,6 +3,9 @@
 // num_vectors is of F. rows_in_use, on the device, may be NULL: then all num_rows are.
 // Grid: x strides over rows, a warp a row; y takes segments of 32 * PER_LANE vectors.
 
+#include "activation.cuh"
+#include "element.cuh"
+
 constexpr int PER_LANE = 2;
 
 extern "C" __global__ void __launch_bounds__(256, 4)

@@ -12,6 +12,9 @@
 // num_vectors is of F, num_hidden_vectors of H. A block a row; the order of a sum depends on the widths and
 // the size of the block alone. Shared memory: a float a warp.
 
+#include "activation.cuh"
+#include "element.cuh"
+
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // The sum over the block, valid in thread 0.

@@ -3,6 +3,10 @@
 //                      clamped_silu
 //   -DGATE=1|2|3       autoep_gate: none, concatenated, interleaved
 
+#pragma once
+
+#include "element.cuh"
+
 enum { SILU = 1, GELU, GELU_TANH, RELU_SQUARED, CLAMPED_SWIGLU, CLAMPED_SILU };
 enum { GATE_NONE = 1, GATE_CONCATENATED = 2, GATE_INTERLEAVED = 3 };
 

@@ -1,6 +1,11 @@
 // Chunks of 16 bytes, in which operands of a product pass through shared memory.
 //   -DALIGNED=0|1  whether the operands' rows begin, and end, at multiples of 16 bytes
 
+#pragma once
+
+#include "element.cuh"
+#include "instructions.cuh"
+
 constexpr int CHUNK = 16 / sizeof(Element);
 
 struct alignas(16) Chunk {

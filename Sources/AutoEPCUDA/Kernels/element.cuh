@@ -9,6 +9,10 @@
 // Rows follow each other in expert order; slot t*K + k is the k-th copy of token t. Sums are in f32,
 // in one fixed order, and are rounded once.
 
+#pragma once
+
+#include "instructions.cuh"
+
 enum { NONE = 0, F32 = 1, BF16 = 2, F16 = 3 };
 
 template <int TYPE>

@@ -4,7 +4,9 @@
 // A thread takes 4 x 4 elements: rows 16 apart, and pairs of columns 32 apart. Sums of 16 depths are added
 // up to the whole, which rounds less than one long sum.
 
-#if ELEMENT == 1
+#pragma once
+
+#include "operand.cuh"
 
 constexpr int TILE = 64;
 constexpr int TILE_DEPTH = 16;
@@ -85,5 +87,3 @@ __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
       body(tile_row(i), tile_column(j), sums.at[i][j], sums.at[i][j + 1]);
   }
 }
-
-#endif

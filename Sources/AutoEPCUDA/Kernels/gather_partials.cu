@@ -3,6 +3,8 @@
 //   -DWEIGHT: the type of out; see element.cuh
 // partials [N, num_partials] f32. A thread a slot.
 
+#include "element.cuh"
+
 extern "C" __global__ void __launch_bounds__(256)
 gather_partials(const float* __restrict__ partials, const int* __restrict__ row_of_slot,
                 Weight* __restrict__ out, long long num_slots, int num_rows, int num_partials) {

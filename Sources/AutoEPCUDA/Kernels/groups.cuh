@@ -3,6 +3,8 @@
 //   -DGROUPS=4|8  rows_per_group [E], i32 or i64
 // Whatever these hold, a group stays inside [0, num_rows).
 
+#pragma once
+
 #if GROUPS == 8
 typedef long long GroupSize;
 #else

@@ -1,5 +1,7 @@
 // Instructions that CUDA C++ has no names for, or names only in the toolkit's headers. sm_80 and later.
 
+#pragma once
+
 typedef unsigned short u16;
 
 // ---- Conversions; each rounds to nearest, ties to even ----

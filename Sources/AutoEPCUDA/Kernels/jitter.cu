@@ -3,6 +3,8 @@
 //   -DELEMENT: see element.cuh
 // A thread an element; y may be x.
 
+#include "element.cuh"
+
 // SplitMix64: the index-th output of the generator with this seed.
 __device__ __forceinline__ unsigned long long hash(unsigned long long seed, unsigned long long index) {
   unsigned long long z = seed + (index + 1) * 0x9E3779B97F4A7C15ull;

@@ -1,6 +1,10 @@
 // An operand of a matrix product, in global memory: `outer` runs over the rows or columns of the product,
 // `depth` over what is summed.
 
+#pragma once
+
+#include "element.cuh"
+
 enum Order { DEPTH_CONTIGUOUS, OUTER_CONTIGUOUS };
 
 // The part of an operand that a tile of the product needs.

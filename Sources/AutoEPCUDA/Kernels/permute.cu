@@ -3,6 +3,8 @@
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh
 // Grid: x strides over tokens, a warp a token; y takes segments of 32 * PER_LANE vectors.
 
+#include "element.cuh"
+
 constexpr int PER_LANE = 4;
 
 extern "C" __global__ void __launch_bounds__(256, 4)

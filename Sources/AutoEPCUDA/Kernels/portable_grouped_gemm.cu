@@ -4,6 +4,11 @@
 // Persistent: any grid; a block takes every gridDim.x-th tile of all groups. A row's result does not depend
 // on where it stands: its sums run over the depth in one order, and no other row is in them.
 
+#include "element.cuh"
+#include "groups.cuh"
+#include "operand.cuh"
+#include "product_tile.cuh"
+
 struct alignas(2 * sizeof(Element)) Pair {
   Element at[2];
 };

@@ -6,6 +6,11 @@
 //   -DACCUMULATE=0|1  whether gradients are added to what is there (OUT=1)
 // Persistent: any grid; a block takes every gridDim.x-th tile of all groups.
 
+#include "element.cuh"
+#include "groups.cuh"
+#include "operand.cuh"
+#include "product_tile.cuh"
+
 typedef Scalar<OUT>::Stored Out;
 
 __device__ __forceinline__ void put(Out* target, float sum) {

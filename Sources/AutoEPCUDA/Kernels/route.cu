@@ -7,6 +7,10 @@
 // Shared memory: E ints, then 4 E numbers a warp: scores; the scores that the choice is made by, later the
 // weights; which groups are open; and the groups' scores, later the chosen experts.
 
+#include "element.cuh"
+#include "fault.cuh"
+#include "router.cuh"
+
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // Loses against every index.

@@ -6,6 +6,10 @@
 // Shared memory: 5 E numbers a warp: scores, their gradients, and for each k the chosen expert, its weight and
 // the weight's gradient.
 
+#include "element.cuh"
+#include "fault.cuh"
+#include "router.cuh"
+
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // Reads a token's choice; an expert that is none gets a gradient of zero and expert 0 for its index.

@@ -3,6 +3,10 @@
 //   -DPER_LANE=n  experts a lane: E is at most 32 n
 // Expert 32 i + l is lane l's i-th.
 
+#pragma once
+
+#include "element.cuh"
+
 enum Score { SOFTMAX = 1, TOPK_SOFTMAX = 2, SIGMOID = 3, SINKHORN = 4 };
 
 // The fields of autoep_route_config. SINKHORN here is the choice by plain logits, as in eval.

@@ -9,6 +9,10 @@
 // and the warps' sums are added in pairs at the end. That order is the same wherever a token stands. f32 is
 // multiplied and added plainly, never as TF32.
 
+#include "chunk.cuh"
+#include "element.cuh"
+#include "instructions.cuh"
+
 constexpr int ROWS = 32;
 constexpr int TILE_COLUMNS = COLUMNS < 64 ? COLUMNS : 64;
 constexpr int TILES_ABREAST = COLUMNS / TILE_COLUMNS;

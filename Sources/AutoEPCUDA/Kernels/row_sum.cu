@@ -6,6 +6,9 @@
 // Grid: x takes COLUMNS vectors of the width, y a group. Each of ROWS threads a column adds up every
 // ROWS-th row; these sums are added in pairs. Shared memory: a float for each thread and element of a vector.
 
+#include "element.cuh"
+#include "groups.cuh"
+
 typedef Scalar<OUT>::Stored Out;
 
 constexpr int THREADS = 256;

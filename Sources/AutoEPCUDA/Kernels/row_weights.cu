@@ -2,6 +2,8 @@
 //   -DWEIGHT: the type of topk_weights; see element.cuh
 // A thread a row.
 
+#include "element.cuh"
+
 extern "C" __global__ void __launch_bounds__(256)
 row_weights(const Weight* __restrict__ topk_weights, const int* __restrict__ slot_of_row,
             float* __restrict__ weights, long long num_rows) {

@@ -2,6 +2,8 @@
 //   -DELEMENT, -DWEIGHT (the type of out), -DVECTOR: see element.cuh
 // A warp a slot. The order of a sum depends on the width of a row alone.
 
+#include "element.cuh"
+
 extern "C" __global__ void __launch_bounds__(256, 4)
 slot_dot(const Vector* __restrict__ x, const Vector* __restrict__ rows,
          const int* __restrict__ row_of_slot, Weight* __restrict__ out, long long num_slots,

@@ -5,6 +5,14 @@
 // (1: the product; 2: SwiGLU; 3: its backward). A tile's rows past its expert's end are computed and
 // never stored.
 
+#include "sm90_epilogue_store.cuh"
+#include "sm90_epilogue_swiglu.cuh"
+#include "sm90_epilogue_swiglu_backward.cuh"
+#include "sm90_instructions.cuh"
+#include "sm90_schedule.cuh"
+#include "sm90_tile.cuh"
+#include "sm90_tiles.cuh"
+
 struct Arguments {
   const TensorMap& a;         // [rows, K], boxes of 64 k and 64 rows
   const TensorMap& b;         // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half, k,

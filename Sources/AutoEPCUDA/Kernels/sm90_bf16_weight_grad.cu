@@ -4,6 +4,12 @@
 // Chosen at compile time: STAGES, STAGING_CHUNKS, OUTPUT (0: bf16, 1: f32, 2: added to f32). One of the
 // factors may be written meanwhile: see sm90_rows_ahead.cuh.
 
+#include "sm90_instructions.cuh"
+#include "sm90_rows_ahead.cuh"
+#include "sm90_schedule.cuh"
+#include "sm90_tile.cuh"
+#include "sm90_tiles.cuh"
+
 struct Arguments {
   const TensorMap& a;         // [rows, M], boxes of 64 columns and 64 rows
   const TensorMap& b;         // [rows, N], the same

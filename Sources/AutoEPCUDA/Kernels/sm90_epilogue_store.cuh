@@ -1,5 +1,9 @@
 // The product itself, with a bias where there is one.
 
+#pragma once
+
+#include "sm90_tiles.cuh"
+
 #if EPILOGUE == 1
 
 struct Epilogue {

@@ -1,6 +1,10 @@
 // hidden = [gate | up], kept for the backward, and silu(gate) * up. A tile holds 128 columns of gate
 // and the same columns of up, 128 further in each thread's sums.
 
+#pragma once
+
+#include "sm90_tiles.cuh"
+
 #if EPILOGUE == 2
 
 struct Epilogue {

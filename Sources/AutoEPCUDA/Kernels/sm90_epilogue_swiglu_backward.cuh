@@ -6,6 +6,10 @@
 // The consumers stage d, as bf16, and go on to the next tile. A warpgroup of its own does the rest
 // beside their products: a warp takes what a consumer warp has staged, row by row.
 
+#pragma once
+
+#include "sm90_tiles.cuh"
+
 #if EPILOGUE == 3
 
 struct Epilogue {

@@ -1,6 +1,8 @@
 // Hopper's instructions that CUDA C++ has no names for. PTX ISA 8.0 and later, section numbers of 8.7:
 // 9.7.13.15 mbarrier, 9.7.9.25 cp.async.bulk (TMA), 9.7.15 wgmma, 9.7.12.4 barrier.cluster.
 
+#pragma once
+
 typedef unsigned int u32;
 typedef unsigned long long u64;
 

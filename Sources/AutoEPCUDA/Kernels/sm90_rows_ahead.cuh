@@ -7,6 +7,10 @@
 // block reads: they would only hold up the products, and leave the cache again. Those who read wait for the
 // rows of their tile.
 
+#pragma once
+
+#include "sm90_instructions.cuh"
+
 constexpr int READY_ROWS = 128;   // rows that are told of together
 constexpr int TAKEN_ROWS = 4;     // and taken by a warp at once; divides READY_ROWS
 constexpr int AHEAD_ROWS = 4096;  // of those that a block reads

@@ -3,6 +3,10 @@
 // A warp's lanes look one unit up each, so that it is done once for 32 of them: while a consumer waits for
 // what a look-up loads, and divides, it multiplies nothing. All warps look up the same.
 
+#pragma once
+
+#include "sm90_tiles.cuh"
+
 // What another lane has of a struct of ints.
 template <typename Ints>
 __device__ __forceinline__ Ints of_lane(const Ints& value, int lane) {

@@ -1,5 +1,7 @@
 // What the list of row tiles and the products that take tiles from it agree on.
 
+#pragma once
+
 constexpr int TILE_M = 128;  // rows of a block's tile
 
 // Rows [row, row + rows) of one expert, for the two blocks of a cluster. Of more than TILE_M each block has

@@ -1,5 +1,7 @@
 // The row tiles of all experts, in the pairs that clusters take; see sm90_tile.cuh.
 
+#include "sm90_tile.cuh"
+
 constexpr int THREADS = 512;
 constexpr int WARPS = THREADS / 32;
 

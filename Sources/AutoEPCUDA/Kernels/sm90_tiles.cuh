@@ -4,6 +4,11 @@
 // warpgroups, which multiply 64 rows each. Two blocks form a cluster: where their tiles need the same
 // part of B, each loads half of it for both.
 
+#pragma once
+
+#include "sm90_instructions.cuh"
+#include "sm90_tile.cuh"
+
 constexpr int TILE_N = 256;  // columns
 constexpr int TILE_K = 64;   // depth of a stage: 128 bytes, one swizzle
 constexpr int SLAB_M = 16;   // rows of a warp

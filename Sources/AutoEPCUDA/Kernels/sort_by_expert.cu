@@ -5,6 +5,9 @@
 // expert is none of [0, E): these come last, their row_of_slot is -1, and a fault is reported.
 // slot_of_row is therefore always a permutation of [0, N).
 
+#include "element.cuh"
+#include "fault.cuh"
+
 constexpr int CHUNKS = 128;
 
 #if INDEX_BYTES == 8

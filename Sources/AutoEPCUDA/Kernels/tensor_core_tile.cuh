@@ -4,7 +4,11 @@
 // Eight warps, 2 x 4, take 64 x 32 each. The operands pass through shared memory in STAGES stages of
 // depth 32, in chunks of 8 elements whose places are permuted so that no bank is asked twice at once.
 
-#if ELEMENT != 1
+#pragma once
+
+#include "chunk.cuh"
+#include "instructions.cuh"
+#include "operand.cuh"
 
 constexpr int TILE = 128;
 constexpr int TILE_DEPTH = 32;
@@ -142,5 +146,3 @@ __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
     }
   }
 }
-
-#endif

@@ -3,6 +3,8 @@
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh
 // Grid: x strides over tokens, a warp a token; y takes segments of 32 * PER_LANE vectors.
 
+#include "element.cuh"
+
 constexpr int PER_LANE = 2;
 // Rows that are on their way at once.
 constexpr int AHEAD = 4;

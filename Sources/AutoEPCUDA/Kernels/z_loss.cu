@@ -1,6 +1,8 @@
 // The router's z-loss, mean over tokens of logsumexp(logits)^2, and its gradient.
 //   -DELEMENT: the type of logits [T,E]; see element.cuh
 
+#include "element.cuh"
+
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // What is read of a row: its largest logit, and the sum of exp(logit - largest).
