@@ -20,6 +20,7 @@ struct HopperStoreArguments: BitwiseCopyable, KernelArgument {
   let bias: UInt64
   let columns: Int32
 
+  static var alignment: Int { TensorMap.alignment }
   var bits: Self { self }
 }
 
@@ -29,6 +30,7 @@ struct HopperSwiGLUArguments: BitwiseCopyable, KernelArgument {
   let out: HopperTarget
   let columns: Int32
 
+  static var alignment: Int { TensorMap.alignment }
   var bits: Self { self }
 }
 
