@@ -1,13 +1,20 @@
 import AutoEPCore
+import CKernels
 
 extension KernelSource {
   static let groupedGEMM = KernelSource(
     "portable_grouped_gemm.cu", PackageResources.portable_grouped_gemm_cu,
-    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.each("LAYOUT", [1, 2])])
+    axes: [ProductTile.axis, DeviceGroups.axis, [WeightLayout.outIn, .inOut].map(\.defines)])
 
   static let weightGradient = KernelSource(
     "portable_weight_gradient.cu", PackageResources.portable_weight_gradient_cu,
     axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.sums])
+}
+
+extension WeightLayout {
+  fileprivate var defines: KernelSource.Choice {
+    KernelVariant.define("LAYOUT", self == .outIn ? LAYOUT_OUT_IN : LAYOUT_IN_OUT)
+  }
 }
 
 extension CUDABackend {
@@ -40,7 +47,7 @@ extension CUDABackend {
     let rowTiles = (rows.shape[0] + tile.side - 1) / tile.side + groups.count
     try kernel(
       .groupedGEMM, "portable_grouped_gemm",
-      tile.choice + groups.choice + KernelVariant.define("LAYOUT", Int(layout.rawValue))
+      tile.choice + groups.choice + layout.defines
     ).launch(
       grid: tileGrid(rowTiles * tile.count(columns)), block: 256, sharedBytes: tile.sharedBytes,
       on: stream, rows, weights, bias, groups.tensor, out, kernelInt(groups.count, "E"),
@@ -96,10 +103,11 @@ struct ProductTile {
     choice = Self.choice(dtype, isAligned: isAligned && !isPlain)
   }
 
-  /// Rows and columns of a tile; as in the kernels' files.
-  var side: Int { isPlain ? 64 : 128 }
-  /// Two operands: a part of depth 16 whose rows have one element more, or three stages of depth 32.
-  var sharedBytes: Int { isPlain ? 2 * 16 * 65 * 4 : 2 * 3 * 128 * 32 * 2 }
+  /// Rows and columns of a tile.
+  var side: Int { isPlain ? F32_TILE : TENSOR_CORE_TILE }
+  var sharedBytes: Int {
+    isPlain ? F32_TILE_SHARED_BYTES : TENSOR_CORE_TILE_SHARED_BYTES
+  }
 
   func count(_ width: Int) -> Int { (width + side - 1) / side }
 

@@ -1,25 +1,26 @@
 import AutoEPCore
+import CKernels
 
 extension KernelSource {
   static let permute = KernelSource(
     "permute.cu", PackageResources.permute_cu,
-    axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])])
+    axes: [KernelVariant.rows, KernelVariant.weightsOrNone])
 
   static let unpermute = KernelSource(
     "unpermute.cu", PackageResources.unpermute_cu,
-    axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])])
+    axes: [KernelVariant.rows, KernelVariant.weightsOrNone])
 
   static let slotDot = KernelSource(
     "slot_dot.cu", PackageResources.slot_dot_cu,
-    axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [1, 2, 3])])
+    axes: [KernelVariant.rows, KernelVariant.weights])
 
   static let rowWeights = KernelSource(
     "row_weights.cu", PackageResources.row_weights_cu,
-    axes: [KernelVariant.each("WEIGHT", [1, 2, 3])])
+    axes: [KernelVariant.weights])
 
   static let gatherPartials = KernelSource(
     "gather_partials.cu", PackageResources.gather_partials_cu,
-    axes: [KernelVariant.each("WEIGHT", [1, 2, 3])])
+    axes: [KernelVariant.weights])
 }
 
 extension CUDABackend {
@@ -28,7 +29,8 @@ extension CUDABackend {
     _ x: TensorView, rowOfSlot: TensorView, weights: TensorView?, into rows: TensorView
   ) throws(EngineError) {
     try moveTokens(
-      .permute, "permute", vectorsPerLane: 4, tokens: x, rowOfSlot: rowOfSlot, weights: weights,
+      .permute, "permute", vectorsPerLane: PERMUTE_PER_LANE, tokens: x, rowOfSlot: rowOfSlot,
+      weights: weights,
       rows: rows, arguments: { ($0, $1) })
   }
 
@@ -37,7 +39,7 @@ extension CUDABackend {
     _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
   ) throws(EngineError) {
     try moveTokens(
-      .unpermute, "unpermute", vectorsPerLane: 2, tokens: y, rowOfSlot: rowOfSlot,
+      .unpermute, "unpermute", vectorsPerLane: UNPERMUTE_PER_LANE, tokens: y, rowOfSlot: rowOfSlot,
       weights: weights, rows: rows, arguments: { ($1, $0) })
   }
 

@@ -1,4 +1,5 @@
 import AutoEPCore
+import CKernels
 
 extension KernelSource {
   static let sortByExpert = KernelSource(
@@ -35,8 +36,8 @@ extension CUDABackend {
 
 /// What the launches of a sort tell each other.
 struct SortCounts {
-  /// Runs of slots that the sort cuts its work into; as in sort_by_expert.cu.
-  static let chunkCount = 128
+  /// Runs of slots that the sort cuts its work into.
+  static let chunkCount = SORT_CHUNKS
 
   /// Slots of each expert, and those dropped, in each run: `[E+1,runs]` i32.
   let ofChunks: TensorView

@@ -77,15 +77,6 @@ extension KernelSource {
   }
 }
 
-@Suite struct FaultListTests {
-  @Test("kernels and host number the faults alike")
-  func numbers() throws {
-    let text = String(decoding: PackageResources.fault_cuh, as: UTF8.self)
-    let numbers = try text.matches(of: /FAULT_\w+ = (\d+),/).map { try #require(UInt32($0.1)) }
-    #expect(numbers == DeviceFault.allCases.map(\.rawValue))
-  }
-}
-
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct CompileTests {
   @Test("compiles without a warning, a spill or a stack frame", arguments: KernelBuild.all)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import nvrtc
 import torch
 
-F32, BF16, F16 = 1, 2, 3
-CODES = {None: 0, torch.float32: F32, torch.bfloat16: BF16, torch.float16: F16}
+# The codes of element types, from the header that kernels and launches share.
+_HEADER = (nvrtc.KERNELS / "host_and_device.h").read_text()
+NONE, F32, BF16, F16 = (
+    int(re.search(rf"#define TYPE_{name} (\d+)", _HEADER)[1])
+    for name in ("NONE", "F32", "BF16", "F16")
+)
+CODES = {None: NONE, torch.float32: F32, torch.bfloat16: BF16, torch.float16: F16}
 
 
 @functools.cache
