@@ -36,9 +36,11 @@ let package = Package(
       swiftSettings: strict),
     // Typedefs of the CUDA driver's and NVRTC's functions, which are looked up at run time.
     .systemLibrary(name: "CCUDA", path: "Sources/CCUDA"),
+    // The numbers that kernels and their launches agree on; kernels include the same header.
+    .systemLibrary(name: "CKernels", path: "Sources/CKernels"),
     // The CUDA backend: the driver, the kernels, and their compiler at run time.
     .target(
-      name: "AutoEPCUDA", dependencies: ["AutoEPCore", "AutoEPSystem", "CCUDA"],
+      name: "AutoEPCUDA", dependencies: ["AutoEPCore", "AutoEPSystem", "CCUDA", "CKernels"],
       resources: [.embedInCode("Kernels")], swiftSettings: strict),
     // A transport that the host supplies as a table of C functions.
     .target(
@@ -98,7 +100,9 @@ let package = Package(
     // The CUDA backend without a GPU: the cache, the loaders, and every kernel compiled.
     .testTarget(
       name: "AutoEPCUDATests",
-      dependencies: ["AutoEPCUDA", "AutoEPCore", "AutoEPSystem", "CCUDA", "FakeCUDA"],
+      dependencies: [
+        "AutoEPCUDA", "AutoEPCore", "AutoEPSystem", "CCUDA", "CKernels", "FakeCUDA",
+      ],
       swiftSettings: testing),
     // The C interface, called as a C program calls it.
     .testTarget(

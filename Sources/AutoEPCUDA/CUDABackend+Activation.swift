@@ -1,36 +1,28 @@
 import AutoEPCore
 import AutoEPSystem
+import CKernels
 
 extension KernelSource {
-  static let activate = KernelSource("activate.cu", axes: [KernelVariant.rows, activations]) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.activation_cuh, PackageResources.activate_cu,
-    ]
-  }
+  static let activate = KernelSource(
+    "activate.cu", PackageResources.activate_cu, axes: [KernelVariant.rows, activations])
 
   static let activateBackward = KernelSource(
-    "activate_backward.cu",
+    "activate_backward.cu", PackageResources.activate_backward_cu,
     axes: [
       KernelVariant.rows, activations,
       [weighting(nil, hasDownBias: false)]
         + KernelVariant.elements.flatMap { dtype in
           [false, true].map { weighting(dtype, hasDownBias: $0) }
         },
-    ]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.activation_cuh, PackageResources.activate_backward_cu,
-    ]
-  }
+    ])
 
-  private static let activations = (1...6).flatMap { activation in
-    (1...3).compactMap { gate in
+  private static let activations = [
+    ExpertsConfiguration.Activation.silu, .gelu, .geluTanh, .reluSquared, .clampedSwiGLU,
+    .clampedSiLU,
+  ].flatMap { activation in
+    [ExpertsConfiguration.Gate.none, .concatenated, .interleaved].compactMap { gate in
       // The clamped ones have a gate.
-      activation >= 5 && gate == 1
-        ? nil
-        : KernelVariant.define("ACTIVATION", activation) + KernelVariant.define("GATE", gate)
+      activation.isClamped && gate == .none ? nil : activation.defines + gate.defines
     }
   }
 
@@ -41,8 +33,34 @@ extension KernelSource {
 
 extension ExpertsConfiguration {
   fileprivate var activationChoice: KernelSource.Choice {
-    KernelVariant.define("ACTIVATION", Int(activation.rawValue))
-      + KernelVariant.define("GATE", Int(gate.rawValue))
+    activation.defines + gate.defines
+  }
+}
+
+extension ExpertsConfiguration.Activation {
+  fileprivate var defines: KernelSource.Choice {
+    let code =
+      switch self {
+      case .silu: ACTIVATION_SILU
+      case .gelu: ACTIVATION_GELU
+      case .geluTanh: ACTIVATION_GELU_TANH
+      case .reluSquared: ACTIVATION_RELU_SQUARED
+      case .clampedSwiGLU: ACTIVATION_CLAMPED_SWIGLU
+      case .clampedSiLU: ACTIVATION_CLAMPED_SILU
+      }
+    return KernelVariant.define("ACTIVATION", code)
+  }
+}
+
+extension ExpertsConfiguration.Gate {
+  fileprivate var defines: KernelSource.Choice {
+    let code =
+      switch self {
+      case .none: GATE_NONE
+      case .concatenated: GATE_CONCATENATED
+      case .interleaved: GATE_INTERLEAVED
+      }
+    return KernelVariant.define("GATE", code)
   }
 }
 
@@ -70,7 +88,7 @@ extension CUDABackend {
     into out: TensorView
   ) throws(EngineError) {
     let layout = try RowLayout(out, [hidden], "the activation")
-    let segments = layout.segments(vectorsPerLane: 2)
+    let segments = layout.segments(vectorsPerLane: ACTIVATE_PER_LANE)
     try kernel(.activate, "activate", layout.choice + configuration.activationChoice).launch(
       grid: LaunchSize(blocks(warps: out.shape[0], sharedBy: segments), segments), block: 256,
       on: stream, hidden, groups?.rowsInUse ?? DeviceAddress(0), out,

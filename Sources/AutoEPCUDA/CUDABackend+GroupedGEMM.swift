@@ -1,15 +1,21 @@
 import AutoEPCore
 import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let groupedGEMM = KernelSource(
-    "portable_grouped_gemm.cu",
-    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.each("LAYOUT", [1, 2])]
-  ) { ProductTile.preludes + [PackageResources.portable_grouped_gemm_cu] }
+    "portable_grouped_gemm.cu", PackageResources.portable_grouped_gemm_cu,
+    axes: [ProductTile.axis, DeviceGroups.axis, [WeightLayout.outIn, .inOut].map(\.defines)])
 
   static let weightGradient = KernelSource(
-    "portable_weight_gradient.cu", axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.sums]
-  ) { ProductTile.preludes + [PackageResources.portable_weight_gradient_cu] }
+    "portable_weight_gradient.cu", PackageResources.portable_weight_gradient_cu,
+    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.sums])
+}
+
+extension WeightLayout {
+  fileprivate var defines: KernelSource.Choice {
+    KernelVariant.define("LAYOUT", self == .outIn ? LAYOUT_OUT_IN : LAYOUT_IN_OUT)
+  }
 }
 
 extension CUDABackend {
@@ -42,7 +48,7 @@ extension CUDABackend {
     let rowTiles = (rows.shape[0] + tile.side - 1) / tile.side + groups.count
     try kernel(
       .groupedGEMM, "portable_grouped_gemm",
-      tile.choice + groups.choice + KernelVariant.define("LAYOUT", Int(layout.rawValue))
+      tile.choice + groups.choice + layout.defines
     ).launch(
       grid: tileGrid(rowTiles * tile.count(columns)), block: 256, sharedBytes: tile.sharedBytes,
       on: stream, rows, weights, bias, groups.tensor, out, kernelInt(groups.count, "E"),
@@ -85,14 +91,6 @@ struct ProductTile {
       [false, true].map { choice(dtype, isAligned: $0) }
     }
 
-  static var preludes: [[UInt8]] {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.operand_cuh, PackageResources.groups_cuh, PackageResources.f32_tile_cuh,
-      PackageResources.chunk_cuh, PackageResources.tensor_core_tile_cuh,
-    ]
-  }
-
   let choice: KernelSource.Choice
   private let isPlain: Bool
 
@@ -106,10 +104,11 @@ struct ProductTile {
     choice = Self.choice(dtype, isAligned: isAligned && !isPlain)
   }
 
-  /// Rows and columns of a tile; as in the kernels' files.
-  var side: Int { isPlain ? 64 : 128 }
-  /// Two operands: a part of depth 16 whose rows have one element more, or three stages of depth 32.
-  var sharedBytes: Int { isPlain ? 2 * 16 * 65 * 4 : 2 * 3 * 128 * 32 * 2 }
+  /// Rows and columns of a tile.
+  var side: Int { isPlain ? F32_TILE : TENSOR_CORE_TILE }
+  var sharedBytes: Int {
+    isPlain ? F32_TILE_SHARED_BYTES : TENSOR_CORE_TILE_SHARED_BYTES
+  }
 
   func count(_ width: Int) -> Int { (width + side - 1) / side }
 

@@ -1,45 +1,27 @@
 import AutoEPCore
 import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let permute = KernelSource(
-    "permute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
-  ) {
-    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.permute_cu]
-  }
+    "permute.cu", PackageResources.permute_cu,
+    axes: [KernelVariant.rows, KernelVariant.weightsOrNone])
 
   static let unpermute = KernelSource(
-    "unpermute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.unpermute_cu,
-    ]
-  }
+    "unpermute.cu", PackageResources.unpermute_cu,
+    axes: [KernelVariant.rows, KernelVariant.weightsOrNone])
 
   static let slotDot = KernelSource(
-    "slot_dot.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [1, 2, 3])]
-  ) {
-    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.slot_dot_cu]
-  }
+    "slot_dot.cu", PackageResources.slot_dot_cu,
+    axes: [KernelVariant.rows, KernelVariant.weights])
 
   static let rowWeights = KernelSource(
-    "row_weights.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.row_weights_cu,
-    ]
-  }
+    "row_weights.cu", PackageResources.row_weights_cu,
+    axes: [KernelVariant.weights])
 
   static let gatherPartials = KernelSource(
-    "gather_partials.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.gather_partials_cu,
-    ]
-  }
+    "gather_partials.cu", PackageResources.gather_partials_cu,
+    axes: [KernelVariant.weights])
 }
 
 extension CUDABackend {
@@ -48,7 +30,8 @@ extension CUDABackend {
     _ x: TensorView, rowOfSlot: TensorView, weights: TensorView?, into rows: TensorView
   ) throws(EngineError) {
     try moveTokens(
-      .permute, "permute", vectorsPerLane: 4, tokens: x, rowOfSlot: rowOfSlot, weights: weights,
+      .permute, "permute", vectorsPerLane: PERMUTE_PER_LANE, tokens: x, rowOfSlot: rowOfSlot,
+      weights: weights,
       rows: rows, arguments: { ($0, $1) })
   }
 
@@ -57,7 +40,7 @@ extension CUDABackend {
     _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
   ) throws(EngineError) {
     try moveTokens(
-      .unpermute, "unpermute", vectorsPerLane: 2, tokens: y, rowOfSlot: rowOfSlot,
+      .unpermute, "unpermute", vectorsPerLane: UNPERMUTE_PER_LANE, tokens: y, rowOfSlot: rowOfSlot,
       weights: weights, rows: rows, arguments: { ($1, $0) })
   }
 

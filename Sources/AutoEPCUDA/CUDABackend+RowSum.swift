@@ -1,19 +1,14 @@
 import AutoEPCore
 import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let rowSum = KernelSource(
-    "row_sum.cu",
+    "row_sum.cu", PackageResources.row_sum_cu,
     axes: [
-      KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3]), DeviceGroups.axis,
+      KernelVariant.rows, KernelVariant.weightsOrNone, DeviceGroups.axis,
       KernelVariant.sums,
-    ]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.groups_cuh,
-      PackageResources.row_sum_cu,
-    ]
-  }
+    ])
 }
 
 extension CUDABackend {
@@ -35,15 +30,15 @@ extension CUDABackend {
   ) throws(EngineError) {
     let layout = try RowLayout(gradOut, [], "the sum of rows")
     let isWide = layout.vector > 1
-    // As in row_sum.cu: columns of a block, and a float a thread and element of a vector.
-    let columns = isWide ? 8 : 32
+    let columns = isWide ? ROW_SUM_COLUMNS : ROW_SUM_COLUMNS_BY_ELEMENT
     try kernel(
       .rowSum, "row_sum",
       layout.choice + KernelVariant.weight(weights?.dtype) + groups.choice
         + KernelVariant.sum(sums.dtype, accumulate: accumulate)
     ).launch(
       grid: LaunchSize((Int(layout.vectorCount) + columns - 1) / columns, groups.count),
-      block: 256, sharedBytes: 256 * layout.vector * 4, on: stream, gradOut, groups.tensor,
+      block: LaunchSize(ROW_SUM_THREADS), sharedBytes: ROW_SUM_THREADS * layout.vector * 4,
+      on: stream, gradOut, groups.tensor,
       slotOfRow, weights, sums, Int64(gradOut.shape[0]), layout.vectorCount)
   }
 }

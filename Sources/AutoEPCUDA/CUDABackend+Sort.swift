@@ -1,15 +1,11 @@
 import AutoEPCore
 import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let sortByExpert = KernelSource(
-    "sort_by_expert.cu", variants: KernelVariant.each("INDEX_BYTES", [4, 8])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.fault_cuh,
-      PackageResources.sort_by_expert_cu,
-    ]
-  }
+    "sort_by_expert.cu", PackageResources.sort_by_expert_cu,
+    axes: [KernelVariant.each("INDEX_BYTES", [4, 8])])
 }
 
 extension CUDABackend {
@@ -41,8 +37,8 @@ extension CUDABackend {
 
 /// What the launches of a sort tell each other.
 struct SortCounts {
-  /// Runs of slots that the sort cuts its work into; as in sort_by_expert.cu.
-  static let chunkCount = 128
+  /// Runs of slots that the sort cuts its work into.
+  static let chunkCount = SORT_CHUNKS
 
   /// Slots of each expert, and those dropped, in each run: `[E+1,runs]` i32.
   let ofChunks: TensorView

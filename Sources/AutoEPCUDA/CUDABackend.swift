@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension KernelSource {
-  static let clear = KernelSource("clear.cu") { [PackageResources.clear_cu] }
+  static let clear = KernelSource("clear.cu", PackageResources.clear_cu)
 }
 
 /// The steps of an MoE layer on one stream of one GPU. Calls launch kernels and return: they neither

@@ -80,6 +80,9 @@ typedef cuda_result (*cuModuleGetFunction_t)(cuda_function *function, cuda_modul
                                              const char *name);
 typedef cuda_result (*cuFuncGetAttribute_t)(int32_t *value, int32_t attribute,
                                             cuda_function function);
+/* From driver 12.4 on; fails for the index behind the last parameter. */
+typedef cuda_result (*cuFuncGetParamInfo_t)(cuda_function function, size_t index, size_t *offset,
+                                            size_t *size);
 typedef cuda_result (*cuFuncSetAttribute_t)(cuda_function function, int32_t attribute,
                                             int32_t value);
 typedef cuda_result (*cuLaunchKernelEx_t)(const cuda_launch_config *config,

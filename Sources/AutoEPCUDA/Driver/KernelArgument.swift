@@ -5,14 +5,19 @@ import CCUDA
 protocol KernelArgument {
   associatedtype Bits: BitwiseCopyable
   var bits: Bits { get }
-  // Requirements, so that each type has its own: what is generic over many arguments does not ask at run
-  // time what `Bits` is.
+  /// What C++ aligns the type to, which is part of its size there.
+  static var alignment: Int { get }
+  // Declared as requirements so that the variadic launch calls a specialised witness instead of looking
+  // up `Bits` at run time.
   static var byteCount: Int { get }
   @unsafe func store(at address: UnsafeMutableRawPointer)
 }
 
 extension KernelArgument {
-  static var byteCount: Int { MemoryLayout<Bits>.size }
+  static var alignment: Int { MemoryLayout<Bits>.alignment }
+  static var byteCount: Int {
+    (MemoryLayout<Bits>.size + alignment - 1) / alignment * alignment
+  }
   @unsafe func store(at address: UnsafeMutableRawPointer) {
     unsafe address.storeBytes(of: bits, as: Bits.self)
   }

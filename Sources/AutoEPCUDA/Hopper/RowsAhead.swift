@@ -1,8 +1,9 @@
 import AutoEPCore
 import AutoEPSystem
+import CKernels
 
-/// Rows that a Hopper product finds in its memory only once it has begun: its idle warps copy them there
-/// from the tokens; see sm90_rows_ahead.cuh.
+/// Rows that the idle warps of a Hopper product copy from the tokens while it runs; see
+/// sm90_rows_ahead.cuh.
 struct RowsAhead {
   /// [T,H].
   let tokens: TensorView
@@ -12,10 +13,7 @@ struct RowsAhead {
   /// `shape(rows:)` i32.
   let counters: TensorView
 
-  /// Rows that are told of together; as in sm90_rows_ahead.cuh.
-  private static let readyRows = 128
-
-  /// Takes the counters' memory, for a product whose `rows` these are.
+  /// Allocates the counters for a product that reads `rows`.
   init(
     _ tokens: TensorView, into rows: TensorView, routing: RoutingMetadata, _ arena: inout Arena
   ) throws(EngineError) {
@@ -28,7 +26,7 @@ struct RowsAhead {
   /// Bytes that the counters take up.
   static func byteCount(rows: Int) -> Int { Arena.footprint(shape(rows: rows), .i32) }
 
-  private static func shape(rows: Int) -> [Int] { [1 + (rows + readyRows - 1) / readyRows] }
+  private static func shape(rows: Int) -> [Int] { [1 + (rows + READY_ROWS - 1) / READY_ROWS] }
 
   var arguments: HopperRowsAheadArguments {
     HopperRowsAheadArguments(

@@ -31,16 +31,9 @@ def library() -> ctypes.CDLL:
     raise MissingCompilerError("NVRTC is not installed; pip install nvidia-cuda-nvrtc")
 
 
-def source_of(parts: Sequence[str]) -> str:
-    """The preludes and the kernel's file as one text, with lines that count in each of them."""
-    return "\n".join(f'#line 1 "{part}"\n{(KERNELS / part).read_text()}' for part in parts)
-
-
 @functools.cache
-def compile_source(
-    parts: tuple[str, ...], defines: tuple[str, ...], architecture: str
-) -> tuple[bytes, str]:
-    """Compiles a kernel's file behind its preludes.
+def compile_source(file: str, defines: tuple[str, ...], architecture: str) -> tuple[bytes, str]:
+    """Compiles a file of kernels; what it includes is read from its folder.
 
     Returns:
         The image, and the log of compiler and assembler.
@@ -53,11 +46,12 @@ def compile_source(
         f"--gpu-architecture={architecture}",
         "--std=c++17",
         "--ptxas-options=--verbose",
+        f"--include-path={KERNELS}",
         *(f"--define-macro={define}" for define in defines),
     ]
     program = ctypes.c_void_p()
     status = nvrtc.nvrtcCreateProgram(
-        ctypes.byref(program), source_of(parts).encode(), parts[-1].encode(), 0, None, None
+        ctypes.byref(program), (KERNELS / file).read_bytes(), file.encode(), 0, None, None
     )
     if status != 0:
         raise RuntimeError(f"nvrtcCreateProgram: {status}")
@@ -66,7 +60,7 @@ def compile_source(
     log = _bytes_of(program, nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog)
     text = log.rstrip(b"\0").decode()
     if status != 0:
-        raise RuntimeError(f"{parts[-1]} with {defines} for {architecture}:\n{text}")
+        raise RuntimeError(f"{file} with {defines} for {architecture}:\n{text}")
     image = _bytes_of(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return image, text
@@ -83,7 +77,7 @@ def _bytes_of(program: ctypes.c_void_p, get_size, get) -> bytes:
 class Module:
     """A compiled file of kernels on the current device of torch."""
 
-    def __init__(self, parts: tuple[str, ...], defines: tuple[str, ...]):
+    def __init__(self, file: str, defines: tuple[str, ...]):
         import torch
 
         torch.cuda.init()
@@ -92,7 +86,7 @@ class Module:
         architecture = "sm_90a" if (major, minor) == (9, 0) else f"sm_{major}{minor}"
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._module = ctypes.c_void_p()
-        image, _ = compile_source(parts, defines, architecture)
+        image, _ = compile_source(file, defines, architecture)
         self._check("cuModuleLoadData", ctypes.byref(self._module), image)
 
     def launch(
