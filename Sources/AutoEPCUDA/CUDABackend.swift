@@ -18,6 +18,13 @@ public final class CUDABackend: ComputeBackend {
     unsafe self.stream = CUDAStream(stream)
   }
 
+  /// The device's memory.
+  public var space: MemorySpace { .device(device.ordinal) }
+  /// The stream.
+  public var queue: WorkQueue { .stream(stream.bits) }
+  /// Products read rows one after the other.
+  public var readsPlacedRows: Bool { false }
+
   /// Throws what a kernel of an earlier call has found wrong with its data.
   public func checkFaults() throws(EngineError) { try device.faults.check() }
 

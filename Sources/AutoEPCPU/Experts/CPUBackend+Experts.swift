@@ -26,7 +26,9 @@ extension CPUBackend {
   }
 
   /// From the gradient of the experts' outputs to that of their inputs, and the weights' but gate/up's.
-  public func expertsBackward(_ experts: ExpertsCall, _ call: ExpertsGradient) throws(EngineError) {
+  public func expertsBackward(
+    _ experts: ExpertsCall, _ call: ExpertsGradient
+  ) throws(EngineError) -> TensorView? {
     let groups = try ranges(experts, rowCount: call.hidden.shape[0])
     prepareOutputs(call.gradHidden, call.activated, call.gradients.down)
     switch experts.configuration.dtype {
@@ -36,6 +38,7 @@ extension CPUBackend {
       try backward(ExpertsBackward<BFloat16>(experts, call, kernels), experts, call, groups)
     case .f16, .i32, .i64: throw Self.unsupported(experts.configuration.dtype, by: "the experts")
     }
+    return call.dots?.tensor
   }
 
   /// One part per vector of features.

@@ -1,7 +1,7 @@
 extension KernelSource {
   /// Every source, so that a test can compile each.
   static let all: [KernelSource] = [
-    .permute, .unpermute, .slotDot, .gatherPartials, .rowWeights, .sortByExpert, .groupedGEMM,
+    .permute, .unpermute, .slotDot, .gatherFromRows, .scatterToRows, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
     .zLoss, .jitter, .clear, .hopperGEMM, .hopperWeightGradient, .hopperRowPairs,
   ]

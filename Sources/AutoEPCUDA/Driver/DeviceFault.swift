@@ -21,8 +21,8 @@ enum DeviceFault: CaseIterable {
     case .topkIdx:
       EngineError(
         .invalidArgument,
-        "an earlier call on this device was given topk_idx with a choice outside [0, E): that choice"
-          + " was dropped, and contributed nothing")
+        "an earlier call on this device was given topk_idx with a choice that is neither in [0, E) nor -1:"
+          + " that slot got no row, and contributed nothing")
     case .logits:
       EngineError(
         .invalidArgument,

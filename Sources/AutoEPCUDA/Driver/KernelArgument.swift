@@ -23,21 +23,17 @@ extension KernelArgument {
   }
 }
 
-/// A place in a device's memory.
-struct DeviceAddress: Sendable, Hashable, KernelArgument {
-  let bits: UInt64
-
-  init(_ bits: UInt64) { self.bits = bits }
-
-  /// The address some bytes further on.
-  static func + (address: DeviceAddress, byteCount: Int) -> DeviceAddress {
-    DeviceAddress(address.bits + UInt64(byteCount))
-  }
-}
+extension DeviceAddress: KernelArgument {}
 
 extension TensorView {
-  /// The first element's place; 0 for a tensor without elements.
-  var address: DeviceAddress { DeviceAddress(UInt64(unsafe UInt(bitPattern: data))) }
+  /// The first element's address; 0 for a tensor without elements.
+  var address: DeviceAddress {
+    guard case .device(let address) = storage else {
+      assert(storage.isNull, "a kernel cannot reach the host's memory")
+      return DeviceAddress(0)
+    }
+    return address
+  }
 }
 
 extension TensorView: KernelArgument {

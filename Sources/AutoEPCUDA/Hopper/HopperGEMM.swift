@@ -19,11 +19,6 @@ struct HopperGEMM {
     tensors.allSatisfy { $0.address.bits % 16 == 0 }
   }
 
-  /// Whether a weight's gradient can be written here.
-  func writes(_ gradWeights: TensorView) -> Bool {
-    Self.reaches([gradWeights]) && (gradWeights.dtype == .bf16 || gradWeights.dtype == .f32)
-  }
-
   /// out [N,n] = rows [N,k] times the weights of their experts (+ bias).
   func product(
     _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, bias: TensorView?,

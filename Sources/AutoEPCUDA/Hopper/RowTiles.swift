@@ -20,12 +20,16 @@ struct RowTiles {
     pairCount = try arena.take([1], .i32)
   }
 
-  /// Bytes that the list takes up.
-  static func byteCount(rows: Int, numExperts: Int) -> Int {
-    let most = mostPairs(rows: rows, numExperts: numExperts)
-    return [pairsShape(most), groupsShape(most), [1]].reduce(0) {
-      $0 + Arena.footprint($1, .i32)
-    }
+  /// Bytes that the list takes up at most, per token of K rows.
+  static func byteCount(topK: Int, numExperts: Int) -> ByteCount {
+    let pairBytes = ROW_PAIR_INTS * 4
+    let pairRows = 2 * TILE_M
+    return .part(byteCount: numExperts * pairBytes)
+      + .part(byteCount: (numExperts / RASTER + 3) * 4) + .part(byteCount: 4)
+      + ByteCount(
+        fixed: 2 * Arena.alignment,
+        perItem: (topK * pairBytes + pairRows - 1) / pairRows
+          + (topK * 4 + pairRows * RASTER - 1) / (pairRows * RASTER))
   }
 
   /// Whether tail tiles come after all full pairs instead of last in their raster group. Above this depth

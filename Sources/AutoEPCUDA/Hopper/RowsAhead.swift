@@ -9,17 +9,21 @@ struct RowsAhead {
   let tokens: TensorView
   /// [N,H], out.
   let rows: TensorView
-  let routing: RoutingMetadata
+  let slots: SlotMap
+  /// Where the device has the number of rows.
+  let rowsInUse: DeviceAddress
   /// `shape(rows:)` i32.
   let counters: TensorView
 
   /// Allocates the counters for a product that reads `rows`.
   init(
-    _ tokens: TensorView, into rows: TensorView, routing: RoutingMetadata, _ arena: inout Arena
+    _ tokens: TensorView, into rows: TensorView, slots: SlotMap, rowsInUse: DeviceAddress,
+    _ arena: inout Arena
   ) throws(EngineError) {
     self.tokens = tokens
     self.rows = rows
-    self.routing = routing
+    self.slots = slots
+    self.rowsInUse = rowsInUse
     counters = try arena.take(Self.shape(rows: rows.shape[0]), .i32)
   }
 
@@ -30,9 +34,8 @@ struct RowsAhead {
 
   var arguments: HopperRowsAheadArguments {
     HopperRowsAheadArguments(
-      tokens: tokens.bits, rows: rows.bits, slotOfRow: routing.slotOfRow.bits,
-      rowCount: (routing.expertOffsets.address + 4 * (routing.expertOffsets.elementCount - 1)).bits,
-      counters: counters.bits, topK: Int32(routing.rowOfSlot.shape[1]),
+      tokens: tokens.bits, rows: rows.bits, slotOfRow: slots.slotOfRow.bits,
+      rowCount: rowsInUse.bits, counters: counters.bits, topK: Int32(slots.topK),
       vectors: Int32(tokens.shape[1] / 8))
   }
 }

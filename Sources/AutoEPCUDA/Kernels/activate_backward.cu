@@ -1,12 +1,11 @@
-// The backward of the activation, for rows of weight s = topk_weights[slot_of_row[r]] (1 with WEIGHT=0),
-// with A = activation of hidden:
+// The backward of the activation, for rows of weight s = row_weights[r] (1 without row_weights), with
+// A = activation of hidden:
 //   grad_hidden [R,G] = the gradient to hidden of <s * grad_out, A>
 //   activated [R,F]   = s * A, or NULL
-//   grad_topk_weights [T,K], at the row's slot = <grad_out, A> + <grad_rows, down_bias of the expert>;
-//     0 for slots without a row; NULL if and only if WEIGHT=0
+//   dots [R] f32      = <grad_out, A> + <grad_rows, down_bias of the expert>, or NULL
 // grad_out [R,F] is the gradient before weighting. activated may alias grad_out; grad_hidden may alias
 // hidden, and grad_out if G = F.
-//   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh;  -DACTIVATION, -DGATE: see activation.cuh
+//   -DELEMENT, -DVECTOR: see element.cuh;  -DACTIVATION, -DGATE: see activation.cuh
 //   -DDOWN_BIAS=0|1: whether experts have down_bias [E,H]; then grad_rows [R,H] is the gradient of the
 //     experts' output before weighting
 // num_vectors counts vectors of F, num_hidden_vectors of H. A block per row; the order of a sum depends only
@@ -71,21 +70,20 @@ __device__ __forceinline__ float dot_part(const Vector* left, const Vector* righ
 
 extern "C" __global__ void __launch_bounds__(256, 3)
 activate_backward(const Vector* hidden, const Vector* grad_out,
-                  const int* __restrict__ slot_of_row, const Weight* __restrict__ topk_weights,
-                  const int* __restrict__ expert_offsets, const Vector* __restrict__ grad_rows,
-                  const Vector* __restrict__ down_bias, Vector* grad_hidden,
-                  Vector* activated, Weight* __restrict__ grad_topk_weights, int num_rows,
+                  const float* __restrict__ row_weights, const int* __restrict__ expert_offsets,
+                  const Vector* __restrict__ grad_rows, const Vector* __restrict__ down_bias,
+                  Vector* grad_hidden, Vector* activated, float* __restrict__ dots, int num_rows,
                   int num_experts, int num_vectors, int num_hidden_vectors, float alpha,
                   float limit) {
   constexpr int HIDDEN_PARTS = GATE == GATE_NONE ? 1 : 2;
   int rows_in_use = expert_offsets == nullptr ? num_rows : min(expert_offsets[num_experts], num_rows);
   for (i64 row = blockIdx.x; row < rows_in_use; row += gridDim.x) {
-    int slot = WEIGHT == TYPE_NONE ? 0 : slot_of_row[row];
     float dot = differentiate_row(
         hidden + row * HIDDEN_PARTS * num_vectors, grad_out + row * num_vectors,
-        weight_at(topk_weights, slot), grad_hidden + row * HIDDEN_PARTS * num_vectors,
+        row_weights == nullptr ? 1.0f : row_weights[row],
+        grad_hidden + row * HIDDEN_PARTS * num_vectors,
         activated == nullptr ? nullptr : activated + row * num_vectors, num_vectors, {alpha, limit});
-    if (grad_topk_weights == nullptr) continue;
+    if (dots == nullptr) continue;
 #if DOWN_BIAS
     i64 expert = last_beginning_by(int(row), num_experts,
                                    [&](int expert) { return expert_offsets[expert]; });
@@ -93,12 +91,6 @@ activate_backward(const Vector* hidden, const Vector* grad_out,
                     num_hidden_vectors);
 #endif
     dot = block_sum(dot);
-    if (threadIdx.x == 0) grad_topk_weights[slot] = Scalar<WEIGHT>::round(dot);
+    if (threadIdx.x == 0) dots[row] = dot;
   }
-  if (grad_topk_weights == nullptr) return;
-  // slot_of_row lists the slots without a row behind the rows in use.
-  i64 step = i64(gridDim.x) * blockDim.x;
-  i64 row = rows_in_use + i64(blockIdx.x) * blockDim.x + threadIdx.x;
-  for (; row < num_rows; row += step)
-    grad_topk_weights[slot_of_row[row]] = Scalar<WEIGHT>::round(0);
 }

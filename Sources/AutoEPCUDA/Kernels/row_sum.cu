@@ -1,6 +1,6 @@
-// sums [E,width]: for each group, the sum over its rows r of s * rows[r], s the weight of the row's slot
-// (1 with WEIGHT=0): the gradient of a bias. An empty group gets zeros.
-//   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh;  -DGROUPS: see groups.cuh
+// sums [E,width]: for each group, the sum over its rows r of row_weights[r] * rows[r] (row_weights NULL: of
+// rows[r]): the gradient of a bias. An empty group gets zeros.
+//   -DELEMENT, -DVECTOR: see element.cuh;  -DGROUPS: see groups.cuh
 //   -DOUT=TYPE_...: the type of sums
 //   -DACCUMULATE=0|1: whether the results are added to sums (OUT=TYPE_F32 only)
 // Grid: a block along x per COLUMNS vectors of the width, along y per group. Each of the ROWS threads of a
@@ -21,7 +21,7 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
-        const int* __restrict__ slot_of_row, const Weight* __restrict__ topk_weights,
+        const float* __restrict__ row_weights,
         Out* __restrict__ sums, i64 num_rows, int num_vectors) {
   float* parts = reinterpret_cast<float*>(shared_memory);
   Group group = group_at(groups, blockIdx.y, num_rows);
@@ -32,7 +32,7 @@ row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
     for (i64 row = group.begin + threadIdx.x / COLUMNS; row < group.end; row += ROWS) {
       float values[VECTOR];
       widen(rows[row * num_vectors + column], values);
-      float weight = weight_at(topk_weights, WEIGHT == TYPE_NONE ? 0 : slot_of_row[row]);
+      float weight = row_weights == nullptr ? 1.0f : row_weights[row];
 #pragma unroll
       for (int j = 0; j < VECTOR; ++j) own[j] += weight * values[j];
     }

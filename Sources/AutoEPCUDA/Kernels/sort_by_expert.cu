@@ -2,9 +2,9 @@
 // block.
 //   -DINDEX_BYTES=4|8: topk_idx is i32 or i64
 //
-// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots whose
-// index is outside [0, E): these come last, their row_of_slot is -1, and a fault is reported. slot_of_row is
-// therefore always a permutation of [0, N).
+// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots without
+// one: these come last, and their row_of_slot is -1. slot_of_row is therefore always a permutation of [0, N).
+// An index of -1 is no expert; for any other outside [0, E) a fault is reported besides.
 
 #include "fault.cuh"
 #include "host_and_device.h"
@@ -45,6 +45,11 @@ __device__ __forceinline__ int bucket_of(Index expert, int num_experts) {
   return is_expert ? int(expert) : num_experts;
 }
 
+// Whether an index is neither an expert nor the -1 of a slot without one.
+__device__ __forceinline__ bool is_bad(Index expert, int num_experts) {
+  return expert < -1 || expert >= num_experts;
+}
+
 // chunk_counts [E+1, CHUNKS] = the number of slots of each bucket in each chunk. Grid: CHUNKS blocks. Shared
 // memory: E+1 ints.
 extern "C" __global__ void __launch_bounds__(512)
@@ -54,11 +59,15 @@ sort_count(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) counts[bucket] = 0;
   __syncthreads();
   Slots slots = slots_of_chunk(num_slots);
+  bool found_bad = false;
 #pragma unroll 4
-  for (i64 slot = slots.begin + threadIdx.x; slot < slots.end; slot += blockDim.x)
-    atomicAdd(&counts[bucket_of(topk_idx[slot], num_experts)], 1);
+  for (i64 slot = slots.begin + threadIdx.x; slot < slots.end; slot += blockDim.x) {
+    Index expert = topk_idx[slot];
+    found_bad |= is_bad(expert, num_experts);
+    atomicAdd(&counts[bucket_of(expert, num_experts)], 1);
+  }
+  if (found_bad) report(fault, FAULT_TOPK_IDX);
   __syncthreads();
-  if (threadIdx.x == 0 && counts[num_experts] > 0) report(fault, FAULT_TOPK_IDX);
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x)
     chunk_counts[i64(bucket) * CHUNKS + blockIdx.x] = counts[bucket];
 }
@@ -96,11 +105,17 @@ __device__ __forceinline__ void scan_by_warp(int* counts, int size) {
   }
 }
 
-// Counts a warp's share of the slots into its counts [E+1], which are zeros before.
-__device__ __forceinline__ void count_share(const Index* topk_idx, Slots own, int num_experts,
+// Counts a warp's share of the slots into its counts [E+1], which are zeros before. Returns whether this thread
+// found a bad index.
+__device__ __forceinline__ bool count_share(const Index* topk_idx, Slots own, int num_experts,
                                             int* counts) {
-  for (i64 slot = own.begin + lane_index(); slot < own.end; slot += WARP)
-    atomicAdd(&counts[bucket_of(topk_idx[slot], num_experts)], 1);
+  bool found_bad = false;
+  for (i64 slot = own.begin + lane_index(); slot < own.end; slot += WARP) {
+    Index expert = topk_idx[slot];
+    found_bad |= is_bad(expert, num_experts);
+    atomicAdd(&counts[bucket_of(expert, num_experts)], 1);
+  }
+  return found_bad;
 }
 
 // Turns counts [warps, E+1] into the row of each warp's first slot of each bucket; first_row [E+1] has the
@@ -180,7 +195,7 @@ sort_in_one_block(const Index* __restrict__ topk_idx, i64 num_slots, int num_exp
   for (int i = threadIdx.x; i < warps_per_block() * (num_experts + 1); i += blockDim.x) next[i] = 0;
   __syncthreads();
   Slots own = share({0, num_slots}, warp_index(), warps_per_block());
-  count_share(topk_idx, own, num_experts, own_next);
+  if (count_share(topk_idx, own, num_experts, own_next)) report(fault, FAULT_TOPK_IDX);
   __syncthreads();
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     int count = 0;
@@ -188,7 +203,6 @@ sort_in_one_block(const Index* __restrict__ topk_idx, i64 num_slots, int num_exp
       count += next[warp * (num_experts + 1) + bucket];
     first_row[bucket] = count;
     if (tokens_per_expert != nullptr && bucket < num_experts) tokens_per_expert[bucket] = count;
-    if (bucket == num_experts && count > 0) report(fault, FAULT_TOPK_IDX);
   }
   __syncthreads();
   if (warp_index() == 0) scan_by_warp(first_row, num_experts + 1);

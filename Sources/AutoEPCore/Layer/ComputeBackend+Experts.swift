@@ -16,7 +16,9 @@ extension ComputeBackend {
   }
 
   /// From the gradient of the outputs to that of the inputs.
-  public func expertsBackward(_ experts: ExpertsCall, _ call: ExpertsGradient) throws(EngineError) {
+  public func expertsBackward(
+    _ experts: ExpertsCall, _ call: ExpertsGradient
+  ) throws(EngineError) -> TensorView? {
     try composedExpertsBackward(experts, call)
   }
 
@@ -59,9 +61,15 @@ extension ComputeBackend {
   /// `expertsBackward` out of single steps, whatever the backend's own does.
   public func composedExpertsBackward(
     _ experts: ExpertsCall, _ call: ExpertsGradient
-  ) throws(EngineError) {
+  ) throws(EngineError) -> TensorView? {
     let configuration = experts.configuration
     let layout = configuration.weightLayout
+    // One part per row, at the beginning of the memory.
+    let dots = call.dots.map { dots in
+      ExpertRows(
+        TensorView(dots.tensor.storage, shape: [dots.tensor.shape[0], 1], dtype: dots.tensor.dtype),
+        dots.placement)
+    }
     let gradRows = try readable(call.gradRows, room: call.gradInputs.tensor)
     // `activated` is first the gradient of the activation.
     try groupedGEMM(
@@ -72,9 +80,10 @@ extension ComputeBackend {
       ActivationGradient(
         hidden: call.hidden, gradOut: call.activated, rowWeights: call.rowWeights,
         gradRows: gradRows, downBias: experts.weights.downBias, gradHidden: call.gradHidden,
-        activated: call.gradients.down == nil ? nil : call.activated, dots: call.dots))
+        activated: call.gradients.down == nil ? nil : call.activated, dots: dots))
     try downAndBiasGradients(experts, call, gradRows: gradRows)
     try inputGradient(experts, call)
+    return dots?.tensor
   }
 
   /// The gradients of the down projection and of both biases, from what the activation's backward has left.

@@ -164,9 +164,13 @@ public protocol ComputeBackend: AnyObject, Sendable {
 
   /// From the gradient of the experts' outputs to that of their inputs, and to the gradients of all weights but
   /// gate/up's, in whose memory arguments may be. The default composes the steps above.
-  func expertsBackward(_ experts: ExpertsCall, _ call: ExpertsGradient) throws(EngineError)
+  ///
+  /// - Returns: The parts `[R,m]` of the dots, in their memory.
+  func expertsBackward(
+    _ experts: ExpertsCall, _ call: ExpertsGradient
+  ) throws(EngineError) -> TensorView?
 
-  /// n: the parts of which `expertsBackward` leaves the sum that is the gradient of a row's weight.
+  /// n: the most parts per row whose sum is the gradient of the row's weight.
   func dotParts(_ configuration: ExpertsConfiguration) -> Int
 
   /// The gradient of gate/up's weights from that of the pre-activation. The default composes the steps above.

@@ -47,16 +47,15 @@ extension ExpertsLayer {
         pass.gradY, weights: nil, plan, room: memory.gradInputs, &arena)
       let rowWeights = memory.rowWeights
       if let rowWeights { try dispatcher.sendValues(pass.topkWeights, plan, into: rowWeights, &arena) }
-      try backend.expertsBackward(
+      let dots = try backend.expertsBackward(
         experts,
         ExpertsGradient(
           gradRows: gradRows, rowWeights: rowWeights.map { ExpertRows($0, plan.placement) },
           hidden: saved.hidden, gradHidden: gradHidden, activated: memory.activated,
-          dots: pass.gradTopkWeights == nil
-            ? nil : memory.dots.map { ExpertRows($0, plan.placement) },
+          dots: memory.dots.map { ExpertRows($0, plan.placement) },
           gradInputs: ExpertRows(memory.gradInputs, plan.placement),
           wantsGradInputs: pass.wantsGradInputs(configuration), gradients: pass.gradients))
-      if let dots = memory.dots, let gradTopkWeights = pass.gradTopkWeights {
+      if let dots, let gradTopkWeights = pass.gradTopkWeights {
         try dispatcher.sendBack(dots, plan, into: gradTopkWeights, &arena)
       }
       if pass.wantsGradInputs(configuration) {
