@@ -38,7 +38,9 @@ final class ThreadPool: Sendable {
   /// from several threads at once. A job that comes while another runs, from another host thread or
   /// from inside a body, runs on its caller alone. `grain` is not evaluated where there is no item:
   /// the sizes of empty tensors may be too large to reckon with.
-  func forEachRange(of count: Int, grain: @autoclosure () -> Int, _ body: @Sendable (Range<Int>) -> Void) {
+  func forEachRange(
+    of count: Int, grain: @autoclosure () -> Int, _ body: @Sendable (Range<Int>) -> Void
+  ) {
     guard count > 0 else { return }
     let grain = grain()
     guard threadCount > 1, count > grain, claim() else { return body(0..<count) }

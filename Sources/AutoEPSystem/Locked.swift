@@ -9,13 +9,15 @@
 /// thread of the child another id. The first contended lock in the child would then end the process.
 @safe
 package final class Locked<State>: @unchecked Sendable {
-  private var state: State
+  @usableFromInline var state: State
   private let mutex = PThreadMutex()
 
   /// Takes over the state.
   package init(_ state: sending State) { self.state = state }
 
-  /// Runs `body` while no other thread has the state.
+  /// Runs `body` while no other thread has the state. Inlinable, because the threads of a product take and
+  /// return their memory through it, item by item.
+  @inlinable
   package func withLock<Result, Failure: Error>(
     _ body: (inout State) throws(Failure) -> Result
   ) throws(Failure) -> Result {
