@@ -130,7 +130,7 @@ public func autoep_layer_forward(
     let topkIdx = try unsafe call.check.optional(
       args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
     let tokens = try call.numTokens()
-    let rowCount = try call.rowCount(args.rows_capacity, numTokens: tokens)
+    let rowCount = try unsafe call.rowCount(args.rows_capacity, numTokens: tokens)
     let rows = rowCount.capacity
     let pass = try unsafe ExpertsLayer.Forward(
       weights: call.check.weights(args.weights, call.configuration), x: x,
@@ -171,7 +171,7 @@ public func autoep_layer_backward(
     let args = try unsafe call.check.config(args, "args")
     let gradY = try unsafe call.check.tensor(args.grad_y, "grad_y", ["T", "H"], call.dtype)
     let tokens = try call.numTokens()
-    let rowCount = try call.rowCount(args.rows_capacity, numTokens: tokens)
+    let rowCount = try unsafe call.rowCount(args.rows_capacity, numTokens: tokens)
     let rows = rowCount.capacity
     let pass = try unsafe call.backward(args, gradY: gradY, rows: rows)
     let memory = try unsafe call.planMemory(args.plan, numTokens: tokens)

@@ -9,5 +9,5 @@ struct CUDAStream: @unchecked Sendable {
   init(_ stream: UnsafeMutableRawPointer?) { unsafe handle = OpaquePointer(stream) }
 
   /// The handle as a number, for what passes it on.
-  var bits: UInt { UInt(bitPattern: handle) }
+  var bits: UInt { unsafe UInt(bitPattern: handle) }
 }
