@@ -79,7 +79,8 @@ private struct OpenPlan {
     var arena = try unsafe call.check.buffer(
       workspace, "workspace", call.placed.dispatchBytes(tokens, rowCount.capacity))
     self.plan = try call.placed.dispatcher.open(
-      unsafe call.planMemory(plan, numTokens: tokens), numTokens: tokens, rowCount: rowCount, &arena)
+      unsafe call.planMemory(plan, numTokens: tokens), numTokens: tokens, rowCount: rowCount, &arena
+    )
     self.arena = arena
   }
 }

@@ -12,7 +12,8 @@ final class Layer: Sendable {
   private let number: UInt64
   private static let lastNumber = Atomic<UInt64>(0)
 
-  init(_ configuration: ExpertsConfiguration, _ communicator: Communicator?, at place: DevicePlace) {
+  init(_ configuration: ExpertsConfiguration, _ communicator: Communicator?, at place: DevicePlace)
+  {
     self.configuration = configuration
     self.communicator = communicator
     self.place = place

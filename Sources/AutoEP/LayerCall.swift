@@ -54,7 +54,8 @@ struct LayerCall {
       return .exact(Int(capacity))
     }
     guard capacity == 0 || capacity == Int64(slots) else {
-      throw check.error("rows_capacity", "is \(capacity); expected 0, or the T * K = \(slots) slots")
+      throw check.error(
+        "rows_capacity", "is \(capacity); expected 0, or the T * K = \(slots) slots")
     }
     check.bind("R", slots, from: "T * K")
     return .atMost(slots)

@@ -95,7 +95,8 @@ extension CUDABackend {
   public func prepare(
     _ groups: RowGroups, _ configuration: ExpertsConfiguration, rowsCapacity: Int
   ) throws(EngineError) {
-    guard takesHopper(configuration), rowsCapacity > 0, let tiles = try rowTiles(groups, rowsCapacity)
+    guard takesHopper(configuration), rowsCapacity > 0,
+      let tiles = try rowTiles(groups, rowsCapacity)
     else { return }
     try list(
       tiles, expertOffsets: groups.tensor,
@@ -120,7 +121,8 @@ extension CUDABackend {
     guard experts.isPlainSwiGLU else { return nil }
     let configuration = experts.configuration
     return try hopperGEMM(
-      experts.groups, rows: rows, widths: [configuration.hiddenSize, configuration.ffnSize], tensors)
+      experts.groups, rows: rows, widths: [configuration.hiddenSize, configuration.ffnSize], tensors
+    )
   }
 
   /// Whether Hopper's products take a layer on this device, wherever its tensors are.
@@ -131,7 +133,9 @@ extension CUDABackend {
   }
 
   private func rowTiles(_ groups: RowGroups, _ rows: Int) throws(EngineError) -> RowTiles? {
-    guard groups.offsets != nil, var memory = groups.prepared, memory.byteCount > 0 else { return nil }
+    guard groups.offsets != nil, var memory = groups.prepared, memory.byteCount > 0 else {
+      return nil
+    }
     return try RowTiles(&memory, rows: rows, numExperts: groups.count)
   }
 }

@@ -12,10 +12,18 @@ extension CPUBackend {
     let groups = try ranges(experts, rowCount: hidden.shape[0])
     prepareOutputs(hidden, results.tensor)
     switch experts.configuration.dtype {
-    case .f32: forward(ExpertsForward<Float>(experts, kernels, rows: rows, hidden: hidden, results: results), groups)
-    case .f64: forward(ExpertsForward<Double>(experts, kernels, rows: rows, hidden: hidden, results: results), groups)
+    case .f32:
+      forward(
+        ExpertsForward<Float>(experts, kernels, rows: rows, hidden: hidden, results: results),
+        groups)
+    case .f64:
+      forward(
+        ExpertsForward<Double>(experts, kernels, rows: rows, hidden: hidden, results: results),
+        groups)
     case .bf16:
-      forward(ExpertsForward<BFloat16>(experts, kernels, rows: rows, hidden: hidden, results: results), groups)
+      forward(
+        ExpertsForward<BFloat16>(experts, kernels, rows: rows, hidden: hidden, results: results),
+        groups)
     case .f16, .i32, .i64: throw Self.unsupported(experts.configuration.dtype, by: "the experts")
     }
   }

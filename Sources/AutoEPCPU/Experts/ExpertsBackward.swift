@@ -76,10 +76,10 @@ struct ExpertsBackward<S: RowScalar> {
     guard let rowWeights else { return }
     for index in 0..<block.rowCount {
       block.weigh(
-        index, by: rowWeights[first + index][0], dots: dots?[first + index], firstColumn: firstColumn)
+        index, by: rowWeights[first + index][0], dots: dots?[first + index],
+        firstColumn: firstColumn)
     }
   }
-
 
   /// From the gradient of the pre-activation to that of the rows.
   func multiplyByGateUp(_ item: WorkItem, on bench: Workbench) {

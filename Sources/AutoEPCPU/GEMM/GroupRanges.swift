@@ -22,7 +22,8 @@ struct GroupRanges {
   /// The rows of all groups.
   var rowCount: Int { ranges.last?.upperBound ?? 0 }
 
-  private static func ranges(counts: TensorView, rowCount: Int) throws(EngineError) -> [Range<Int>] {
+  private static func ranges(counts: TensorView, rowCount: Int) throws(EngineError) -> [Range<Int>]
+  {
     var ranges: [Range<Int>] = []
     ranges.reserveCapacity(counts.elementCount)
     var next = 0

@@ -147,7 +147,8 @@ extension AllToAllDispatcher {
       guard sendRows.allSatisfy({ $0 >= 0 }), counts.joined().allSatisfy({ $0 >= 0 }),
         receiveRows.reduce(0, +) == rows
       else {
-        throw EngineError(.invalidArgument, "plan was changed after it was made; expected its own bytes")
+        throw EngineError(
+          .invalidArgument, "plan was changed after it was made; expected its own bytes")
       }
     }
   }
@@ -221,7 +222,8 @@ extension AllToAllDispatcher {
   /// A rank whose choices are wrong says so instead of leaving the others to wait.
   private func reportFailure() throws(EngineError) {
     _ = try exchangeMessages(
-      (0..<transport.size).map { [Self.failed] + Array(repeating: 0, count: experts(of: $0).count) })
+      (0..<transport.size).map { [Self.failed] + Array(repeating: 0, count: experts(of: $0).count) }
+    )
   }
 
   private func checkTotal(_ counts: [[Int]]) throws(EngineError) {

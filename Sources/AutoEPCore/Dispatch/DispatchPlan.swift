@@ -25,7 +25,9 @@ public struct DispatchPlan {
 
   /// R; nil where only the device knows it.
   public var rowsInUse: Int? {
-    guard case .offsets(let offsets) = groups.bounds, case .host = offsets.storage else { return nil }
+    guard case .offsets(let offsets) = groups.bounds, case .host = offsets.storage else {
+      return nil
+    }
     return unsafe Int(offsets.load(Int32.self, at: groups.count))
   }
 }

@@ -57,7 +57,8 @@ public struct LocalDispatcher: TokenDispatcher {
       topkIdx, numExperts: configuration.numExperts,
       into: SlotSort(
         offsets: layout.expertOffsets, rowOfSlot: layout.rowOfSlot,
-        slotOfRow: try slotOfRow(layout, topkIdx.shape[0]), tokensPerExpert: counts.tokensPerExpert ?? counts.rowsPerExpert), &arena)
+        slotOfRow: try slotOfRow(layout, topkIdx.shape[0]),
+        tokensPerExpert: counts.tokensPerExpert ?? counts.rowsPerExpert), &arena)
     try backend.prepare(groups(layout), configuration, rowsCapacity: topkIdx.elementCount)
     let rowCount = RowCount.atMost(topkIdx.elementCount)
     if let header = layout.header {

@@ -36,18 +36,21 @@ struct PlanHeader: Equatable {
   init(reading tensor: TensorView, layer: UInt64, numTokens: Int) throws(EngineError) {
     func field(_ index: Int) -> Int64 { unsafe tensor.load(Int64.self, at: index) }
     guard field(0) == Self.magic else {
-      throw EngineError(.invalidArgument, "plan holds no plan; expected the bytes that a plan was made in")
+      throw EngineError(
+        .invalidArgument, "plan holds no plan; expected the bytes that a plan was made in")
     }
     self.init(
       layer: UInt64(bitPattern: field(1)), numTokens: Int(field(2)), rowsSent: Int(field(3)),
       rows: Int(field(4)))
     guard self.layer == layer else {
-      throw EngineError(.invalidArgument, "plan was made by another layer; expected one of this layer")
+      throw EngineError(
+        .invalidArgument, "plan was made by another layer; expected one of this layer")
     }
     guard self.numTokens == numTokens else {
       throw EngineError(
         .invalidArgument,
-        "plan was made for \(self.numTokens) tokens; expected one for \(numTokens), the tokens of this call")
+        "plan was made for \(self.numTokens) tokens; expected one for \(numTokens), the tokens of this call"
+      )
     }
   }
 }

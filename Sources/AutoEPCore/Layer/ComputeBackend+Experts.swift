@@ -67,7 +67,8 @@ extension ComputeBackend {
     // One part per row, at the beginning of the memory.
     let dots = call.dots.map { dots in
       ExpertRows(
-        TensorView(dots.tensor.storage, shape: [dots.tensor.shape[0], 1], dtype: dots.tensor.dtype),
+        TensorView(
+          dots.tensor.storage, shape: [dots.tensor.shape[0], 1], dtype: dots.tensor.dtype),
         dots.placement)
     }
     let gradRows = try readable(call.gradRows, room: call.gradInputs.tensor)
@@ -129,7 +130,8 @@ extension ComputeBackend {
       try permute(rows.tensor, rowOfSlot: slots.rowOfSlot, weights: nil, into: room)
       return ExpertRows(room)
     case .indexed:
-      throw EngineError(.internal, "rows in the order of their arrival have no products on this device")
+      throw EngineError(
+        .internal, "rows in the order of their arrival have no products on this device")
     }
   }
 }

@@ -209,7 +209,8 @@ public struct SlotSort {
 
   /// Gathers the outputs.
   public init(
-    offsets: TensorView?, rowOfSlot: TensorView, slotOfRow: TensorView?, tokensPerExpert: TensorView?
+    offsets: TensorView?, rowOfSlot: TensorView, slotOfRow: TensorView?,
+    tokensPerExpert: TensorView?
   ) {
     self.offsets = offsets
     self.rowOfSlot = rowOfSlot

@@ -46,7 +46,9 @@ extension ExpertsLayer {
       let gradRows = try dispatcher.dispatch(
         pass.gradY, weights: nil, plan, room: memory.gradInputs, &arena)
       let rowWeights = memory.rowWeights
-      if let rowWeights { try dispatcher.sendValues(pass.topkWeights, plan, into: rowWeights, &arena) }
+      if let rowWeights {
+        try dispatcher.sendValues(pass.topkWeights, plan, into: rowWeights, &arena)
+      }
       let dots = try backend.expertsBackward(
         experts,
         ExpertsGradient(
@@ -69,7 +71,8 @@ extension ExpertsLayer {
 
   /// The gradient of weights that multiply the input is ⟨x, gradient of the weighted input⟩, at the token.
   private func inputDots(_ pass: Backward) -> SlotDots? {
-    guard configuration.applyWeights == .before, let x = pass.x, let into = pass.gradTopkWeights else {
+    guard configuration.applyWeights == .before, let x = pass.x, let into = pass.gradTopkWeights
+    else {
       return nil
     }
     return SlotDots(tokens: x, into: into)

@@ -43,7 +43,8 @@ public struct ExpertsLayer {
     _ plan: DispatchPlan, _ pass: Forward, _ arena: inout Arena
   ) throws(EngineError) {
     let saved = try Saved(self, plan, in: pass.saved)
-    let results = try arena.take([plan.rowsCapacity, configuration.hiddenSize], configuration.dtype)
+    let results = try arena.take(
+      [plan.rowsCapacity, configuration.hiddenSize], configuration.dtype)
     let rows = try dispatcher.dispatch(
       pass.x, weights: weightsOnInput(pass.topkWeights), plan, room: saved.rows ?? results, &arena)
     try arena.scope { (arena) throws(EngineError) in

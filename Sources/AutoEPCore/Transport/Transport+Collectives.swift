@@ -44,7 +44,8 @@ extension Transport {
 
     try exchange(
       unsafe RowExchange(
-        send: UnsafeRawPointer(data.hostPointer), sendRows: shares, receive: addends, receiveRows: ownShares,
+        send: UnsafeRawPointer(data.hostPointer), sendRows: shares, receive: addends,
+        receiveRows: ownShares,
         rowBytes: width, step: "\(step), reduce-scatter"))
     unsafe sumInRankOrder(scratch.bytes.bindMemory(to: type), ranks: size)
     try exchange(
