@@ -36,7 +36,8 @@ __device__ __forceinline__ float block_sum(float value) {
 // <grad_out, A>.
 __device__ __forceinline__ float differentiate_row(const Vector* hidden, const Vector* grad_out,
                                                    float weight, Vector* grad_hidden,
-                                                   Vector* activated, int num_vectors, Clamp clamp) {
+                                                   Vector* activated, int num_vectors,
+                                                   Clamp clamp) {
   float dot = 0;
   for (int i = threadIdx.x; i < num_vectors; i += blockDim.x) {
     float gate[VECTOR], up[VECTOR], gradient[VECTOR], values[VECTOR];
@@ -44,7 +45,7 @@ __device__ __forceinline__ float differentiate_row(const Vector* hidden, const V
     widen(grad_out[i], gradient);
 #pragma unroll
     for (int j = 0; j < VECTOR; ++j) {
-      Activated result = activation(gate[j], up[j], clamp);
+      const Activated result = activation(gate[j], up[j], clamp);
       dot += gradient[j] * result.value;
       values[j] = weight * result.value;
       gate[j] = weight * gradient[j] * result.by_gate;
@@ -57,7 +58,8 @@ __device__ __forceinline__ float differentiate_row(const Vector* hidden, const V
 }
 
 // This thread's part of <left, right>.
-__device__ __forceinline__ float dot_part(const Vector* left, const Vector* right, int num_vectors) {
+__device__ __forceinline__ float dot_part(const Vector* left, const Vector* right,
+                                          int num_vectors) {
   float dot = 0;
   for (int i = threadIdx.x; i < num_vectors; i += blockDim.x) {
     float a[VECTOR], b[VECTOR];
@@ -70,25 +72,26 @@ __device__ __forceinline__ float dot_part(const Vector* left, const Vector* righ
 }
 
 extern "C" __global__ void __launch_bounds__(256, 3)
-activate_backward(const Vector* hidden, const Vector* grad_out,
-                  const int* __restrict__ slot_of_row, const Weight* __restrict__ topk_weights,
-                  const int* __restrict__ expert_offsets, const Vector* __restrict__ grad_rows,
-                  const Vector* __restrict__ down_bias, Vector* grad_hidden,
-                  Vector* activated, Weight* __restrict__ grad_topk_weights, int num_rows,
-                  int num_experts, int num_vectors, int num_hidden_vectors, float alpha,
-                  float limit) {
+    activate_backward(const Vector* hidden, const Vector* grad_out,
+                      const int* __restrict__ slot_of_row, const Weight* __restrict__ topk_weights,
+                      const int* __restrict__ expert_offsets, const Vector* __restrict__ grad_rows,
+                      const Vector* __restrict__ down_bias, Vector* grad_hidden, Vector* activated,
+                      Weight* __restrict__ grad_topk_weights, int num_rows, int num_experts,
+                      int num_vectors, int num_hidden_vectors, float alpha, float limit) {
   constexpr int HIDDEN_PARTS = GATE == GATE_NONE ? 1 : 2;
-  int rows_in_use = expert_offsets == nullptr ? num_rows : min(expert_offsets[num_experts], num_rows);
+  const int rows_in_use =
+      expert_offsets == nullptr ? num_rows : min(expert_offsets[num_experts], num_rows);
   for (i64 row = blockIdx.x; row < rows_in_use; row += gridDim.x) {
-    int slot = WEIGHT == TYPE_NONE ? 0 : slot_of_row[row];
-    float dot = differentiate_row(
-        hidden + row * HIDDEN_PARTS * num_vectors, grad_out + row * num_vectors,
-        weight_at(topk_weights, slot), grad_hidden + row * HIDDEN_PARTS * num_vectors,
-        activated == nullptr ? nullptr : activated + row * num_vectors, num_vectors, {alpha, limit});
+    const int slot = WEIGHT == TYPE_NONE ? 0 : slot_of_row[row];
+    float dot = differentiate_row(hidden + row * HIDDEN_PARTS * num_vectors,
+                                  grad_out + row * num_vectors, weight_at(topk_weights, slot),
+                                  grad_hidden + row * HIDDEN_PARTS * num_vectors,
+                                  activated == nullptr ? nullptr : activated + row * num_vectors,
+                                  num_vectors, {alpha, limit});
     if (grad_topk_weights == nullptr) continue;
 #if DOWN_BIAS
-    i64 expert = last_beginning_by(int(row), num_experts,
-                                   [&](int expert) { return expert_offsets[expert]; });
+    const i64 expert = last_beginning_by(int(row), num_experts,
+                                         [&](int expert) { return expert_offsets[expert]; });
     dot += dot_part(grad_rows + row * num_hidden_vectors, down_bias + expert * num_hidden_vectors,
                     num_hidden_vectors);
 #endif
@@ -97,7 +100,7 @@ activate_backward(const Vector* hidden, const Vector* grad_out,
   }
   if (grad_topk_weights == nullptr) return;
   // slot_of_row lists the slots without a row behind the rows in use.
-  i64 step = i64(gridDim.x) * blockDim.x;
+  const i64 step = i64(gridDim.x) * blockDim.x;
   i64 row = rows_in_use + i64(blockIdx.x) * blockDim.x + threadIdx.x;
   for (; row < num_rows; row += step)
     grad_topk_weights[slot_of_row[row]] = Scalar<WEIGHT>::round(0);

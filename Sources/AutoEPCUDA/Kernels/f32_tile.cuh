@@ -35,11 +35,11 @@ __device__ __forceinline__ void load_part(float* part, const Operand<ORDER>& ope
                                           i64 first_depth) {
 #pragma unroll
   for (int i = 0; i < TILE * TILE_DEPTH / TILE_THREADS; ++i) {
-    int index = i * TILE_THREADS + threadIdx.x;
+    const int index = i * TILE_THREADS + threadIdx.x;
     constexpr bool BY_DEPTH = ORDER == DEPTH_CONTIGUOUS;
-    int outer = BY_DEPTH ? index / TILE_DEPTH : index % TILE;
-    int depth = BY_DEPTH ? index % TILE_DEPTH : index / TILE;
-    bool is_there = outer < operand.outer && first_depth + depth < operand.depth;
+    const int outer = BY_DEPTH ? index / TILE_DEPTH : index % TILE;
+    const int depth = BY_DEPTH ? index % TILE_DEPTH : index / TILE;
+    const bool is_there = outer < operand.outer && first_depth + depth < operand.depth;
     part[depth * PITCH + outer] = is_there ? *operand.at(outer, first_depth + depth) : 0.0f;
   }
 }

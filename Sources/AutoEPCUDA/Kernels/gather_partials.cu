@@ -6,12 +6,12 @@
 #include "element.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-gather_partials(const float* __restrict__ partials, const int* __restrict__ row_of_slot,
-                Weight* __restrict__ out, i64 num_slots, int num_rows, int num_partials) {
-  i64 step = i64(gridDim.x) * blockDim.x;
+    gather_partials(const float* __restrict__ partials, const int* __restrict__ row_of_slot,
+                    Weight* __restrict__ out, i64 num_slots, int num_rows, int num_partials) {
+  const i64 step = i64(gridDim.x) * blockDim.x;
   i64 slot = i64(blockIdx.x) * blockDim.x + threadIdx.x;
   for (; slot < num_slots; slot += step) {
-    int row = row_of_slot[slot];
+    const int row = row_of_slot[slot];
     float sum = 0;
     if (is_row(row, num_rows)) {
       const float* own = partials + i64(row) * num_partials;

@@ -134,15 +134,15 @@ enum {
   SLAB_M = 16,   // rows of a warp
   CHUNK_N = 64,  // columns that leave together: 128 bytes
 
-  CLUSTER = 2,            // blocks
-  CONSUMERS = 2,          // warpgroups
+  CLUSTER = 2,    // blocks
+  CONSUMERS = 2,  // warpgroups
   CONSUMER_WARPS = 4 * CONSUMERS,
   SM90_THREADS = 128 * (1 + CONSUMERS),
 
-  RASTER = 8,         // row pairs of a raster group
-  ROW_PAIR_INTS = 3,  // fields of a row pair
-  LIST_THREADS = 512, // of the block that lists the row pairs
-  READY_ROWS = 128    // rows of a counter that tells of rows copied ahead
+  RASTER = 8,          // row pairs of a raster group
+  ROW_PAIR_INTS = 3,   // fields of a row pair
+  LIST_THREADS = 512,  // of the block that lists the row pairs
+  READY_ROWS = 128     // rows of a counter that tells of rows copied ahead
 };
 
 // Bytes of a stage, and of a chunk that a warp stages.

@@ -18,7 +18,9 @@ __device__ __forceinline__ void copy_16_async(void* shared, const void* global, 
 }
 
 // Ends a batch of copies.
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 // Waits for all of this thread's batches but the last `PENDING`.
 template <int PENDING>

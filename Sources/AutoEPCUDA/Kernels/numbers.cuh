@@ -20,7 +20,9 @@ __device__ __forceinline__ u16 f16_of(float value) {
   return bits;
 }
 
-__device__ __forceinline__ float float_of_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
+__device__ __forceinline__ float float_of_bf16(u16 bits) {
+  return __uint_as_float(u32(bits) << 16);
+}
 
 __device__ __forceinline__ float float_of_f16(u16 bits) {
   float value;

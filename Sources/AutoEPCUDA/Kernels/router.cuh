@@ -31,7 +31,7 @@ __device__ __forceinline__ bool load_logits(const Element* row, int num_experts,
     is_bad |= !(logits[i] < INFINITE);
     has_finite |= logits[i] > -INFINITE;
   }
-  bool is_usable = !__any_sync(ALL_LANES, is_bad) && __any_sync(ALL_LANES, has_finite);
+  const bool is_usable = !__any_sync(ALL_LANES, is_bad) && __any_sync(ALL_LANES, has_finite);
 #pragma unroll
   for (int i = 0; i < PER_LANE; ++i)
     if (!is_usable) logits[i] = expert_at(i) < num_experts ? 0 : -INFINITE;
@@ -49,7 +49,7 @@ __device__ __forceinline__ void softmax(float (&values)[PER_LANE]) {
     values[i] = expf(values[i] - largest);
     sum += values[i];
   }
-  float factor = __fdividef(1.0f, warp_sum(sum));
+  const float factor = __fdividef(1.0f, warp_sum(sum));
 #pragma unroll
   for (int i = 0; i < PER_LANE; ++i) values[i] *= factor;
 }
@@ -83,7 +83,7 @@ __device__ __forceinline__ void gather_weights(int kind, int top_k, const float*
   if (kind == SCORE_TOPK_SOFTMAX) {
     largest = warp_max(largest);
     for (int k = lane_index(); k < top_k; k += WARP) weights[k] = expf(weights[k] - largest);
-    float factor = __fdividef(1.0f, sum_over_k(top_k, [&](int k) { return weights[k]; }));
+    const float factor = __fdividef(1.0f, sum_over_k(top_k, [&](int k) { return weights[k]; }));
     for (int k = lane_index(); k < top_k; k += WARP) weights[k] *= factor;
   }
   __syncwarp();

@@ -20,19 +20,19 @@ constexpr int ROWS = THREADS / COLUMNS;
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
-        const int* __restrict__ slot_of_row, const Weight* __restrict__ topk_weights,
-        Out* __restrict__ sums, i64 num_rows, int num_vectors) {
+    row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
+            const int* __restrict__ slot_of_row, const Weight* __restrict__ topk_weights,
+            Out* __restrict__ sums, i64 num_rows, int num_vectors) {
   float* parts = reinterpret_cast<float*>(shared_memory);
-  Group group = group_at(groups, blockIdx.y, num_rows);
-  int column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
+  const Group group = group_at(groups, blockIdx.y, num_rows);
+  const int column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
   float own[VECTOR] = {};
   if (column < num_vectors) {
 #pragma unroll 4
     for (i64 row = group.begin + threadIdx.x / COLUMNS; row < group.end; row += ROWS) {
       float values[VECTOR];
       widen(rows[row * num_vectors + column], values);
-      float weight = weight_at(topk_weights, WEIGHT == TYPE_NONE ? 0 : slot_of_row[row]);
+      const float weight = weight_at(topk_weights, WEIGHT == TYPE_NONE ? 0 : slot_of_row[row]);
 #pragma unroll
       for (int j = 0; j < VECTOR; ++j) own[j] += weight * values[j];
     }

@@ -6,11 +6,11 @@
 #include "warp.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-slot_dot(const Vector* __restrict__ x, const Vector* __restrict__ rows,
-         const int* __restrict__ row_of_slot, Weight* __restrict__ out, i64 num_slots,
-         int top_k, int num_rows, int num_vectors) {
+    slot_dot(const Vector* __restrict__ x, const Vector* __restrict__ rows,
+             const int* __restrict__ row_of_slot, Weight* __restrict__ out, i64 num_slots,
+             int top_k, int num_rows, int num_vectors) {
   for (i64 slot = first_row_of_warp(); slot < num_slots; slot += row_step_of_warp()) {
-    int row = row_of_slot[slot];
+    const int row = row_of_slot[slot];
     float sums[VECTOR] = {};
     if (is_row(row, num_rows)) {
       const Vector* left = x + slot / top_k * num_vectors;

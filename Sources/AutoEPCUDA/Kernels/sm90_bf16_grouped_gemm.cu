@@ -6,6 +6,7 @@
 // A tile's rows past the end of its expert are computed and never stored.
 
 #include "host_and_device.h"
+#include "search.cuh"
 #include "sm90_epilogue_store.cuh"
 #include "sm90_epilogue_swiglu.cuh"
 #include "sm90_epilogue_swiglu_backward.cuh"
@@ -13,7 +14,6 @@
 #include "sm90_pipeline.cuh"
 #include "sm90_row_pairs.cuh"
 #include "sm90_schedule.cuh"
-#include "search.cuh"
 #include "warp.cuh"
 
 template <int CODE>
@@ -46,10 +46,10 @@ struct Work {
     }
   };
 
-  const TensorMap& a;            // [rows, K], boxes of 64 k and 64 rows
-  const TensorMap& b;            // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half,
-                                 // k, expert), boxes of 64 n and 64 k
-  const RowPair* pairs;          // [pair_count]
+  const TensorMap& a;    // [rows, K], boxes of 64 k and 64 rows
+  const TensorMap& b;    // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half,
+                         // k, expert), boxes of 64 n and 64 k
+  const RowPair* pairs;  // [pair_count]
   const int* tail_tiles_before;  // [groups + 1]
   const int* pair_count;         // [1]
   int k_steps;                   // stages of a tile
@@ -143,8 +143,8 @@ __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
 // One thread loads the stages of a unit with so many boxes of rows. What is loaded is not decided inside the
 // loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet computed.
 template <typename Epilogue, int row_boxes, bool is_shared>
-__device__ __forceinline__ void feed(const Work& work, const Layout& layout,
-                                     const Work::Unit& unit, Ring& ring) {
+__device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
+                                     Ring& ring) {
   for (int step = 0; step < work.k_steps; ++step, ring.advance()) {
     const int k = step * TILE_K;
     barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
@@ -167,8 +167,8 @@ __device__ __forceinline__ void feed_nothing(const Layout& layout, Ring& ring, i
 }
 
 template <typename Epilogue>
-__device__ __forceinline__ void feed(const Work& work, const Layout& layout,
-                                     const Work::Unit& unit, Ring& ring) {
+__device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
+                                     Ring& ring) {
   if (unit.rows == 0) {
     feed_nothing(layout, ring, work.k_steps);
   } else if (unit.rows <= BOX) {

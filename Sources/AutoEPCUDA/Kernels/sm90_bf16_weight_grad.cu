@@ -48,8 +48,8 @@ struct Work {
 
 // One thread loads the stages of `count` rows of a unit, beginning with `row`. The cluster's tiles lie one
 // above the other: each block loads half of the columns of b for both.
-__device__ __forceinline__ void feed(const Work& work, const Layout& layout,
-                                     const Work::Unit& unit, int row, int count, Ring& ring) {
+__device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
+                                     int row, int count, Ring& ring) {
   const u32 rank = cluster_rank();
   for (const int end = row + count; row < end; row += TILE_K, ring.advance()) {
     const u32 barrier = layout.full(ring.stage);
@@ -110,8 +110,8 @@ __device__ __forceinline__ void write_floats(float* matrix, int columns, const S
   for (int lower = 0; lower < 2; ++lower) {
     const int row = lane / 4 + 8 * lower;
     if (row >= slab.rows) continue;
-    float2* line = reinterpret_cast<float2*>(matrix + i64(slab.row + row) * columns +
-                                             column + 2 * (lane % 4));
+    float2* line =
+        reinterpret_cast<float2*>(matrix + i64(slab.row + row) * columns + column + 2 * (lane % 4));
 #pragma unroll
     for (int group = 0; group < 8; ++group) {
       if (column + 8 * group >= columns) break;
@@ -127,8 +127,8 @@ __device__ __forceinline__ void write_floats(float* matrix, int columns, const S
 }
 
 // Writes a slab.
-__device__ __forceinline__ void finish(const Work& work, const Layout& layout,
-                                       const Slab& slab, float (&sums)[128]) {
+__device__ __forceinline__ void finish(const Work& work, const Layout& layout, const Slab& slab,
+                                       float (&sums)[128]) {
   wait_sent<0>();
 #pragma unroll
   for (int chunk = 0; chunk < TILE_N / CHUNK_N; ++chunk) {
@@ -144,8 +144,8 @@ __device__ __forceinline__ void finish(const Work& work, const Layout& layout,
       }
       stores_commit();
     } else {
-      write_floats(work.floats + i64(slab.expert) * work.m * work.n,
-                   work.n, slab, column, sums + chunk * 32);
+      write_floats(work.floats + i64(slab.expert) * work.m * work.n, work.n, slab, column,
+                   sums + chunk * 32);
     }
   }
 }
@@ -183,9 +183,17 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SM9
                           const __grid_constant__ RowsAhead ahead) {
   extern __shared__ unsigned char shared[];
   const Layout layout(shared);
-  const Work work = {a, b, out, floats, expert_offsets, experts, m, n,
-                               (m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M),
-                               (n + TILE_N - 1) / TILE_N, ahead};
+  const Work work = {a,
+                     b,
+                     out,
+                     floats,
+                     expert_offsets,
+                     experts,
+                     m,
+                     n,
+                     (m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M),
+                     (n + TILE_N - 1) / TILE_N,
+                     ahead};
   if (threadIdx.x == 0) ReadyRows::begin_reading();
   init_barriers(layout);
   if (threadIdx.x < 128) {

@@ -14,12 +14,12 @@
 
 struct SwiGLUBackwardEpilogue {
   struct Arguments {
-    const u16* hidden;  // bf16 [rows, 2, columns]
-    u16* grad_hidden;   // bf16 [rows, 2, columns]
-    u16* scaled;        // bf16 [rows, 1, columns]
-    const float* row_weight;       // [rows]
-    float* dots;                   // [rows, tiles of columns]
-    int columns;                   // F
+    const u16* hidden;        // bf16 [rows, 2, columns]
+    u16* grad_hidden;         // bf16 [rows, 2, columns]
+    u16* scaled;              // bf16 [rows, 1, columns]
+    const float* row_weight;  // [rows]
+    float* dots;              // [rows, tiles of columns]
+    int columns;              // F
   };
 
   static constexpr int COLUMNS = TILE_N;
@@ -33,8 +33,7 @@ struct SwiGLUBackwardEpilogue {
 
   // Stages d. `parity`: the parity of the next completion of the barrier `taken`.
   __device__ __forceinline__ static void finish(const Arguments&, const Layout& layout,
-                                                const Slab& slab, float (&sums)[128],
-                                                u32& parity) {
+                                                const Slab& slab, float (&sums)[128], u32& parity) {
     barrier_wait(layout.taken(slab.warp), parity ^ 1);
     parity ^= 1;
 #pragma unroll
@@ -95,7 +94,8 @@ struct SwiGLUBackwardEpilogue {
   }
 
   // Whether this lane has columns of a row that exists.
-  __device__ __forceinline__ static bool has(const Arguments& arguments, const Slab& slab, int row) {
+  __device__ __forceinline__ static bool has(const Arguments& arguments, const Slab& slab,
+                                             int row) {
     return row < SLAB_M && row < slab.rows && column_of(slab) < arguments.columns;
   }
 
@@ -107,8 +107,7 @@ struct SwiGLUBackwardEpilogue {
       rows[i] = {};
       if (!has(arguments, slab, first + i)) continue;
       const u16* gate =
-          arguments.hidden + i64(slab.row + first + i) * 2 * arguments.columns +
-          column_of(slab);
+          arguments.hidden + i64(slab.row + first + i) * 2 * arguments.columns + column_of(slab);
       load_once(gate, rows[i].gate);
       load_once(gate + arguments.columns, rows[i].up);
     }
@@ -116,9 +115,9 @@ struct SwiGLUBackwardEpilogue {
 
   // Writes the gradients of BATCH rows from `first` on. This lane's columns of d are in `chunk`; lane i has
   // the weight of row i.
-  __device__ __forceinline__ static void finish_rows(const Arguments& arguments,
-                                                     const Slab& slab, int first, u32 chunk,
-                                                     float weight, Row (&rows)[BATCH]) {
+  __device__ __forceinline__ static void finish_rows(const Arguments& arguments, const Slab& slab,
+                                                     int first, u32 chunk, float weight,
+                                                     Row (&rows)[BATCH]) {
     const int lane = lane_index();
     u32 d[BATCH][4];
 #pragma unroll

@@ -131,10 +131,10 @@ __device__ __forceinline__ void load_box_for_both(u32 target, const TensorMap* m
 
 __device__ __forceinline__ void store_box(const TensorMap* map, u32 source, int c0, int c1,
                                           int c2) {
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::
-                   "l"(map),
-               "r"(source), "r"(c0), "r"(c1), "r"(c2)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+      "r"(source), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
 }
 
 __device__ __forceinline__ void stores_commit() {
@@ -183,7 +183,7 @@ __device__ __forceinline__ void products_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-#define SUMS_8(s, i)                                                                      \
+#define SUMS_8(s, i)                                                                          \
   "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]), \
       "+f"(s[i + 6]), "+f"(s[i + 7])
 #define SUMS_32(s, i) SUMS_8(s, i), SUMS_8(s, i + 8), SUMS_8(s, i + 16), SUMS_8(s, i + 24)
@@ -212,7 +212,8 @@ __device__ __forceinline__ void multiply_64x256x16(float (&sums)[128], u64 a, u6
 // Waits for all products. The sums are operands, so that the compiler moves no use of them before it.
 __device__ __forceinline__ void products_wait_all(float (&sums)[128]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;"
-               : SUMS_32(sums, 0), SUMS_32(sums, 32), SUMS_32(sums, 64), SUMS_32(sums, 96)::"memory");
+               : SUMS_32(sums, 0), SUMS_32(sums, 32), SUMS_32(sums, 64),
+                 SUMS_32(sums, 96)::"memory");
 }
 
 // ---- 8x8 matrices of 16-bit elements ----

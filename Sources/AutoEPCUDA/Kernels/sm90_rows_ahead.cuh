@@ -68,8 +68,8 @@ __device__ __forceinline__ void write_rows(const RowsAhead& ahead) {
     const int own = lane < count ? ahead.slot_of_row[first + lane] / ahead.top_k : 0;
     for (int i = 0; i < count; ++i) {
       const i64 token = __shfl_sync(ALL_LANES, own, i);
-      copy_row(ahead.tokens + token * ahead.vectors,
-               ahead.rows + i64(first + i) * ahead.vectors, ahead.vectors);
+      copy_row(ahead.tokens + token * ahead.vectors, ahead.rows + i64(first + i) * ahead.vectors,
+               ahead.vectors);
     }
     fence_async_proxy_global();
     __syncwarp();
