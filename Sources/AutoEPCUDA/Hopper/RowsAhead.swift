@@ -27,8 +27,8 @@ struct RowsAhead {
 
   private static func shape(rows: Int) -> [Int] { [1 + (rows + READY_ROWS - 1) / READY_ROWS] }
 
-  var arguments: HopperRowsAheadArguments {
-    HopperRowsAheadArguments(
+  var arguments: HopperCopiedAheadArguments {
+    HopperCopiedAheadArguments(
       tokens: tokens.bits, rows: rows.bits, slotOfRow: routing.slotOfRow.bits,
       rowCount: (routing.expertOffsets.address + 4 * (routing.expertOffsets.elementCount - 1)).bits,
       counters: counters.bits, topK: Int32(routing.rowOfSlot.shape[1]),

@@ -123,6 +123,9 @@ BOTH_SIDES int router_stages(int columns) {
 // -DEPILOGUE
 enum { EPILOGUE_STORE = 1, EPILOGUE_SWIGLU, EPILOGUE_SWIGLU_BACKWARD };
 
+// -DROWS: the source of a product's rows.
+enum { ROWS_IN_PLACE = 1, ROWS_COPIED_AHEAD };
+
 // -DOUTPUT: how a weight's gradient is written.
 enum { GRADIENT_BF16, GRADIENT_F32, GRADIENT_ADDED_TO_F32 };
 

@@ -13,6 +13,7 @@
 #include "sm90_instructions.cuh"
 #include "sm90_pipeline.cuh"
 #include "sm90_row_pairs.cuh"
+#include "sm90_row_source.cuh"
 #include "sm90_schedule.cuh"
 #include "warp.cuh"
 
@@ -180,16 +181,20 @@ __device__ __forceinline__ void feed(const Work& work, const Layout& layout, con
   }
 }
 
-// The producer warp loads the stages of all units.
-template <typename Epilogue>
-__device__ __forceinline__ void produce(const Work& work, const Layout& layout) {
+// The producer warp loads the stages of all units, as their rows become ready.
+template <typename Epilogue, typename Rows>
+__device__ __forceinline__ void produce(const Work& work, const Layout& layout,
+                                        const typename Rows::Arguments& rows) {
   Ring ring;
+  typename Rows::Reader reader(rows);
   Schedule<Work> schedule(work);
   Work::Unit unit;
   while (schedule.take(unit)) {
+    if (unit.rows > 0) reader.wait(unit.row, unit.rows);
     if (threadIdx.x == 0) feed<Epilogue>(work, layout, unit, ring);
     __syncwarp();
   }
+  reader.end();
 }
 
 // Releases the stages of a tile in which this warpgroup has no rows.
@@ -230,15 +235,21 @@ __device__ __forceinline__ void consume(const Work& work, const Layout& layout,
   }
 }
 
-template <typename Epilogue>
+template <typename Epilogue, typename Rows>
 __device__ __forceinline__ void multiply(const Work& work, const Layout& layout,
-                                         const typename Epilogue::Arguments& epilogue) {
+                                         const typename Epilogue::Arguments& epilogue,
+                                         const typename Rows::Arguments& rows) {
   static_assert(STAGING_CHUNKS >= Epilogue::STAGING_NEEDED, "a warp has room for what it stages");
+  static_assert(!(Epilogue::NEEDS_WARPS && Rows::NEEDS_WARPS), "a warp has one role");
+  if (threadIdx.x == 0) Rows::begin();
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<Epilogue::PRODUCER_REGISTERS>();
-    if (threadIdx.x < WARP) produce<Epilogue>(work, layout);
-    if (threadIdx.x >= WARP) Epilogue::finish_staged(epilogue, layout, Schedule<Work>(work));
+    if (threadIdx.x < WARP) produce<Epilogue, Rows>(work, layout, rows);
+    if (threadIdx.x >= WARP) {
+      Epilogue::finish_staged(epilogue, layout, Schedule<Work>(work));
+      Rows::work(rows);
+    }
   } else {
     registers_take<Epilogue::CONSUMER_REGISTERS>();
     consume<Epilogue>(work, layout, epilogue);
@@ -257,5 +268,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SM9
                            const __grid_constant__ ChosenEpilogue::Arguments epilogue) {
   extern __shared__ unsigned char shared[];
   const Work work = {a, b, pairs, tail_tiles_before, pair_count, k_steps, n_tiles};
-  multiply<ChosenEpilogue>(work, Layout(shared), epilogue);
+  // The callers have no other source yet.
+  multiply<ChosenEpilogue, InPlace>(work, Layout(shared), epilogue, {});
 }

@@ -11,8 +11,9 @@ struct StoreEpilogue {
     int columns;
   };
 
-  static constexpr int COLUMNS = TILE_N;    // output columns of a tile
-  static constexpr int STAGING_NEEDED = 1;  // chunks that a warp stages at least
+  static constexpr int COLUMNS = TILE_N;      // output columns of a tile
+  static constexpr int STAGING_NEEDED = 1;    // chunks that a warp stages at least
+  static constexpr bool NEEDS_WARPS = false;  // whether finish_staged does anything
   static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = 232;
 

@@ -14,6 +14,7 @@ struct SwiGLUEpilogue {
 
   static constexpr int COLUMNS = TILE_N / 2;
   static constexpr int STAGING_NEEDED = 1;
+  static constexpr bool NEEDS_WARPS = false;
   static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = 232;
 

@@ -25,6 +25,7 @@ struct SwiGLUBackwardEpilogue {
   static constexpr int COLUMNS = TILE_N;
   static constexpr int CHUNKS = TILE_N / CHUNK_N;
   static constexpr int STAGING_NEEDED = CHUNKS;
+  static constexpr bool NEEDS_WARPS = true;
   static constexpr int PRODUCER_REGISTERS = 152;
   static constexpr int CONSUMER_REGISTERS = 176;
   // Rows that are loaded together, and worked on while the next ones load. There are only six scoreboards,
