@@ -53,7 +53,8 @@ typedef struct cuda_launch_config {
   uint32_t attribute_count;
 } cuda_launch_config;
 
-/* How the tensor memory accelerator sees a tensor. The driver writes it at a multiple of 64 bytes. */
+/* How the tensor memory accelerator sees a tensor. The driver writes it at a multiple of 64 bytes.
+ */
 typedef struct cuda_tensor_map {
   uint64_t words[16];
 } cuda_tensor_map;

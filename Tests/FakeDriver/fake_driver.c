@@ -66,8 +66,8 @@ int32_t fake_driver_launches_of(const char *name) {
   return launches;
 }
 
-/* Reads a section .nv.info.<kernel>: attributes of two bytes, format and kind, and then two bytes of
- * value, or of the size of a value that follows. Returns 0 for what is not understood. */
+/* Reads a section .nv.info.<kernel>: attributes of two bytes, format and kind, and then two bytes
+ * of value, or of the size of a value that follows. Returns 0 for what is not understood. */
 static int read_info(kernel *kernel, const uint8_t *info, size_t byte_count) {
   enum { FOLLOWS = 4, MOST_THREADS = 0x05, PARAMETER = 0x17 };
   for (size_t at = 0; at + 4 <= byte_count;) {

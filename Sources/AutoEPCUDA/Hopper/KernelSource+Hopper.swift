@@ -14,7 +14,9 @@ extension KernelSource {
   static let hopperWeightGradient = KernelSource(
     "sm90_bf16_weight_grad.cu", PackageResources.sm90_bf16_weight_grad_cu, .sm90a,
     axes: [
-      HopperGradientOutput.allCases.map(\.defines), HopperRowSource.allCases.map(\.defines),
+      HopperGradientOutput.allCases.flatMap { output in
+        HopperRowSource.allCases.map { output.defines + $0.defines }
+      }
     ])
 
   /// The list of row pairs.

@@ -1,16 +1,17 @@
-// The backward of the activation, for rows of weight s = topk_weights[slot_of_row[r]] (1 with WEIGHT=0),
-// with A = activation of hidden:
+// The backward of the activation, for rows of weight s = topk_weights[slot_of_row[r]] (1 with
+// WEIGHT=TYPE_NONE), with A = activation of hidden:
 //   grad_hidden [R,G] = the gradient to hidden of <s * grad_out, A>
 //   activated [R,F]   = s * A, or NULL
-//   grad_topk_weights [T,K], at the row's slot = <grad_out, A> + <grad_rows, down_bias of the expert>;
-//     0 for slots without a row; NULL if and only if WEIGHT=0
-// grad_out [R,F] is the gradient before weighting. activated may alias grad_out; grad_hidden may alias
-// hidden, and grad_out if G = F.
+//   grad_topk_weights [T,K], at the row's slot = <grad_out, A> + <grad_rows, the expert's
+//   down_bias>;
+//     0 for slots without a row; NULL if nobody wants it, and always with WEIGHT=TYPE_NONE
+// grad_out [R,F] is the gradient before weighting. activated may alias grad_out; grad_hidden may
+// alias hidden, and grad_out if G = F.
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh;  -DACTIVATION, -DGATE: see activation.cuh
-//   -DDOWN_BIAS=0|1: whether experts have down_bias [E,H]; then grad_rows [R,H] is the gradient of the
-//     experts' output before weighting
-// num_vectors counts vectors of F, num_hidden_vectors of H. A block per row; the order of a sum depends only
-// on the widths and the block's size. Shared memory: a float per warp.
+//   -DDOWN_BIAS=0|1: whether experts have down_bias [E,H]; if so, grad_rows [R,H] is the gradient
+//     of the experts' output before weighting
+// num_vectors counts vectors of F, num_hidden_vectors of H. A block per row; the order of a sum
+// depends only on the widths and the block's size. Shared memory: a float per warp.
 
 #include "activation.cuh"
 #include "element.cuh"
@@ -32,8 +33,8 @@ __device__ __forceinline__ float block_sum(float value) {
   return sum;
 }
 
-// Writes the gradient of a row of hidden, and the row's weighted activation; returns this thread's part of
-// <grad_out, A>.
+// Writes the gradient of a row of hidden, and the row's weighted activation; returns this thread's
+// part of <grad_out, A>.
 __device__ __forceinline__ float differentiate_row(const Vector* hidden, const Vector* grad_out,
                                                    float weight, Vector* grad_hidden,
                                                    Vector* activated, int num_vectors,

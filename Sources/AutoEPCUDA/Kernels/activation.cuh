@@ -39,13 +39,14 @@ __device__ __forceinline__ Slope slope(float x) {
   if constexpr (KIND == ACTIVATION_RELU_SQUARED) return {x < 0 ? 0 : x * x, x < 0 ? 0 : 2.0f * x};
 }
 
-// The activation of a gate and an up value (up is 1 for plain experts), and its derivatives by both.
+// The activation of a gate and an up value (up is 1 for plain experts), and its derivatives by
+// both.
 struct Activated {
   float value, by_gate, by_up;
 };
 
-// u g sigmoid(alpha g), where g = min(gate, limit) and u = clamp(up, +-limit) + OFFSET. Beyond a limit
-// the derivative is zero; NaN passes through.
+// u g sigmoid(alpha g), where g = min(gate, limit) and u = clamp(up, +-limit) + OFFSET. Beyond a
+// limit the derivative is zero; NaN passes through.
 template <int OFFSET>
 __device__ __forceinline__ Activated clamped_swiglu(float gate, float up, Clamp clamp) {
   const float g = gate > clamp.limit ? clamp.limit : gate;

@@ -1,8 +1,8 @@
-// A tile of a matrix product in f32, by plain multiply-adds (never TF32), computed by a block of 256
-// threads. For f32 models and for tests; the interface is that of tensor_core_tile.cuh.
+// A tile of a matrix product in f32, by plain multiply-adds (never TF32), computed by a block of
+// 256 threads. For f32 models and for tests; the interface is that of tensor_core_tile.cuh.
 //
-// A thread computes 4 x 4 elements: rows 16 apart, and pairs of columns 32 apart. It adds up sums over 16
-// depths each, which rounds less than one long sum.
+// A thread computes 4 x 4 elements: rows 16 apart, and pairs of columns 32 apart. It adds up sums
+// over 16 depths each, which rounds less than one long sum.
 
 #pragma once
 
@@ -76,7 +76,8 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
   return sums;
 }
 
-// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread holds.
+// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread
+// holds.
 template <typename Body>
 __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
 #pragma unroll

@@ -1,5 +1,6 @@
-// out[t,k] = sum over i of partials[row_of_slot[t,k], i], in order of i: the gradient of topk_weights,
-// from the part that a fused kernel wrote for each of its tiles. 0 for slots without a row.
+// out[t,k] = sum over i of partials[row_of_slot[t,k], i], in order of i: the gradient of
+// topk_weights, from the part that a fused kernel wrote for each of its tiles. 0 for slots without
+// a row.
 //   -DWEIGHT: the type of out; see element.cuh
 // partials [N, num_partials] f32. A thread per slot.
 

@@ -1,5 +1,5 @@
-// An operand of a matrix product, in global memory: `outer` counts rows or columns of the product, `depth`
-// the terms of its sums.
+// An operand of a matrix product, in global memory: `outer` counts rows or columns of the product,
+// `depth` the terms of its sums.
 
 #pragma once
 

@@ -1,8 +1,10 @@
-// out [R,N] = rows [R,D] times the weight of each row's group, plus the group's row of bias [E,N], or NULL.
+// out [R,N] = rows [R,D] times the weight of each row's group, plus the group's row of bias [E,N],
+// or NULL.
 //   -DELEMENT: see element.cuh;  -DGROUPS: see groups.cuh;  -DALIGNED: see chunk.cuh
 //   -DLAYOUT=LAYOUT_...: weights [E,N,D] or [E,D,N]
-// Persistent: any grid will do; a block computes every gridDim.x-th tile of all groups. A row's result does
-// not depend on its place: its sums run over the depth in one order and contain no other row.
+// Persistent: any grid will do; a block computes every gridDim.x-th tile of all groups. A row's
+// result does not depend on its place: its sums run over the depth in one order and contain no
+// other row.
 
 #include "element.cuh"
 #include "groups.cuh"
@@ -14,8 +16,8 @@ struct alignas(2 * sizeof(Element)) Pair {
   Element at[2];
 };
 
-// The tiles of all groups, one group after another. In a group, tiles of the same columns follow each other,
-// so that blocks that run together share weights.
+// The tiles of all groups, one group after another. In a group, tiles of the same columns follow
+// each other, so that blocks that run together share weights.
 struct Tiles {
   Group group;
   // The number of the group's first tile, and how many tiles its rows need.

@@ -1,6 +1,6 @@
-// gradients [E,M,N]: for each group, the sum over its rows r of left[r] (outer) right[r], in row order. An
-// empty group gets zeros. For weights [E,out,in], left [R,M] is grad_out and right [R,N] is rows; for
-// [E,in,out] it is the other way round.
+// gradients [E,M,N]: for each group, the sum over its rows r of left[r] (outer) right[r], in row
+// order. An empty group gets zeros. For weights [E,out,in], left [R,M] is grad_out and right [R,N]
+// is rows; for [E,in,out] it is the other way round.
 //   -DELEMENT: see element.cuh;  -DGROUPS: see groups.cuh;  -DALIGNED: see chunk.cuh
 //   -DOUT=TYPE_...: the type of gradients
 //   -DACCUMULATE=0|1: whether the sums are added to gradients (OUT=TYPE_F32 only)

@@ -1,12 +1,12 @@
 // Chooses K experts per token and their weights: autoep_route.
 //   -DELEMENT, -DPER_LANE: see router.cuh
 //   In: logits [T,E]; selection_bias [E] f32 or NULL.
-//   Out: topk_idx [T,K] i32; topk_weights [T,K] f32; tokens_per_expert [E] i32 or NULL, which must be zeros
-//   before and is added to.
-// Ties go to the lowest index. Unusable logits are reported as a fault, and the token is routed as if they
-// were zeros.
-// Shared memory: E ints, then ROUTE_NUMBERS * E numbers per warp: scores; the scores that the choice is made
-// by, later the weights; which groups are open; and the groups' scores, later the chosen experts.
+//   Out: topk_idx [T,K] i32; topk_weights [T,K] f32; tokens_per_expert [E] i32 or NULL, which must
+//   be zeros before and is added to.
+// Ties go to the lowest index. Unusable logits are reported as a fault, and the token is routed as
+// if they were zeros. Shared memory: E ints, then ROUTE_NUMBERS * E numbers per warp: scores; the
+// scores that the choice is made by, later the weights; which groups are open; and the groups'
+// scores, later the chosen experts.
 
 #include "element.cuh"
 #include "fault.cuh"
@@ -24,7 +24,8 @@ struct Candidate {
   int index;
 };
 
-// The candidate with the highest score, among equals the one with the lowest index; the same in all lanes.
+// The candidate with the highest score, among equals the one with the lowest index; the same in all
+// lanes.
 __device__ __forceinline__ Candidate warp_best(Candidate own) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2) {
@@ -43,8 +44,8 @@ __device__ __forceinline__ u32 key_of(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// Removes and returns the expert with the largest key of all lanes, among equals the one with the lowest
-// index. Its key becomes 0, the key of experts that cannot be chosen.
+// Removes and returns the expert with the largest key of all lanes, among equals the one with the
+// lowest index. Its key becomes 0, the key of experts that cannot be chosen.
 __device__ __forceinline__ int take_best(u32 (&keys)[PER_LANE]) {
   u32 own = 0;
   int index = NO_INDEX;
@@ -123,7 +124,8 @@ __device__ __forceinline__ u32 open_in_best_groups(const RouteConfig& config, in
   return open;
 }
 
-// Adds the bias to what experts are chosen by: scores, or logits for SCORE_SINKHORN. NaN counts as -infinity.
+// Adds the bias to what experts are chosen by: scores, or logits for SCORE_SINKHORN. NaN counts as
+// -infinity.
 __device__ __forceinline__ void add_bias(const float* selection_bias, int num_experts,
                                          float (&choice)[PER_LANE]) {
 #pragma unroll

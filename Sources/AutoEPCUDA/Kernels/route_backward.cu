@@ -1,10 +1,10 @@
 // The gradient of the logits from that of the weights of the chosen experts: autoep_route_backward.
 //   -DELEMENT, -DPER_LANE: see router.cuh
 //   In: logits [T,E], topk_idx [T,K] i32, grad_topk_weights [T,K] f32. Out: grad_logits [T,E].
-// An index outside [0, E) is reported as a fault and counts as no choice. Unusable logits, which route has
-// reported, count as zeros.
-// Shared memory: ROUTE_BACKWARD_NUMBERS * E numbers per warp: scores, their gradients, and for each k the
-// chosen expert, its weight, and the gradient of its weight.
+// An index outside [0, E) is reported as a fault and counts as no choice. Unusable logits, which
+// route has reported, count as zeros. Shared memory: ROUTE_BACKWARD_NUMBERS * E numbers per warp:
+// scores, their gradients, and for each k the chosen expert, its weight, and the gradient of its
+// weight.
 
 #include "element.cuh"
 #include "fault.cuh"

@@ -1,13 +1,14 @@
 // logits [T,E] = x [T,H] times the transpose of router [E,H].
 //   -DELEMENT: see element.cuh;  -DALIGNED: see chunk.cuh
 //   -DCOLUMNS=16|32|64|128: experts per block
-// Grid: blocks of the same tokens and successive experts follow each other along x, so that the tokens come
-// from memory once. Shared memory: STAGES stages of x and router.
+// Grid: blocks of the same tokens and successive experts follow each other along x, so that the
+// tokens come from memory once. Shared memory: STAGES stages of x and router.
 //
-// A block computes 32 tokens; a tile of a warp is these tokens and up to 64 experts. There are few such tiles
-// and x is long, so 8 warps (4 for 128 experts) share each tile: of each step along the depth a warp computes
-// two chunks of 16 bytes, and the warps' sums are added in pairs at the end. The order of the sums does not
-// depend on a token's place. f32 is multiplied and added plainly, never as TF32.
+// A block computes 32 tokens; a tile of a warp is these tokens and up to 64 experts. There are few
+// such tiles and x is long, so 8 warps (4 for 128 experts) share each tile: of each step along the
+// depth a warp computes two chunks of 16 bytes, and the warps' sums are added in pairs at the end.
+// The order of the sums does not depend on a token's place. f32 is multiplied and added plainly,
+// never as TF32.
 
 #include "chunk.cuh"
 #include "element.cuh"
@@ -36,8 +37,8 @@ struct Sums {
   float at[TILE_COLUMNS / 4][4];
 };
 
-// The place in a stage of a chunk of an outer index (a token or an expert). The same chunk of eight successive
-// outer indices lies in different banks, and so do eight chunks of one outer index.
+// The place in a stage of a chunk of an outer index (a token or an expert). The same chunk of eight
+// successive outer indices lies in different banks, and so do eight chunks of one outer index.
 __device__ __forceinline__ int place(int outer, int chunk) {
   return outer * STEP_CHUNKS + (chunk ^ (outer % 8));
 }
@@ -109,7 +110,8 @@ __device__ __forceinline__ void multiply_step(Sums& sums, const Chunk* x, const 
   }
 }
 
-// Calls body(row, column, sum) for this lane's sums, with rows and columns relative to its first sum.
+// Calls body(row, column, sum) for this lane's sums, with rows and columns relative to its first
+// sum.
 template <typename Body>
 __device__ __forceinline__ void for_each_sum(Sums& sums, Body body) {
 #pragma unroll
@@ -124,9 +126,9 @@ __device__ __forceinline__ void for_each_sum(Sums& sums, Body body) {
 __device__ __forceinline__ int row_of_lane() { return lane_index() / 4; }
 __device__ __forceinline__ int column_of_lane() { return lane_index() % 4 * 2; }
 
-// The place that this lane passes to load_matrices for four adjacent 8x8 blocks: two along outer, two along
-// depth. Block 1 is the next one along outer if OUTER_FIRST, as operand A needs it, else along depth, as B
-// does.
+// The place that this lane passes to load_matrices for four adjacent 8x8 blocks: two along outer,
+// two along depth. Block 1 is the next one along outer if OUTER_FIRST, as operand A needs it, else
+// along depth, as B does.
 template <bool OUTER_FIRST>
 __device__ __forceinline__ int place_of_lane(int outer, int chunk) {
   const int block = lane_index() / 8, row = lane_index() % 8;

@@ -1,11 +1,11 @@
-// sums [E,width]: for each group, the sum over its rows r of s * rows[r], s the weight of the row's slot
-// (1 with WEIGHT=0): the gradient of a bias. An empty group gets zeros.
+// sums [E,width]: for each group, the sum over its rows r of s * rows[r], s the weight of the row's
+// slot (1 with WEIGHT=0): the gradient of a bias. An empty group gets zeros.
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh;  -DGROUPS: see groups.cuh
 //   -DOUT=TYPE_...: the type of sums
 //   -DACCUMULATE=0|1: whether the results are added to sums (OUT=TYPE_F32 only)
-// Grid: a block along x per COLUMNS vectors of the width, along y per group. Each of the ROWS threads of a
-// column adds up every ROWS-th row; these sums are added in pairs. Shared memory: a float per thread and
-// element of a vector.
+// Grid: a block along x per COLUMNS vectors of the width, along y per group. Each of the ROWS
+// threads of a column adds up every ROWS-th row; these sums are added in pairs. Shared memory: a
+// float per thread and element of a vector.
 
 #include "element.cuh"
 #include "groups.cuh"

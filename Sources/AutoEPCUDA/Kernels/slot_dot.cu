@@ -1,4 +1,5 @@
-// out[t,k] = <x[t], rows[row_of_slot[t,k]]>: the gradient of topk_weights. 0 for slots without a row.
+// out[t,k] = <x[t], rows[row_of_slot[t,k]]>: the gradient of topk_weights. 0 for slots without a
+// row.
 //   -DELEMENT, -DWEIGHT (the type of out), -DVECTOR: see element.cuh
 // A warp per slot. The order of a sum depends only on the width of a row.
 

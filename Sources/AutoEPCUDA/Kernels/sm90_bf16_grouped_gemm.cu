@@ -1,5 +1,5 @@
-// out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16, with sums in
-// f32. Rows are in expert order.
+// out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16,
+// with sums in f32. Rows are in expert order.
 //   -DSTAGES, -DSTAGING_CHUNKS: see sm90_pipeline.cuh
 //   -DB_MAJOR: 0 for weights [.., N, K], 1 for [.., K, N]
 //   -DEPILOGUE=EPILOGUE_...: what happens to the product before it is stored
@@ -59,9 +59,9 @@ struct Work {
   __device__ __forceinline__ Unit unit_at(int index) const;
 };
 
-// A raster group and its units, which are numbered over all groups. The order for two column tiles c and
-// c + 1: all full pairs with c, all full pairs with c + 1, then all tail tiles, where one block computes c and
-// the other one c + 1.
+// A raster group and its units, which are numbered over all groups. The order for two column tiles
+// c and c + 1: all full pairs with c, all full pairs with c + 1, then all tail tiles, where one
+// block computes c and the other one c + 1.
 struct RasterGroup {
   int first_pair;
   int full_pairs;
@@ -114,7 +114,8 @@ __device__ __forceinline__ Work::Unit Work::unit_at(int index) const {
   return RasterGroup::of(*this, groups, index).unit(*this, index);
 }
 
-// Loads the columns of a stage: half of them for both blocks of the cluster, or all of them for this one.
+// Loads the columns of a stage: half of them for both blocks of the cluster, or all of them for
+// this one.
 template <typename Epilogue, bool is_shared>
 __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
                                        const Work::Unit& unit, int stage, int k) {
@@ -125,8 +126,8 @@ __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
   for (int i = 0; i < own_boxes; ++i) {
     const int box = first + i;
     const u32 target = layout.b(stage) + box * (B_BYTES / boxes);
-    // If a tile has fewer columns of the output than TILE_N, its second half comes from the second half of
-    // the weight.
+    // If a tile has fewer columns of the output than TILE_N, its second half comes from the second
+    // half of the weight.
     const int half = Epilogue::COLUMNS < TILE_N ? box / (boxes / 2) : 0;
     const int column =
         unit.n * Epilogue::COLUMNS + box * (TILE_N / boxes) - half * Epilogue::COLUMNS;
@@ -141,8 +142,9 @@ __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
   }
 }
 
-// One thread loads the stages of a unit with so many boxes of rows. What is loaded is not decided inside the
-// loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet computed.
+// One thread loads the stages of a unit with so many boxes of rows. What is loaded is not decided
+// inside the loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet
+// computed.
 template <typename Epilogue, int row_boxes, bool is_shared>
 __device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
                                      Ring& ring) {
@@ -226,8 +228,8 @@ __device__ __forceinline__ void consume(const Work& work, const Layout& layout,
       barrier_wait(layout.full(ring.stage), ring.parity);
       multiply_stage<0, B_MAJOR>(sums, layout.a(ring.stage) + group * BOX_BYTES,
                                  layout.b(ring.stage), step == 0);
-      // The products of the other warpgroup run meanwhile, and the stage is free sooner than if this
-      // warpgroup waited for its next one first.
+      // The products of the other warpgroup run meanwhile, and the stage is free sooner than if
+      // this warpgroup waited for its next one first.
       products_wait_all(sums);
       release(layout, ring.stage);
     }

@@ -1,5 +1,5 @@
-// For each expert, grad [M, N] = the sum over its rows r of a[r] (x) b[r]; bf16, with sums in f32. Experts
-// without rows get zeros.
+// For each expert, grad [M, N] = the sum over its rows r of a[r] (x) b[r]; bf16, with sums in f32.
+// Experts without rows get zeros.
 //   -DSTAGES, -DSTAGING_CHUNKS: see sm90_pipeline.cuh
 //   -DOUTPUT=GRADIENT_...: how grad is written
 //   -DROWS=ROWS_...: the source of the rows of a or of b; those of the other factor are in place
@@ -46,8 +46,8 @@ struct Work {
   }
 };
 
-// One thread loads the stages of `count` rows of a unit, beginning with `row`. The cluster's tiles lie one
-// above the other: each block loads half of the columns of b for both.
+// One thread loads the stages of `count` rows of a unit, beginning with `row`. The cluster's tiles
+// lie one above the other: each block loads half of the columns of b for both.
 __device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
                                      int row, int count, Ring& ring) {
   const u32 rank = cluster_rank();
@@ -104,7 +104,8 @@ __device__ __forceinline__ void clear_rows(u32 stage, int valid) {
   asm volatile("bar.sync 1, %0;" ::"n"(128 * CONSUMERS) : "memory");
 }
 
-// Writes 64 columns as f32, two adjacent ones per lane: whole sectors, so that no staging is needed.
+// Writes 64 columns as f32, two adjacent ones per lane: whole sectors, so that no staging is
+// needed.
 __device__ __forceinline__ void write_floats(float* matrix, int columns, const Slab& slab,
                                              int column, const float* values) {
   const int lane = lane_index();

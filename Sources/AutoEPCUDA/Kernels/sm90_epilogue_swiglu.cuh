@@ -1,5 +1,5 @@
-// Stores hidden = [gate | up], for the backward, and out = silu(gate) * up. A tile has 128 columns of gate and
-// the same 128 columns of up, which lie 64 further in each thread's sums.
+// Stores hidden = [gate | up], for the backward, and out = silu(gate) * up. A tile has 128 columns
+// of gate and the same 128 columns of up, which lie 64 further in each thread's sums.
 
 #pragma once
 

@@ -1,10 +1,11 @@
-// Copies rows of tokens into expert order while the products of earlier rows run. Idle warps do it, so that
-// memory and tensor cores are busy at once and the rows are still in the L2 cache when the products read them.
+// Copies rows of tokens into expert order while the products of earlier rows run. Idle warps do it,
+// so that memory and tensor cores are busy at once and the rows are still in the L2 cache when the
+// products read them.
 //
-// A warp claims the next rows that no warp has claimed, and then copies them without waiting for anything:
-// however few of the blocks run at once, claimed rows get written. It claims no rows far ahead of those that
-// its block reads, since copying them would only delay the products, and they would leave the cache again.
-// Readers wait for the rows of their tile.
+// A warp claims the next rows that no warp has claimed, and then copies them without waiting for
+// anything: however few of the blocks run at once, claimed rows get written. It claims no rows far
+// ahead of those that its block reads, since copying them would only delay the products, and they
+// would leave the cache again. Readers wait for the rows of their tile.
 
 #pragma once
 
@@ -16,11 +17,12 @@
 constexpr int CLAIMED_ROWS = 4;   // rows that a warp claims at once
 constexpr int AHEAD_ROWS = 4096;  // the farthest claim ahead of the rows that a block reads
 static_assert(READY_ROWS % CLAIMED_ROWS == 0, "claimed rows belong to one counter");
-// A reader can be blocked on a row up to 2 * READY_ROWS ahead of its own that no warp has claimed yet.
+// A reader can be blocked on a row up to 2 * READY_ROWS ahead of its own that no warp has claimed
+// yet.
 static_assert(AHEAD_ROWS >= 2 * READY_ROWS, "a block's warps can write what the block waits for");
 
-// The row that this block reads or waits for. Once the warps have taken on their roles, nothing orders their
-// accesses: they are atomics.
+// The row that this block reads or waits for. Once the warps have taken on their roles, nothing
+// orders their accesses: they are atomics.
 __shared__ int reading_row;
 
 // Copies a row with one warp.

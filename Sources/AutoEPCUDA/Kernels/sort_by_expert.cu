@@ -1,10 +1,10 @@
-// The stable counting sort of the slots by expert: count, scan and place, in a launch each, or all in one
-// block.
+// The stable counting sort of the slots by expert: count, scan and place, in a launch each, or all
+// in one block.
 //   -DINDEX_BYTES=4|8: topk_idx is i32 or i64
 //
-// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots whose
-// index is outside [0, E): these come last, their row_of_slot is -1, and a fault is reported. slot_of_row is
-// therefore always a permutation of [0, N).
+// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots
+// whose index is outside [0, E): these come last, their row_of_slot is -1, and a fault is reported.
+// slot_of_row is therefore always a permutation of [0, N).
 
 #include "fault.cuh"
 #include "host_and_device.h"
@@ -45,8 +45,8 @@ __device__ __forceinline__ int bucket_of(Index expert, int num_experts) {
   return is_expert ? int(expert) : num_experts;
 }
 
-// chunk_counts [E+1, CHUNKS] = the number of slots of each bucket in each chunk. Grid: CHUNKS blocks. Shared
-// memory: E+1 ints.
+// chunk_counts [E+1, CHUNKS] = the number of slots of each bucket in each chunk. Grid: CHUNKS
+// blocks. Shared memory: E+1 ints.
 extern "C" __global__ void __launch_bounds__(512)
     sort_count(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
                int* __restrict__ chunk_counts, volatile u32* fault) {
@@ -63,8 +63,9 @@ extern "C" __global__ void __launch_bounds__(512)
     chunk_counts[i64(bucket) * CHUNKS + blockIdx.x] = counts[bucket];
 }
 
-// Turns chunk_counts into the number of the bucket's slots in the chunks before each chunk, and writes the
-// totals to bucket_counts [E+1] and tokens_per_expert [E] (or NULL). A warp per bucket, four chunks per lane.
+// Turns chunk_counts into the number of the bucket's slots in the chunks before each chunk, and
+// writes the totals to bucket_counts [E+1] and tokens_per_expert [E] (or NULL). A warp per bucket,
+// four chunks per lane.
 extern "C" __global__ void __launch_bounds__(256)
     sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ bucket_counts,
               int* __restrict__ tokens_per_expert) {
@@ -102,8 +103,8 @@ __device__ __forceinline__ void count_share(const Index* topk_idx, Slots own, in
     atomicAdd(&counts[bucket_of(topk_idx[slot], num_experts)], 1);
 }
 
-// Turns counts [warps, E+1] into the row of each warp's first slot of each bucket; first_row [E+1] has the
-// block's first row of each bucket.
+// Turns counts [warps, E+1] into the row of each warp's first slot of each bucket; first_row [E+1]
+// has the block's first row of each bucket.
 __device__ __forceinline__ void counts_to_rows(int* counts, const int* first_row, int num_experts) {
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     int row = first_row[bucket];
@@ -155,7 +156,8 @@ extern "C" __global__ void __launch_bounds__(512)
   const Slots own = share(slots_of_chunk(num_slots), warp_index(), warps_per_block());
   count_share(topk_idx, own, num_experts, own_next);
   __syncthreads();
-  // From here on first_row is that of this chunk. The first row of bucket E is the number of rows in use.
+  // From here on first_row is that of this chunk. The first row of bucket E is the number of rows
+  // in use.
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     if (blockIdx.x == 0) expert_offsets[bucket] = first_row[bucket];
     first_row[bucket] += chunk_counts[i64(bucket) * CHUNKS + blockIdx.x];
@@ -166,8 +168,8 @@ extern "C" __global__ void __launch_bounds__(512)
   place_slots(topk_idx, own, num_experts, own_next, row_of_slot, slot_of_row);
 }
 
-// The whole sort in one block, for few slots: it needs no memory between launches. expert_offsets and
-// slot_of_row may be NULL. Shared memory: (warps + 1) * (E+1) ints.
+// The whole sort in one block, for few slots: it needs no memory between launches. expert_offsets
+// and slot_of_row may be NULL. Shared memory: (warps + 1) * (E+1) ints.
 extern "C" __global__ void __launch_bounds__(512)
     sort_in_one_block(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
                       int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,

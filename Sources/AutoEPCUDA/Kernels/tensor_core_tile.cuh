@@ -1,9 +1,10 @@
-// A tile of a matrix product on the tensor cores, bf16 or f16 summed in f32, computed by a block of 256
-// threads.
+// A tile of a matrix product on the tensor cores, bf16 or f16 summed in f32, computed by a block of
+// 256 threads.
 //   -DALIGNED: see chunk.cuh
 //
-// Eight warps, 2 x 4, compute 64 x 32 elements each. The operands pass through shared memory in STAGES
-// stages of depth 32, in chunks of 8 elements whose places are permuted to avoid bank conflicts.
+// Eight warps, 2 x 4, compute 64 x 32 elements each. The operands pass through shared memory in
+// STAGES stages of depth 32, in chunks of 8 elements whose places are permuted to avoid bank
+// conflicts.
 
 #pragma once
 
@@ -61,8 +62,8 @@ __device__ __forceinline__ void load_stage(Chunk* stage, const Operand<ORDER>& o
   }
 }
 
-// Loads four adjacent 8x8 blocks: two along outer, two along depth. Block 1 is the next one along outer if
-// OUTER_FIRST, as operand A needs it, else along depth, as B does.
+// Loads four adjacent 8x8 blocks: two along outer, two along depth. Block 1 is the next one along
+// outer if OUTER_FIRST, as operand A needs it, else along depth, as B does.
 template <Order ORDER, bool OUTER_FIRST>
 __device__ __forceinline__ void load_fragment(u32 (&parts)[4], const Chunk* stage, int outer,
                                               int depth) {
@@ -134,7 +135,8 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
   return sums;
 }
 
-// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread holds.
+// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread
+// holds.
 template <typename Body>
 __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
 #pragma unroll

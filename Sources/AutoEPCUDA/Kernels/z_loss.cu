@@ -24,8 +24,8 @@ __device__ __forceinline__ Softmax softmax_of_row(const Element* row, int num_ex
   return {largest, warp_sum(sum)};
 }
 
-// loss [1] f32. One block, so that the sum has one order and needs no memory between launches; its warps deal
-// the tokens among themselves and add in f64. Shared memory: a double per warp.
+// loss [1] f32. One block, so that the sum has one order and needs no memory between launches; its
+// warps deal the tokens among themselves and add in f64. Shared memory: a double per warp.
 extern "C" __global__ void __launch_bounds__(1024)
     z_loss(const Element* __restrict__ logits, float* __restrict__ loss, i64 num_tokens,
            int num_experts) {
