@@ -14,7 +14,7 @@ TRANSFORMERS4 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
   charset-normalizer idna certifi
 # CUDA's compilers: the tests compile every kernel, with or without a GPU.
 NVRTC := nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-nvrtc-cu12==12.8.93
-SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
+SOURCES := $(shell find Package.swift Sources include python/extension python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
 .PHONY: bench demo families test test-swift test-python test-transformers4 lint format setup system clean

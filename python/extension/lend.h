@@ -2,8 +2,8 @@
 #ifndef AUTOEP_ENGINE_LEND_H
 #define AUTOEP_ENGINE_LEND_H
 
-#include "_engine.h"
-#include "_dlpack.h"
+#include "engine.h"
+#include "dlpack.h"
 
 typedef struct Loan {
   PyObject *lender; /* a reference that keeps the memory borrowed */

@@ -4,7 +4,7 @@
  * The engine calls from threads of its own choice, without the GIL. */
 #include <stdio.h>
 
-#include "_engine.h"
+#include "engine.h"
 
 /* An exchange under way: what `start` returned, and the views that end with it. */
 typedef struct Exchange {
@@ -27,7 +27,7 @@ static int32_t fail(char *message) {
   snprintf(message, AUTOEP_ERROR_MESSAGE_SIZE, "%s", utf8 != NULL ? utf8 : "unreadable exception");
   PyErr_Clear();
   Py_DECREF(text);
-  return AUTOEP_COMMUNICATION;
+  return AUTOEP_ERROR_COMMUNICATION;
 }
 
 /* PyBUF_WRITE, which the headers of Python 3.10's limited interface leave out. */
@@ -69,13 +69,13 @@ static void exchange_free(Exchange *exchange) {
   PyMem_Free(exchange);
 }
 
-static Exchange *exchange_start(State *state, char *send, const int64_t *send_rows, char *receive,
-                                const int64_t *receive_rows, int64_t row_bytes) {
+static Exchange *exchange_start(State *state, const autoep_exchange *rows) {
   Exchange *exchange = PyMem_Calloc(1, sizeof *exchange);
   if (exchange == NULL) return (Exchange *)PyErr_NoMemory();
-  exchange->send = rank_views(send, send_rows, row_bytes, state->size);
+  exchange->send = rank_views((char *)rows->send, rows->send_rows, rows->row_bytes, state->size);
   if (exchange->send != NULL)
-    exchange->receive = rank_views(receive, receive_rows, row_bytes, state->size);
+    exchange->receive =
+        rank_views(rows->receive, rows->receive_rows, rows->row_bytes, state->size);
   if (exchange->receive != NULL)
     exchange->request = PyObject_CallMethod(state->object, "start", "OO", exchange->send,
                                             exchange->receive);
@@ -87,12 +87,10 @@ static Exchange *exchange_start(State *state, char *send, const int64_t *send_ro
   return NULL;
 }
 
-static int32_t transport_start(void *state, const void *send, const int64_t *send_rows,
-                               void *receive, const int64_t *receive_rows, int64_t row_bytes,
-                               void **request, char *message) {
+static int32_t transport_start(void *state, const autoep_exchange *rows, void **request,
+                               char *message) {
   PyGILState_STATE gil = PyGILState_Ensure();
-  Exchange *exchange =
-      exchange_start(state, (char *)send, send_rows, receive, receive_rows, row_bytes);
+  Exchange *exchange = exchange_start(state, rows);
   int32_t result = exchange == NULL ? fail(message) : AUTOEP_OK;
   *request = exchange;
   PyGILState_Release(gil);
@@ -125,7 +123,7 @@ static int32_t transport_wait(void *opaque, void *request, double timeout_second
   if (ranks == NULL || !mark_missing(ranks, state->size, missing, &count)) {
     result = fail(message);
   } else if (count != 0) {
-    result = AUTOEP_TIMEOUT;
+    result = AUTOEP_ERROR_TIMEOUT;
   }
   Py_XDECREF(ranks);
   exchange_free(exchange);

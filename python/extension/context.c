@@ -1,8 +1,8 @@
 /* Contexts and their statistics. */
-#include "_engine.h"
+#include "engine.h"
 
 FUNCTION(context_create) {
-  autoep_context_config config = {.struct_size = sizeof config};
+  autoep_context_config config = AUTOEP_CONTEXT_CONFIG_INIT;
   uint64_t stream = 0;
   if (!PyArg_ParseTuple(args, "iiiO&z:context_create", &config.device_type, &config.device_id,
                         &config.num_threads, uint64_read, &stream, &config.nvrtc_path))
@@ -10,7 +10,7 @@ FUNCTION(context_create) {
   config.stream = (void *)(uintptr_t)stream;
   autoep_context context = 0;
   RUN(autoep_context_create(&config, &context, &error));
-  Handle *handle = handle_new(CONTEXT, context, NULL);
+  Handle *handle = handle_new(CONTEXT, context);
   if (handle == NULL) return NULL;
   handle->device_type = config.device_type;
   handle->device_id = config.device_id;

@@ -1,11 +1,16 @@
 /* Borrows the memory of a DLPack producer (torch, numpy, ...) as an autoep_tensor. */
-#include "_engine.h"
-#include "_engine_lend.h"
+#include "engine.h"
+#include "lend.h"
 
 void tensor_release(Tensor *tensor) { Py_CLEAR(tensor->lender); }
 
 const autoep_tensor *tensor_view(const Tensor *tensor) {
   return tensor->lender == NULL ? NULL : &tensor->view;
+}
+
+autoep_buffer tensor_buffer(const Tensor *tensor) {
+  if (tensor->lender == NULL) return (autoep_buffer){NULL, 0};
+  return (autoep_buffer){tensor->view.data, (size_t)tensor->view.shape[0]};
 }
 
 /* Turns what the producer raised into InvalidArgumentError, but not an interrupt. */
@@ -23,8 +28,8 @@ static autoep_dtype dtype_of(const DLTensor *source) {
   static const struct {
     uint8_t code, bits;
     autoep_dtype dtype;
-  } known[] = {{DL_FLOAT, 32, AUTOEP_F32}, {DL_FLOAT, 64, AUTOEP_F64}, {DL_BFLOAT, 16, AUTOEP_BF16},
-               {DL_FLOAT, 16, AUTOEP_F16}, {DL_INT, 32, AUTOEP_I32},   {DL_INT, 64, AUTOEP_I64}};
+  } known[] = {{DL_FLOAT, 32, AUTOEP_DTYPE_F32}, {DL_FLOAT, 64, AUTOEP_DTYPE_F64}, {DL_BFLOAT, 16, AUTOEP_DTYPE_BF16},
+               {DL_FLOAT, 16, AUTOEP_DTYPE_F16}, {DL_INT, 32, AUTOEP_DTYPE_I32},   {DL_INT, 64, AUTOEP_DTYPE_I64}};
   for (size_t i = 0; i < sizeof known / sizeof *known; i++)
     if (source->type_code == known[i].code && source->type_bits == known[i].bits &&
         source->type_lanes == 1)
@@ -71,22 +76,14 @@ static void view(Tensor *tensor, const DLTensor *source) {
   };
 }
 
-enum { BYTES_ALIGNMENT = 64 };
-
-int bytes_check(const Tensor *tensor, int64_t count, const Handle *context) {
-  if (count == 0) return 1;
+int buffer_check(const Tensor *tensor, const Handle *context) {
   const autoep_tensor *view = tensor_view(tensor);
-  if (view == NULL || view->shape[0] < count)
-    return raise_invalid("%s: expected %lld bytes", tensor->name, (long long)count);
-  if ((uintptr_t)view->data % BYTES_ALIGNMENT != 0)
-    return raise_invalid("%s: expected memory aligned to %d bytes", tensor->name,
-                         (int)BYTES_ALIGNMENT);
-  if (view->device_type != context->device_type || view->device_id != context->device_id)
-    return raise_invalid("%s: expected memory of the context's device, type %d and number %d; got "
-                         "type %d and number %d",
-                         tensor->name, (int)context->device_type, (int)context->device_id,
-                         (int)view->device_type, (int)view->device_id);
-  return 1;
+  if (view == NULL || view->shape[0] == 0) return 1;
+  if (view->device_type == context->device_type && view->device_id == context->device_id) return 1;
+  return raise_invalid("%s: expected memory of the context's device, type %d and number %d; got "
+                       "type %d and number %d",
+                       tensor->name, (int)context->device_type, (int)context->device_id,
+                       (int)view->device_type, (int)view->device_id);
 }
 
 int tensor_read(PyObject *object, void *argument) {

@@ -1,5 +1,5 @@
 /* Permutation and grouped GEMM. */
-#include "_engine.h"
+#include "engine.h"
 
 FUNCTION(sort_by_expert) {
   Handle *context;
@@ -11,8 +11,14 @@ FUNCTION(sort_by_expert) {
                         &topk_idx, &num_experts, tensor_read, &row_of_slot, tensor_read,
                         &tokens_per_expert))
     return NULL;
-  RUN(autoep_sort_by_expert(context->id, &topk_idx.view, num_experts, &row_of_slot.view,
-                            &tokens_per_expert.view, &error));
+  autoep_sort_args call = {
+      .struct_size = sizeof call,
+      .topk_idx = &topk_idx.view,
+      .num_experts = num_experts,
+      .row_of_slot = &row_of_slot.view,
+      .tokens_per_expert = &tokens_per_expert.view,
+  };
+  RUN(autoep_sort_by_expert(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -50,8 +56,14 @@ FUNCTION(unpermute) {
   if (!PyArg_ParseTuple(args, "O&O&O&O&O&:unpermute", context_read, &context, tensor_read, &rows,
                         tensor_read, &row_of_slot, tensor_read, &topk_weights, tensor_read, &y))
     return NULL;
-  RUN(autoep_unpermute(context->id, &rows.view, &row_of_slot.view, tensor_view(&topk_weights),
-                       &y.view, &error));
+  autoep_unpermute_args call = {
+      .struct_size = sizeof call,
+      .rows = &rows.view,
+      .row_of_slot = &row_of_slot.view,
+      .topk_weights = tensor_view(&topk_weights),
+      .y = &y.view,
+  };
+  RUN(autoep_unpermute(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -68,9 +80,16 @@ FUNCTION(unpermute_backward) {
                         tensor_read, &topk_weights, tensor_read, &grad_rows, tensor_read,
                         &grad_topk_weights))
     return NULL;
-  RUN(autoep_unpermute_backward(context->id, &grad_y.view, tensor_view(&rows), &row_of_slot.view,
-                                tensor_view(&topk_weights), &grad_rows.view,
-                                tensor_view(&grad_topk_weights), &error));
+  autoep_unpermute_backward_args call = {
+      .struct_size = sizeof call,
+      .grad_y = &grad_y.view,
+      .rows = tensor_view(&rows),
+      .row_of_slot = &row_of_slot.view,
+      .topk_weights = tensor_view(&topk_weights),
+      .grad_rows = &grad_rows.view,
+      .grad_topk_weights = tensor_view(&grad_topk_weights),
+  };
+  RUN(autoep_unpermute_backward(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -85,8 +104,15 @@ FUNCTION(grouped_gemm) {
                         &rows, tensor_read, &weights, &layout, tensor_read, &rows_per_group,
                         tensor_read, &out))
     return NULL;
-  RUN(autoep_grouped_gemm(context->id, &rows.view, &weights.view, layout, &rows_per_group.view,
-                          &out.view, &error));
+  autoep_grouped_gemm_args call = {
+      .struct_size = sizeof call,
+      .rows = &rows.view,
+      .weights = &weights.view,
+      .layout = layout,
+      .rows_per_group = &rows_per_group.view,
+      .out = &out.view,
+  };
+  RUN(autoep_grouped_gemm(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -101,8 +127,15 @@ FUNCTION(grouped_gemm_weight_grad) {
                         tensor_read, &grad_out, tensor_read, &rows, &layout, tensor_read,
                         &rows_per_group, tensor_read, &grad_weights))
     return NULL;
-  RUN(autoep_grouped_gemm_weight_grad(context->id, &grad_out.view, &rows.view, layout,
-                                      &rows_per_group.view, &grad_weights.view, &error));
+  autoep_grouped_gemm_weight_grad_args call = {
+      .struct_size = sizeof call,
+      .grad_out = &grad_out.view,
+      .rows = &rows.view,
+      .layout = layout,
+      .rows_per_group = &rows_per_group.view,
+      .grad_weights = &grad_weights.view,
+  };
+  RUN(autoep_grouped_gemm_weight_grad(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 

@@ -1,5 +1,5 @@
 /* Borrows memory through a type's C functions where it has them, else through a capsule. */
-#include "_engine_lend.h"
+#include "lend.h"
 
 /* The C functions that a type itself offers, NULL where it does not: those of a base class do not know
  * what the type made of them. */

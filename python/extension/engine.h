@@ -17,7 +17,7 @@ typedef struct Tensor {
   const char *name;  /* in error texts */
   int is_output;     /* must be writable */
   int is_optional;   /* may be None */
-  int is_bytes;      /* uint8, for workspaces, which the ABI takes as plain memory */
+  int is_bytes;      /* uint8, for what the ABI takes as a buffer */
   PyObject *lender;  /* keeps the memory borrowed; NULL while there is none */
   autoep_tensor view;
   int64_t shape[MAX_DIMENSIONS], strides[MAX_DIMENSIONS]; /* of the view */
@@ -25,8 +25,10 @@ typedef struct Tensor {
 
 int tensor_read(PyObject *object, void *tensor);
 void tensor_release(Tensor *tensor);
-/* What the ABI takes: NULL for None. */
+/* The tensor as the ABI takes it: NULL for None. */
 const autoep_tensor *tensor_view(const Tensor *tensor);
+/* Bytes as the ABI takes them: {NULL, 0} for None. */
+autoep_buffer tensor_buffer(const Tensor *tensor);
 
 #define INPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x}
 #define OPTIONAL_INPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x, .is_optional = 1}
@@ -62,10 +64,6 @@ void weights_release(Weights *weights);
       .down_bias = GRADIENT("down_bias"),    \
   }
 
-/* Reads (num_experts, hidden_size, ffn_size, dtype, activation, gate, weight_layout,
- * score_apply, swiglu_alpha, swiglu_limit). */
-int experts_config_read(PyObject *object, void *config);
-
 /* A sequence of integers. */
 typedef struct Counts {
   const char *name; /* in error texts */
@@ -86,48 +84,49 @@ PyObject *counts_list(const int64_t *values, Py_ssize_t count);
 /* An unsigned 64-bit integer, for "O&". */
 int uint64_read(PyObject *object, void *value);
 
-typedef enum { CONTEXT, COMMUNICATOR, PLAN } HandleKind;
+typedef enum { CONTEXT, COMMUNICATOR, LAYER } HandleKind;
 
 /* Owns one handle of the engine. */
 typedef struct Handle {
   PyObject_HEAD
   uint64_t id; /* 0 once closed */
   HandleKind kind;
-  int32_t process;       /* the one that made it: a forked child must not free it */
-  PyObject *needs;       /* the handles that must outlive this one, or NULL */
-  int32_t device_type;   /* CONTEXT */
-  int32_t device_id;     /* CONTEXT */
-  int32_t size;          /* COMMUNICATOR: ranks */
-  int32_t num_experts;   /* PLAN */
-  autoep_plan_info info; /* PLAN */
+  int32_t process;     /* the one that made it: a forked child must not use it */
+  int32_t device_type; /* CONTEXT */
+  int32_t device_id;   /* CONTEXT */
+  int32_t size;        /* COMMUNICATOR: ranks */
 } Handle;
 
 int handle_type_add(PyObject *module);
 /* Takes over `id`; frees it when there is no memory for the object. */
-Handle *handle_new(HandleKind kind, uint64_t id, PyObject *needs);
+Handle *handle_new(HandleKind kind, uint64_t id);
 int context_read(PyObject *object, void *handle);
 int communicator_read(PyObject *object, void *handle);
-int plan_read(PyObject *object, void *handle);
-/* Checks bytes that the ABI takes as plain memory: their count, alignment and the context's device;
- * raises and returns 0 otherwise. */
-int bytes_check(const Tensor *tensor, int64_t count, const Handle *context);
+int optional_communicator_read(PyObject *object, void *handle); /* NULL for None */
+int layer_read(PyObject *object, void *handle);
+/* Checks that bytes are on the device of a context, which the ABI cannot see; raises and returns 0 otherwise. */
+int buffer_check(const Tensor *tensor, const Handle *context);
 
 int errors_load(void);
-/* Raises the autoep.Error of a status; returns NULL. */
-PyObject *raise_status(autoep_status status, const char *message);
+/* Makes the autoep.Error of a failure. */
+PyObject *error_new(const autoep_error *error);
+/* Raises it; returns NULL. */
+PyObject *raise_error(const autoep_error *error);
+/* Raises the error of a status with a text; returns NULL. */
+PyObject *raise_status(autoep_status status, const char *text);
 /* Raises InvalidArgumentError with a text made as PyErr_Format does; returns 0. */
 int raise_invalid(const char *format, ...);
 /* "TypeName: text" of the exception that is set, which is cleared. */
 PyObject *exception_text(void);
 
-/* Runs an ABI call, which may use `&error`, without the GIL; raises what it failed with. */
-#define RUN(call)                                                \
-  do {                                                           \
-    autoep_error error = {0};                                    \
-    PyThreadState *saved_thread = PyEval_SaveThread();           \
-    autoep_status status = (call);                               \
-    PyEval_RestoreThread(saved_thread);                          \
-    if (status != AUTOEP_OK) return raise_status(status, error.message); \
+/* Runs an ABI call, which may use `&error`, without the GIL; raises its failure. */
+#define RUN(call)                                  \
+  do {                                             \
+    autoep_error error = AUTOEP_ERROR_INIT;        \
+    PyThreadState *saved_thread = PyEval_SaveThread(); \
+    autoep_status status = (call);                 \
+    PyEval_RestoreThread(saved_thread);            \
+    if (status != AUTOEP_OK) return raise_error(&error); \
   } while (0)
 
 #define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(module), PyObject *args)
@@ -141,7 +140,6 @@ extern PyMethodDef context_methods[];
 extern PyMethodDef comm_methods[];
 extern PyMethodDef routing_methods[];
 extern PyMethodDef permutation_methods[];
-extern PyMethodDef experts_methods[];
-extern PyMethodDef local_experts_methods[];
+extern PyMethodDef layer_methods[];
 
 #endif

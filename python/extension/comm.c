@@ -1,19 +1,18 @@
 /* Communicators and their collectives. */
-#include "_engine.h"
+#include "engine.h"
 
 /* Makes the object of a new communicator, which knows its number of ranks. */
 static PyObject *communicator_new(autoep_comm comm) {
   int32_t rank = 0, size = 0;
-  Handle *handle = handle_new(COMMUNICATOR, comm, NULL);
+  Handle *handle = handle_new(COMMUNICATOR, comm);
   if (handle == NULL) return NULL;
-  autoep_error error = {0};
-  autoep_status status = autoep_comm_rank(comm, &rank, &size, &error);
-  if (status == AUTOEP_OK) {
+  autoep_error error = AUTOEP_ERROR_INIT;
+  if (autoep_comm_rank(comm, &rank, &size, &error) == AUTOEP_OK) {
     handle->size = size;
     return (PyObject *)handle;
   }
   Py_DECREF(handle);
-  return raise_status(status, error.message);
+  return raise_error(&error);
 }
 
 FUNCTION(comm_create_self) {
@@ -63,11 +62,11 @@ FUNCTION(comm_create_callback) {
   autoep_transport transport;
   if (!transport_of_object(object, rank, size, &transport)) return NULL;
   autoep_comm comm = 0;
-  autoep_error error = {0};
-  autoep_status status = autoep_comm_create_callback(&transport, timeout, &comm, &error);
-  if (status == AUTOEP_OK) return communicator_new(comm);
+  autoep_error error = AUTOEP_ERROR_INIT;
+  if (autoep_comm_create_callback(&transport, timeout, &comm, &error) == AUTOEP_OK)
+    return communicator_new(comm);
   transport.release(transport.state);
-  return raise_status(status, error.message);
+  return raise_error(&error);
 }
 
 static void ranks_release(int32_t **ranks) { PyMem_Free(*ranks); }
@@ -87,16 +86,17 @@ static int32_t *ranks_narrow(const Counts *wide) {
 }
 
 FUNCTION(comm_create_mpi) {
-  const char *library_path;
+  autoep_mpi_config config = AUTOEP_MPI_CONFIG_INIT;
   OPTIONAL_COUNTS(wide);
-  double timeout;
-  if (!PyArg_ParseTuple(args, "sO&d:comm_create_mpi", &library_path, counts_read, &wide, &timeout))
+  if (!PyArg_ParseTuple(args, "sO&d:comm_create_mpi", &config.library_path, counts_read, &wide,
+                        &config.timeout_seconds))
     return NULL;
   int32_t *ranks FREED_BY(ranks_release) = ranks_narrow(&wide);
   if (ranks == NULL) return NULL;
+  config.ranks = wide.values == NULL ? NULL : ranks;
+  config.num_ranks = (int32_t)wide.count;
   autoep_comm comm = 0;
-  RUN(autoep_comm_create_mpi(library_path, wide.values == NULL ? NULL : ranks,
-                             (int32_t)wide.count, timeout, &comm, &error));
+  RUN(autoep_comm_create_mpi(&config, &comm, &error));
   return communicator_new(comm);
 }
 
@@ -114,6 +114,23 @@ FUNCTION(comm_rank) {
   return Py_BuildValue("ii", rank, size);
 }
 
+FUNCTION(comm_abort) {
+  Handle *comm;
+  const char *reason;
+  if (!PyArg_ParseTuple(args, "O&z:comm_abort", communicator_read, &comm, &reason)) return NULL;
+  RUN(autoep_comm_abort(comm->id, reason, &error));
+  Py_RETURN_NONE;
+}
+
+FUNCTION(comm_health) {
+  Handle *comm;
+  if (!PyArg_ParseTuple(args, "O&:comm_health", communicator_read, &comm)) return NULL;
+  autoep_error health = AUTOEP_ERROR_INIT;
+  RUN(autoep_comm_health(comm->id, &health, &error));
+  if (health.status != AUTOEP_OK) return error_new(&health);
+  Py_RETURN_NONE;
+}
+
 FUNCTION(all_to_all) {
   Handle *comm;
   INPUT(send);
@@ -125,8 +142,14 @@ FUNCTION(all_to_all) {
                         &receive_rows) ||
       !counts_check(&send_rows, comm->size) || !counts_check(&receive_rows, comm->size))
     return NULL;
-  RUN(autoep_all_to_all(comm->id, &send.view, send_rows.values, &receive.view,
-                        receive_rows.values, &error));
+  autoep_all_to_all_args call = {
+      .struct_size = sizeof call,
+      .send = &send.view,
+      .send_rows = send_rows.values,
+      .receive = &receive.view,
+      .receive_rows = receive_rows.values,
+  };
+  RUN(autoep_all_to_all(comm->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -167,6 +190,8 @@ PyMethodDef comm_methods[] = {
     METHOD(comm_create_mpi, "(library_path, ranks or None, timeout) -> Handle"),
     METHOD(mpi_finalize, "()"),
     METHOD(comm_rank, "(comm) -> (rank, size)"),
+    METHOD(comm_abort, "(comm, reason or None)"),
+    METHOD(comm_health, "(comm) -> None or the autoep.Error after which the group is unusable"),
     METHOD(all_to_all, "(comm, send, send_rows, receive, receive_rows)"),
     METHOD(exchange_counts, "(comm, counts) -> list of int"),
     METHOD(all_reduce, "(comm, data)"),

@@ -2,9 +2,9 @@
 #include <stddef.h>
 #include <unistd.h>
 
-#include "_engine.h"
+#include "engine.h"
 
-static const char *const kind_names[] = {"context", "communicator", "plan"};
+static const char *const kind_names[] = {"context", "communicator", "layer"};
 
 static PyTypeObject *handle_type;
 
@@ -12,12 +12,12 @@ static autoep_status free_id(HandleKind kind, uint64_t id, autoep_error *error) 
   switch (kind) {
     case CONTEXT: return autoep_context_free(id, error);
     case COMMUNICATOR: return autoep_comm_free(id, error);
-    case PLAN: return autoep_plan_free(id, error);
+    case LAYER: return autoep_layer_free(id, error);
   }
-  return AUTOEP_INTERNAL;
+  return AUTOEP_ERROR_INTERNAL;
 }
 
-Handle *handle_new(HandleKind kind, uint64_t id, PyObject *needs) {
+Handle *handle_new(HandleKind kind, uint64_t id) {
   Handle *handle = PyObject_New(Handle, handle_type);
   if (handle == NULL) {
     free_id(kind, id, NULL);
@@ -26,28 +26,22 @@ Handle *handle_new(HandleKind kind, uint64_t id, PyObject *needs) {
   handle->id = id;
   handle->kind = kind;
   handle->process = getpid();
-  handle->needs = needs;
-  Py_XINCREF(needs);
+  handle->device_type = 0;
+  handle->device_id = 0;
   handle->size = 0;
-  handle->num_experts = 0;
-  handle->info = (autoep_plan_info){0};
   return handle;
 }
 
-/* Frees the engine's object if it is still there, then lets go of what it needed. */
+/* Frees the engine's object if it is still there, and of this process. */
 static autoep_status close_handle(Handle *handle, autoep_error *error) {
   uint64_t id = handle->id;
   handle->id = 0;
-  autoep_status status = AUTOEP_OK;
-  if (id != 0 && handle->process == getpid()) status = free_id(handle->kind, id, error);
-  Py_CLEAR(handle->needs);
-  return status;
+  return id == 0 || handle->process != getpid() ? AUTOEP_OK : free_id(handle->kind, id, error);
 }
 
 static PyObject *handle_close(PyObject *self, PyObject *Py_UNUSED(none)) {
-  autoep_error error = {0};
-  autoep_status status = close_handle((Handle *)self, &error);
-  if (status != AUTOEP_OK) return raise_status(status, error.message);
+  autoep_error error = AUTOEP_ERROR_INIT;
+  if (close_handle((Handle *)self, &error) != AUTOEP_OK) return raise_error(&error);
   Py_RETURN_NONE;
 }
 
@@ -73,7 +67,7 @@ static PyGetSetDef properties[] = {
 };
 
 static PyType_Slot slots[] = {
-    {Py_tp_doc, "Owns a context, a communicator or a plan of the engine."},
+    {Py_tp_doc, "Owns a context, a communicator or a layer of the engine."},
     {Py_tp_dealloc, handle_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, properties},
@@ -103,7 +97,7 @@ static int handle_read(PyObject *object, HandleKind kind, Handle **handle) {
              candidate->id == 0 ? "the %s was closed"
                                 : "the %s belongs to the process that this one was forked from",
              name);
-    return raise_status(AUTOEP_INVALID_HANDLE, text) != NULL;
+    return raise_status(AUTOEP_ERROR_INVALID_HANDLE, text) != NULL;
   }
   *handle = candidate;
   return 1;
@@ -115,4 +109,9 @@ int communicator_read(PyObject *object, void *handle) {
   return handle_read(object, COMMUNICATOR, handle);
 }
 
-int plan_read(PyObject *object, void *handle) { return handle_read(object, PLAN, handle); }
+int optional_communicator_read(PyObject *object, void *handle) {
+  *(Handle **)handle = NULL;
+  return object == Py_None || handle_read(object, COMMUNICATOR, handle);
+}
+
+int layer_read(PyObject *object, void *handle) { return handle_read(object, LAYER, handle); }

@@ -1,11 +1,11 @@
 /* Routing, its gradient, the z-loss and the jitter. */
-#include "_engine.h"
+#include "engine.h"
 
 /* Reads (score, top_k, normalize, normalize_epsilon, scale, group_score, num_groups,
  * topk_groups, training, sinkhorn_iterations). */
 static int route_config_read(PyObject *object, void *argument) {
   autoep_route_config *config = argument;
-  config->struct_size = sizeof *config;
+  *config = (autoep_route_config)AUTOEP_ROUTE_CONFIG_INIT;
   if (!PyTuple_Check(object)) return raise_invalid("expected a tuple of routing options");
   return PyArg_ParseTuple(object, "iiiddiiiii", &config->score, &config->top_k,
                           &config->normalize, &config->normalize_epsilon, &config->scale,
@@ -25,8 +25,16 @@ FUNCTION(route) {
                         &config, tensor_read, &logits, tensor_read, &selection_bias, tensor_read,
                         &topk_idx, tensor_read, &topk_weights, tensor_read, &tokens_per_expert))
     return NULL;
-  RUN(autoep_route(context->id, &config, &logits.view, tensor_view(&selection_bias),
-                   &topk_idx.view, &topk_weights.view, tensor_view(&tokens_per_expert), &error));
+  autoep_route_args call = {
+      .struct_size = sizeof call,
+      .config = &config,
+      .logits = &logits.view,
+      .selection_bias = tensor_view(&selection_bias),
+      .topk_idx = &topk_idx.view,
+      .topk_weights = &topk_weights.view,
+      .tokens_per_expert = tensor_view(&tokens_per_expert),
+  };
+  RUN(autoep_route(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -45,9 +53,22 @@ FUNCTION(router_forward) {
                         tensor_read, &selection_bias, tensor_read, &logits, tensor_read,
                         &topk_idx, tensor_read, &topk_weights, tensor_read, &tokens_per_expert))
     return NULL;
-  RUN(autoep_router_forward(context->id, &config, &x.view, &router.view,
-                            tensor_view(&selection_bias), &logits.view, &topk_idx.view,
-                            &topk_weights.view, tensor_view(&tokens_per_expert), &error));
+  autoep_router_forward_args call = {
+      .struct_size = sizeof call,
+      .x = &x.view,
+      .router = &router.view,
+      .route =
+          {
+              .struct_size = sizeof call.route,
+              .config = &config,
+              .logits = &logits.view,
+              .selection_bias = tensor_view(&selection_bias),
+              .topk_idx = &topk_idx.view,
+              .topk_weights = &topk_weights.view,
+              .tokens_per_expert = tensor_view(&tokens_per_expert),
+          },
+  };
+  RUN(autoep_router_forward(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -62,8 +83,15 @@ FUNCTION(route_backward) {
                         route_config_read, &config, tensor_read, &logits, tensor_read, &topk_idx,
                         tensor_read, &grad_topk_weights, tensor_read, &grad_logits))
     return NULL;
-  RUN(autoep_route_backward(context->id, &config, &logits.view, &topk_idx.view,
-                            &grad_topk_weights.view, &grad_logits.view, &error));
+  autoep_route_backward_args call = {
+      .struct_size = sizeof call,
+      .config = &config,
+      .logits = &logits.view,
+      .topk_idx = &topk_idx.view,
+      .grad_topk_weights = &grad_topk_weights.view,
+      .grad_logits = &grad_logits.view,
+  };
+  RUN(autoep_route_backward(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 
@@ -100,7 +128,14 @@ FUNCTION(jitter) {
   if (!PyArg_ParseTuple(args, "O&O&dO&O&:jitter", context_read, &context, tensor_read, &x,
                         &epsilon, uint64_read, &seed, tensor_read, &y))
     return NULL;
-  RUN(autoep_jitter(context->id, &x.view, epsilon, seed, &y.view, &error));
+  autoep_jitter_args call = {
+      .struct_size = sizeof call,
+      .x = &x.view,
+      .epsilon = epsilon,
+      .seed = seed,
+      .y = &y.view,
+  };
+  RUN(autoep_jitter(context->id, &call, &error));
   Py_RETURN_NONE;
 }
 

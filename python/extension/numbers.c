@@ -1,5 +1,5 @@
 /* Reads and makes lists of 64-bit integers. */
-#include "_engine.h"
+#include "engine.h"
 
 void counts_release(Counts *counts) {
   PyMem_Free(counts->values);
