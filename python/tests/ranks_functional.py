@@ -7,7 +7,7 @@ import sys
 import time
 
 import torch
-from conftest import assert_same_bits
+from support.compare import assert_same_bits
 from test_functional_experts import K, Layer, rank_part
 
 import autoep

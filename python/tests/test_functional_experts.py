@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy
 import pytest
-import reference
 import torch
-from conftest import assert_close, assert_same_bits, run_ranks
+from support import reference
+from support.compare import assert_close, assert_same_bits
+from support.ranks import run_ranks
 from torch.utils.checkpoint import checkpoint
 
 from autoep import functional

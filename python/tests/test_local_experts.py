@@ -5,28 +5,28 @@ What a GPU computes is tested in cuda/; here is what torch does with the operato
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-import reference
 import torch
-from conftest import assert_close, assert_same_bits
-from plain_gpu import PlainGPU, gpu
+from support import models, reference
+from support.compare import assert_close, assert_same_bits
+from support.passes import (
+    NAMES,
+    assert_all_same_bits,
+    backward,
+    buffers_of,
+    results,
+    take_gradients,
+)
+from support.plain_gpu import PlainGPU
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import autoep
 from autoep import functional
 
-sys.path.insert(0, str(Path(__file__).parent / "parallel"))
-import models
-
-__all__ = ["gpu"]
-
 T, K, E, H, FFN = 11, 2, 4, 6, 5
-NAMES = ("x", "topk_idx", "topk_weights", "gate_up", "gate_up_bias", "down", "down_bias")
 
 
 def inputs(
@@ -47,29 +47,6 @@ def inputs(
         "down": leaf(E, H, FFN),
         "down_bias": leaf(E, H) if bias else None,
     }
-
-
-def backward(y: torch.Tensor) -> torch.Tensor:
-    y.backward(torch.ones_like(y) + 0.5 * y.detach())
-    return y.detach()
-
-
-def take_gradients(given: dict[str, torch.Tensor | None]) -> list[torch.Tensor | None]:
-    leaves = [t for t in given.values() if t is not None and t.is_floating_point()]
-    gradients = [leaf.grad for leaf in leaves]
-    for leaf in leaves:
-        leaf.grad = None
-    return gradients
-
-
-def results(given: dict[str, torch.Tensor | None], run: Any = functional.experts) -> list[Any]:
-    """The result, then the gradients."""
-    return [backward(run(**given)), *take_gradients(given)]
-
-
-def assert_all_same_bits(actual: list[Any], expected: list[Any]) -> None:
-    for a, e in zip(actual, expected, strict=True):
-        assert_same_bits(a, e)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -215,11 +192,6 @@ def test_without_gradients_nothing_is_kept(gpu: PlainGPU, mode: Any) -> None:
         y = functional.experts(**given)
     assert not y.requires_grad
     assert_same_bits(y, expected.detach())
-
-
-def buffers_of(given: dict[str, Any]) -> functional.GradBuffers:
-    names = functional.GradBuffers._fields
-    return functional.GradBuffers(*(torch.ones(given[name].shape) for name in names))
 
 
 @pytest.mark.parametrize("compiled", [False, True])

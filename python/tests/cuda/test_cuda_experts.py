@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import reference
 import torch
-from conftest import assert_close
-from test_bf16_accuracy import MARGIN, median_ratios
-from test_local_experts import NAMES, backward, buffers_of, results, take_gradients
+from support import reference
+from support.bf16_accuracy import MARGIN, median_ratios
+from support.compare import assert_close
+from support.passes import NAMES, backward, buffers_of, results, take_gradients
 from torch.utils.checkpoint import checkpoint
 
 import autoep

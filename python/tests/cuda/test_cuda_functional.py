@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_close
+from support.compare import assert_close
 
 import autoep
 from autoep import functional

@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from local_experts import CUDA, Data, Layer, Run, expected
+from support.cuda.local_experts import (
+    Data,
+    Layer,
+    Run,
+    assert_close,
+    assert_same_bits,
+    bits,
+    both_with_dropped_choices,
+    context_of,
+    error,
+    expected,
+)
 
 import autoep
 from autoep._native import engine
@@ -54,30 +65,6 @@ def no_faults(context: Any) -> Iterator[None]:
     yield
     torch.cuda.synchronize()
     engine.local_experts_describe(context, Layer().config, 1, 1)
-
-
-def context_of(stream: torch.cuda.Stream) -> Any:
-    return engine.context_create(CUDA, stream.device_index, 0, stream.cuda_stream, None)
-
-
-def error(actual: torch.Tensor, wanted: torch.Tensor, floor: float = 0.0) -> float:
-    difference = (actual.double() - wanted.double()).norm().item()
-    return difference / max(wanted.double().norm().item(), floor, 1e-300)
-
-
-def assert_close(actual: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
-    floor = 1e-6 * max((w.double().norm().item() for w in wanted), default=0)
-    for index, (a, w) in enumerate(zip(actual, wanted, strict=True)):
-        assert a.shape == w.shape
-        assert error(a, w, floor) <= 3e-6, f"tensor {index}"
-
-
-def bits(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    return [tensor.contiguous().view(-1).view(torch.uint8).clone() for tensor in tensors]
-
-
-def assert_same_bits(actual: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
-    assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -125,16 +112,6 @@ def test_every_pair_of_types(
     unit = max(torch.finfo(dtype).eps, torch.finfo(weight_dtype).eps, 3e-6)
     for index, (a, w) in enumerate(zip(Run(context, data).both(), wanted, strict=True)):
         assert error(a, w) <= unit, f"tensor {index}"
-
-
-def both_with_dropped_choices(run: Run) -> list[torch.Tensor]:
-    """The results; the call after the first is told of the choices that are no experts."""
-    run.forward()
-    torch.cuda.synchronize()
-    with pytest.raises(autoep.InvalidArgumentError, match=r"topk_idx .* outside \[0, E\)"):
-        run.backward()
-    run.backward()
-    return run.results()
 
 
 @pytest.mark.parametrize("score_apply", ["after", "before"])

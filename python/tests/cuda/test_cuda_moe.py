@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_close
-from test_moe import COMPUTING, LEAVES, ROUTING, K, apart, assert_same, inputs, results, together
+from support.compare import assert_close
+from support.moe import COMPUTING, LEAVES, ROUTING, K, apart, assert_same, inputs, results, together
 from torch.utils.checkpoint import checkpoint
 
 from autoep import functional

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TOLERANCES, assert_close
+from support import models
+from support.compare import TOLERANCES, assert_close
 
 import autoep
 from autoep.layer import ExpertLoad
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
-import models
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from functools import partial
 
-import models
 import pytest
 import torch
 import transformers
-from cases_parity import ADAMW, start
-from conftest import assert_close
-from models import PlainRun
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from registry import Ranks, case
+from support import models
+from support.cases import Ranks, case
+from support.compare import assert_close
+from support.engines import ADAMW, start
+from support.models import PlainRun
 
 import autoep
 

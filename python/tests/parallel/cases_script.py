@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from functools import partial
 
-import models
 import pytest
 import torch
-from cases_parity import ADAMW, start
-from conftest import assert_close
-from models import PlainRun
-from registry import Ranks, case
+from support import models
+from support.cases import Ranks, case
+from support.compare import assert_close
+from support.engines import ADAMW, start
+from support.models import PlainRun
 from torch import nn
 
 import autoep

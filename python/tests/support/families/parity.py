@@ -1,28 +1,20 @@
-"""One step of a tiny model of each family over the ranks, against the same model in one process.
-
-`parity.py FOLDER [MODEL_TYPE...]` runs on every rank, and writes what it found into the folder.
-"""
+"""One step of a tiny model of each family over the ranks, against the same model in one process."""
 
 from __future__ import annotations
 
 import copy
-import json
-import sys
-import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import models
-import tiny
 import torch
-import transformers
-from conftest import assert_close
 from torch import nn
 
 import autoep
 from autoep.detection import follows_convention
 from autoep.engine import Engine
-from autoep.launch import World, join_world
+from autoep.launch import World
+from support import models
+from support.compare import assert_close
+from support.families import tiny
 
 WORKS = "works"
 TIMEOUT = 60.0
@@ -161,23 +153,3 @@ def step_in_one_process(model: nn.Module, model_type: str, world: World) -> Outc
         outcomes.append(forward(model, model_type, rank))
         (outcomes[-1].loss() / world.size).backward()
     return outcomes[world.rank]
-
-
-def main(folder: Path, model_types: list[str]) -> None:
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)
-    world = join_world(TIMEOUT)
-    with (folder / f"rank{world.rank}.jsonl").open("w") as results:
-        for model_type in model_types or tiny.moe_model_types():
-            try:
-                found = check(model_type, world)
-            except BaseException as failure:
-                print(f"{model_type}: {failure!r}", file=sys.stderr)
-                raise  # the other rank may be waiting for this one: end both
-            results.write(json.dumps({"model_type": model_type, **found._asdict()}) + "\n")
-            results.flush()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import reference
 import torch
 
 from autoep import _options
 from autoep.functional import _experts, _local_experts, _moe
+from support import reference
 
 _Tensors = tuple[torch.Tensor | None, ...]
 

@@ -6,15 +6,16 @@ import ctypes
 import math
 from collections.abc import Sequence
 
-import kernels
 import pytest
 import torch
+
+from support.cuda import kernels
 
 DEVICE = "cuda"
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
-# As in conftest.py of all tests; in bf16 and f16 half a unit of the last place: one rounding.
+# As in compare.py; in bf16 and f16 half a unit of the last place: one rounding.
 TOLERANCES = {torch.float32: 3e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 _GUARD = 64
@@ -109,3 +110,10 @@ def launch(
 
 def long(value: int) -> ctypes.c_longlong:
     return ctypes.c_longlong(value)
+
+
+def group_sizes(counts: torch.Tensor, groups: int) -> torch.Tensor:
+    """What kernels read the groups from: offsets (0), or i32 or i64 counts."""
+    if groups == 0:
+        counts = torch.cat([torch.zeros(1, dtype=counts.dtype), counts.cumsum(0)])
+    return counts.to(torch.int64 if groups == 8 else torch.int32).to(DEVICE)

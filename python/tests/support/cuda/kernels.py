@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 
-import nvrtc
 import torch
+
+from support.cuda import nvrtc
 
 F32, BF16, F16 = 1, 2, 3
 CODES = {None: 0, torch.float32: F32, torch.bfloat16: BF16, torch.float16: F16}

@@ -8,7 +8,7 @@ import site
 from collections.abc import Sequence
 from pathlib import Path
 
-KERNELS = Path(__file__).parents[3] / "Sources" / "AutoEPCUDA" / "Kernels"
+KERNELS = Path(__file__).parents[4] / "Sources" / "AutoEPCUDA" / "Kernels"
 
 
 class MissingCompilerError(Exception):

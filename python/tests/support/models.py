@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import transformers
-from conftest import assert_close
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from autoep.engine import Engine
+from support.compare import assert_close
 
 VOCABULARY = 64
 Batch = dict[str, torch.Tensor]

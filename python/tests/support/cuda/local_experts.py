@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import reference
+import pytest
 import torch
 
+import autoep
 from autoep import _options
 from autoep._native import engine
+from support import reference
 
 DEVICE = "cuda"
 CUDA = 2
@@ -213,3 +215,37 @@ def expected(data: Data, dtype: torch.dtype) -> list[torch.Tensor]:
     leaves = [tensor for tensor in (x, scores, *weights) if tensor is not None]
     gradients = torch.autograd.grad(y, leaves, data.grad_y.to(dtype), materialize_grads=True)
     return [y.detach(), *gradients]
+
+
+def context_of(stream: torch.cuda.Stream) -> Any:
+    return engine.context_create(CUDA, stream.device_index, 0, stream.cuda_stream, None)
+
+
+def error(actual: torch.Tensor, wanted: torch.Tensor, floor: float = 0.0) -> float:
+    difference = (actual.double() - wanted.double()).norm().item()
+    return difference / max(wanted.double().norm().item(), floor, 1e-300)
+
+
+def assert_close(actual: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
+    floor = 1e-6 * max((w.double().norm().item() for w in wanted), default=0)
+    for index, (a, w) in enumerate(zip(actual, wanted, strict=True)):
+        assert a.shape == w.shape
+        assert error(a, w, floor) <= 3e-6, f"tensor {index}"
+
+
+def bits(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.contiguous().view(-1).view(torch.uint8).clone() for tensor in tensors]
+
+
+def assert_same_bits(actual: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
+    assert all(torch.equal(a, w) for a, w in zip(actual, wanted, strict=True))
+
+
+def both_with_dropped_choices(run: Run) -> list[torch.Tensor]:
+    """The results; the call after the first is told of the choices that are no experts."""
+    run.forward()
+    torch.cuda.synchronize()
+    with pytest.raises(autoep.InvalidArgumentError, match=r"topk_idx .* outside \[0, E\)"):
+        run.backward()
+    run.backward()
+    return run.results()
