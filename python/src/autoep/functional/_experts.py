@@ -21,7 +21,7 @@ from autoep._arrays import (
 )
 from autoep._native import engine
 from autoep._options import Computing, ExpertsOptions, ExpertsWeights, experts_options
-from autoep.comm import Communicator
+from autoep.comm import Communicator, handle_of
 from autoep.errors import InvalidArgumentError
 from autoep.functional._layers import Layer, layer_of
 from autoep.functional._plan import Plan, check_plan
@@ -126,6 +126,8 @@ def experts(
     """
     weights = ExpertsWeights(gate_up, gate_up_bias, down, down_bias)
     check_tensors(x, weights, topk_weights=topk_weights)
+    if comm is not None:
+        handle_of(comm)
     if is_torch(x):
         x, weights = torch_op("autocast")(x, weights)
     if plan is None:
