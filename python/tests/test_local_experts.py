@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from random_layer import NAMES, LayerShape, random_layer
 from support import models, reference
-from support.compare import assert_close, assert_same_bits
+from support.compare import assert_all_same_bits, assert_close, assert_same_bits
 from support.passes import (
-    NAMES,
-    assert_all_same_bits,
     backward,
     buffers_of,
     results,
@@ -33,20 +32,10 @@ def inputs(
     dtype: torch.dtype = torch.float32, bias: bool = True, tokens: int = T
 ) -> dict[str, torch.Tensor | None]:
     """What `functional.experts` takes."""
-    generator = torch.Generator().manual_seed(3)
-
-    def leaf(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
-
-    return {
-        "x": leaf(tokens, H),
-        "topk_idx": torch.rand(tokens, E, generator=generator).topk(K).indices,
-        "topk_weights": leaf(tokens, K, dtype=torch.float32),
-        "gate_up": leaf(E, 2 * FFN, H),
-        "gate_up_bias": leaf(E, 2 * FFN) if bias else None,
-        "down": leaf(E, H, FFN),
-        "down_bias": leaf(E, H) if bias else None,
-    }
+    shape = LayerShape(tokens, K, E, H, FFN, biases=bias)
+    return random_layer(
+        shape, dtype, seed=3, weight_dtype=torch.float32, signed_weights=True
+    ).given()
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cases_checkpoints  # noqa: F401
+import cases_controls  # noqa: F401
 import cases_engine  # noqa: F401
 import cases_lora  # noqa: F401
 import cases_parity  # noqa: F401
@@ -27,6 +28,7 @@ NUMBERS = ("cases_parity",)
 EVERYTHING = (
     *NUMBERS,
     "cases_checkpoints",
+    "cases_controls",
     "cases_engine",
     "cases_lora",
     "cases_routing",

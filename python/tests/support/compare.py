@@ -28,4 +28,34 @@ def assert_same_bits(actual: torch.Tensor, expected: torch.Tensor) -> None:
     """Compares tensors bit by bit."""
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
-    assert actual.contiguous().numpy().tobytes() == expected.contiguous().numpy().tobytes()
+    assert torch.equal(_bytes(actual), _bytes(expected))
+
+
+def assert_all_same_bits(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
+    """Compares several tensors bit by bit."""
+    for a, e in zip(actual, expected, strict=True):
+        assert_same_bits(a, e)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
+
+
+def assert_close_or_equal(actual: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> None:
+    """Compares each tensor by itself: numbers by norm, integers exactly."""
+    for a, e in zip(actual, expected, strict=True):
+        if e.is_floating_point():
+            assert_close([a], [e])
+        else:
+            assert torch.equal(a, e)
+
+
+def assert_as_good(
+    ours: list[torch.Tensor], theirs: list[torch.Tensor], exact: list[torch.Tensor]
+) -> None:
+    """No tensor is further from float64 than two roundings of its operations put plain torch."""
+    floor = 1e-6 * max(e.norm().item() for e in exact)
+    for index, (a, t, e) in enumerate(zip(ours, theirs, exact, strict=True)):
+        scale = max(e.norm().item(), floor)
+        error, other = ((x.double().cpu() - e).norm().item() / scale for x in (a, t))
+        assert error <= max(TOLERANCES[torch.float32], 2 * other), f"tensor {index}: {error:.3g}"

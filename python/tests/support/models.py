@@ -178,3 +178,21 @@ def bits(engine: Engine) -> dict[str, bytes]:
         name: local(p.detach()).contiguous().view(torch.uint8).numpy().tobytes()
         for name, p in engine.module.named_parameters()
     }
+
+
+def assert_steps_agree(engine: Engine, plain: PlainRun) -> None:
+    """Compares the gradients, then the weights after a step."""
+    assert_same_gradients(engine, plain.model)
+    engine.step()
+    plain.step()
+    assert_same_weights(engine, plain.model)
+
+
+def assert_same_adapters(mine: nn.Module, theirs: nn.Module) -> None:
+    """What PEFT would save is whole on every rank, under its own names."""
+    from peft import get_peft_model_state_dict
+
+    mine, theirs = get_peft_model_state_dict(mine), get_peft_model_state_dict(theirs)
+    assert mine.keys() == theirs.keys()
+    assert any("experts" in name for name in mine)
+    assert_close(list(mine.values()), [theirs[name] for name in mine])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from random_layer import LayerShape, random_layer
 
 from autoep import functional
 from support.compare import assert_close
@@ -18,14 +19,9 @@ COMPUTING = {"activation": "gelu", "score_apply": "before"}
 
 def inputs(dtype: torch.dtype = torch.float64, device: str = "cpu") -> dict[str, torch.Tensor]:
     """The tensors of `functional.moe`."""
-    generator = torch.Generator().manual_seed(5)
-
-    def leaf(*shape: int) -> torch.Tensor:
-        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
-        return values.to(dtype).to(device).requires_grad_()
-
-    sizes = ((T, H), (E, H), (E, 2 * FFN, H), (E, 2 * FFN), (E, H, FFN), (E, H))
-    return dict(zip(LEAVES, (leaf(*size) for size in sizes), strict=True))
+    shape = LayerShape(T, K, E, H, FFN, biases=True)
+    layer = random_layer(shape, dtype, seed=5, device=device)
+    return {name: getattr(layer, name) for name in LEAVES}
 
 
 def apart(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from random_layer import RandomLayer
 
 from autoep import functional
-from support.compare import assert_same_bits
-
-NAMES = ("x", "topk_idx", "topk_weights", "gate_up", "gate_up_bias", "down", "down_bias")
+from autoep.comm import Communicator
 
 
 def backward(y: torch.Tensor) -> torch.Tensor:
@@ -30,11 +29,14 @@ def results(given: dict[str, torch.Tensor | None], run: Any = functional.experts
     return [backward(run(**given)), *take_gradients(given)]
 
 
-def assert_all_same_bits(actual: list[Any], expected: list[Any]) -> None:
-    for a, e in zip(actual, expected, strict=True):
-        assert_same_bits(a, e)
-
-
 def buffers_of(given: dict[str, Any]) -> functional.GradBuffers:
     names = functional.GradBuffers._fields
     return functional.GradBuffers(*(torch.ones(given[name].shape) for name in names))
+
+
+def rank_part(layer: RandomLayer, comm: Communicator, token_splits: list[int]) -> RandomLayer:
+    """What one rank holds of a layer: its tokens and its experts."""
+    first, count = functional.expert_range(layer.shape.experts, comm.size, comm.rank)
+    start = sum(token_splits[: comm.rank])
+    tokens = slice(start, start + token_splits[comm.rank])
+    return layer.part(tokens, slice(first, first + count))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_layer import LayerShape, random_layer
 
 import autoep
 from autoep import _options
@@ -41,6 +42,17 @@ class Layer:
     choice: str = "random"
 
     @property
+    def shape(self) -> LayerShape:
+        """What its tensors are drawn by."""
+        return LayerShape(
+            *self.sizes,
+            gate=self.gate,
+            activation=self.activation,
+            layout=self.layout,
+            biases=self.bias,
+        )
+
+    @property
     def config(self) -> tuple:
         """`autoep_experts_config` for the extension."""
         _, _, experts, hidden, ffn = self.sizes
@@ -60,55 +72,33 @@ class Layer:
     @property
     def gate_up_size(self) -> int:
         """G."""
-        return self.sizes[4] * (1 if self.gate == "none" else 2)
+        return self.shape.columns
 
 
 class Data:
     """Inputs of a layer, the same for every dtype but for rounding."""
 
     def __init__(self, layer: Layer, seed: int = 0) -> None:
-        tokens, top_k, experts, hidden, ffn = layer.sizes
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*shape: int, scale: float = 1.0, dtype: torch.dtype = layer.dtype) -> Any:
-            values = torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
-            return values.to(dtype).to(DEVICE)
-
-        def weight(out_size: int, in_size: int) -> Any:
-            shape = (out_size, in_size) if layer.layout == "out_in" else (in_size, out_size)
-            return normal(experts, *shape, scale=in_size**-0.5)
-
+        drops = layer.choice == "dropped"
+        drawn = random_layer(
+            layer.shape,
+            layer.dtype,
+            seed=seed,
+            weight_dtype=layer.weight_dtype,
+            index_dtype=layer.index_dtype,
+            device=DEVICE,
+            choice="random" if drops else layer.choice,
+            outside=drops,
+        )
         self.layer = layer
-        self.x = normal(tokens, hidden)
-        self.grad_y = normal(tokens, hidden)
-        scores = torch.rand(tokens, top_k, generator=generator, dtype=torch.float64) + 0.1
-        self.topk_weights = (
-            (scores / scores.sum(-1, keepdim=True)).to(layer.weight_dtype).to(DEVICE)
+        self.x = drawn.x.detach()
+        self.grad_y = drawn.grad_y
+        self.topk_weights = drawn.topk_weights.detach()
+        self.topk_idx = drawn.topk_idx
+        self.weights = tuple(
+            None if weight is None else weight.detach()
+            for weight in (drawn.gate_up, drawn.gate_up_bias, drawn.down, drawn.down_bias)
         )
-        self.topk_idx = _choices(layer, generator).to(layer.index_dtype).to(DEVICE)
-        self.weights = (
-            weight(layer.gate_up_size, hidden),
-            normal(experts, layer.gate_up_size) if layer.bias else None,
-            weight(hidden, ffn),
-            normal(experts, hidden) if layer.bias else None,
-        )
-
-
-def _choices(layer: Layer, generator: torch.Generator) -> torch.Tensor:
-    tokens, top_k, experts, _, _ = layer.sizes
-    if layer.choice == "one expert":
-        return torch.full((tokens, top_k), experts - 1)
-    scores = torch.rand(tokens, experts, generator=generator)
-    if layer.choice == "skewed":
-        scores[:, : max(top_k, experts // 4)] += 0.8
-    if layer.choice == "even experts":
-        scores[:, 1::2] = -1
-    idx = scores.topk(top_k).indices
-    if layer.choice == "dropped":
-        idx[::3, 0] = experts
-        idx[1::4, -1] = -5
-        idx[2::7] = 2**31 - 1
-    return idx
 
 
 class Guarded:
