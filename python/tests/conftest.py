@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.plain_gpu import gpu
-
-__all__ = ["gpu"]
+from support.watched_engine import WatchedEngine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,3 +21,11 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20240917)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> WatchedEngine:
+    """The engine, with a record of the calls of layers."""
+    engine = WatchedEngine()
+    monkeypatch.setattr("autoep.functional._experts.engine", engine)
+    return engine

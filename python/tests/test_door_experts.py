@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from support import reference
 from support.compare import assert_close
 from support.experts_classes import FFN, KINDS, E, H, ModuleConfig, T, case, make_class, results
 from support.ranks import run_ranks
@@ -72,10 +74,66 @@ def test_choices_of_experts_elsewhere_count_for_nothing() -> None:
     idx[5] = E
     expected = results(experts, experts(x, idx, weights), x, weights)
     experts.config = ModuleConfig("autoep")
+    functional.reset_statistics()
     found = results(experts, experts(x, idx, weights), x, weights)
     assert_close(found, expected)
     assert not found[0][5].any()
     assert not found[2][5].any()
+    assert functional.statistics().rows_received == int((idx < E).sum()), "nothing else is computed"
+
+
+def test_a_choice_that_is_no_expert_is_refused() -> None:
+    experts, (x, idx, weights) = case("silu", torch.float32)
+    experts.config = ModuleConfig("autoep")
+    experts._is_expert_parallel = False
+    for wrong in (E, -2):
+        idx[3, 1] = wrong
+        with pytest.raises(autoep.InvalidArgumentError, match="topk_idx"):
+            experts(x, idx, weights)
+
+
+@pytest.mark.parametrize("activation", ["silu", None], ids=["fused", "composed"])
+def test_identity_experts_are_not_computed(activation: str | None, dtype: torch.dtype) -> None:
+    """They add their weight times the token; a choice of -1 beside them adds nothing."""
+    experts, (x, idx, weights) = case("silu", dtype)
+    spec = dataclasses.replace(spec_of(experts), identity_experts=3, activation=activation)
+    idx = idx.clone()
+    idx[::3, 0] = E
+    idx[1::4, 1] = E + 2
+    idx[6] = -1
+    is_identity = idx >= E
+    weights = weights.detach().requires_grad_()
+    others = idx.masked_fill(is_identity, -1)
+    expected = reference.experts(x, others, weights, experts.gate_up_proj, experts.down_proj)
+    kept = weights.masked_fill(~is_identity, 0).sum(1, keepdim=True)
+    expected = results(experts, expected + kept * x, x, weights)
+    functional.reset_statistics()
+    y = run_experts(experts, x, idx, weights, num_experts=E, spec=spec)
+    assert_close(results(experts, y, x, weights), expected)
+    if activation is not None:
+        assert functional.statistics().rows_received == int((others >= 0).sum())
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_composed_experts_weigh_their_input_where_the_spec_says_so(ranks: int) -> None:
+    experts, (x, idx, weights) = case("silu", torch.float64)
+    spec = dataclasses.replace(spec_of(experts), score_apply="before")
+    fused = run_experts(experts, x, idx, weights, num_experts=E, spec=spec)
+    composed = dataclasses.replace(spec, activation=None)
+
+    def on_rank(comm: autoep.Communicator) -> torch.Tensor:
+        mine = copy.deepcopy(experts)
+        first, count = functional.expert_range(E, comm.size, comm.rank)
+        for name, whole in list(mine.named_parameters(recurse=False)):
+            setattr(mine, name, nn.Parameter(whole.detach()[first : first + count].clone()))
+        part = slice(comm.rank, None, comm.size)
+        with torch.no_grad():
+            return run_experts(
+                mine, x[part], idx[part], weights[part], num_experts=E, comm=comm, spec=composed
+            )
+
+    for rank, y in enumerate(run_ranks(ranks, on_rank)):
+        assert_close([y], [fused.detach()[rank::ranks]])
 
 
 def test_under_autocast_the_weights_decide_the_type() -> None:

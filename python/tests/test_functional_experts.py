@@ -199,7 +199,7 @@ def test_a_plan_serves_several_passes() -> None:
     counts = torch.bincount(layer.topk_idx.flatten(), minlength=E).tolist()
     assert plan.tokens_per_expert_sent() == counts
     assert plan.tokens_per_expert_received() == counts
-    assert (plan.rows_sent, plan.rows_received) == (T * K, T * K)
+    assert (plan.num_tokens, plan.rows, plan.rows_capacity) == (T, T * K, T * K)
     assert (plan.first_expert, plan.local_experts) == (0, E)
     expected = layer.run(functional.experts)
     for _ in range(2):

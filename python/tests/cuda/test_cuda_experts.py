@@ -342,21 +342,6 @@ def test_without_gradients_nothing_is_kept() -> None:
     assert torch.cuda.memory_allocated() - before <= y.nbytes + 4096
 
 
-def test_room_for_the_routing_is_enough() -> None:
-    from autoep._native import engine
-    from autoep.functional._local_experts import _routing_bytes
-    from autoep.functional._runtime import context_of
-
-    context = context_of(torch.empty(0, device="cuda"))
-    for tokens, top_k, experts in itertools.product(
-        (0, 1, 127, 4096, 1 << 20), (1, 2, 8), (1, 8, 128, 1024)
-    ):
-        if top_k <= experts:
-            config = (experts, 64, 64, 3, 1, 2, 1, 1, 1.702, 7.0)
-            needed, *_ = engine.local_experts_describe(context, config, tokens, top_k)
-            assert needed <= _routing_bytes(tokens * top_k, experts), (tokens, top_k, experts)
-
-
 def test_statistics_count_the_calls_on_gpus() -> None:
     functional.reset_statistics()
     run(inputs((5, 3, 3, 8, 8)))

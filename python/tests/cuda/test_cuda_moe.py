@@ -219,7 +219,7 @@ def test_a_backward_after_one_that_failed_is_refused(monkeypatch: pytest.MonkeyP
         raise torch.cuda.OutOfMemoryError("no memory")
 
     with monkeypatch.context() as context:
-        context.setattr("autoep.functional._local_moe.run_route_backward", fail)
+        context.setattr("autoep.functional._torch_layer.run_route_backward", fail)
         with pytest.raises(torch.cuda.OutOfMemoryError):
             y.sum().backward()
     with pytest.raises(RuntimeError, match="inplace"):

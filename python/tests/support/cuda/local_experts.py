@@ -10,14 +10,13 @@ import torch
 from random_layer import LayerShape, random_layer
 
 import autoep
-from autoep import _options
 from autoep._native import engine
+from autoep._options import ExpertsOptions, experts_options
+from autoep.functional import _layers as functional_layers
 from support import reference
 
 DEVICE = "cuda"
 CUDA = 2
-# autoep_dtype.
-_DTYPES = {torch.float32: 1, torch.bfloat16: 3, torch.float16: 4}
 _GUARD = 256
 
 
@@ -53,26 +52,16 @@ class Layer:
         )
 
     @property
-    def config(self) -> tuple:
-        """`autoep_experts_config` for the extension."""
-        _, _, experts, hidden, ffn = self.sizes
-        return (
-            experts,
-            hidden,
-            ffn,
-            _DTYPES[self.dtype],
-            _options.ACTIVATIONS[self.activation],
-            _options.GATES[self.gate],
-            _options.LAYOUTS[self.layout],
-            _options.SCORE_APPLIES[self.score_apply],
-            1.702,
-            7.0,
+    def options(self) -> ExpertsOptions:
+        """`autoep_layer_config` for the extension."""
+        _, top_k, experts, hidden, ffn = self.sizes
+        return experts_options(
+            *(experts, top_k, hidden, ffn, self.dtype),
+            activation=self.activation,
+            gate=self.gate,
+            layout=self.layout,
+            score_apply=self.score_apply,
         )
-
-    @property
-    def gate_up_size(self) -> int:
-        """G."""
-        return self.shape.columns
 
 
 class Data:
@@ -130,20 +119,19 @@ class Run:
         layer = data.layer
         tokens, top_k, experts, hidden, _ = layer.sizes
         self.context, self.data, self.memory = context, data, Guarded()
+        self.layer = functional_layers.Layer(context, layer.options, None)
         empty = self.memory.empty
-        sizes = engine.local_experts_describe(context, layer.config, tokens, top_k)
-        self.routing, self.forward_space, self.backward_space, self.scratch = (
-            empty(size, dtype=torch.uint8) for size in sizes
-        )
-        rows = tokens * top_k
-        self.hidden = empty(rows, layer.gate_up_size, dtype=layer.dtype)
+        self.plan = empty(self.layer.plan_size(tokens), dtype=torch.uint8)
+        self.saved = empty(self.layer.saved_size(tokens * top_k), dtype=torch.uint8)
         self.tokens_per_expert = empty(experts, dtype=torch.int32)
         self.y = empty(tokens, hidden, dtype=layer.dtype)
         self.grad_x = empty(tokens, hidden, dtype=layer.dtype)
-        self.grad_hidden = empty(rows, layer.gate_up_size, dtype=layer.dtype)
-        self.activated = empty(rows, layer.sizes[-1], dtype=layer.dtype)
         self.grad_topk_weights = empty(tokens, top_k, dtype=layer.weight_dtype)
         self.gradients = self.gradients_of(layer.dtype)
+        size = self.layer.workspace(tokens, 0).forward
+        self.forward_space = empty(size, dtype=torch.uint8)
+        # The same memory for each backward, so that a graph can be captured.
+        self.backward_spaces: dict[int, torch.Tensor] = {}
 
     def gradients_of(self, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
         """Memory for the gradients of the weights."""
@@ -153,22 +141,32 @@ class Run:
         )
 
     def forward(self) -> None:
-        """Fills y, hidden, routing and tokens_per_expert."""
+        """Fills y, plan, saved and tokens_per_expert."""
         data = self.data
-        engine.local_experts_forward(
-            *(self.context, data.layer.config, data.weights, data.x, data.topk_idx),
-            *(data.topk_weights, self.routing, self.hidden, self.tokens_per_expert, self.y),
+        engine.layer_forward(
+            *(self.context, self.layer.handle, data.weights, data.x, data.topk_weights),
+            *(data.topk_idx, self.tokens_per_expert, self.plan, 0, self.saved, self.y),
             self.forward_space,
         )
 
-    def backward(self, *, accumulate: bool = False) -> None:
+    def backward(self, *, accumulate: bool = False, overwrite_saved: bool = False) -> None:
         """Fills the gradients; those that are None are left out."""
-        data = self.data
-        engine.local_experts_backward(
-            *(self.context, data.layer.config, data.weights, data.grad_y, data.x),
-            *(data.topk_weights, self.routing, self.hidden, self.grad_hidden, self.activated),
-            *(self.grad_x, self.grad_topk_weights),
-            *(self.gradients, accumulate, self.scratch, self.backward_space),
+        data, gate_up = self.data, self.gradients[0]
+        is_of_layer = gate_up is not None and gate_up.dtype == data.layer.dtype
+        size = self.layer.workspace(
+            data.layer.sizes[0],
+            0,
+            overwrite_saved=overwrite_saved,
+            lends_gate_up=is_of_layer and not accumulate,
+            lends_grad_x=self.grad_x is not None,
+        ).backward
+        if size not in self.backward_spaces:
+            self.backward_spaces[size] = self.memory.empty(size, dtype=torch.uint8)
+        engine.layer_backward(
+            *(self.context, self.layer.handle, data.weights, data.grad_y, data.x),
+            *(data.topk_weights, self.plan, 0, self.saved, overwrite_saved),
+            *(self.grad_x, self.grad_topk_weights, self.gradients, accumulate),
+            self.backward_spaces[size],
         )
 
     def both(self) -> list[torch.Tensor]:
@@ -235,7 +233,7 @@ def both_with_dropped_choices(run: Run) -> list[torch.Tensor]:
     """The results; the call after the first is told of the choices that are no experts."""
     run.forward()
     torch.cuda.synchronize()
-    with pytest.raises(autoep.InvalidArgumentError, match=r"topk_idx .* outside \[0, E\)"):
+    with pytest.raises(autoep.InvalidArgumentError, match="topk_idx"):
         run.backward()
     run.backward()
     return run.results()
