@@ -45,17 +45,17 @@ FUNCTION(layer_create) {
 }
 
 FUNCTION(layer_workspace) {
-  Handle *layer;
+  Handle *context, *layer;
   long long num_tokens, rows_capacity;
   autoep_workspace_args call = {.struct_size = sizeof call};
-  if (!PyArg_ParseTuple(args, "O&LLppp:layer_workspace", layer_read, &layer, &num_tokens,
-                        &rows_capacity, &call.overwrite_saved, &call.lends_gate_up,
-                        &call.lends_grad_x))
+  if (!PyArg_ParseTuple(args, "O&O&LLppp:layer_workspace", context_read, &context, layer_read,
+                        &layer, &num_tokens, &rows_capacity, &call.overwrite_saved,
+                        &call.lends_gate_up, &call.lends_grad_x))
     return NULL;
   call.num_tokens = num_tokens;
   call.rows_capacity = rows_capacity;
   autoep_workspace_bytes bytes = {.struct_size = sizeof bytes};
-  RUN(autoep_layer_workspace(layer->id, &call, &bytes, &error));
+  RUN(autoep_layer_workspace(context->id, layer->id, &call, &bytes, &error));
   return Py_BuildValue("LLLL", (long long)bytes.plan, (long long)bytes.forward,
                        (long long)bytes.backward, (long long)bytes.dispatch);
 }
@@ -279,8 +279,8 @@ PyMethodDef layer_methods[] = {
     METHOD(layer_create,
            "(context, config, comm or None) -> (Handle, the layer's info in the header's order)"),
     METHOD(layer_workspace,
-           "(layer, num_tokens, rows_capacity, overwrite_saved, lends_gate_up, lends_grad_x) -> "
-           "(plan, forward, backward, dispatch), in bytes"),
+           "(context, layer, num_tokens, rows_capacity, overwrite_saved, lends_gate_up, "
+           "lends_grad_x) -> (plan, forward, backward, dispatch), in bytes"),
     METHOD(layer_plan,
            "(context, layer, topk_idx, plan, tokens_per_expert, rows_per_expert, workspace) -> "
            "(rows, rows_capacity)"),

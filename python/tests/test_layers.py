@@ -20,6 +20,7 @@ from autoep.comm import Communicator
 from autoep.functional import _layers
 from autoep.functional._experts import ExpertsWeights, options_of
 from autoep.functional._layers import Layers, layer_of
+from autoep.functional._runtime import context
 
 LIKE = torch.empty(0)
 
@@ -46,13 +47,13 @@ def test_they_are_kept_in_a_bounded_number() -> None:
     assert layer_of(LIKE, options(99), comm) is made[-1]
     assert layer_of(LIKE, options(1), comm) is not made[0]
     # One that is not kept any more works for those that hold it.
-    assert made[0].workspace(3, 0).forward > 0
+    assert made[0].workspace(LIKE, 3).forward > 0
 
 
 def test_sizes_are_remembered_in_a_bounded_number() -> None:
     layer = layer_of(LIKE, options(), Communicator.alone())
     for tokens in range(1000):
-        layer.workspace(tokens, 0)
+        layer.workspace(LIKE, tokens)
     assert len(layer._workspaces) <= _layers._MOST_SIZES
 
 
@@ -83,11 +84,11 @@ def test_they_keep_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
     idx = torch.arange(10).remainder(4).view(5, 2)
     gate_up, down = torch.randn(4, 24, 8), torch.randn(4, 8, 12)
     y = functional.experts(x, idx, weights, gate_up, down)
-    context = functional._runtime.context()
+    held = context()
     monkeypatch.setattr("autoep.functional._runtime._context", None)
-    assert not [holder for holder in gc.get_referrers(context) if holder is not locals()]
+    assert not [holder for holder in gc.get_referrers(held) if holder is not locals()]
     # The backward is of another context of the same device.
-    context.close()
+    held.close()
     y.sum().backward()
     assert x.grad.any()
 
@@ -175,4 +176,4 @@ def test_handles_are_of_their_kind() -> None:
     with pytest.raises(autoep.InvalidArgumentError, match="expected a context of the engine"):
         engine.context_num_threads(layer.handle)
     with pytest.raises(autoep.InvalidArgumentError, match="expected a layer of the engine"):
-        engine.layer_workspace(Communicator.alone().handle, 1, 0, False, False, False)
+        engine.layer_workspace(context(), Communicator.alone().handle, 1, 0, False, False, False)

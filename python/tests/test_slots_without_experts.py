@@ -83,7 +83,7 @@ def test_plans_count_only_slots_with_an_expert() -> None:
     counts = chosen.bincount(minlength=E).tolist()
     assert plan.tokens_per_expert_sent() == counts
     assert plan.tokens_per_expert_received() == counts
-    assert plan.rows == plan.rows_capacity == len(chosen)
+    assert (plan.rows, plan.rows_capacity) == (len(chosen), T * K)
     with torch.no_grad():
         y = functional.experts(**layer.given(), plan=plan)
         assert_same_bits(y, functional.experts(**layer.given()))

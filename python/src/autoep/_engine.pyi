@@ -104,6 +104,7 @@ def layer_create(
     context: Handle, config: tuple, comm: Handle | None
 ) -> tuple[Handle, tuple[int, int, int, int, int, int, int, int]]: ...
 def layer_workspace(
+    context: Handle,
     layer: Handle,
     num_tokens: int,
     rows_capacity: int,

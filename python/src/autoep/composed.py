@@ -54,7 +54,7 @@ def composed_experts(
     rows_RH, groups, plan = functional.dispatch(
         x_TH, topk_idx_TK, num_experts=num_experts, comm=comm, topk_weights=on_input
     )
-    product = _Product(groups, layout, has_gaps=plan.rows < 0)
+    product = _Product(groups, layout, has_gaps=x_TH.is_cuda and plan.comm is None)
     hidden_RG = product(rows_RH, weights.gate_up, weights.gate_up_bias)
     hidden_RF = activate(hidden_RG).to(x_TH.dtype)
     rows_RH = product(hidden_RF, weights.down, weights.down_bias)

@@ -15,6 +15,7 @@ from autoep._arrays import (
     empty,
     is_torch,
     memory,
+    on_gpu,
     plain,
     same_kind,
 )
@@ -32,8 +33,8 @@ class Dispatched(NamedTuple):
     """The rows of this rank's experts.
 
     Attributes:
-        rows: [R, H], in expert order. On a GPU where R is not known [T*K, H], with zeros behind
-            the rows.
+        rows: [R, H], in expert order. On a GPU of a rank alone, which does not wait for R,
+            [T*K, H] with zeros behind the rows.
         rows_per_expert: [e] int32.
         plan: What `combine` takes.
     """
@@ -83,7 +84,7 @@ def dispatch(
     if is_torch(x):
         rows = torch_op("dispatch")(plan, x, topk_weights)
     else:
-        rows = dispatch_forward(plan.layer, x, topk_weights, plan.memory, plan.rows_capacity)
+        rows = dispatch_forward(plan.layer, x, topk_weights, plan.memory, plan.rows)
     return Dispatched(rows, plan.rows_per_expert, plan)
 
 
@@ -150,17 +151,18 @@ def combine_backward(
     same_kind("grad_y", grad_TH, rows=rows, topk_weights=topk_weights)
     check_plan(plan, None, None)
     if topk_weights is None:
-        layer, capacity = plan.layer, plan.rows_capacity
-        return dispatch_forward(layer, grad_TH, None, plan.memory, capacity), None
+        return dispatch_forward(plan.layer, grad_TH, None, plan.memory, plan.rows), None
     return combine_gradients(plan.layer, grad_TH, rows, topk_weights, plan.memory)
 
 
 def dispatch_forward(
-    layer: Layer, x: Array, topk_weights: Array | None, plan: Array, capacity: int
+    layer: Layer, x: Array, topk_weights: Array | None, plan: Array, rows: int
 ) -> Array:
-    """The rows [capacity, H] of x [T, H], outside of autograd; collective."""
+    """The rows [R, H] of x [T, H], outside of autograd; collective."""
     x_TH = dense(x)
-    rows_RH = _empty_rows(x_TH, capacity)
+    tokens = x_TH.shape[0]
+    capacity = layer.capacity(rows, tokens)
+    rows_CH = _empty_rows(x_TH, capacity)
     engine.dispatch(
         context_of(x_TH),
         layer.handle,
@@ -168,28 +170,28 @@ def dispatch_forward(
         capacity,
         x_TH,
         dense(topk_weights),
-        rows_RH,
-        _scratch(layer, x_TH, x_TH.shape[0], capacity),
+        rows_CH,
+        memory(x_TH, layer.workspace(x_TH, tokens, capacity).dispatch),
     )
-    return rows_RH
+    return _first(rows_CH, rows)
 
 
 def combine_forward(
     layer: Layer, rows: Array, topk_weights: Array | None, plan: Array, tokens: int
 ) -> Array:
-    """The tokens [T, H] of rows [capacity, H], outside of autograd; collective."""
-    rows_RH = dense(rows)
-    capacity = rows_RH.shape[0]
-    y_TH = empty(rows_RH, (tokens, rows_RH.shape[1]))
+    """The tokens [T, H] of rows [R, H], outside of autograd; collective."""
+    rows_CH = _with_room(layer, rows, tokens)
+    capacity = rows_CH.shape[0]
+    y_TH = empty(rows_CH, (tokens, rows_CH.shape[1]))
     engine.combine(
-        context_of(rows_RH),
+        context_of(rows_CH),
         layer.handle,
         plan,
         capacity,
-        rows_RH,
+        rows_CH,
         dense(topk_weights),
         y_TH,
-        _scratch(layer, rows_RH, tokens, capacity),
+        memory(rows_CH, layer.workspace(rows_CH, tokens, capacity).dispatch),
     )
     return y_TH
 
@@ -198,9 +200,11 @@ def combine_gradients(
     layer: Layer, grad_y: Array, rows: Array, topk_weights: Array, plan: Array
 ) -> tuple[Array, Array]:
     """The gradients of `combine_forward` to rows and to topk_weights; collective."""
-    grad_TH, rows_RH, weights_TK = dense(grad_y), dense(rows), dense(topk_weights)
-    capacity = rows_RH.shape[0]
-    grad_rows_RH = _empty_rows(grad_TH, capacity)
+    grad_TH, weights_TK = dense(grad_y), dense(topk_weights)
+    tokens = grad_TH.shape[0]
+    rows_CH = _with_room(layer, rows, tokens)
+    capacity = rows_CH.shape[0]
+    grad_rows_CH = _empty_rows(grad_TH, capacity)
     grad_weights_TK = empty(weights_TK, weights_TK.shape)
     engine.combine_backward(
         context_of(grad_TH),
@@ -208,21 +212,37 @@ def combine_gradients(
         plan,
         capacity,
         grad_TH,
-        rows_RH,
+        rows_CH,
         weights_TK,
-        grad_rows_RH,
+        grad_rows_CH,
         grad_weights_TK,
-        _scratch(layer, grad_TH, grad_TH.shape[0], capacity),
+        memory(grad_TH, layer.workspace(grad_TH, tokens, capacity).dispatch),
     )
-    return grad_rows_RH, grad_weights_TK
-
-
-def _scratch(layer: Layer, like: Array, tokens: int, capacity: int) -> Array:
-    return memory(like, layer.workspace(tokens, capacity).dispatch)
+    return _first(grad_rows_CH, rows.shape[0]), grad_weights_TK
 
 
 def _empty_rows(like: Array, capacity: int) -> Array:
-    """Memory for rows; zeros on a GPU, where the engine leaves what is behind the last row."""
-    if is_torch(like) and not like.is_cpu:
-        return like.new_zeros((capacity, like.shape[1]))
-    return empty(like, (capacity, like.shape[1]))
+    """Memory for rows; zeros on a GPU, where nobody knows here which is the last one."""
+    rows_CH = empty(like, (capacity, like.shape[1]))
+    if on_gpu(like):
+        rows_CH.zero_()
+    return rows_CH
+
+
+def _first(rows_CH: Array, count: int) -> Array:
+    """The first rows; no view, for a view that a Function returns cannot be changed in place."""
+    if is_torch(rows_CH):
+        return rows_CH.resize_(count, rows_CH.shape[1])
+    return rows_CH[:count]
+
+
+def _with_room(layer: Layer, rows: Array, tokens: int) -> Array:
+    """The rows as the engine takes them: with memory for slots without an expert behind them."""
+    rows_RH = dense(rows)
+    count = rows_RH.shape[0]
+    capacity = layer.capacity(count, tokens)
+    if count >= capacity:
+        return rows_RH
+    rows_CH = empty(rows_RH, (capacity, rows_RH.shape[1]))
+    rows_CH[:count] = rows_RH
+    return rows_CH

@@ -64,8 +64,8 @@ class ExpertsGradients(NamedTuple):
     down_bias: Array | None
 
 
-# Where a backward adds the gradients of the weights: float32, dense, of their shapes. None for a
-# weight that there is not, or that requires no gradient.
+# Where a backward adds the gradients of the weights: float32 (float64 for float64), dense, of their
+# shapes. None for a weight that there is not, or that requires no gradient.
 GradBuffers = ExpertsWeights
 
 # The gradients that a caller can do without.
@@ -116,8 +116,8 @@ def experts(
         plan: From `experts_plan`, to follow one made before. It decides the choices, the ranks
             and the options; giving others beside it is an error.
         grad_buffers: Of torch tensors; where the backward adds the gradients of the weights, whose
-            `grad` stays None. Dense, float32, of their shapes; None for a weight that requires no
-            gradient.
+            `grad` stays None. Dense, float32 (float64 for float64), of their shapes; None for a
+            weight that requires no gradient.
         **computing: activation, gate, layout, score_apply, swiglu_alpha and swiglu_limit;
             `Computing` documents them.
 
@@ -144,8 +144,10 @@ def experts(
         )
     if grad_buffers is not None:
         raise InvalidArgumentError("grad_buffers: expected None, as x is no torch tensor")
-    followed = () if plan is None else (plan.memory, plan.rows_capacity)
-    return forward(layer_of(x, options, comm), x, topk_idx, topk_weights, weights, *followed).y
+    if plan is None:
+        return forward(layer_of(x, options, comm), x, topk_idx, topk_weights, weights).y
+    given = (plan.memory, plan.rows_capacity)
+    return forward(plan.layer, x, None, topk_weights, weights, *given).y
 
 
 def check_tensors(x: Array, weights: ExpertsWeights, **others: Array) -> None:
@@ -249,7 +251,7 @@ def forward(
         capacity,
         saved,
         y_TH,
-        memory(x_TH, layer.workspace(tokens, capacity).forward),
+        memory(x_TH, layer.workspace(x_TH, tokens, capacity).forward),
     )
     return Forward(y_TH, saved, plan)
 
@@ -283,17 +285,13 @@ def backward(
     """
     grad_TH = dense(grad_y)
     tokens = grad_TH.shape[0]
-    capacity = layer.rows_capacity(saved, tokens)
-    lends_gate_up = (
-        not accumulate
-        and gradients.gate_up is not None
-        and gradients.gate_up.dtype == weights.gate_up.dtype
-    )
+    capacity = layer.capacity(layer.saved_rows(saved), tokens)
     sizes = layer.workspace(
+        grad_TH,
         tokens,
         capacity,
         overwrite_saved=overwrite_saved,
-        lends_gate_up=lends_gate_up,
+        lends_gate_up=gradients.gate_up is not None and not accumulate,
         lends_grad_x=gradients.x is not None,
     )
     engine.layer_backward(

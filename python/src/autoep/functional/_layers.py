@@ -36,15 +36,15 @@ class Planned(NamedTuple):
         memory: The plan's bytes.
         tokens_per_expert: [E] int32, the slots of this rank per expert.
         rows_per_expert: [e] int32, the rows of each of this rank's experts.
-        rows: R; -1 where only the device knows it.
-        rows_capacity: The rows that tensors must have room for.
+        rows: R; T*K where only the device knows it.
+        capacity: What the engine calls the plan's rows: R over several ranks, T*K on one.
     """
 
     memory: Array
     tokens_per_expert: Array
     rows_per_expert: Array
     rows: int
-    rows_capacity: int
+    capacity: int
 
 
 class Layer:
@@ -84,19 +84,29 @@ class Layer:
         """The bytes that a forward saves for its backward."""
         return self._saved_bytes + rows * self._saved_bytes_per_row
 
-    def rows_capacity(self, saved: Array, tokens: int) -> int:
-        """The capacity of the plan that a forward followed; 0 if it made the plan itself."""
-        rows = (saved.shape[0] - self._saved_bytes) // self._saved_bytes_per_row
-        is_full = rows == tokens * self.options.top_k
-        return 0 if is_full and not self.counts_rows else rows
+    def saved_rows(self, saved: Array) -> int:
+        """The rows that a forward has saved."""
+        return (saved.shape[0] - self._saved_bytes) // self._saved_bytes_per_row
 
-    def workspace(self, tokens: int, rows: int, **backward: bool) -> Workspaces:
-        """The sizes of one pass; `backward` has the flags of `autoep_workspace_args`."""
+    def capacity(self, rows: int, tokens: int) -> int:
+        """The rows that the engine has a plan of R rows make room for."""
+        return rows if self.counts_rows else tokens * self.options.top_k
+
+    def workspace(self, like: Array, tokens: int, rows: int = 0, **backward: bool) -> Workspaces:
+        """The sizes of one pass on the device of `like`.
+
+        Args:
+            like: Any array of the pass.
+            tokens: T.
+            rows: The plan's capacity; 0 where the forward makes the plan.
+            **backward: The flags of `autoep_workspace_args`.
+        """
         key = (tokens, rows, *backward.values())
         known = self._workspaces.get(key)
         if known is None:
             flags = (backward or _FORWARD_ONLY).values()
-            known = Workspaces(*engine.layer_workspace(self.handle, tokens, rows, *flags))
+            sizes = engine.layer_workspace(context_of(like), self.handle, tokens, rows, *flags)
+            known = Workspaces(*sizes)
             if len(self._workspaces) >= _MOST_SIZES:
                 self._workspaces.clear()
             self._workspaces[key] = known
@@ -107,11 +117,16 @@ class Layer:
         tokens = idx_TK.shape[0]
         plan = memory(idx_TK, self.plan_size(tokens))
         sent_E = empty(idx_TK, (self.options.num_experts,), "int32")
-        received_e = empty(idx_TK, (self.local_experts,), "int32")
-        scratch = memory(idx_TK, self.workspace(tokens, 0).plan)
+        # For a rank alone both are the same, and the engine counts once.
+        received_e = empty(idx_TK, (self.local_experts,), "int32") if self.counts_rows else None
+        scratch = memory(idx_TK, self.workspace(idx_TK, tokens).plan)
         rows, capacity = engine.layer_plan(
             context_of(idx_TK), self.handle, idx_TK, plan, sent_E, received_e, scratch
         )
+        if received_e is None:
+            received_e = sent_E
+        if rows < 0:
+            rows = capacity if on_gpu(idx_TK) else int(received_e.sum())
         return Planned(plan, sent_E, received_e, rows, capacity)
 
 

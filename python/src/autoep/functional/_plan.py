@@ -43,8 +43,8 @@ class Plan:
         options: What the experts compute, as the engine takes it.
         comm: The ranks; None for this rank alone.
         num_tokens: T.
-        rows: R, the rows of this rank's experts; -1 where only the device knows it.
-        rows_capacity: The rows that tensors have room for: R, or T*K where R is not known.
+        rows: R, the rows of this rank's experts; T*K where only the device knows it.
+        rows_capacity: The rows that the engine makes room for: R over several ranks, T*K on one.
         rows_per_expert: [e] int32, in the memory of the device.
     """
 
@@ -54,8 +54,10 @@ class Plan:
         comm: Communicator | None,
         num_tokens: int,
         planned: Planned,
+        layer: Layer | None = None,
     ) -> None:
         self.options = options
+        self._layer = layer
         self.comm = comm
         self.num_tokens = num_tokens
         memory, self._tokens_per_expert, self.rows_per_expert, self.rows, self.rows_capacity = (
@@ -73,7 +75,7 @@ class Plan:
     @property
     def layer(self) -> Layer:
         """The engine's layer that the plan is for."""
-        return layer_of(self.memory, self.options, self.comm)
+        return self._layer or layer_of(self.memory, self.options, self.comm)
 
     @property
     def first_expert(self) -> int:
@@ -141,7 +143,8 @@ def make_plan(topk_idx: Array, options: ExpertsOptions, comm: Communicator | Non
     if is_torch(topk_idx) and sys.modules["torch"].compiler.is_compiling():
         return Plan(options, comm, tokens, torch_op("plan")(topk_idx, options, comm))
     idx_TK = dense(topk_idx)
-    return Plan(options, comm, tokens, layer_of(idx_TK, options, comm).plan(idx_TK))
+    layer = layer_of(idx_TK, options, comm)
+    return Plan(options, comm, tokens, layer.plan(idx_TK), layer)
 
 
 def check_plan(plan: Plan, num_experts: int | None, comm: Communicator | None) -> None:

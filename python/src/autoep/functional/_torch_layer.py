@@ -41,13 +41,13 @@ class Call(NamedTuple):
         layer: The engine's layer; None where the call is traced.
         options: What the layer computes.
         comm: The number of its communicator, 0 for a rank alone.
-        capacity: Of the plan, where one was made before.
+        rows: Of the plan, where one was made before: for the experts its capacity.
     """
 
     layer: Layer | None
     options: ExpertsOptions
     comm: int
-    capacity: int = 0
+    rows: int = 0
 
     @property
     def traced(self) -> tuple[Any, ...]:
@@ -71,15 +71,21 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def plan(topk_idx: Tensor, options: ExpertsOptions, comm: Communicator | None) -> Planned:
     """Makes a plan while torch.compile traces; its sizes are read from a tensor in host memory."""
-    *tensors, rows = _OPS.plan(topk_idx, *options, 0 if comm is None else comm.key)
-    count, capacity = rows[0].item(), rows[1].item()
+    *tensors, counts = _OPS.plan(topk_idx, *options, 0 if comm is None else comm.key)
+    rows, capacity = counts[0].item(), counts[1].item()
+    torch._check(rows >= 0)
     torch._check(capacity >= 0)
-    return Planned(*tensors, count, capacity)
+    return Planned(*tensors, rows, capacity)
 
 
-def _call(x: Tensor, options: ExpertsOptions, comm: Communicator | None, capacity: int = 0) -> Call:
+def _call(x: Tensor, options: ExpertsOptions, comm: Communicator | None, rows: int = 0) -> Call:
     layer = None if torch.compiler.is_compiling() else layer_of(x, options, comm)
-    return Call(layer, options, 0 if comm is None else comm.key, capacity)
+    return Call(layer, options, 0 if comm is None else comm.key, rows)
+
+
+def _call_of(plan: Plan, x: Tensor) -> Call:
+    call = _call(x, plan.options, plan.comm, plan.rows)
+    return call if call.layer is None else call._replace(layer=plan.layer)
 
 
 def experts(
@@ -101,7 +107,7 @@ def experts(
     plan_bytes = None
     if plan is not None:
         plan_bytes, topk_idx = plan.memory, None
-        call = call._replace(capacity=plan.rows_capacity)
+        call = _call_of(plan, x)._replace(rows=plan.rows_capacity)
     tensors = (x, topk_idx, topk_weights, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return Experts.apply(call, buffers, plan_bytes, *tensors)
@@ -119,9 +125,9 @@ def _run_forward(
     """y, what the backward needs, and the plan."""
     if call.layer is not None:
         own = ExpertsWeights(*weights)
-        return forward(call.layer, x, topk_idx, topk_weights, own, plan, call.capacity)
+        return forward(call.layer, x, topk_idx, topk_weights, own, plan, call.rows)
     y, saved, made = _OPS.experts(
-        x, topk_idx, topk_weights, *weights, plan, call.capacity, *call.traced
+        x, topk_idx, topk_weights, *weights, plan, call.rows, *call.traced
     )
     return y, saved, made if plan is None else plan
 
@@ -226,16 +232,17 @@ def _check_buffers(weights: ExpertsWeights, buffers: GradBuffers) -> None:
     for name, weight, buffer in zip(weights._fields, weights, buffers, strict=True):
         if weight is None or not weight.requires_grad:
             continue
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         fits = (
             isinstance(buffer, torch.Tensor)
-            and buffer.dtype == torch.float32
+            and buffer.dtype == dtype
             and buffer.shape == weight.shape
             and buffer.device == weight.device
             and buffer.is_contiguous()
         )
         if not fits:
             raise InvalidArgumentError(
-                f"grad_buffers.{name}: expected a dense float32 tensor of shape"
+                f"grad_buffers.{name}: expected a dense tensor of {dtype} and shape"
                 f" {list(weight.shape)} on {weight.device}, for {name} requires a gradient; got"
                 f" {_described(buffer)}"
             )
@@ -368,20 +375,20 @@ class MoE(torch.autograd.Function):
 
 def dispatch(plan: Plan, x: Tensor, topk_weights: Tensor | None) -> Tensor:
     """Computes the rows that `functional.dispatch` documents; collective."""
-    call = _call(x, plan.options, plan.comm, plan.rows_capacity)
+    call = _call_of(plan, x)
     return Dispatch.apply(call, x, topk_weights, plan.memory)
 
 
 def combine(plan: Plan, rows: Tensor, topk_weights: Tensor | None) -> Tensor:
     """Computes what `functional.combine` documents; collective."""
-    call = _call(rows, plan.options, plan.comm, plan.rows_capacity)
+    call = _call_of(plan, rows)
     return Combine.apply(call, rows, topk_weights, plan.memory, plan.num_tokens)
 
 
 def _rows(call: Call, x: Tensor, topk_weights: Tensor | None, plan: Tensor) -> Tensor:
     if call.layer is None:
-        return _OPS.dispatch(x, topk_weights, plan, call.capacity, *call.traced)
-    return dispatch_forward(call.layer, x, topk_weights, plan, call.capacity)
+        return _OPS.dispatch(x, topk_weights, plan, call.rows, *call.traced)
+    return dispatch_forward(call.layer, x, topk_weights, plan, call.rows)
 
 
 def _tokens(

@@ -32,7 +32,7 @@ for schema in (
     f" SymInt capacity, {_LAYER}) -> (Tensor y, Tensor saved, Tensor made_plan)",
     f"experts_backward(Tensor grad_y, Tensor? x, Tensor topk_weights, {_WEIGHTS}, Tensor plan,"
     f" Tensor saved, {_GRADIENTS}, bool accumulate, {_LAYER}) -> ()",
-    f"dispatch(Tensor x, Tensor? topk_weights, Tensor plan, SymInt capacity, {_LAYER}) -> Tensor",
+    f"dispatch(Tensor x, Tensor? topk_weights, Tensor plan, SymInt rows, {_LAYER}) -> Tensor",
     f"combine(Tensor rows, Tensor? topk_weights, Tensor plan, SymInt tokens, {_LAYER}) -> Tensor",
     f"combine_backward(Tensor grad_y, Tensor rows, Tensor topk_weights, Tensor plan, {_LAYER})"
     " -> (Tensor grad_rows, Tensor grad_topk_weights)",
@@ -127,9 +127,9 @@ def _experts_backward(
 
 
 def _dispatch(
-    x: Tensor, topk_weights: Tensor | None, plan: Tensor, capacity: int, *layer: Any
+    x: Tensor, topk_weights: Tensor | None, plan: Tensor, rows: int, *layer: Any
 ) -> Tensor:
-    return dispatch_forward(_layer(x, layer), x, topk_weights, plan, capacity)
+    return dispatch_forward(_layer(x, layer), x, topk_weights, plan, rows)
 
 
 def _combine(

@@ -128,7 +128,7 @@ class Run:
         self.grad_x = empty(tokens, hidden, dtype=layer.dtype)
         self.grad_topk_weights = empty(tokens, top_k, dtype=layer.weight_dtype)
         self.gradients = self.gradients_of(layer.dtype)
-        size = self.layer.workspace(tokens, 0).forward
+        size = self.layer.workspace(data.x, tokens).forward
         self.forward_space = empty(size, dtype=torch.uint8)
         # The same memory for each backward, so that a graph can be captured.
         self.backward_spaces: dict[int, torch.Tensor] = {}
@@ -151,13 +151,12 @@ class Run:
 
     def backward(self, *, accumulate: bool = False, overwrite_saved: bool = False) -> None:
         """Fills the gradients; those that are None are left out."""
-        data, gate_up = self.data, self.gradients[0]
-        is_of_layer = gate_up is not None and gate_up.dtype == data.layer.dtype
+        data = self.data
         size = self.layer.workspace(
+            data.x,
             data.layer.sizes[0],
-            0,
             overwrite_saved=overwrite_saved,
-            lends_gate_up=is_of_layer and not accumulate,
+            lends_gate_up=self.gradients[0] is not None and not accumulate,
             lends_grad_x=self.grad_x is not None,
         ).backward
         if size not in self.backward_spaces:
