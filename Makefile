@@ -18,7 +18,7 @@ CLANG_FORMAT := clang-format==20.1.8
 # What clang-format keeps in form; the macros of CMicroKernels are beyond it.
 C_SOURCES := $(wildcard Sources/AutoEPCUDA/Kernels/* Sources/CCUDA/*.h \
   Sources/CMPI/*.[ch] Tests/FakeDriver/*.c)
-SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
+SOURCES := $(shell find Package.swift Sources include python/extension python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
 .PHONY: bench demo families test test-swift test-python test-transformers4 lint format setup system clean

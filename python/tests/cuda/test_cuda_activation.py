@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import kernels
-import lab
 import pytest
 import torch
 import torch.nn.functional as functional
-from lab import assert_close, assert_same_bits, launch, poisoned
+from support.cuda import kernels, lab
+from support.cuda.lab import assert_close, assert_same_bits, launch, poisoned
 
 pytestmark = lab.needs_gpu
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 
-import kernels
-import lab
 import pytest
 import torch
-from lab import assert_close, assert_same_bits, launch, long, poisoned
+from support.cuda import kernels, lab
+from support.cuda.lab import assert_close, assert_same_bits, group_sizes, launch, long, poisoned
 
 pytestmark = lab.needs_gpu
 
@@ -190,10 +189,3 @@ def test_row_sum(width, dtype, weight_dtype, groups, out_dtype, accumulate) -> N
         scaled = scaled * weights[slot_of_row.long()].double().unsqueeze(-1)
     expected = torch.stack([part.sum(0) for part in scaled.split(counts.tolist())])
     assert_close(sums, expected + before.double() if accumulate else expected)
-
-
-def group_sizes(counts: torch.Tensor, groups: int) -> torch.Tensor:
-    """What kernels read the groups from: offsets (0), or i32 or i64 counts."""
-    if groups == 0:
-        counts = torch.cat([torch.zeros(1, dtype=counts.dtype), counts.cumsum(0)])
-    return counts.to(torch.int64 if groups == 8 else torch.int32).to(lab.DEVICE)

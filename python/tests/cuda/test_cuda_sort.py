@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import lab
 import pytest
 import torch
-from lab import launch, long, poisoned
+from support.cuda import lab
+from support.cuda.lab import launch, long, poisoned
 
 pytestmark = lab.needs_gpu
 
