@@ -27,7 +27,7 @@ int tensor_read(PyObject *object, void *tensor);
 void tensor_release(Tensor *tensor);
 /* The tensor as the ABI takes it: NULL for None. */
 const autoep_tensor *tensor_view(const Tensor *tensor);
-/* Bytes as the ABI takes them: {NULL, 0} for None. */
+/* Bytes as the ABI takes them: {NULL, 0} for None, and where there are none. */
 autoep_buffer tensor_buffer(const Tensor *tensor);
 
 #define INPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x}

@@ -48,7 +48,7 @@ FUNCTION(layer_workspace) {
   Handle *context, *layer;
   long long num_tokens, rows_capacity;
   autoep_workspace_args call = {.struct_size = sizeof call};
-  if (!PyArg_ParseTuple(args, "O&O&LLppp:layer_workspace", context_read, &context, layer_read,
+  if (!PyArg_ParseTuple(args, "O&O&LLiii:layer_workspace", context_read, &context, layer_read,
                         &layer, &num_tokens, &rows_capacity, &call.overwrite_saved,
                         &call.lends_gate_up, &call.lends_grad_x))
     return NULL;
@@ -162,7 +162,7 @@ FUNCTION(layer_backward) {
   WEIGHT_GRADIENTS(grad_weights);
   int accumulate;
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&LO&pO&O&O&pO&:layer_backward", context_read, &context,
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&LO&iO&O&O&iO&:layer_backward", context_read, &context,
                         layer_read, &layer, weights_read, &weights, tensor_read, &grad_y,
                         tensor_read, &x, tensor_read, &topk_weights, tensor_read, &plan,
                         &rows_capacity, tensor_read, &saved, &overwrite_saved, tensor_read,

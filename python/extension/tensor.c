@@ -9,7 +9,7 @@ const autoep_tensor *tensor_view(const Tensor *tensor) {
 }
 
 autoep_buffer tensor_buffer(const Tensor *tensor) {
-  if (tensor->lender == NULL) return (autoep_buffer){NULL, 0};
+  if (tensor->lender == NULL || tensor->view.shape[0] == 0) return (autoep_buffer){NULL, 0};
   return (autoep_buffer){tensor->view.data, (size_t)tensor->view.shape[0]};
 }
 

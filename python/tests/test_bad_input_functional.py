@@ -139,7 +139,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "permute-f16": (lambda: functional.permute(f32(T, H).half(), IDX, E), "x"),
     "permute_backward-rows": (
-        lambda: functional.permute_backward(f32(T * K + 1, H), SLOTS),
+        lambda: functional.permute_backward(f32(T * K - 1, H), SLOTS),
         "grad_rows|row_of_slot",
     ),
     "unpermute-repeated-slots": (

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 import autoep
 from autoep import functional
+from autoep._native import engine
 from autoep._options import experts_options
 from autoep.comm import Communicator
 
@@ -84,13 +85,18 @@ def test_blocks_of_models_compile_without_a_break(watched: WatchedEngine, preset
     assert engine.expert_load().sum() == 2 * 2 * 9 * 2
 
 
+_CHECKS = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
 def test_fake_kernels_are_like_the_operators() -> None:
     given = [None if t is None else t.detach() for t in inputs().values()]
-    layer = (*experts_options(E, K, H, FFN, "float32"), 0)
+    layer = (*experts_options(E, K, H, FFN, "float32"), 0, engine.version())
     x, idx, topk_weights, *weights = given
     _, saved, plan = torch.ops.autoep.experts(*given, None, 0, *layer)
     rows = torch.ops.autoep.dispatch(x, topk_weights, plan, T * K, *layer)
     gradients = [torch.empty_like(tensor) for tensor in (x, topk_weights, *weights)]
+    # Of bytes only some are written, so results of two runs differ in the others.
+    of_bytes = ("plan", "experts")
     for operator, arguments in (
         ("plan", (idx,)),
         ("experts", (*given, None, 0)),
@@ -103,7 +109,7 @@ def test_fake_kernels_are_like_the_operators() -> None:
         torch.library.opcheck(
             getattr(torch.ops.autoep, operator),
             (*arguments, *layer),
-            test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+            test_utils=_CHECKS[:2] if operator in of_bytes else _CHECKS,
         )
 
 
@@ -169,7 +175,7 @@ def test_memory_is_used_again_where_nothing_reads_it_later(watched: WatchedEngin
 
 def test_scratch_is_in_the_gradients(watched: WatchedEngine) -> None:
     """A backward needs less memory of its own where gradients are made that it can work in."""
-    given = inputs(tokens=300)
+    given = inputs()
     backward(functional.experts(**given))
     with_all = watched.backwards[-1]["workspace"]
     backward(functional.experts(**given, grad_buffers=buffers_of(given)))
@@ -178,7 +184,7 @@ def test_scratch_is_in_the_gradients(watched: WatchedEngine) -> None:
         given[name].requires_grad_(False)
     backward(functional.experts(**given))
     with_fewer = watched.backwards[-1]["workspace"]
-    assert with_all < with_buffers <= with_fewer
+    assert with_all < with_buffers < with_fewer
 
 
 def test_only_gradients_that_are_wanted_are_computed(watched: WatchedEngine) -> None:
@@ -296,13 +302,14 @@ def test_ranks_add_to_buffers_and_follow_autocast(compiled: bool) -> None:
         whole = functional.experts(**layer.given())
     whole.backward(layer.grad_y.bfloat16())
 
+    @torch._dynamo.config.patch(capture_scalar_outputs=True)
     def body(comm: Communicator) -> list[torch.Tensor]:
         part = rank_part(layer, comm, splits)
         given = part.given()
         buffers = buffers_of(given)
         run = functional.experts
         if compiled:
-            run = torch.compile(run, backend="aot_eager")
+            run = torch.compile(run, fullgraph=True, backend="aot_eager")
         with torch.autocast("cpu", torch.bfloat16):
             y = run(**given, num_experts=E, comm=comm, grad_buffers=buffers)
         y.backward(part.grad_y.bfloat16())
@@ -319,14 +326,14 @@ def test_ranks_add_to_buffers_and_follow_autocast(compiled: bool) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_ranks_compile_without_a_break(dynamic: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_compile_without_a_break(dynamic: bool) -> None:
     """torch traces the number of rows that come where it is told to trace such numbers."""
-    monkeypatch.setattr(torch._dynamo.config, "capture_scalar_outputs", True)
     layer = random_layer(LayerShape(T, K, E, H, FFN, biases=True), torch.float32)
 
     def block(x: torch.Tensor, *tensors: torch.Tensor, **options: Any) -> torch.Tensor:
         return functional.experts(x * 2, *tensors, **options) + 1
 
+    @torch._dynamo.config.patch(capture_scalar_outputs=True)
     def body(comm: Communicator) -> list[Any]:
         compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=dynamic)
         found = []
@@ -342,11 +349,8 @@ def test_ranks_compile_without_a_break(dynamic: bool, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_dispatch_and_combine_compile_without_a_break(
-    dynamic: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "capture_scalar_outputs", True)
-
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_dispatch_and_combine_compile_without_a_break(dynamic: bool) -> None:
     def run(x: torch.Tensor, idx: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         rows, _, plan = functional.dispatch(x, idx, num_experts=E, topk_weights=weights)
         return functional.combine(2 * rows, plan, weights)

@@ -187,7 +187,7 @@ def test_a_bad_choice_on_one_rank_raises_on_all_at_once(score_apply: str) -> Non
         if comm.rank == 1:
             part.topk_idx[2, 1] = E
         begin = time.monotonic()
-        with pytest.raises(autoep.Error, match="topk_idx"):
+        with pytest.raises(autoep.Error, match=r"topk_idx|rank 1 could not be"):
             part.run(composed, comm=comm, num_experts=E, score_apply=score_apply)
         return time.monotonic() - begin
 

@@ -125,7 +125,7 @@ def test_any_other_index_is_refused_on_all_ranks(wrong: int, ranks: int) -> None
         part = rank_part(layer, comm, [3] * ranks)
         if comm.rank == ranks - 1:
             part.topk_idx[1, 2] = wrong
-        with pytest.raises(autoep.Error, match="topk_idx") as caught:
+        with pytest.raises(autoep.Error, match=rf"topk_idx|rank {ranks - 1} could") as caught:
             functional.experts(**part.given(), comm=comm, num_experts=E)
         return type(caught.value).__name__
 

@@ -19,19 +19,17 @@ from autoep._options import ExpertsOptions, ExpertsWeights, RouteOptions, intege
 from autoep._saved import is_kept_as_it_is, take_saved
 from autoep.comm import Communicator
 from autoep.errors import InvalidArgumentError
-from autoep.functional import _torch_operators as _operators  # defines torch.ops.autoep
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
 from autoep.functional._experts import ExpertsGradients, GradBuffers, backward, forward
 from autoep.functional._layers import Layer, Planned, layer_of
 from autoep.functional._plan import Plan, make_plan
 from autoep.functional._routing import routing_of
 from autoep.functional._runtime import context_of
+from autoep.functional._torch_operators import VERSION
 from autoep.functional._torch_route import run_route, run_route_backward
 
 Tensor = torch.Tensor
 _OPS = torch.ops.autoep
-
-assert _operators
 
 
 class Call(NamedTuple):
@@ -52,7 +50,7 @@ class Call(NamedTuple):
     @property
     def traced(self) -> tuple[Any, ...]:
         """An operator's last arguments."""
-        return (*self.options, self.comm)
+        return (*self.options, self.comm, VERSION)
 
 
 def autocast(x: Tensor, weights: ExpertsWeights) -> tuple[Tensor, ExpertsWeights]:
@@ -71,7 +69,9 @@ def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def plan(topk_idx: Tensor, options: ExpertsOptions, comm: Communicator | None) -> Planned:
     """Makes a plan while torch.compile traces; its sizes are read from a tensor in host memory."""
-    *tensors, counts = _OPS.plan(topk_idx, *options, 0 if comm is None else comm.key)
+    *tensors, counts = _OPS.plan(
+        topk_idx, *Call(None, options, 0 if comm is None else comm.key).traced
+    )
     rows, capacity = counts[0].item(), counts[1].item()
     torch._check(rows >= 0)
     torch._check(capacity >= 0)

@@ -1,7 +1,8 @@
 """What torch.compile puts into its graphs for a layer: operators, and the shapes of their results.
 
 Elsewhere the same functions are called past torch's dispatcher, which takes longer than a launch.
-An operator's last arguments are the layer's options and the number of its communicator.
+An operator's last arguments are the layer's options, the number of its communicator, and the
+engine's version: compiled graphs are cached on disk, and have the sizes of one version in them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from autoep._native import engine
 from autoep._options import ExpertsOptions, ExpertsWeights
 from autoep.comm import communicator_of
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
@@ -19,7 +21,8 @@ from autoep.functional._torch_schema import arguments_of, library
 
 Tensor = torch.Tensor
 
-_LAYER = f"{arguments_of(ExpertsOptions)}, int comm"
+VERSION = engine.version()
+_LAYER = f"{arguments_of(ExpertsOptions)}, int comm, str version"
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
 _GRADIENTS = ", ".join(
     f"Tensor({alias}!)? grad_{name}"
@@ -41,13 +44,15 @@ for schema in (
 
 
 def _layer(like: Tensor, layer: tuple) -> Layer:
-    *options, comm = layer
+    *options, comm, _ = layer
     return layer_of(like, ExpertsOptions(*options), communicator_of(comm))
 
 
 def _plan(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
-    *tensors, rows, capacity = _layer(topk_idx, layer).plan(topk_idx.contiguous())
-    return *tensors, torch.tensor([rows, capacity], device="cpu")
+    plan, sent, received, *counts = _layer(topk_idx, layer).plan(topk_idx.contiguous())
+    # An operator does not return one tensor twice, as it is for a rank alone.
+    received = received.clone() if received is sent else received
+    return plan, sent, received, torch.tensor(counts, device="cpu")
 
 
 def _plan_results(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
