@@ -43,9 +43,12 @@ final class TestTensor {
     for (index, value) in values.enumerated() {
       switch Int(dtype) {
       case AUTOEP_DTYPE_F64: memory.storeBytes(of: value, toByteOffset: index * 8, as: Double.self)
-      case AUTOEP_DTYPE_F32: memory.storeBytes(of: Float(value), toByteOffset: index * 4, as: Float.self)
-      case AUTOEP_DTYPE_I32: memory.storeBytes(of: Int32(value), toByteOffset: index * 4, as: Int32.self)
-      case AUTOEP_DTYPE_I64: memory.storeBytes(of: Int64(value), toByteOffset: index * 8, as: Int64.self)
+      case AUTOEP_DTYPE_F32:
+        memory.storeBytes(of: Float(value), toByteOffset: index * 4, as: Float.self)
+      case AUTOEP_DTYPE_I32:
+        memory.storeBytes(of: Int32(value), toByteOffset: index * 4, as: Int32.self)
+      case AUTOEP_DTYPE_I64:
+        memory.storeBytes(of: Int64(value), toByteOffset: index * 8, as: Int64.self)
       default: fatalError("dtype \(dtype) has no test values")
       }
     }
@@ -107,7 +110,9 @@ private func text(_ bytes: UnsafeRawBufferPointer) -> String {
 }
 
 /// Describes a struct by its size, and sets the rest.
-func sized<Struct: BitwiseCopyable>(_ empty: Struct, _ set: (inout Struct) -> Void = { _ in }) -> Struct {
+func sized<Struct: BitwiseCopyable>(_ empty: Struct, _ set: (inout Struct) -> Void = { _ in })
+  -> Struct
+{
   var result = empty
   set(&result)
   withUnsafeMutableBytes(of: &result) {

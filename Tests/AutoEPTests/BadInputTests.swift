@@ -147,7 +147,8 @@ import Testing
     let context = try TestContext()
     let changes: [(String, RouteChange)] = [
       ("score", { $0.score = 9 }), ("top_k", { $0.top_k = 0 }), ("top_k", { $0.top_k = 5 }),
-      ("scale", { $0.scale = .nan }), ("scale", { $0.scale = 0 }), ("normalize", { $0.normalize = 2 }), ("struct_size", { $0.struct_size = 8 }),
+      ("scale", { $0.scale = .nan }), ("scale", { $0.scale = 0 }),
+      ("normalize", { $0.normalize = 2 }), ("struct_size", { $0.struct_size = 8 }),
       ("normalize_epsilon", { ($0.normalize, $0.normalize_epsilon) = (1, -1) }),
       ("group_score", { $0.group_score = 5 }),
       ("num_groups", { ($0.group_score, $0.num_groups) = (1, 3) }),
@@ -209,7 +210,8 @@ import Testing
     let changes: [(String, LayerChange)] = [
       ("num_experts", { $0.num_experts = 0 }), ("top_k", { $0.top_k = 0 }),
       ("hidden_size", { $0.hidden_size = 0 }), ("ffn_size", { $0.ffn_size = 1 << 40 }),
-      ("dtype", { $0.dtype = autoep_dtype(AUTOEP_DTYPE_F16) }), ("activation", { $0.activation = 0 }),
+      ("dtype", { $0.dtype = autoep_dtype(AUTOEP_DTYPE_F16) }),
+      ("activation", { $0.activation = 0 }),
       ("gate", { $0.gate = 9 }), ("weight_layout", { $0.weight_layout = 0 }),
       ("apply_weights", { $0.apply_weights = 3 }), ("struct_size", { $0.struct_size = 8 }),
       (

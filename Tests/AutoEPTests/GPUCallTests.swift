@@ -39,7 +39,8 @@ struct GPUCallTests {
     let context = try FakeGPU.shared.get().handle
     func layer(_ dtype: DataType) throws -> TestLayer {
       try TestLayer(
-        context, ExpertsConfiguration(numExperts: 4, topK: 2, hiddenSize: 5, ffnSize: 3, dtype: dtype).abi())
+        context,
+        ExpertsConfiguration(numExperts: 4, topK: 2, hiddenSize: 5, ffnSize: 3, dtype: dtype).abi())
     }
     for dtype in [DataType.f32, .bf16, .f16] {
       let layer = try layer(dtype)

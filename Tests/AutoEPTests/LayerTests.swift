@@ -28,7 +28,8 @@ import Testing
     choose: (inout TestNumbers) -> Int
   ) -> LayerWorld {
     var configuration = ExpertsConfiguration(
-      numExperts: experts, topK: topK, hiddenSize: 5, ffnSize: 3, dtype: dtype == AUTOEP_DTYPE_F64 ? .f64 : .f32)
+      numExperts: experts, topK: topK, hiddenSize: 5, ffnSize: 3,
+      dtype: dtype == AUTOEP_DTYPE_F64 ? .f64 : .f32)
     configuration.activation = item.activation
     configuration.gate = item.gate
     configuration.weightLayout = item.layout
@@ -86,7 +87,8 @@ import Testing
     for tokens in [[9], [4, 5]] { try check(world, tokens: tokens, tolerance: 3e-6) }
   }
 
-  @Test("has the same bits wherever the backward works, and whoever makes the plan", arguments: cases)
+  @Test(
+    "has the same bits wherever the backward works, and whoever makes the plan", arguments: cases)
   func sharedMemory(item: Case) throws {
     // Gate/up's gradient has room for the rows in the first world, and on rank 1 none in the second.
     for (experts, expert) in [(6, nil), (5, 3)] {
@@ -107,7 +109,9 @@ import Testing
     }
   }
 
-  @Test("a slot without an expert has no row: its weight is not read, and its gradient is 0", arguments: cases)
+  @Test(
+    "a slot without an expert has no row: its weight is not read, and its gradient is 0",
+    arguments: cases)
   func slotsWithoutExpert(item: Case) throws {
     var world = world(item, tokens: 9, experts: 6, topK: 3) { $0.below(3) == 0 ? -1 : $0.below(6) }
     let empty = world.layer.topkIdx.indices.filter { world.layer.topkIdx[$0] < 0 }
@@ -141,7 +145,8 @@ import Testing
   func workspace() throws {
     let context = try TestContext(threads: 1)
     let layer = try TestLayer(
-      context.handle, world(Case(), tokens: 1, experts: 4, topK: 2) { _ in 0 }.layer.configuration.abi())
+      context.handle,
+      world(Case(), tokens: 1, experts: 4, topK: 2) { _ in 0 }.layer.configuration.abi())
     func bytes(_ tokens: Int, _ set: (inout autoep_workspace_args) -> Void) throws -> Int64 {
       try layer.workspace(tokens, set).backward
     }
@@ -159,7 +164,8 @@ import Testing
       let room = rows == 0 ? lent - unit(n * 5) : lent
       let activated = Int64(n * 3 * 8) <= room ? 0 : unit(n * 3)
       #expect(
-        try bytes(tokens) { ($0.overwrite_saved, $0.lends_gate_up) = (1, 1) } == rows + activated + small)
+        try bytes(tokens) { ($0.overwrite_saved, $0.lends_gate_up) = (1, 1) } == rows + activated
+          + small)
     }
   }
 
@@ -220,7 +226,9 @@ import Testing
 
   @Test("forward and the gradient to x have the same bits for every number of ranks")
   func sameBits() throws {
-    let world = world(Case(), tokens: 24, experts: 6, topK: 2, dtype: AUTOEP_DTYPE_F32) { $0.below(6) }
+    let world = world(Case(), tokens: 24, experts: 6, topK: 2, dtype: AUTOEP_DTYPE_F32) {
+      $0.below(6)
+    }
     let alone = try world.run(tokens: [24])
     for tokens in [[24], [12, 12], [5, 19], [6, 6, 6, 6], [0, 24, 0]] {
       let spread = try world.run(tokens: tokens)

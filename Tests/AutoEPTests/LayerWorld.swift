@@ -258,7 +258,8 @@ private struct RankRun {
     }
     return LayerWorld.Results(
       y: pass.y.values, gradX: gradX.values, gradTopkWeights: gradTopkWeights.values,
-      gradGateUp: gradients.gateUp?.values ?? [], gradGateUpBias: gradients.gateUpBias?.values ?? [],
+      gradGateUp: gradients.gateUp?.values ?? [],
+      gradGateUpBias: gradients.gateUpBias?.values ?? [],
       gradDown: gradients.down?.values ?? [], gradDownBias: gradients.downBias?.values ?? [])
   }
 }

@@ -71,7 +71,9 @@ struct Spoiling {
   }
 
   private static func wrong(_ dtype: autoep_dtype) -> autoep_dtype {
-    autoep_dtype([AUTOEP_DTYPE_I32, AUTOEP_DTYPE_I64].contains(Int(dtype)) ? AUTOEP_DTYPE_F32 : AUTOEP_DTYPE_I32)
+    autoep_dtype(
+      [AUTOEP_DTYPE_I32, AUTOEP_DTYPE_I64].contains(Int(dtype))
+        ? AUTOEP_DTYPE_F32 : AUTOEP_DTYPE_I32)
   }
 
   /// One element is contiguous whatever its stride; and a call that takes any shape can not know

@@ -67,7 +67,7 @@ extension CPUBackend {
       gradOut.row(row, width: width).widen(into: block.gradOutRow(0))
       activation.differentiate(block)
       dots?[row][0] = S.Wide.innerProduct(block.gradOutRow(0), block.scratch[0..<width])
-      if let weights { block.weigh(0, by: weights[row][0], dots: nil, firstColumn: 0) }
+      if let weights { block.weigh(0, by: weights[row][0]) }
       gradHidden.store(row, columns: 0..<width, gate: gate, up: up)
       activated?.row(row, width: width).store(block.scratch)
     }

@@ -71,13 +71,11 @@ struct ExpertsBackward<S: RowScalar> {
     }
   }
 
-  /// Applies the rows' weights to a block whose rows begin at `first`.
+  /// Notes the dots of a block whose rows begin at `first`, and applies the rows' weights.
   private func weigh(_ block: HiddenBlock<S.Wide>, rows first: Int, _ firstColumn: Int) {
-    guard let rowWeights else { return }
     for index in 0..<block.rowCount {
-      block.weigh(
-        index, by: rowWeights[first + index][0], dots: dots?[first + index],
-        firstColumn: firstColumn)
+      if let dots { block.storeDots(index, into: dots[first + index], firstColumn: firstColumn) }
+      if let rowWeights { block.weigh(index, by: rowWeights[first + index][0]) }
     }
   }
 

@@ -18,7 +18,6 @@
 
 constexpr int ROWS = ROUTER_ROWS;
 constexpr int TILE_COLUMNS = router_tile_columns(COLUMNS);
-constexpr int TILES_ABREAST = COLUMNS / TILE_COLUMNS;
 constexpr int DEPTH_GROUPS = router_depth_groups(COLUMNS);
 constexpr int THREADS = ROUTER_WARPS * WARP;
 
