@@ -6,7 +6,7 @@ public final class SelfTransport: Transport {
   public let rank = 0
   /// One.
   public let size = 1
-  /// Always good: no other rank can be missing.
+  /// Good until the rank gives the group up: no other can be missing.
   public let health = GroupHealth()
 
   /// Makes the group.
@@ -14,6 +14,7 @@ public final class SelfTransport: Transport {
 
   /// Copies the rows at once.
   public func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange {
+    try health.check(step: exchange.step, rank: rank)
     try exchange.check(size: size)
     guard exchange.sendRows == exchange.receiveRows else {
       throw .mismatch(
