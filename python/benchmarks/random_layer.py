@@ -231,7 +231,8 @@ def random_layer(
 
 def _generator(seed: int, name: str) -> torch.Generator:
     """One of a tensor's own, so that its numbers do not depend on which tensors come before."""
-    return torch.Generator().manual_seed(2**32 * seed + zlib.crc32(name.encode()))
+    # torch's generator looks at the lower 32 bits of a seed alone.
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
 
 
 def _choose(shape: LayerShape, seed: int, choice: str, experts_in_use: int | None) -> Tensor:

@@ -25,8 +25,8 @@ from support.cases import CASES, Ranks
 from autoep.launch import World, join_world
 
 TIMEOUT = 60.0
-# Seconds from the first failure until ranks that are still in the case must be waiting for those
-# that have failed.
+# Ranks that have not ended a case so many seconds after another rank failed in it are taken to wait
+# for that rank in an exchange.
 PATIENCE = 5.0
 
 
@@ -52,6 +52,8 @@ def main(folder: Path, modules: list[str]) -> None:
             report(results, case=name, failure=failure)
             if not votes.all_yes(failure is None) and not is_usable(world, votes):
                 # Others may wait in an exchange, and an orderly end would wait for them.
+                sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(1)
 
 
