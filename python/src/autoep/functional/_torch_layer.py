@@ -290,35 +290,20 @@ def _compute(
     selection_bias: Tensor | None,
     *weights: Tensor | None,
 ) -> Computed:
-    """The forward, outside of autograd."""
+    """The forward, outside of autograd; where it is traced, as operators that a compiler sees."""
+    if call.layer is None:
+        logits = torch.mm(x, router.t())
+        idx, topk_weights, counts = run_route(route_as, logits, selection_bias)
+        y, saved, plan = _run_forward(call, None, x, idx, topk_weights, *weights)
+        return Computed(y, logits, idx, topk_weights, counts, saved, plan)
     top_k = integer("top_k", route_as.top_k, 1, max(router.shape[0], 1))
     logits = x.new_empty((x.shape[0], router.shape[0]))
     # The experts count their rows in any case.
     idx, topk_weights, counts = routing_of(logits, top_k)
-    engine.router_forward(
-        context_of(x),
-        route_as,
-        *map(dense, (x, router, selection_bias)),
-        *(logits, idx, topk_weights, None),
-    )
-    y, saved, plan = forward(
-        call.layer, x, idx, topk_weights, ExpertsWeights(*weights), tokens_per_expert=counts
-    )
-    return Computed(y, logits, idx, topk_weights, counts, saved, plan)
-
-
-def _trace(
-    route_as: RouteOptions,
-    call: Call,
-    x: Tensor,
-    router: Tensor,
-    selection_bias: Tensor | None,
-    *weights: Tensor | None,
-) -> Computed:
-    """The same as operators that a compiler sees."""
-    logits = torch.mm(x, router.t())
-    idx, topk_weights, counts = run_route(route_as, logits, selection_bias)
-    y, saved, plan = _run_forward(call, None, x, idx, topk_weights, *weights)
+    given = map(dense, (x, router, selection_bias))
+    engine.router_forward(context_of(x), route_as, *given, logits, idx, topk_weights, None)
+    own = ExpertsWeights(*weights)
+    y, saved, plan = forward(call.layer, x, idx, topk_weights, own, tokens_per_expert=counts)
     return Computed(y, logits, idx, topk_weights, counts, saved, plan)
 
 
@@ -338,7 +323,7 @@ class MoE(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[T, H] to y [T, H], logits [T, E], topk_idx [T, K] and tokens_per_expert [E]."""
         if computed is None:
-            computed = _trace(route_as, call, x, router, selection_bias, *weights)
+            computed = _compute(route_as, call, x, router, selection_bias, *weights)
         y, logits_TE, idx_TK, weights_TK, counts_E, saved, plan = computed
         ctx.save_for_backward(router, logits_TE, idx_TK, x, weights_TK, *weights, plan, saved)
         ctx.mark_non_differentiable(idx_TK, counts_E)
@@ -385,26 +370,25 @@ def combine(plan: Plan, rows: Tensor, topk_weights: Tensor | None) -> Tensor:
     return Combine.apply(call, rows, topk_weights, plan.memory, plan.num_tokens)
 
 
-def _rows(call: Call, x: Tensor, topk_weights: Tensor | None, plan: Tensor) -> Tensor:
+def _rows(call: Call, *given: Any) -> Tensor:
+    """The rows of x, topk_weights and a plan."""
     if call.layer is None:
-        return _OPS.dispatch(x, topk_weights, plan, call.rows, *call.traced)
-    return dispatch_forward(call.layer, x, topk_weights, plan, call.rows)
+        return _OPS.dispatch(*given, call.rows, *call.traced)
+    return dispatch_forward(call.layer, *given, call.rows)
 
 
-def _tokens(
-    call: Call, rows: Tensor, topk_weights: Tensor | None, plan: Tensor, tokens: int
-) -> Tensor:
+def _tokens(call: Call, *given: Any) -> Tensor:
+    """The tokens of rows, topk_weights, a plan and T."""
     if call.layer is None:
-        return _OPS.combine(rows, topk_weights, plan, tokens, *call.traced)
-    return combine_forward(call.layer, rows, topk_weights, plan, tokens)
+        return _OPS.combine(*given, *call.traced)
+    return combine_forward(call.layer, *given)
 
 
-def _combine_gradients(
-    call: Call, grad_y: Tensor, rows: Tensor, topk_weights: Tensor, plan: Tensor
-) -> tuple[Tensor, Tensor]:
+def _combine_gradients(call: Call, *given: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of grad_y, rows, topk_weights and a plan."""
     if call.layer is None:
-        return _OPS.combine_backward(grad_y, rows, topk_weights, plan, *call.traced)
-    return combine_gradients(call.layer, grad_y, rows, topk_weights, plan)
+        return _OPS.combine_backward(*given, *call.traced)
+    return combine_gradients(call.layer, *given)
 
 
 class Dispatch(torch.autograd.Function):

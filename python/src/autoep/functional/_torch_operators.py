@@ -65,69 +65,30 @@ def _plan_results(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _experts(
-    x: Tensor,
-    topk_idx: Tensor | None,
-    topk_weights: Tensor,
-    gate_up: Tensor,
-    gate_up_bias: Tensor | None,
-    down: Tensor,
-    down_bias: Tensor | None,
-    plan: Tensor | None,
-    capacity: int,
-    *layer: Any,
-) -> tuple[Tensor, ...]:
-    weights = ExpertsWeights(gate_up, gate_up_bias, down, down_bias)
-    made_by = _layer(x, layer)
-    y, saved, followed = forward(made_by, x, topk_idx, topk_weights, weights, plan, capacity)
+def _experts(x: Tensor, topk_idx: Tensor | None, topk_weights: Tensor, *others: Any) -> tuple:
+    *weights, plan, capacity = others[:6]
+    y, saved, followed = forward(
+        _layer(x, others[6:]), x, topk_idx, topk_weights, ExpertsWeights(*weights), plan, capacity
+    )
     # An operator does not return what it is given.
     return y, saved, followed if plan is None else followed.new_empty(0)
 
 
-def _experts_results(
-    x: Tensor,
-    topk_idx: Tensor | None,
-    topk_weights: Tensor,
-    gate_up: Tensor,
-    gate_up_bias: Tensor | None,
-    down: Tensor,
-    down_bias: Tensor | None,
-    plan: Tensor | None,
-    capacity: int,
-    *layer: Any,
-) -> tuple[Tensor, ...]:
-    made_by, tokens = _layer(x, layer), x.shape[0]
-    rows = tokens * made_by.options.top_k if plan is None else capacity
-    plan_size = made_by.plan_size(tokens) if plan is None else 0
-    sizes = made_by.saved_size(rows), plan_size
+def _experts_results(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    plan, capacity = others[6:8]
+    layer, tokens = _layer(x, others[8:]), x.shape[0]
+    sizes = layer.saved_size(capacity), 0
+    if plan is None:
+        sizes = layer.saved_size(tokens * layer.options.top_k), layer.plan_size(tokens)
     return x.new_empty(x.shape), *(x.new_empty((size,), dtype=torch.uint8) for size in sizes)
 
 
-def _experts_backward(
-    grad_y: Tensor,
-    x: Tensor | None,
-    topk_weights: Tensor,
-    gate_up: Tensor,
-    gate_up_bias: Tensor | None,
-    down: Tensor,
-    down_bias: Tensor | None,
-    plan: Tensor,
-    saved: Tensor,
-    *others: Any,
-) -> None:
-    count = len(ExpertsGradients._fields)
-    gradients, accumulate, layer = others[:count], others[count], others[count + 1 :]
-    weights = ExpertsWeights(gate_up, gate_up_bias, down, down_bias)
+def _experts_backward(grad_y: Tensor, x: Tensor | None, topk_weights: Tensor, *others: Any) -> None:
+    weights, (plan, saved), gradients = others[:4], others[4:6], others[6:12]
     backward(
-        _layer(grad_y, layer),
-        grad_y,
-        x,
-        topk_weights,
-        weights,
-        plan,
-        saved,
-        ExpertsGradients(*gradients),
-        accumulate=accumulate,
+        *(_layer(grad_y, others[13:]), grad_y, x, topk_weights, ExpertsWeights(*weights)),
+        *(plan, saved, ExpertsGradients(*gradients)),
+        accumulate=others[12],
     )
 
 
