@@ -26,8 +26,8 @@ extension CUDABackend {
       Int64(x.shape[1]))
   }
 
-  /// Chooses K experts a token. A token whose logits cannot be used is routed as if they were zeros,
-  /// and told by the next call.
+  /// Chooses K experts per token. A token with unusable logits is routed as if they were zeros; the next
+  /// call throws.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
@@ -51,8 +51,7 @@ extension CUDABackend {
       router.parameters, device.faults.address)
   }
 
-  /// The gradient to the logits; an index outside [0, E) counts as no choice, and is told by the next
-  /// call.
+  /// The gradient of the logits. An index outside [0, E) counts as no choice; the next call throws.
   public func routeBackward(
     _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
     gradTopkWeights: TensorView, into gradLogits: TensorView

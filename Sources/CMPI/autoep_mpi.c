@@ -41,9 +41,9 @@ static int32_t check(int code, const char *call, char *message) {
 }
 
 /* Returns from the calling function with the status of `expression` unless it is AUTOEP_OK. */
-#define TRY(expression)                     \
-  do {                                      \
-    int32_t status_ = (expression);         \
+#define TRY(expression)                       \
+  do {                                        \
+    int32_t status_ = (expression);           \
     if (status_ != AUTOEP_OK) return status_; \
   } while (0)
 
@@ -171,9 +171,7 @@ struct exchange {
   char mismatch[AUTOEP_ERROR_MESSAGE_SIZE]; /* the first disagreement, or "" */
 };
 
-static int member(const group *group, int p) {
-  return group->members ? group->members[p] : p;
-}
+static int member(const group *group, int p) { return group->members ? group->members[p] : p; }
 
 static int64_t rows_before(const int64_t *rows, int p) {
   int64_t sum = 0;
@@ -416,8 +414,8 @@ static int32_t start_exchange(void *state, const autoep_exchange *given, void **
   return AUTOEP_OK;
 }
 
-static int32_t wait_exchange(void *state, void *request, double timeout_seconds,
-                             int32_t *missing, char *message) {
+static int32_t wait_exchange(void *state, void *request, double timeout_seconds, int32_t *missing,
+                             char *message) {
   (void)state;
   exchange *x = request;
   int32_t status = advance_until(x, now() + timeout_seconds, message);

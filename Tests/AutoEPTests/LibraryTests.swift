@@ -49,6 +49,17 @@ import Testing
     #expect(try runProgram("layer.c").contains("largest error"))
   }
 
+  @Test("the code of docs/c_interface.md is the program's")
+  func documentedProgram() throws {
+    let program = try String(
+      contentsOf: Self.package.appending(path: "Tests/CProgram/layer.c"), encoding: .utf8)
+    let page = try String(
+      contentsOf: Self.package.appending(path: "docs/c_interface.md"), encoding: .utf8)
+    let blocks = page.matches(of: /```c\n((?:.|\n)*?)\n```/).map { String($0.1) }
+    #expect(blocks.count >= 4)
+    for block in blocks { #expect(program.contains(block), "\(block)") }
+  }
+
   @Test("a process that has used communicators only forks children that can use them")
   func forkAfterCommunicatorsOnly() throws {
     _ = try runProgram("fork_communicators.c")

@@ -66,8 +66,8 @@ int32_t fake_driver_launches_of(const char *name) {
   return launches;
 }
 
-/* Reads a section .nv.info.<kernel>: attributes of two bytes, format and kind, and then two bytes of
- * value, or of the size of a value that follows. Returns 0 for what is not understood. */
+/* Reads a section .nv.info.<kernel>: attributes of two bytes, format and kind, and then two bytes
+ * of value, or of the size of a value that follows. Returns 0 for what is not understood. */
 static int read_info(kernel *kernel, const uint8_t *info, size_t byte_count) {
   enum { FOLLOWS = 4, MOST_THREADS = 0x05, PARAMETER = 0x17 };
   for (size_t at = 0; at + 4 <= byte_count;) {
@@ -115,8 +115,7 @@ static cuda_result read_image(const uint8_t *image, cuda_module module) {
     kernel *added = &kernels[kernel_count];
     strcpy(added->name, name);
     added->module = module;
-    if (!read_info(added, image + sections[i].sh_offset, sections[i].sh_size))
-      return INVALID_IMAGE;
+    if (!read_info(added, image + sections[i].sh_offset, sections[i].sh_size)) return INVALID_IMAGE;
     kernel_count++;
   }
   return cuda_success;
@@ -274,8 +273,8 @@ cuda_result cuTensorMapEncodeTiled(cuda_tensor_map *map, int32_t dtype, uint32_t
     if (sizes[i] < 1 || sizes[i] > 1ull << 32 || box[i] < 1 || box[i] > 256) return INVALID_VALUE;
     if (i + 1 < rank && strides[i] % 16 != 0) return INVALID_VALUE;
   }
-  uint64_t words[16] = {(uint64_t)dtype,    rank,   (uint64_t)(uintptr_t)address,
-                        (uint64_t)swizzle, (uint64_t)l2_promotion};
+  uint64_t words[16] = {(uint64_t)dtype, rank, (uint64_t)(uintptr_t)address, (uint64_t)swizzle,
+                        (uint64_t)l2_promotion};
   for (uint32_t i = 0; i < rank && i < 3; i++) {
     words[5 + i] = sizes[i];
     if (i + 1 < rank) words[8 + i] = strides[i];

@@ -7,14 +7,15 @@ import sys
 import time
 
 import torch
-from conftest import assert_same_bits
-from test_functional_experts import K, Layer, rank_part
+from random_layer import LayerShape, random_layer
+from support.compare import assert_same_bits
+from support.passes import rank_part
 
 import autoep
 from autoep import functional
 from autoep.comm import Communicator
 
-EXPERTS = 7
+EXPERTS, K = 7, 3
 SPLITS = {1: [13], 2: [13, 0], 3: [4, 0, 9]}
 
 
@@ -41,8 +42,7 @@ def check_experts_give_the_bits_of_one_rank(comm: Communicator) -> None:
     splits = SPLITS[comm.size]
     start = sum(splits[: comm.rank])
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        generator = torch.Generator().manual_seed(5)
-        layer = Layer(generator, dtype, tokens=sum(splits), experts=EXPERTS)
+        layer = random_layer(LayerShape(sum(splits), K, EXPERTS, 16, 12), dtype, seed=5)
         part = rank_part(layer, comm, splits)
         expected = layer.run(functional.experts)
         actual = part.run(functional.experts, comm=comm, num_experts=EXPERTS)

@@ -16,14 +16,4 @@ extension Real {
   static func innerProduct(_ a: Elements<Self>, _ b: Elements<Self>) -> Self {
     [Self](count: DotParts<Self>.count(a.count)) { dotParts(a, b, into: $0) }.reduce(0, +)
   }
-
-  /// parts[i] = the inner product of the i-th parts of two rows, in a fixed order.
-  static func dotParts(_ a: Elements<Self>, _ b: Elements<Self>, into parts: Elements<Self>) {
-    let width = DotParts<Self>.width
-    for part in 0..<parts.count {
-      var sum: Self = 0
-      for index in part * width..<min((part + 1) * width, a.count) { sum += a[index] * b[index] }
-      parts[part] = sum
-    }
-  }
 }

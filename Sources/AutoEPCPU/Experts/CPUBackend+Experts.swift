@@ -38,7 +38,7 @@ extension CPUBackend {
     _ experts: ExpertsCall, _ call: ExpertsGradient
   ) throws(EngineError) -> TensorView? {
     let groups = try ranges(experts, rowCount: call.hidden.shape[0])
-    prepareOutputs(call.gradHidden, call.activated, call.gradients.down)
+    prepareOutputs(call.gradHidden, call.activated, call.gradInputs.tensor)
     switch experts.configuration.dtype {
     case .f32: try backward(ExpertsBackward<Float>(experts, call, kernels), experts, call, groups)
     case .f64: try backward(ExpertsBackward<Double>(experts, call, kernels), experts, call, groups)

@@ -27,6 +27,7 @@ struct KernelHeader: Sendable {
     KernelHeader(name: "sm90_instructions.cuh", text: PackageResources.sm90_instructions_cuh),
     KernelHeader(name: "sm90_pipeline.cuh", text: PackageResources.sm90_pipeline_cuh),
     KernelHeader(name: "sm90_row_pairs.cuh", text: PackageResources.sm90_row_pairs_cuh),
+    KernelHeader(name: "sm90_row_source.cuh", text: PackageResources.sm90_row_source_cuh),
     KernelHeader(name: "sm90_rows_ahead.cuh", text: PackageResources.sm90_rows_ahead_cuh),
     KernelHeader(name: "sm90_schedule.cuh", text: PackageResources.sm90_schedule_cuh),
     KernelHeader(name: "tensor_core_tile.cuh", text: PackageResources.tensor_core_tile_cuh),

@@ -47,15 +47,20 @@ struct HopperSwiGLUBackwardArguments: BitwiseCopyable, KernelArgument {
   var bits: Self { self }
 }
 
-/// `RowsAhead` of sm90_rows_ahead.cuh; all zeros where the rows stand there already.
-struct HopperRowsAheadArguments: BitwiseCopyable, KernelArgument {
-  var tokens: UInt64 = 0
-  var rows: UInt64 = 0
-  var slotOfRow: UInt64 = 0
-  var rowCount: UInt64 = 0
-  var counters: UInt64 = 0
-  var topK: Int32 = 0
-  var vectors: Int32 = 0
+/// `InPlace::Arguments`: an empty struct, which C++ passes as one byte.
+struct HopperInPlaceArguments: KernelArgument {
+  var bits: UInt8 { 0 }
+}
+
+/// `CopiedAhead::Arguments`.
+struct HopperCopiedAheadArguments: BitwiseCopyable, KernelArgument {
+  let tokens: UInt64
+  let rows: UInt64
+  let slotOfRow: UInt64
+  let rowCount: UInt64
+  let counters: UInt64
+  let topK: Int32
+  let vectors: Int32
 
   var bits: Self { self }
 }

@@ -65,7 +65,7 @@ struct HopperGEMM {
 
   /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [N,out] ⊗ rows [N,in];
   /// zeros for an expert without. Written in the dtype of gradWeights; `accumulate`: added to f32.
-  /// `ahead`: where the rows come from, if they are not there yet.
+  /// `ahead`: the tokens to copy the rows from, if they are not in place yet.
   func weightGradient(
     gradOut: TensorView, rows: TensorView, ahead: RowsAhead?, _ layout: WeightLayout,
     into gradWeights: TensorView, accumulate: Bool
@@ -78,13 +78,26 @@ struct HopperGEMM {
       output == .bf16
       ? try map(gradWeights, sizes: [n, m, gradWeights.shape[0]], box: [CHUNK_N, SLAB_M, 1])
       : cuda_tensor_map()
-    try backend.kernel(.hopperWeightGradient, "sm90_bf16_weight_grad", output.defines).launch(
-      grid: grid, block: LaunchSize(SM90_THREADS),
-      sharedBytes: HopperGradientOutput.memory.byteCount,
-      on: backend.stream,
+    let (leftMap, rightMap) = (
       try map(left, sizes: [m, left.shape[0]], box: [BOX, TILE_K]),
-      try map(right, sizes: [n, right.shape[0]], box: [BOX, TILE_K]), out, gradWeights,
-      expertOffsets, Int32(gradWeights.shape[0]), Int32(m), Int32(n), copying(ahead))
+      try map(right, sizes: [n, right.shape[0]], box: [BOX, TILE_K])
+    )
+    func launch(
+      _ source: HopperRowSource, _ arguments: some KernelArgument
+    ) throws(EngineError) {
+      try backend.kernel(
+        .hopperWeightGradient, "sm90_bf16_weight_grad", output.defines + source.defines
+      ).launch(
+        grid: grid, block: LaunchSize(SM90_THREADS),
+        sharedBytes: HopperGradientOutput.memory.byteCount, on: backend.stream, leftMap, rightMap,
+        out, gradWeights, expertOffsets, Int32(gradWeights.shape[0]), Int32(m), Int32(n), arguments)
+    }
+    if let ahead {
+      try backend.clear(ahead.counters)
+      try launch(.copiedAhead, ahead.arguments)
+    } else {
+      try launch(.inPlace, HopperInPlaceArguments())
+    }
   }
 
   private func launch(
@@ -102,13 +115,6 @@ struct HopperGEMM {
       tiles.pairs, tiles.tailTilesBefore, tiles.pairCount,
       Int32((depth + TILE_K - 1) / TILE_K),
       Int32((weights.columns + columns - 1) / columns), arguments)
-  }
-
-  /// What a kernel is told of rows that it is to copy, with the counters at zero.
-  private func copying(_ ahead: RowsAhead?) throws(EngineError) -> HopperRowsAheadArguments {
-    guard let ahead else { return HopperRowsAheadArguments() }
-    try backend.clear(ahead.counters)
-    return ahead.arguments
   }
 
   /// A block per processor, which computes tiles until none is left; two blocks form a cluster.

@@ -13,7 +13,11 @@ extension KernelSource {
   /// The gradient of the weights.
   static let hopperWeightGradient = KernelSource(
     "sm90_bf16_weight_grad.cu", PackageResources.sm90_bf16_weight_grad_cu, .sm90a,
-    axes: [HopperGradientOutput.allCases.map(\.defines)])
+    axes: [
+      HopperGradientOutput.allCases.flatMap { output in
+        HopperRowSource.allCases.map { output.defines + $0.defines }
+      }
+    ])
 
   /// The list of row pairs.
   static let hopperRowPairs = KernelSource("sm90_row_pairs.cu", PackageResources.sm90_row_pairs_cu)
@@ -63,6 +67,18 @@ enum HopperGradientOutput: CaseIterable {
 
   var defines: KernelSource.Choice {
     Self.memory.defines + KernelVariant.define("OUTPUT", code)
+  }
+}
+
+/// Where the rows of a product come from.
+enum HopperRowSource: CaseIterable {
+  /// They are in memory before the launch.
+  case inPlace
+  /// The kernel copies them from the tokens; see `RowsAhead`.
+  case copiedAhead
+
+  var defines: KernelSource.Choice {
+    KernelVariant.define("ROWS", self == .inPlace ? ROWS_IN_PLACE : ROWS_COPIED_AHEAD)
   }
 }
 

@@ -32,8 +32,8 @@ struct RowsAhead {
 
   private static func shape(rows: Int) -> [Int] { [1 + (rows + READY_ROWS - 1) / READY_ROWS] }
 
-  var arguments: HopperRowsAheadArguments {
-    HopperRowsAheadArguments(
+  var arguments: HopperCopiedAheadArguments {
+    HopperCopiedAheadArguments(
       tokens: tokens.bits, rows: rows.bits, slotOfRow: slots.slotOfRow.bits,
       rowCount: rowsInUse.bits, counters: counters.bits, topK: Int32(slots.topK),
       vectors: Int32(tokens.shape[1] / 8))

@@ -11,11 +11,11 @@
 constexpr int PER_LANE = ACTIVATE_PER_LANE;
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-activate(const Vector* __restrict__ hidden, const int* __restrict__ rows_in_use,
-         Vector* __restrict__ out, int num_rows, int num_vectors, float alpha, float limit) {
+    activate(const Vector* __restrict__ hidden, const int* __restrict__ rows_in_use,
+             Vector* __restrict__ out, int num_rows, int num_vectors, float alpha, float limit) {
   constexpr int HIDDEN_PARTS = GATE == GATE_NONE ? 1 : 2;
-  int end = rows_in_use == nullptr ? num_rows : min(*rows_in_use, num_rows);
-  int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
+  const int end = rows_in_use == nullptr ? num_rows : min(*rows_in_use, num_rows);
+  const int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
   for (i64 row = first_row_of_warp(); row < end; row += row_step_of_warp()) {
     const Vector* source = hidden + row * HIDDEN_PARTS * num_vectors;
     Vector* target = out + row * num_vectors;
@@ -25,8 +25,7 @@ activate(const Vector* __restrict__ hidden, const int* __restrict__ rows_in_use,
       float gate[VECTOR], up[VECTOR], values[VECTOR];
       load_hidden(source, num_vectors, i, gate, up);
 #pragma unroll
-      for (int j = 0; j < VECTOR; ++j)
-        values[j] = activation(gate[j], up[j], {alpha, limit}).value;
+      for (int j = 0; j < VECTOR; ++j) values[j] = activation(gate[j], up[j], {alpha, limit}).value;
       target[i] = rounded(values);
     }
   }

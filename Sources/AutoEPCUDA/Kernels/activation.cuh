@@ -19,7 +19,7 @@ struct Slope {
 
 // x * sigmoid(u(x)), for the given value and derivative of u.
 __device__ __forceinline__ Slope times_sigmoid(float x, float u, float u_derivative) {
-  float s = sigmoid(u);
+  const float s = sigmoid(u);
   return {x * s, s + x * s * (1.0f - s) * u_derivative};
 }
 
@@ -28,31 +28,32 @@ __device__ __forceinline__ Slope slope(float x) {
   if constexpr (KIND == ACTIVATION_SILU) return times_sigmoid(x, x, 1.0f);
   if constexpr (KIND == ACTIVATION_GELU) {
     // x times the cumulative normal distribution.
-    float distribution = 0.5f * (1.0f + erff(x * 0.70710678f));
+    const float distribution = 0.5f * (1.0f + erff(x * 0.70710678f));
     return {x * distribution, distribution + x * 0.39894228f * expf(-0.5f * x * x)};
   }
   if constexpr (KIND == ACTIVATION_GELU_TANH) {
     // (1 + tanh(v)) / 2 is sigmoid(2 v), with v = sqrt(2 / pi) (x + 0.044715 x^3).
-    float u = 1.5957691f * (x + 0.044715f * x * x * x);
+    const float u = 1.5957691f * (x + 0.044715f * x * x * x);
     return times_sigmoid(x, u, 1.5957691f * (1.0f + 3.0f * 0.044715f * x * x));
   }
   if constexpr (KIND == ACTIVATION_RELU_SQUARED) return {x < 0 ? 0 : x * x, x < 0 ? 0 : 2.0f * x};
 }
 
-// The activation of a gate and an up value (up is 1 for plain experts), and its derivatives by both.
+// The activation of a gate and an up value (up is 1 for plain experts), and its derivatives by
+// both.
 struct Activated {
   float value, by_gate, by_up;
 };
 
-// u g sigmoid(alpha g), where g = min(gate, limit) and u = clamp(up, +-limit) + OFFSET. Beyond a limit
-// the derivative is zero; NaN passes through.
+// u g sigmoid(alpha g), where g = min(gate, limit) and u = clamp(up, +-limit) + OFFSET. Beyond a
+// limit the derivative is zero; NaN passes through.
 template <int OFFSET>
 __device__ __forceinline__ Activated clamped_swiglu(float gate, float up, Clamp clamp) {
-  float g = gate > clamp.limit ? clamp.limit : gate;
-  float u = (up > clamp.limit ? clamp.limit : up < -clamp.limit ? -clamp.limit : up) + OFFSET;
-  float s = sigmoid(clamp.alpha * g);
-  float by_gate = u * (s + clamp.alpha * g * s * (1.0f - s));
-  bool is_up_clamped = up > clamp.limit || up < -clamp.limit;
+  const float g = gate > clamp.limit ? clamp.limit : gate;
+  const float u = (up > clamp.limit ? clamp.limit : up < -clamp.limit ? -clamp.limit : up) + OFFSET;
+  const float s = sigmoid(clamp.alpha * g);
+  const float by_gate = u * (s + clamp.alpha * g * s * (1.0f - s));
+  const bool is_up_clamped = up > clamp.limit || up < -clamp.limit;
   return {u * g * s, gate > clamp.limit ? 0 : by_gate, is_up_clamped ? 0 : g * s};
 }
 
@@ -62,7 +63,7 @@ __device__ __forceinline__ Activated activation(float gate, float up, Clamp clam
   } else if constexpr (ACTIVATION == ACTIVATION_CLAMPED_SILU) {
     return clamped_swiglu<0>(gate, up, clamp);
   } else {
-    Slope gate_slope = slope<ACTIVATION>(gate);
+    const Slope gate_slope = slope<ACTIVATION>(gate);
     return {gate_slope.value * up, gate_slope.derivative * up, gate_slope.value};
   }
 }

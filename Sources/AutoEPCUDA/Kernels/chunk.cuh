@@ -14,8 +14,8 @@ struct alignas(16) Chunk {
 };
 
 // Loads a chunk whose first `valid` elements exist; the others become 0.
-__device__ __forceinline__ void load_chunk(Chunk* target, const Element* source, const Element* base,
-                                           int valid) {
+__device__ __forceinline__ void load_chunk(Chunk* target, const Element* source,
+                                           const Element* base, int valid) {
 #if ALIGNED
   // A chunk exists as a whole or not at all. The address must be valid even if nothing is read.
   copy_16_async(target, valid > 0 ? source : base, valid > 0 ? 16 : 0);

@@ -6,8 +6,8 @@
 // Shape legend of all kernels, as in autoep.h:
 //   T tokens   K experts per token   N = T*K slots   E experts   H hidden size   F expert FFN size
 //   G = 2F for gated experts, F for plain ones   R rows in use, at most N
-// Rows are in expert order; slot t*K + k is the k-th copy of token t. Sums are in f32, in one fixed order,
-// and are rounded once.
+// Rows are in expert order; slot t*K + k is the k-th copy of token t. Sums are in f32, in one fixed
+// order, and are rounded once.
 
 #pragma once
 

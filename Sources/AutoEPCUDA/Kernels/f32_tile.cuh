@@ -1,8 +1,8 @@
-// A tile of a matrix product in f32, by plain multiply-adds (never TF32), computed by a block of 256
-// threads. For f32 models and for tests; the interface is that of tensor_core_tile.cuh.
+// A tile of a matrix product in f32, by plain multiply-adds (never TF32), computed by a block of
+// 256 threads. For f32 models and for tests; the interface is that of tensor_core_tile.cuh.
 //
-// A thread computes 4 x 4 elements: rows 16 apart, and pairs of columns 32 apart. It adds up sums over 16
-// depths each, which rounds less than one long sum.
+// A thread computes 4 x 4 elements: rows 16 apart, and pairs of columns 32 apart. It adds up sums
+// over 16 depths each, which rounds less than one long sum.
 
 #pragma once
 
@@ -35,11 +35,11 @@ __device__ __forceinline__ void load_part(float* part, const Operand<ORDER>& ope
                                           i64 first_depth) {
 #pragma unroll
   for (int i = 0; i < TILE * TILE_DEPTH / TILE_THREADS; ++i) {
-    int index = i * TILE_THREADS + threadIdx.x;
+    const int index = i * TILE_THREADS + threadIdx.x;
     constexpr bool BY_DEPTH = ORDER == DEPTH_CONTIGUOUS;
-    int outer = BY_DEPTH ? index / TILE_DEPTH : index % TILE;
-    int depth = BY_DEPTH ? index % TILE_DEPTH : index / TILE;
-    bool is_there = outer < operand.outer && first_depth + depth < operand.depth;
+    const int outer = BY_DEPTH ? index / TILE_DEPTH : index % TILE;
+    const int depth = BY_DEPTH ? index % TILE_DEPTH : index / TILE;
+    const bool is_there = outer < operand.outer && first_depth + depth < operand.depth;
     part[depth * PITCH + outer] = is_there ? *operand.at(outer, first_depth + depth) : 0.0f;
   }
 }
@@ -76,7 +76,8 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
   return sums;
 }
 
-// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread holds.
+// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread
+// holds.
 template <typename Body>
 __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
 #pragma unroll

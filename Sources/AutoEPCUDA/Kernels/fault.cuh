@@ -1,6 +1,6 @@
-// How a kernel reports bad data: it writes a FAULT_ code of host_and_device.h to a word in host memory
-// and goes on within bounds; the next call on a context of the device throws. If several faults are
-// reported, any one of them may remain.
+// How a kernel reports bad data: it writes a FAULT_ code of host_and_device.h to a word in host
+// memory and goes on within bounds; the next call on a context of the device throws. If several
+// faults are reported, any one of them may remain.
 
 #pragma once
 

@@ -24,17 +24,16 @@ __device__ __forceinline__ i64 inside(i64 row, i64 low, i64 high) {
 }
 
 // The group after `group`; the first one comes after {-1, 0, 0}.
-__device__ __forceinline__ Group next_group(const GroupSize* groups, Group group,
-                                            i64 num_rows) {
-  int index = group.index + 1;
-  i64 end = GROUPS == 0 ? groups[index + 1] : group.end + inside(groups[index], 0, num_rows);
+__device__ __forceinline__ Group next_group(const GroupSize* groups, Group group, i64 num_rows) {
+  const int index = group.index + 1;
+  const i64 end = GROUPS == 0 ? groups[index + 1] : group.end + inside(groups[index], 0, num_rows);
   return {index, group.end, inside(end, group.end, num_rows)};
 }
 
 __device__ __forceinline__ Group group_at(const GroupSize* groups, int index, i64 num_rows) {
   Group group = {-1, 0, 0};
 #if GROUPS == 0
-  i64 begin = inside(groups[index], 0, num_rows);
+  const i64 begin = inside(groups[index], 0, num_rows);
   group = {index, begin, inside(groups[index + 1], begin, num_rows)};
 #else
   while (group.index < index) group = next_group(groups, group, num_rows);

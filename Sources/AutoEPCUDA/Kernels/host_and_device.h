@@ -1,5 +1,5 @@
-// The numbers that a launch and its kernel agree on: kernels include this file, and Swift imports it as
-// the C module CKernels.
+// The numbers that a launch and its kernel agree on: kernels include this file, and Swift imports
+// it as the C module CKernels.
 
 #pragma once
 
@@ -73,8 +73,8 @@ enum { ROW_SUM_THREADS = 256, ROW_SUM_COLUMNS = 8, ROW_SUM_COLUMNS_BY_ELEMENT = 
 enum {
   F32_TILE = 64,
   F32_TILE_DEPTH = 16,
-  // A stored line is one element longer than the tile, so that writing along the depth does not hit one
-  // bank only.
+  // A stored line is one element longer than the tile, so that writing along the depth does not hit
+  // one bank only.
   F32_TILE_PITCH = F32_TILE + 1,
   F32_TILE_SHARED_BYTES = 2 * F32_TILE_DEPTH * F32_TILE_PITCH * 4,
 
@@ -85,12 +85,12 @@ enum {
       2 * TENSOR_CORE_TILE_STAGES * TENSOR_CORE_TILE * TENSOR_CORE_TILE_DEPTH * 2
 };
 
-// The router's forward and backward: threads of a block, which takes a token per warp, and numbers of 4
-// bytes in shared memory per expert and warp. The forward has one more per expert.
+// The router's forward and backward: threads of a block, which takes a token per warp, and numbers
+// of 4 bytes in shared memory per expert and warp. The forward has one more per expert.
 enum { ROUTE_THREADS = 128, ROUTE_NUMBERS = 4, ROUTE_BACKWARD_NUMBERS = 5 };
 
-// The router's product: tokens of a block, chunks of 16 bytes that a warp takes of each step along the
-// depth, and the shared memory that every device since sm_80 gives two blocks.
+// The router's product: tokens of a block, chunks of 16 bytes that a warp takes of each step along
+// the depth, and the shared memory that every device since sm_80 gives two blocks.
 enum {
   ROUTER_ROWS = 32,
   ROUTER_WARPS = 8,
@@ -123,6 +123,9 @@ BOTH_SIDES int router_stages(int columns) {
 // -DEPILOGUE
 enum { EPILOGUE_STORE = 1, EPILOGUE_SWIGLU, EPILOGUE_SWIGLU_BACKWARD };
 
+// -DROWS: the source of a product's rows.
+enum { ROWS_IN_PLACE = 1, ROWS_COPIED_AHEAD };
+
 // -DOUTPUT: how a weight's gradient is written.
 enum { GRADIENT_BF16, GRADIENT_F32, GRADIENT_ADDED_TO_F32 };
 
@@ -134,22 +137,22 @@ enum {
   SLAB_M = 16,   // rows of a warp
   CHUNK_N = 64,  // columns that leave together: 128 bytes
 
-  CLUSTER = 2,            // blocks
-  CONSUMERS = 2,          // warpgroups
+  CLUSTER = 2,    // blocks
+  CONSUMERS = 2,  // warpgroups
   CONSUMER_WARPS = 4 * CONSUMERS,
   SM90_THREADS = 128 * (1 + CONSUMERS),
 
-  RASTER = 8,         // row pairs of a raster group
-  ROW_PAIR_INTS = 3,  // fields of a row pair
-  LIST_THREADS = 512, // of the block that lists the row pairs
-  READY_ROWS = 128    // rows of a counter that tells of rows copied ahead
+  RASTER = 8,          // row pairs of a raster group
+  ROW_PAIR_INTS = 3,   // fields of a row pair
+  LIST_THREADS = 512,  // of the block that lists the row pairs
+  READY_ROWS = 128     // rows of a counter that tells of rows copied ahead
 };
 
 // Bytes of a stage, and of a chunk that a warp stages.
 enum { STAGE_BYTES = (TILE_M + TILE_N) * TILE_K * 2, CHUNK_BYTES = SLAB_M * CHUNK_N * 2 };
 
-// Shared memory of a block: the stages, aligned to 1024 bytes, the chunks of each consumer warp, and the
-// barriers: full and empty for each stage, staged and taken for each consumer warp.
+// Shared memory of a block: the stages, aligned to 1024 bytes, the chunks of each consumer warp,
+// and the barriers: full and empty for each stage, staged and taken for each consumer warp.
 BOTH_SIDES int sm90_shared_bytes(int stages, int staging_chunks) {
   return 1023 + stages * STAGE_BYTES + CONSUMER_WARPS * staging_chunks * CHUNK_BYTES +
          (2 * stages + 2 * CONSUMER_WARPS) * 8;

@@ -15,14 +15,14 @@ __device__ __forceinline__ u64 hash(u64 seed, u64 index) {
 
 // Each operation rounds by itself: a fused multiply-add would give other bits than the CPU.
 __device__ __forceinline__ float noise(double epsilon, u64 seed, i64 index) {
-  double uniform = double(hash(seed, index) >> 11) * 0x1p-53;
-  double spread = __dmul_rn(2.0 * epsilon, uniform);
+  const double uniform = double(hash(seed, index) >> 11) * 0x1p-53;
+  const double spread = __dmul_rn(2.0 * epsilon, uniform);
   return float(__dadd_rn(1.0 - epsilon, spread));
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-jitter(const Element* x, Element* y, i64 count, double epsilon, u64 seed) {
-  i64 step = i64(gridDim.x) * blockDim.x;
+    jitter(const Element* x, Element* y, i64 count, double epsilon, u64 seed) {
+  const i64 step = i64(gridDim.x) * blockDim.x;
   i64 index = i64(blockIdx.x) * blockDim.x + threadIdx.x;
   for (; index < count; index += step)
     y[index] = rounded(widen(x[index]) * noise(epsilon, seed, index));

@@ -20,7 +20,9 @@ __device__ __forceinline__ u16 f16_of(float value) {
   return bits;
 }
 
-__device__ __forceinline__ float float_of_bf16(u16 bits) { return __uint_as_float(u32(bits) << 16); }
+__device__ __forceinline__ float float_of_bf16(u16 bits) {
+  return __uint_as_float(u32(bits) << 16);
+}
 
 __device__ __forceinline__ float float_of_f16(u16 bits) {
   float value;
@@ -46,8 +48,8 @@ __device__ __forceinline__ float bf16_high(u32 packed) {
 // 1 / (1 + e^-x), 0 and 1 at the ends. Off by at most a few units in the last place.
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
-// The same in two instructions of the special function unit, for epilogues that have no time for more.
-// Relative error below 1e-6, and exact limits: 0 for -inf, 1 for inf.
+// The same in two instructions of the special function unit, for epilogues that have no time for
+// more. Relative error below 1e-6, and exact limits: 0 for -inf, 1 for inf.
 __device__ __forceinline__ float fast_sigmoid(float x) {
   float power, result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));

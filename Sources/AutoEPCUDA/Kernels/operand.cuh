@@ -1,5 +1,5 @@
-// An operand of a matrix product, in global memory: `outer` counts rows or columns of the product, `depth`
-// the terms of its sums.
+// An operand of a matrix product, in global memory: `outer` counts rows or columns of the product,
+// `depth` the terms of its sums.
 
 #pragma once
 
@@ -19,8 +19,7 @@ struct Operand {
   i64 depth;
 
   __device__ __forceinline__ const Element* at(int outer_index, i64 depth_index) const {
-    return ORDER == DEPTH_CONTIGUOUS
-               ? base + i64(outer_index) * pitch + depth_index
-               : base + depth_index * pitch + outer_index;
+    return ORDER == DEPTH_CONTIGUOUS ? base + i64(outer_index) * pitch + depth_index
+                                     : base + depth_index * pitch + outer_index;
   }
 };

@@ -1,7 +1,8 @@
-// rows[row_of_slot[t,k]] = topk_weights[t,k] * x[t], or a copy of x[t] without weights. A token is read
-// once and written K times. Slots without a row (-1) are skipped.
+// rows[row_of_slot[t,k]] = topk_weights[t,k] * x[t], or a copy of x[t] without weights. A token is
+// read once and written K times. Slots without a row (-1) are skipped.
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh
-// Grid: x strides over tokens, a warp per token; y counts segments of 32 * PERMUTE_PER_LANE vectors.
+// Grid: x strides over tokens, a warp per token; y counts segments of 32 * PERMUTE_PER_LANE
+// vectors.
 
 #include "element.cuh"
 #include "host_and_device.h"
@@ -10,10 +11,10 @@
 constexpr int PER_LANE = PERMUTE_PER_LANE;
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-permute(const Vector* __restrict__ x, const int* __restrict__ row_of_slot,
-        const Weight* __restrict__ topk_weights, Vector* __restrict__ rows, i64 num_tokens,
-        int top_k, int num_rows, int num_vectors) {
-  int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
+    permute(const Vector* __restrict__ x, const int* __restrict__ row_of_slot,
+            const Weight* __restrict__ topk_weights, Vector* __restrict__ rows, i64 num_tokens,
+            int top_k, int num_rows, int num_vectors) {
+  const int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
   for (i64 token = first_row_of_warp(); token < num_tokens; token += row_step_of_warp()) {
     const Vector* source = x + token * num_vectors;
     Vector vectors[PER_LANE];
@@ -22,8 +23,8 @@ permute(const Vector* __restrict__ x, const int* __restrict__ row_of_slot,
       if (first + i * WARP < num_vectors) vectors[i] = source[first + i * WARP];
 #pragma unroll 4
     for (int k = 0; k < top_k; ++k) {
-      i64 slot = token * top_k + k;
-      int row = row_of_slot[slot];
+      const i64 slot = token * top_k + k;
+      const int row = row_of_slot[slot];
       if (!is_row(row, num_rows)) continue;
       Vector* target = rows + i64(row) * num_vectors;
 #pragma unroll
@@ -32,7 +33,7 @@ permute(const Vector* __restrict__ x, const int* __restrict__ row_of_slot,
 #if WEIGHT == TYPE_NONE
         target[first + i * WARP] = vectors[i];
 #else
-        float weight = weight_at(topk_weights, slot);
+        const float weight = weight_at(topk_weights, slot);
         float values[VECTOR];
         widen(vectors[i], values);
         for (int j = 0; j < VECTOR; ++j) values[j] *= weight;

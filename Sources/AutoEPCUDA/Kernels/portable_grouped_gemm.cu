@@ -1,8 +1,10 @@
-// out [R,N] = rows [R,D] times the weight of each row's group, plus the group's row of bias [E,N], or NULL.
+// out [R,N] = rows [R,D] times the weight of each row's group, plus the group's row of bias [E,N],
+// or NULL.
 //   -DELEMENT: see element.cuh;  -DGROUPS: see groups.cuh;  -DALIGNED: see chunk.cuh
 //   -DLAYOUT=LAYOUT_...: weights [E,N,D] or [E,D,N]
-// Persistent: any grid will do; a block computes every gridDim.x-th tile of all groups. A row's result does
-// not depend on its place: its sums run over the depth in one order and contain no other row.
+// Persistent: any grid will do; a block computes every gridDim.x-th tile of all groups. A row's
+// result does not depend on its place: its sums run over the depth in one order and contain no
+// other row.
 
 #include "element.cuh"
 #include "groups.cuh"
@@ -14,8 +16,8 @@ struct alignas(2 * sizeof(Element)) Pair {
   Element at[2];
 };
 
-// The tiles of all groups, one group after another. In a group, tiles of the same columns follow each other,
-// so that blocks that run together share weights.
+// The tiles of all groups, one group after another. In a group, tiles of the same columns follow
+// each other, so that blocks that run together share weights.
 struct Tiles {
   Group group;
   // The number of the group's first tile, and how many tiles its rows need.
@@ -37,7 +39,7 @@ __device__ __forceinline__ bool find_tile(Tiles& tiles, i64 index, const GroupSi
 __device__ __forceinline__ TileSums multiply_rows(Operand<DEPTH_CONTIGUOUS> rows,
                                                   const Element* weight, int num_columns,
                                                   int first_column) {
-  int columns = num_columns - first_column;
+  const int columns = num_columns - first_column;
   if constexpr (LAYOUT == LAYOUT_OUT_IN) {
     Operand<DEPTH_CONTIGUOUS> columns_of_weight = {weight + first_column * rows.depth, rows.pitch,
                                                    columns, rows.depth};
@@ -50,29 +52,28 @@ __device__ __forceinline__ TileSums multiply_rows(Operand<DEPTH_CONTIGUOUS> rows
 }
 
 extern "C" __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM)
-portable_grouped_gemm(const Element* __restrict__ rows, const Element* __restrict__ weights,
-                      const Element* __restrict__ bias, const GroupSize* __restrict__ groups,
-                      Element* __restrict__ out, int num_groups, i64 num_rows,
-                      int num_columns, int depth) {
-  int num_column_tiles = (num_columns + TILE - 1) / TILE;
+    portable_grouped_gemm(const Element* __restrict__ rows, const Element* __restrict__ weights,
+                          const Element* __restrict__ bias, const GroupSize* __restrict__ groups,
+                          Element* __restrict__ out, int num_groups, i64 num_rows, int num_columns,
+                          int depth) {
+  const int num_column_tiles = (num_columns + TILE - 1) / TILE;
   Tiles tiles = {{-1, 0, 0}, 0, 0};
   for (i64 index = blockIdx.x;
        find_tile(tiles, index, groups, num_groups, num_rows, num_column_tiles);
        index += gridDim.x) {
-    i64 in_group = index - tiles.first;
-    i64 first_row = tiles.group.begin + in_group % tiles.num_row_tiles * TILE;
-    int first_column = int(in_group / tiles.num_row_tiles) * TILE;
-    int group = tiles.group.index;
-    int rows_left = int(min(tiles.group.end - first_row, i64(TILE)));
-    TileSums sums = multiply_rows(
-        {rows + first_row * depth, depth, rows_left, depth},
-        weights + i64(group) * num_columns * depth, num_columns, first_column);
-    const Element* group_bias =
-        bias == nullptr ? nullptr : bias + i64(group) * num_columns;
+    const i64 in_group = index - tiles.first;
+    const i64 first_row = tiles.group.begin + in_group % tiles.num_row_tiles * TILE;
+    const int first_column = int(in_group / tiles.num_row_tiles) * TILE;
+    const int group = tiles.group.index;
+    const int rows_left = int(min(tiles.group.end - first_row, i64(TILE)));
+    TileSums sums =
+        multiply_rows({rows + first_row * depth, depth, rows_left, depth},
+                      weights + i64(group) * num_columns * depth, num_columns, first_column);
+    const Element* group_bias = bias == nullptr ? nullptr : bias + i64(group) * num_columns;
     for_each_pair(sums, [&](int row, int column_in_tile, float first, float second) {
-      int column = first_column + column_in_tile;
+      const int column = first_column + column_in_tile;
       if (row >= rows_left || column >= num_columns) return;
-      bool has_second = column + 1 < num_columns;
+      const bool has_second = column + 1 < num_columns;
       if (group_bias != nullptr) {
         first += widen(group_bias[column]);
         if (has_second) second += widen(group_bias[column + 1]);

@@ -1,12 +1,12 @@
 // Chooses K experts per token and their weights: autoep_route.
 //   -DELEMENT, -DPER_LANE: see router.cuh
 //   In: logits [T,E]; selection_bias [E] f32 or NULL.
-//   Out: topk_idx [T,K] i32; topk_weights [T,K] f32; tokens_per_expert [E] i32 or NULL, which must be zeros
-//   before and is added to.
-// Ties go to the lowest index. Unusable logits are reported as a fault, and the token is routed as if they
-// were zeros.
-// Shared memory: E ints, then ROUTE_NUMBERS * E numbers per warp: scores; the scores that the choice is made
-// by, later the weights; which groups are open; and the groups' scores, later the chosen experts.
+//   Out: topk_idx [T,K] i32; topk_weights [T,K] f32; tokens_per_expert [E] i32 or NULL, which must
+//   be zeros before and is added to.
+// Ties go to the lowest index. Unusable logits are reported as a fault, and the token is routed as
+// if they were zeros. Shared memory: E ints, then ROUTE_NUMBERS * E numbers per warp: scores; the
+// scores that the choice is made by, later the weights; which groups are open; and the groups'
+// scores, later the chosen experts.
 
 #include "element.cuh"
 #include "fault.cuh"
@@ -24,12 +24,13 @@ struct Candidate {
   int index;
 };
 
-// The candidate with the highest score, among equals the one with the lowest index; the same in all lanes.
+// The candidate with the highest score, among equals the one with the lowest index; the same in all
+// lanes.
 __device__ __forceinline__ Candidate warp_best(Candidate own) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2) {
-    Candidate other = {__shfl_xor_sync(ALL_LANES, own.score, distance),
-                       __shfl_xor_sync(ALL_LANES, own.index, distance)};
+    const Candidate other = {__shfl_xor_sync(ALL_LANES, own.score, distance),
+                             __shfl_xor_sync(ALL_LANES, own.index, distance)};
     bool is_better =
         other.score > own.score || (other.score == own.score && other.index < own.index);
     if (is_better) own = other;
@@ -39,12 +40,12 @@ __device__ __forceinline__ Candidate warp_best(Candidate own) {
 
 // A positive number that grows with the value; 0 and -0 have the same.
 __device__ __forceinline__ u32 key_of(float value) {
-  u32 bits = __float_as_uint(value + 0.0f);
+  const u32 bits = __float_as_uint(value + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// Removes and returns the expert with the largest key of all lanes, among equals the one with the lowest
-// index. Its key becomes 0, the key of experts that cannot be chosen.
+// Removes and returns the expert with the largest key of all lanes, among equals the one with the
+// lowest index. Its key becomes 0, the key of experts that cannot be chosen.
 __device__ __forceinline__ int take_best(u32 (&keys)[PER_LANE]) {
   u32 own = 0;
   int index = NO_INDEX;
@@ -54,8 +55,8 @@ __device__ __forceinline__ int take_best(u32 (&keys)[PER_LANE]) {
     own = keys[i];
     index = expert_at(i);
   }
-  u32 largest = __reduce_max_sync(ALL_LANES, own);
-  int best = __reduce_min_sync(ALL_LANES, own == largest ? index : NO_INDEX);
+  const u32 largest = __reduce_max_sync(ALL_LANES, own);
+  const int best = __reduce_min_sync(ALL_LANES, own == largest ? index : NO_INDEX);
 #pragma unroll
   for (int i = 0; i < PER_LANE; ++i)
     if (expert_at(i) == best) keys[i] = 0;
@@ -101,10 +102,10 @@ __device__ __forceinline__ void open_best_group(const float* group_scores, int n
 
 // A bit for each of this lane's experts in the best groups. Each pointer has memory for E numbers.
 __device__ __forceinline__ u32 open_in_best_groups(const RouteConfig& config, int num_experts,
-                                                        const float (&choice)[PER_LANE],
-                                                        float* by_expert, float* group_scores,
-                                                        int* group_is_open) {
-  int size = num_experts / config.num_groups;
+                                                   const float (&choice)[PER_LANE],
+                                                   float* by_expert, float* group_scores,
+                                                   int* group_is_open) {
+  const int size = num_experts / config.num_groups;
 #pragma unroll
   for (int i = 0; i < PER_LANE; ++i)
     if (expert_at(i) < num_experts) by_expert[expert_at(i)] = choice[i];
@@ -123,7 +124,8 @@ __device__ __forceinline__ u32 open_in_best_groups(const RouteConfig& config, in
   return open;
 }
 
-// Adds the bias to what experts are chosen by: scores, or logits for SCORE_SINKHORN. NaN counts as -infinity.
+// Adds the bias to what experts are chosen by: scores, or logits for SCORE_SINKHORN. NaN counts as
+// -infinity.
 __device__ __forceinline__ void add_bias(const float* selection_bias, int num_experts,
                                          float (&choice)[PER_LANE]) {
 #pragma unroll
@@ -137,19 +139,20 @@ __device__ __forceinline__ void write_weights(const RouteConfig& config, const f
                                               float* topk_weights) {
   float factor = config.scale;
   if (config.normalize) {
-    float sum = sum_over_k(config.top_k, [&](int k) { return weights[k]; });
+    const float sum = sum_over_k(config.top_k, [&](int k) { return weights[k]; });
     factor = __fdividef(factor, sum + config.normalize_epsilon);
   }
   for (int k = lane_index(); k < config.top_k; k += WARP) topk_weights[k] = weights[k] * factor;
 }
 
 extern "C" __global__ void __launch_bounds__(ROUTE_THREADS, 1)
-route(const Element* __restrict__ logits, const float* __restrict__ selection_bias,
-      int* __restrict__ topk_idx, float* __restrict__ topk_weights,
-      int* __restrict__ tokens_per_expert, i64 num_tokens, int num_experts,
-      RouteConfig config, volatile u32* fault) {
+    route(const Element* __restrict__ logits, const float* __restrict__ selection_bias,
+          int* __restrict__ topk_idx, float* __restrict__ topk_weights,
+          int* __restrict__ tokens_per_expert, i64 num_tokens, int num_experts, RouteConfig config,
+          volatile u32* fault) {
   int* counts = reinterpret_cast<int*>(shared_memory);
-  float* scores = reinterpret_cast<float*>(counts + num_experts) + warp_index() * ROUTE_NUMBERS * num_experts;
+  float* scores =
+      reinterpret_cast<float*>(counts + num_experts) + warp_index() * ROUTE_NUMBERS * num_experts;
   float* by_expert = scores + num_experts;
   int* group_is_open = reinterpret_cast<int*>(by_expert + num_experts);
   int* chosen = group_is_open + num_experts;
@@ -157,7 +160,7 @@ route(const Element* __restrict__ logits, const float* __restrict__ selection_bi
   __syncthreads();
   for (i64 token = first_row_of_warp(); token < num_tokens; token += row_step_of_warp()) {
     float own[PER_LANE], choice[PER_LANE];
-    bool is_usable = load_logits(logits + token * num_experts, num_experts, own);
+    const bool is_usable = load_logits(logits + token * num_experts, num_experts, own);
     if (!is_usable && lane_index() == 0) report(fault, FAULT_LOGITS);
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i) choice[i] = own[i];
@@ -168,10 +171,10 @@ route(const Element* __restrict__ logits, const float* __restrict__ selection_bi
       if (expert_at(i) < num_experts) scores[expert_at(i)] = own[i];
     }
     if (selection_bias != nullptr) add_bias(selection_bias, num_experts, choice);
-    u32 open = config.group_score == GROUP_SCORE_NONE
-                        ? all_open(num_experts)
-                        : open_in_best_groups(config, num_experts, choice, by_expert,
-                                              reinterpret_cast<float*>(chosen), group_is_open);
+    const u32 open = config.group_score == GROUP_SCORE_NONE
+                         ? all_open(num_experts)
+                         : open_in_best_groups(config, num_experts, choice, by_expert,
+                                               reinterpret_cast<float*>(chosen), group_is_open);
     u32 keys[PER_LANE];
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i) keys[i] = (open >> i & 1) != 0 ? key_of(choice[i]) : 0;

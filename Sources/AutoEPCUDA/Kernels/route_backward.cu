@@ -1,10 +1,10 @@
 // The gradient of the logits from that of the weights of the chosen experts: autoep_route_backward.
 //   -DELEMENT, -DPER_LANE: see router.cuh
 //   In: logits [T,E], topk_idx [T,K] i32, grad_topk_weights [T,K] f32. Out: grad_logits [T,E].
-// An index outside [0, E) is reported as a fault and counts as no choice. Unusable logits, which route has
-// reported, count as zeros.
-// Shared memory: ROUTE_BACKWARD_NUMBERS * E numbers per warp: scores, their gradients, and for each k the
-// chosen expert, its weight, and the gradient of its weight.
+// An index outside [0, E) is reported as a fault and counts as no choice. Unusable logits, which
+// route has reported, count as zeros. Shared memory: ROUTE_BACKWARD_NUMBERS * E numbers per warp:
+// scores, their gradients, and for each k the chosen expert, its weight, and the gradient of its
+// weight.
 
 #include "element.cuh"
 #include "fault.cuh"
@@ -20,7 +20,7 @@ __device__ __forceinline__ bool load_choice(const int* topk_idx, const float* gr
                                             float* gradients) {
   bool is_good = true;
   for (int k = lane_index(); k < config.top_k; k += WARP) {
-    bool is_expert = topk_idx[k] >= 0 && topk_idx[k] < num_experts;
+    const bool is_expert = topk_idx[k] >= 0 && topk_idx[k] < num_experts;
     chosen[k] = is_expert ? topk_idx[k] : 0;
     gradients[k] = is_expert ? grad_topk_weights[k] * config.scale : 0;
     is_good &= is_expert;
@@ -30,11 +30,11 @@ __device__ __forceinline__ bool load_choice(const int* topk_idx, const float* gr
 }
 
 // Turns the gradient of the weights w = u / (sum of u + epsilon) into that of u.
-__device__ __forceinline__ void through_normalisation(const RouteConfig& config, const float* weights,
-                                                      float* gradients) {
-  float sum = sum_over_k(config.top_k, [&](int k) { return weights[k]; });
-  float factor = __fdividef(1.0f, sum + config.normalize_epsilon);
-  float dot = sum_over_k(config.top_k, [&](int k) { return gradients[k] * weights[k]; });
+__device__ __forceinline__ void through_normalisation(const RouteConfig& config,
+                                                      const float* weights, float* gradients) {
+  const float sum = sum_over_k(config.top_k, [&](int k) { return weights[k]; });
+  const float factor = __fdividef(1.0f, sum + config.normalize_epsilon);
+  const float dot = sum_over_k(config.top_k, [&](int k) { return gradients[k] * weights[k]; });
   for (int k = lane_index(); k < config.top_k; k += WARP)
     gradients[k] = (gradients[k] - dot * factor) * factor;
   __syncwarp();
@@ -54,7 +54,7 @@ __device__ __forceinline__ void through_score(int kind, int top_k, int num_exper
                                               const Element* logits, const float* scores,
                                               const int* chosen, const float* weights,
                                               const float* gradients, float* by_expert) {
-  float mean = sum_over_k(top_k, [&](int k) { return gradients[k] * weights[k]; });
+  const float mean = sum_over_k(top_k, [&](int k) { return gradients[k] * weights[k]; });
   if (kind == SCORE_TOPK_SOFTMAX) {
     scatter(top_k, chosen, num_experts, by_expert,
             [&](int k) { return weights[k] * (gradients[k] - mean); });
@@ -66,23 +66,23 @@ __device__ __forceinline__ void through_score(int kind, int top_k, int num_exper
       by_expert[expert] = scores[expert] * (by_expert[expert] - mean);
     } else {
       // sigmoid(-x) is 1 - sigmoid(x) without cancellation.
-      float opposite = by_expert[expert] == 0 ? 0 : sigmoid(-widen(logits[expert]));
+      const float opposite = by_expert[expert] == 0 ? 0 : sigmoid(-widen(logits[expert]));
       by_expert[expert] *= scores[expert] * opposite;
     }
   }
 }
 
 extern "C" __global__ void __launch_bounds__(ROUTE_THREADS, 1)
-route_backward(const Element* __restrict__ logits, const int* __restrict__ topk_idx,
-               const float* __restrict__ grad_topk_weights, Element* __restrict__ grad_logits,
-               i64 num_tokens, int num_experts, RouteConfig config,
-               volatile u32* fault) {
-  float* scores = reinterpret_cast<float*>(shared_memory) + warp_index() * ROUTE_BACKWARD_NUMBERS * num_experts;
+    route_backward(const Element* __restrict__ logits, const int* __restrict__ topk_idx,
+                   const float* __restrict__ grad_topk_weights, Element* __restrict__ grad_logits,
+                   i64 num_tokens, int num_experts, RouteConfig config, volatile u32* fault) {
+  float* scores =
+      reinterpret_cast<float*>(shared_memory) + warp_index() * ROUTE_BACKWARD_NUMBERS * num_experts;
   float* by_expert = scores + num_experts;
   int* chosen = reinterpret_cast<int*>(by_expert + num_experts);
   float* weights = reinterpret_cast<float*>(chosen + num_experts);
   float* gradients = weights + num_experts;
-  int kind = kind_of(config);
+  const int kind = kind_of(config);
   for (i64 token = first_row_of_warp(); token < num_tokens; token += row_step_of_warp()) {
     const Element* row = logits + token * num_experts;
     float own[PER_LANE];
@@ -91,9 +91,9 @@ route_backward(const Element* __restrict__ logits, const int* __restrict__ topk_
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i)
       if (expert_at(i) < num_experts) scores[expert_at(i)] = own[i];
-    bool is_good = load_choice(topk_idx + token * config.top_k,
-                               grad_topk_weights + token * config.top_k, num_experts, config, chosen,
-                               gradients);
+    const bool is_good =
+        load_choice(topk_idx + token * config.top_k, grad_topk_weights + token * config.top_k,
+                    num_experts, config, chosen, gradients);
     if (!is_good) report(fault, FAULT_TOPK_IDX);
     gather_weights(kind, config.top_k, scores, chosen, weights);
     if (config.normalize) through_normalisation(config, weights, gradients);

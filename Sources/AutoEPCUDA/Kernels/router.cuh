@@ -1,9 +1,9 @@
-// Code shared by the router's forward and backward: a warp per token, its E logits in registers and shared
-// memory.
+// Code shared by the router's forward and backward: a warp per token, its E logits in registers and
+// shared memory.
 //   -DELEMENT: the type of logits; see element.cuh
 //   -DPER_LANE=n: experts per lane; E is at most 32 n
-// Expert 32 i + l is the i-th of lane l. A score of SCORE_SINKHORN means here the choice by plain logits,
-// as in evaluation.
+// Expert 32 i + l is the i-th of lane l. A score of SCORE_SINKHORN means here the choice by plain
+// logits, as in evaluation.
 
 #pragma once
 
@@ -20,8 +20,9 @@ __device__ __forceinline__ int kind_of(const RouteConfig& config) {
 
 __device__ __forceinline__ int expert_at(int i) { return i * WARP + lane_index(); }
 
-// Reads a row of logits, with -infinity past the last expert. Returns whether the row is usable: it has no
-// NaN, no +infinity, and at least one finite logit. The logits of an unusable row become zeros.
+// Reads a row of logits, with -infinity past the last expert. Returns whether the row is usable: it
+// has no NaN, no +infinity, and at least one finite logit. The logits of an unusable row become
+// zeros.
 __device__ __forceinline__ bool load_logits(const Element* row, int num_experts,
                                             float (&logits)[PER_LANE]) {
   bool is_bad = false, has_finite = false;
@@ -31,7 +32,7 @@ __device__ __forceinline__ bool load_logits(const Element* row, int num_experts,
     is_bad |= !(logits[i] < INFINITE);
     has_finite |= logits[i] > -INFINITE;
   }
-  bool is_usable = !__any_sync(ALL_LANES, is_bad) && __any_sync(ALL_LANES, has_finite);
+  const bool is_usable = !__any_sync(ALL_LANES, is_bad) && __any_sync(ALL_LANES, has_finite);
 #pragma unroll
   for (int i = 0; i < PER_LANE; ++i)
     if (!is_usable) logits[i] = expert_at(i) < num_experts ? 0 : -INFINITE;
@@ -49,7 +50,7 @@ __device__ __forceinline__ void softmax(float (&values)[PER_LANE]) {
     values[i] = expf(values[i] - largest);
     sum += values[i];
   }
-  float factor = __fdividef(1.0f, warp_sum(sum));
+  const float factor = __fdividef(1.0f, warp_sum(sum));
 #pragma unroll
   for (int i = 0; i < PER_LANE; ++i) values[i] *= factor;
 }
@@ -71,8 +72,8 @@ __device__ __forceinline__ float sum_over_k(int top_k, Body body) {
   return warp_sum(sum);
 }
 
-// Writes the weights of the chosen experts to shared memory, before normalisation: their scores, or the
-// softmax over them.
+// Writes the weights of the chosen experts to shared memory, before normalisation: their scores, or
+// the softmax over them.
 __device__ __forceinline__ void gather_weights(int kind, int top_k, const float* scores,
                                                const int* chosen, float* weights) {
   float largest = -INFINITE;
@@ -83,7 +84,7 @@ __device__ __forceinline__ void gather_weights(int kind, int top_k, const float*
   if (kind == SCORE_TOPK_SOFTMAX) {
     largest = warp_max(largest);
     for (int k = lane_index(); k < top_k; k += WARP) weights[k] = expf(weights[k] - largest);
-    float factor = __fdividef(1.0f, sum_over_k(top_k, [&](int k) { return weights[k]; }));
+    const float factor = __fdividef(1.0f, sum_over_k(top_k, [&](int k) { return weights[k]; }));
     for (int k = lane_index(); k < top_k; k += WARP) weights[k] *= factor;
   }
   __syncwarp();

@@ -1,13 +1,14 @@
 // logits [T,E] = x [T,H] times the transpose of router [E,H].
 //   -DELEMENT: see element.cuh;  -DALIGNED: see chunk.cuh
 //   -DCOLUMNS=16|32|64|128: experts per block
-// Grid: blocks of the same tokens and successive experts follow each other along x, so that the tokens come
-// from memory once. Shared memory: STAGES stages of x and router.
+// Grid: blocks of the same tokens and successive experts follow each other along x, so that the
+// tokens come from memory once. Shared memory: STAGES stages of x and router.
 //
-// A block computes 32 tokens; a tile of a warp is these tokens and up to 64 experts. There are few such tiles
-// and x is long, so 8 warps (4 for 128 experts) share each tile: of each step along the depth a warp computes
-// two chunks of 16 bytes, and the warps' sums are added in pairs at the end. The order of the sums does not
-// depend on a token's place. f32 is multiplied and added plainly, never as TF32.
+// A block computes 32 tokens; a tile of a warp is these tokens and up to 64 experts. There are few
+// such tiles and x is long, so 8 warps (4 for 128 experts) share each tile: of each step along the
+// depth a warp computes two chunks of 16 bytes, and the warps' sums are added in pairs at the end.
+// The order of the sums does not depend on a token's place. f32 is multiplied and added plainly,
+// never as TF32.
 
 #include "chunk.cuh"
 #include "element.cuh"
@@ -17,7 +18,6 @@
 
 constexpr int ROWS = ROUTER_ROWS;
 constexpr int TILE_COLUMNS = router_tile_columns(COLUMNS);
-constexpr int TILES_ABREAST = COLUMNS / TILE_COLUMNS;
 constexpr int DEPTH_GROUPS = router_depth_groups(COLUMNS);
 constexpr int THREADS = ROUTER_WARPS * WARP;
 
@@ -36,8 +36,8 @@ struct Sums {
   float at[TILE_COLUMNS / 4][4];
 };
 
-// The place in a stage of a chunk of an outer index (a token or an expert). The same chunk of eight successive
-// outer indices lies in different banks, and so do eight chunks of one outer index.
+// The place in a stage of a chunk of an outer index (a token or an expert). The same chunk of eight
+// successive outer indices lies in different banks, and so do eight chunks of one outer index.
 __device__ __forceinline__ int place(int outer, int chunk) {
   return outer * STEP_CHUNKS + (chunk ^ (outer % 8));
 }
@@ -49,9 +49,9 @@ template <int OUTER>
 __device__ __forceinline__ void load_part(Chunk* part, const Element* base, int count, i64 depth,
                                           i64 first_depth) {
   constexpr int AT_ONCE = THREADS / STEP_CHUNKS;
-  int outer = threadIdx.x / STEP_CHUNKS, chunk = threadIdx.x % STEP_CHUNKS;
-  i64 at = first_depth + chunk * CHUNK;
-  int valid = int(min(depth - at, i64(CHUNK)));
+  const int outer = threadIdx.x / STEP_CHUNKS, chunk = threadIdx.x % STEP_CHUNKS;
+  const i64 at = first_depth + chunk * CHUNK;
+  const int valid = int(min(depth - at, i64(CHUNK)));
   part += place(outer, chunk);
   const Element* source = base + outer * depth + at;
 #pragma unroll
@@ -71,7 +71,7 @@ struct Place {
 };
 
 __device__ __forceinline__ Place place_of_warp() {
-  int tile = warp_index() / DEPTH_GROUPS;
+  const int tile = warp_index() / DEPTH_GROUPS;
   return {tile, tile * TILE_COLUMNS, warp_index() % DEPTH_GROUPS};
 }
 
@@ -82,17 +82,17 @@ __device__ __forceinline__ int row_of_lane() { return lane_index() / 8; }
 __device__ __forceinline__ int column_of_lane() { return lane_index() % 8; }
 
 __device__ __forceinline__ float& sum_at(Sums& sums, int i, int j) {
-  int index = i * (TILE_COLUMNS / 8) + j;
+  const int index = i * (TILE_COLUMNS / 8) + j;
   return sums.at[index / 4][index % 4];
 }
 
 // sums += the product of this warp's part of a step.
 __device__ __forceinline__ void multiply_step(Sums& sums, const Chunk* x, const Chunk* router,
                                               const Place& own) {
-  int row = row_of_lane(), column = own.column + column_of_lane();
+  const int row = row_of_lane(), column = own.column + column_of_lane();
 #pragma unroll 1  // The chunks of two rounds would not fit in registers.
   for (int k = 0; k < GROUP_CHUNKS; ++k) {
-    int chunk = own.group * GROUP_CHUNKS + k;
+    const int chunk = own.group * GROUP_CHUNKS + k;
     Chunk a[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) a[i] = x[place(row + i % 2 * 4, chunk) + i / 2 * NEXT_8];
@@ -109,14 +109,14 @@ __device__ __forceinline__ void multiply_step(Sums& sums, const Chunk* x, const 
   }
 }
 
-// Calls body(row, column, sum) for this lane's sums, with rows and columns relative to its first sum.
+// Calls body(row, column, sum) for this lane's sums, with rows and columns relative to its first
+// sum.
 template <typename Body>
 __device__ __forceinline__ void for_each_sum(Sums& sums, Body body) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
 #pragma unroll
-    for (int j = 0; j < TILE_COLUMNS / 8; ++j)
-      body(4 * i, 8 * j, sum_at(sums, i, j));
+    for (int j = 0; j < TILE_COLUMNS / 8; ++j) body(4 * i, 8 * j, sum_at(sums, i, j));
   }
 }
 
@@ -125,12 +125,12 @@ __device__ __forceinline__ void for_each_sum(Sums& sums, Body body) {
 __device__ __forceinline__ int row_of_lane() { return lane_index() / 4; }
 __device__ __forceinline__ int column_of_lane() { return lane_index() % 4 * 2; }
 
-// The place that this lane passes to load_matrices for four adjacent 8x8 blocks: two along outer, two along
-// depth. Block 1 is the next one along outer if OUTER_FIRST, as operand A needs it, else along depth, as B
-// does.
+// The place that this lane passes to load_matrices for four adjacent 8x8 blocks: two along outer,
+// two along depth. Block 1 is the next one along outer if OUTER_FIRST, as operand A needs it, else
+// along depth, as B does.
 template <bool OUTER_FIRST>
 __device__ __forceinline__ int place_of_lane(int outer, int chunk) {
-  int block = lane_index() / 8, row = lane_index() % 8;
+  const int block = lane_index() / 8, row = lane_index() % 8;
   outer += 8 * (OUTER_FIRST ? block % 2 : block / 2);
   chunk += OUTER_FIRST ? block / 2 : block % 2;
   return place(outer + row, chunk);
@@ -138,7 +138,7 @@ __device__ __forceinline__ int place_of_lane(int outer, int chunk) {
 
 __device__ __forceinline__ void multiply_step(Sums& sums, const Chunk* x, const Chunk* router,
                                               const Place& own) {
-  int chunk = own.group * GROUP_CHUNKS;
+  const int chunk = own.group * GROUP_CHUNKS;
   x += place_of_lane<true>(0, chunk);
   router += place_of_lane<false>(own.column, chunk);
   u32 a[2][4];
@@ -176,7 +176,7 @@ __device__ __forceinline__ void add_groups(Sums& sums, const Place& own) {
   float* parts = reinterpret_cast<float*>(shared_memory);
 #pragma unroll
   for (int half = DEPTH_GROUPS / 2; half > 0; half /= 2) {
-    int giver = own.tile * (DEPTH_GROUPS / 2) + own.group % half;
+    const int giver = own.tile * (DEPTH_GROUPS / 2) + own.group % half;
     float* part = parts + giver * TILE_COLUMNS * WARP + lane_index();
     // Other threads may still read the previous values.
     __syncthreads();
@@ -193,30 +193,29 @@ __device__ __forceinline__ void add_groups(Sums& sums, const Place& own) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-router_logits(const Element* __restrict__ x, const Element* __restrict__ router,
-              Element* __restrict__ logits, i64 num_tokens, int num_experts,
-              i64 depth) {
-  int num_column_blocks = (num_experts + COLUMNS - 1) / COLUMNS;
-  i64 first_token = i64(blockIdx.x / num_column_blocks) * ROWS;
-  int first_expert = int(blockIdx.x % num_column_blocks) * COLUMNS;
+    router_logits(const Element* __restrict__ x, const Element* __restrict__ router,
+                  Element* __restrict__ logits, i64 num_tokens, int num_experts, i64 depth) {
+  const int num_column_blocks = (num_experts + COLUMNS - 1) / COLUMNS;
+  const i64 first_token = i64(blockIdx.x / num_column_blocks) * ROWS;
+  const int first_expert = int(blockIdx.x % num_column_blocks) * COLUMNS;
   int tokens = int(min(num_tokens - first_token, i64(ROWS)));
   int experts = min(num_experts - first_expert, COLUMNS);
   x += first_token * depth;
   router += first_expert * depth;
 
   Chunk* stages = reinterpret_cast<Chunk*>(shared_memory);
-  int num_steps = int((depth + STEP_DEPTH - 1) / STEP_DEPTH);
+  const int num_steps = int((depth + STEP_DEPTH - 1) / STEP_DEPTH);
   auto load = [&](int step) {
     if (step < num_steps) {
       Chunk* stage = stages + step % STAGES * STAGE_CHUNKS;
-      i64 first_depth = i64(step) * STEP_DEPTH;
+      const i64 first_depth = i64(step) * STEP_DEPTH;
       load_part<ROWS>(stage, x, tokens, depth, first_depth);
       load_part<COLUMNS>(stage + ROWS * STEP_CHUNKS, router, experts, depth, first_depth);
     }
     // Also an empty batch, so that waits count the same at the end.
     commit_copies();
   };
-  Place own = place_of_warp();
+  const Place own = place_of_warp();
   Sums sums = {};
   for (int step = 0; step < STAGES - 1; ++step) load(step);
   for (int step = 0; step < num_steps; ++step) {
@@ -230,7 +229,7 @@ router_logits(const Element* __restrict__ x, const Element* __restrict__ router,
   wait_for_copies<0>();
   add_groups(sums, own);
   if (own.group != 0) return;
-  int first_row = row_of_lane(), first_column = own.column + column_of_lane();
+  const int first_row = row_of_lane(), first_column = own.column + column_of_lane();
   tokens -= first_row;
   experts -= first_column;
   logits += (first_token + first_row) * num_experts + first_expert + first_column;

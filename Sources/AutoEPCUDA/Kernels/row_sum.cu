@@ -1,11 +1,11 @@
-// sums [E,width]: for each group, the sum over its rows r of row_weights[r] * rows[r] (row_weights NULL: of
-// rows[r]): the gradient of a bias. An empty group gets zeros.
+// sums [E,width]: for each group, the sum over its rows r of row_weights[r] * rows[r] (row_weights
+// NULL: of rows[r]): the gradient of a bias. An empty group gets zeros.
 //   -DELEMENT, -DVECTOR: see element.cuh;  -DGROUPS: see groups.cuh
 //   -DOUT=TYPE_...: the type of sums
 //   -DACCUMULATE=0|1: whether the results are added to sums (OUT=TYPE_F32 only)
-// Grid: a block along x per COLUMNS vectors of the width, along y per group. Each of the ROWS threads of a
-// column adds up every ROWS-th row; these sums are added in pairs. Shared memory: a float per thread and
-// element of a vector.
+// Grid: a block along x per COLUMNS vectors of the width, along y per group. Each of the ROWS
+// threads of a column adds up every ROWS-th row; these sums are added in pairs. Shared memory: a
+// float per thread and element of a vector.
 
 #include "element.cuh"
 #include "groups.cuh"
@@ -20,12 +20,12 @@ constexpr int ROWS = THREADS / COLUMNS;
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
-        const float* __restrict__ row_weights,
-        Out* __restrict__ sums, i64 num_rows, int num_vectors) {
+    row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
+            const float* __restrict__ row_weights, Out* __restrict__ sums, i64 num_rows,
+            int num_vectors) {
   float* parts = reinterpret_cast<float*>(shared_memory);
-  Group group = group_at(groups, blockIdx.y, num_rows);
-  int column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
+  const Group group = group_at(groups, blockIdx.y, num_rows);
+  const int column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
   float own[VECTOR] = {};
   if (column < num_vectors) {
 #pragma unroll 4

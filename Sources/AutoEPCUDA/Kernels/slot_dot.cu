@@ -1,5 +1,5 @@
-// out[t,k] = <x[t], rows[row_of_slot[t,k]]>: the gradient of topk_weights. 0 for slots without a row. Without
-// row_of_slot (NULL), slot s has row s.
+// out[t,k] = <x[t], rows[row_of_slot[t,k]]>: the gradient of topk_weights. 0 for slots without a
+// row. Without row_of_slot (NULL), slot s has row s.
 //   -DELEMENT, -DWEIGHT (the type of out), -DVECTOR: see element.cuh
 // A warp per slot. The order of a sum depends only on the width of a row.
 
@@ -7,9 +7,9 @@
 #include "warp.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-slot_dot(const Vector* __restrict__ x, const Vector* __restrict__ rows,
-         const int* __restrict__ row_of_slot, Weight* __restrict__ out, i64 num_slots,
-         int top_k, int num_rows, int num_vectors) {
+    slot_dot(const Vector* __restrict__ x, const Vector* __restrict__ rows,
+             const int* __restrict__ row_of_slot, Weight* __restrict__ out, i64 num_slots,
+             int top_k, int num_rows, int num_vectors) {
   for (i64 slot = first_row_of_warp(); slot < num_slots; slot += row_step_of_warp()) {
     int row = row_of_slot == nullptr ? int(slot) : row_of_slot[slot];
     float sums[VECTOR] = {};

@@ -1,19 +1,20 @@
-// out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16, with sums in
-// f32. Rows are in expert order.
+// out[r] = a[r] times the weight of r's expert, for all rows of all experts in one launch; bf16,
+// with sums in f32. Rows are in expert order.
 //   -DSTAGES, -DSTAGING_CHUNKS: see sm90_pipeline.cuh
 //   -DB_MAJOR: 0 for weights [.., N, K], 1 for [.., K, N]
 //   -DEPILOGUE=EPILOGUE_...: what happens to the product before it is stored
 // A tile's rows past the end of its expert are computed and never stored.
 
 #include "host_and_device.h"
+#include "search.cuh"
 #include "sm90_epilogue_store.cuh"
 #include "sm90_epilogue_swiglu.cuh"
 #include "sm90_epilogue_swiglu_backward.cuh"
 #include "sm90_instructions.cuh"
 #include "sm90_pipeline.cuh"
 #include "sm90_row_pairs.cuh"
+#include "sm90_row_source.cuh"
 #include "sm90_schedule.cuh"
-#include "search.cuh"
 #include "warp.cuh"
 
 template <int CODE>
@@ -46,10 +47,10 @@ struct Work {
     }
   };
 
-  const TensorMap& a;            // [rows, K], boxes of 64 k and 64 rows
-  const TensorMap& b;            // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half,
-                                 // k, expert), boxes of 64 n and 64 k
-  const RowPair* pairs;          // [pair_count]
+  const TensorMap& a;    // [rows, K], boxes of 64 k and 64 rows
+  const TensorMap& b;    // K-major: (k, n, half, expert), boxes of 64 and 128; MN-major: (n, half,
+                         // k, expert), boxes of 64 n and 64 k
+  const RowPair* pairs;  // [pair_count]
   const int* tail_tiles_before;  // [groups + 1]
   const int* pair_count;         // [1]
   int k_steps;                   // stages of a tile
@@ -58,9 +59,9 @@ struct Work {
   __device__ __forceinline__ Unit unit_at(int index) const;
 };
 
-// A raster group and its units, which are numbered over all groups. The order for two column tiles c and
-// c + 1: all full pairs with c, all full pairs with c + 1, then all tail tiles, where one block computes c and
-// the other one c + 1.
+// A raster group and its units, which are numbered over all groups. The order for two column tiles
+// c and c + 1: all full pairs with c, all full pairs with c + 1, then all tail tiles, where one
+// block computes c and the other one c + 1.
 struct RasterGroup {
   int first_pair;
   int full_pairs;
@@ -113,7 +114,8 @@ __device__ __forceinline__ Work::Unit Work::unit_at(int index) const {
   return RasterGroup::of(*this, groups, index).unit(*this, index);
 }
 
-// Loads the columns of a stage: half of them for both blocks of the cluster, or all of them for this one.
+// Loads the columns of a stage: half of them for both blocks of the cluster, or all of them for
+// this one.
 template <typename Epilogue, bool is_shared>
 __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
                                        const Work::Unit& unit, int stage, int k) {
@@ -124,8 +126,8 @@ __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
   for (int i = 0; i < own_boxes; ++i) {
     const int box = first + i;
     const u32 target = layout.b(stage) + box * (B_BYTES / boxes);
-    // If a tile has fewer columns of the output than TILE_N, its second half comes from the second half of
-    // the weight.
+    // If a tile has fewer columns of the output than TILE_N, its second half comes from the second
+    // half of the weight.
     const int half = Epilogue::COLUMNS < TILE_N ? box / (boxes / 2) : 0;
     const int column =
         unit.n * Epilogue::COLUMNS + box * (TILE_N / boxes) - half * Epilogue::COLUMNS;
@@ -140,11 +142,12 @@ __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
   }
 }
 
-// One thread loads the stages of a unit with so many boxes of rows. What is loaded is not decided inside the
-// loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet computed.
+// One thread loads the stages of a unit with so many boxes of rows. What is loaded is not decided
+// inside the loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet
+// computed.
 template <typename Epilogue, int row_boxes, bool is_shared>
-__device__ __forceinline__ void feed(const Work& work, const Layout& layout,
-                                     const Work::Unit& unit, Ring& ring) {
+__device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
+                                     Ring& ring) {
   for (int step = 0; step < work.k_steps; ++step, ring.advance()) {
     const int k = step * TILE_K;
     barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
@@ -167,8 +170,8 @@ __device__ __forceinline__ void feed_nothing(const Layout& layout, Ring& ring, i
 }
 
 template <typename Epilogue>
-__device__ __forceinline__ void feed(const Work& work, const Layout& layout,
-                                     const Work::Unit& unit, Ring& ring) {
+__device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
+                                     Ring& ring) {
   if (unit.rows == 0) {
     feed_nothing(layout, ring, work.k_steps);
   } else if (unit.rows <= BOX) {
@@ -180,16 +183,20 @@ __device__ __forceinline__ void feed(const Work& work, const Layout& layout,
   }
 }
 
-// The producer warp loads the stages of all units.
-template <typename Epilogue>
-__device__ __forceinline__ void produce(const Work& work, const Layout& layout) {
+// The producer warp loads the stages of all units, as their rows become ready.
+template <typename Epilogue, typename Rows>
+__device__ __forceinline__ void produce(const Work& work, const Layout& layout,
+                                        const typename Rows::Arguments& rows) {
   Ring ring;
+  typename Rows::Reader reader(rows);
   Schedule<Work> schedule(work);
   Work::Unit unit;
   while (schedule.take(unit)) {
+    if (unit.rows > 0) reader.wait(unit.row, unit.rows);
     if (threadIdx.x == 0) feed<Epilogue>(work, layout, unit, ring);
     __syncwarp();
   }
+  reader.end();
 }
 
 // Releases the stages of a tile in which this warpgroup has no rows.
@@ -221,8 +228,8 @@ __device__ __forceinline__ void consume(const Work& work, const Layout& layout,
       barrier_wait(layout.full(ring.stage), ring.parity);
       multiply_stage<0, B_MAJOR>(sums, layout.a(ring.stage) + group * BOX_BYTES,
                                  layout.b(ring.stage), step == 0);
-      // The products of the other warpgroup run meanwhile, and the stage is free sooner than if this
-      // warpgroup waited for its next one first.
+      // The products of the other warpgroup run meanwhile, and the stage is free sooner than if
+      // this warpgroup waited for its next one first.
       products_wait_all(sums);
       release(layout, ring.stage);
     }
@@ -230,15 +237,21 @@ __device__ __forceinline__ void consume(const Work& work, const Layout& layout,
   }
 }
 
-template <typename Epilogue>
+template <typename Epilogue, typename Rows>
 __device__ __forceinline__ void multiply(const Work& work, const Layout& layout,
-                                         const typename Epilogue::Arguments& epilogue) {
+                                         const typename Epilogue::Arguments& epilogue,
+                                         const typename Rows::Arguments& rows) {
   static_assert(STAGING_CHUNKS >= Epilogue::STAGING_NEEDED, "a warp has room for what it stages");
+  static_assert(!(Epilogue::NEEDS_WARPS && Rows::NEEDS_WARPS), "a warp has one role");
+  if (threadIdx.x == 0) Rows::begin();
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<Epilogue::PRODUCER_REGISTERS>();
-    if (threadIdx.x < WARP) produce<Epilogue>(work, layout);
-    if (threadIdx.x >= WARP) Epilogue::finish_staged(epilogue, layout, Schedule<Work>(work));
+    if (threadIdx.x < WARP) produce<Epilogue, Rows>(work, layout, rows);
+    if (threadIdx.x >= WARP) {
+      Epilogue::finish_staged(epilogue, layout, Schedule<Work>(work));
+      Rows::work(rows);
+    }
   } else {
     registers_take<Epilogue::CONSUMER_REGISTERS>();
     consume<Epilogue>(work, layout, epilogue);
@@ -257,5 +270,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SM9
                            const __grid_constant__ ChosenEpilogue::Arguments epilogue) {
   extern __shared__ unsigned char shared[];
   const Work work = {a, b, pairs, tail_tiles_before, pair_count, k_steps, n_tiles};
-  multiply<ChosenEpilogue>(work, Layout(shared), epilogue);
+  // The callers have no other source yet.
+  multiply<ChosenEpilogue, InPlace>(work, Layout(shared), epilogue, {});
 }

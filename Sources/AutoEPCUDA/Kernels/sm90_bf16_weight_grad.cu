@@ -1,12 +1,13 @@
-// For each expert, grad [M, N] = the sum over its rows r of a[r] (x) b[r]; bf16, with sums in f32. Experts
-// without rows get zeros.
+// For each expert, grad [M, N] = the sum over its rows r of a[r] (x) b[r]; bf16, with sums in f32.
+// Experts without rows get zeros.
 //   -DSTAGES, -DSTAGING_CHUNKS: see sm90_pipeline.cuh
 //   -DOUTPUT=GRADIENT_...: how grad is written
-// One of the factors may be written meanwhile: see sm90_rows_ahead.cuh.
+//   -DROWS=ROWS_...: the source of the rows of a or of b; those of the other factor are in place
 
 #include "host_and_device.h"
 #include "sm90_instructions.cuh"
 #include "sm90_pipeline.cuh"
+#include "sm90_row_source.cuh"
 #include "sm90_rows_ahead.cuh"
 #include "sm90_schedule.cuh"
 #include "warp.cuh"
@@ -30,7 +31,6 @@ struct Work {
   int n;                      // N
   int m_pairs;                // of 2 TILE_M rows
   int n_tiles;
-  const RowsAhead& ahead;  // of a or of b
 
   __device__ __forceinline__ Unit unit_at(int index) const {
     const int per_expert = m_pairs * n_tiles;
@@ -46,10 +46,10 @@ struct Work {
   }
 };
 
-// One thread loads the stages of `count` rows of a unit, beginning with `row`. The cluster's tiles lie one
-// above the other: each block loads half of the columns of b for both.
-__device__ __forceinline__ void feed(const Work& work, const Layout& layout,
-                                     const Work::Unit& unit, int row, int count, Ring& ring) {
+// One thread loads the stages of `count` rows of a unit, beginning with `row`. The cluster's tiles
+// lie one above the other: each block loads half of the columns of b for both.
+__device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
+                                     int row, int count, Ring& ring) {
   const u32 rank = cluster_rank();
   for (const int end = row + count; row < end; row += TILE_K, ring.advance()) {
     const u32 barrier = layout.full(ring.stage);
@@ -68,21 +68,23 @@ __device__ __forceinline__ void feed(const Work& work, const Layout& layout,
 }
 
 // The producer warp loads the stages of all units, as their rows become ready.
-__device__ __forceinline__ void produce(const Work& work, const Layout& layout) {
+template <typename Rows>
+__device__ __forceinline__ void produce(const Work& work, const Layout& layout,
+                                        const typename Rows::Arguments& rows) {
   static_assert(READY_ROWS % TILE_K == 0, "a stage has rows of one counter");
   Ring ring;
-  ReadyRows ready(work.ahead);
+  typename Rows::Reader reader(rows);
   Schedule<Work> schedule(work);
   Work::Unit unit;
   while (schedule.take(unit)) {
     for (int at = 0; at < unit.rows; at += READY_ROWS) {
       const int count = min(READY_ROWS, unit.rows - at);
-      ready.wait(unit.row + at, count);
+      reader.wait(unit.row + at, count);
       if (threadIdx.x == 0) feed(work, layout, unit, unit.row + at, count, ring);
       __syncwarp();
     }
   }
-  ready.end_reading();
+  reader.end();
 }
 
 // Clears the rows of a stage from `valid` on, which belong to another expert.
@@ -102,7 +104,8 @@ __device__ __forceinline__ void clear_rows(u32 stage, int valid) {
   asm volatile("bar.sync 1, %0;" ::"n"(128 * CONSUMERS) : "memory");
 }
 
-// Writes 64 columns as f32, two adjacent ones per lane: whole sectors, so that no staging is needed.
+// Writes 64 columns as f32, two adjacent ones per lane: whole sectors, so that no staging is
+// needed.
 __device__ __forceinline__ void write_floats(float* matrix, int columns, const Slab& slab,
                                              int column, const float* values) {
   const int lane = lane_index();
@@ -110,8 +113,8 @@ __device__ __forceinline__ void write_floats(float* matrix, int columns, const S
   for (int lower = 0; lower < 2; ++lower) {
     const int row = lane / 4 + 8 * lower;
     if (row >= slab.rows) continue;
-    float2* line = reinterpret_cast<float2*>(matrix + i64(slab.row + row) * columns +
-                                             column + 2 * (lane % 4));
+    float2* line =
+        reinterpret_cast<float2*>(matrix + i64(slab.row + row) * columns + column + 2 * (lane % 4));
 #pragma unroll
     for (int group = 0; group < 8; ++group) {
       if (column + 8 * group >= columns) break;
@@ -127,8 +130,8 @@ __device__ __forceinline__ void write_floats(float* matrix, int columns, const S
 }
 
 // Writes a slab.
-__device__ __forceinline__ void finish(const Work& work, const Layout& layout,
-                                       const Slab& slab, float (&sums)[128]) {
+__device__ __forceinline__ void finish(const Work& work, const Layout& layout, const Slab& slab,
+                                       float (&sums)[128]) {
   wait_sent<0>();
 #pragma unroll
   for (int chunk = 0; chunk < TILE_N / CHUNK_N; ++chunk) {
@@ -144,8 +147,8 @@ __device__ __forceinline__ void finish(const Work& work, const Layout& layout,
       }
       stores_commit();
     } else {
-      write_floats(work.floats + i64(slab.expert) * work.m * work.n,
-                   work.n, slab, column, sums + chunk * 32);
+      write_floats(work.floats + i64(slab.expert) * work.m * work.n, work.n, slab, column,
+                   sums + chunk * 32);
     }
   }
 }
@@ -176,24 +179,17 @@ __device__ __forceinline__ void consume(const Work& work, const Layout& layout) 
   }
 }
 
-extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SM90_THREADS, 1)
-    sm90_bf16_weight_grad(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
-                          const __grid_constant__ TensorMap out, float* floats,
-                          const int* expert_offsets, int experts, int m, int n,
-                          const __grid_constant__ RowsAhead ahead) {
-  extern __shared__ unsigned char shared[];
-  const Layout layout(shared);
-  const Work work = {a, b, out, floats, expert_offsets, experts, m, n,
-                               (m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M),
-                               (n + TILE_N - 1) / TILE_N, ahead};
-  if (threadIdx.x == 0) ReadyRows::begin_reading();
+template <typename Rows>
+__device__ __forceinline__ void multiply(const Work& work, const Layout& layout,
+                                         const typename Rows::Arguments& rows) {
+  if (threadIdx.x == 0) Rows::begin();
   init_barriers(layout);
   if (threadIdx.x < 128) {
     registers_give<88>();
     if (threadIdx.x < WARP) {
-      produce(work, layout);
+      produce<Rows>(work, layout, rows);
     } else {
-      write_rows(ahead);
+      Rows::work(rows);
     }
   } else {
     registers_take<208>();
@@ -202,4 +198,28 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SM9
   }
   // Neither block may end while the other one still writes to it.
   cluster_sync();
+}
+
+template <int CODE>
+struct RowSourceOf;
+template <>
+struct RowSourceOf<ROWS_IN_PLACE> {
+  typedef InPlace Type;
+};
+template <>
+struct RowSourceOf<ROWS_COPIED_AHEAD> {
+  typedef CopiedAhead Type;
+};
+typedef RowSourceOf<ROWS>::Type ChosenRows;
+
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SM90_THREADS, 1)
+    sm90_bf16_weight_grad(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
+                          const __grid_constant__ TensorMap out, float* floats,
+                          const int* expert_offsets, int experts, int m, int n,
+                          const __grid_constant__ ChosenRows::Arguments rows) {
+  extern __shared__ unsigned char shared[];
+  const int m_pairs = (m + CLUSTER * TILE_M - 1) / (CLUSTER * TILE_M);
+  const int n_tiles = (n + TILE_N - 1) / TILE_N;
+  const Work work = {a, b, out, floats, expert_offsets, experts, m, n, m_pairs, n_tiles};
+  multiply<ChosenRows>(work, Layout(shared), rows);
 }

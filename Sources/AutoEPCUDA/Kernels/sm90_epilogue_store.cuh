@@ -6,13 +6,14 @@
 
 struct StoreEpilogue {
   struct Arguments {
-    Target out;                  // [rows, 1, columns]
+    Target out;       // [rows, 1, columns]
     const u16* bias;  // bf16 [E, columns], or null
     int columns;
   };
 
-  static constexpr int COLUMNS = TILE_N;     // output columns of a tile
-  static constexpr int STAGING_NEEDED = 1;  // chunks that a warp stages at least
+  static constexpr int COLUMNS = TILE_N;      // output columns of a tile
+  static constexpr int STAGING_NEEDED = 1;    // chunks that a warp stages at least
+  static constexpr bool NEEDS_WARPS = false;  // whether finish_staged does anything
   static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = 232;
 
@@ -43,8 +44,8 @@ struct StoreEpilogue {
   __device__ __forceinline__ static void finish_staged(const Arguments&, const Layout&, Units) {}
 
  private:
-  __device__ __forceinline__ static void add_bias(const u16* bias, int columns,
-                                                  int column, float* values) {
+  __device__ __forceinline__ static void add_bias(const u16* bias, int columns, int column,
+                                                  float* values) {
 #pragma unroll
     for (int group = 0; group < 8; ++group) {
 #pragma unroll

@@ -1,5 +1,5 @@
-// Stores hidden = [gate | up], for the backward, and out = silu(gate) * up. A tile has 128 columns of gate and
-// the same 128 columns of up, which lie 64 further in each thread's sums.
+// Stores hidden = [gate | up], for the backward, and out = silu(gate) * up. A tile has 128 columns
+// of gate and the same 128 columns of up, which lie 64 further in each thread's sums.
 
 #pragma once
 
@@ -14,6 +14,7 @@ struct SwiGLUEpilogue {
 
   static constexpr int COLUMNS = TILE_N / 2;
   static constexpr int STAGING_NEEDED = 1;
+  static constexpr bool NEEDS_WARPS = false;
   static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = 232;
 

@@ -1,12 +1,13 @@
-// From the gradient d of the activation, which is the product, to the gradient of [gate | up]. With s the
-// weight of a row, and a = silu(gate) * up recomputed from hidden = [gate | up]:
+// From the gradient d of the activation, which is the product, to the gradient of [gate | up]. With
+// s the weight of a row, and a = silu(gate) * up recomputed from hidden = [gate | up]:
 //   grad_up = s d silu(gate)
 //   grad_gate = s d up silu'(gate)
 //   scaled = s a, for the gradient of the down weight
 //   dots = the sum of d a over the columns of this tile, a part of <grad_y, result of the expert>
 //
-// The consumers only stage d, as bf16, and continue with the next tile. Meanwhile the three other warps of
-// the producer's warpgroup do the rest, row by row: each serves two or three consumer warps.
+// The consumers only stage d, as bf16, and continue with the next tile. Meanwhile the three other
+// warps of the producer's warpgroup do the rest, row by row: each serves two or three consumer
+// warps.
 
 #pragma once
 
@@ -14,27 +15,27 @@
 
 struct SwiGLUBackwardEpilogue {
   struct Arguments {
-    const u16* hidden;  // bf16 [rows, 2, columns]
-    u16* grad_hidden;   // bf16 [rows, 2, columns]
-    u16* scaled;        // bf16 [rows, 1, columns]
-    const float* row_weight;       // [rows]
-    float* dots;                   // [rows, tiles of columns]
-    int columns;                   // F
+    const u16* hidden;        // bf16 [rows, 2, columns]
+    u16* grad_hidden;         // bf16 [rows, 2, columns]
+    u16* scaled;              // bf16 [rows, 1, columns]
+    const float* row_weight;  // [rows]
+    float* dots;              // [rows, tiles of columns]
+    int columns;              // F
   };
 
   static constexpr int COLUMNS = TILE_N;
   static constexpr int CHUNKS = TILE_N / CHUNK_N;
   static constexpr int STAGING_NEEDED = CHUNKS;
+  static constexpr bool NEEDS_WARPS = true;
   static constexpr int PRODUCER_REGISTERS = 152;
   static constexpr int CONSUMER_REGISTERS = 176;
-  // Rows that are loaded together, and worked on while the next ones load. There are only six scoreboards,
-  // so that loads issued one by one would wait for each other.
+  // Rows that are loaded together, and worked on while the next ones load. There are only six
+  // scoreboards, so that loads issued one by one would wait for each other.
   static constexpr int BATCH = 4;
 
   // Stages d. `parity`: the parity of the next completion of the barrier `taken`.
   __device__ __forceinline__ static void finish(const Arguments&, const Layout& layout,
-                                                const Slab& slab, float (&sums)[128],
-                                                u32& parity) {
+                                                const Slab& slab, float (&sums)[128], u32& parity) {
     barrier_wait(layout.taken(slab.warp), parity ^ 1);
     parity ^= 1;
 #pragma unroll
@@ -95,7 +96,8 @@ struct SwiGLUBackwardEpilogue {
   }
 
   // Whether this lane has columns of a row that exists.
-  __device__ __forceinline__ static bool has(const Arguments& arguments, const Slab& slab, int row) {
+  __device__ __forceinline__ static bool has(const Arguments& arguments, const Slab& slab,
+                                             int row) {
     return row < SLAB_M && row < slab.rows && column_of(slab) < arguments.columns;
   }
 
@@ -107,18 +109,17 @@ struct SwiGLUBackwardEpilogue {
       rows[i] = {};
       if (!has(arguments, slab, first + i)) continue;
       const u16* gate =
-          arguments.hidden + i64(slab.row + first + i) * 2 * arguments.columns +
-          column_of(slab);
+          arguments.hidden + i64(slab.row + first + i) * 2 * arguments.columns + column_of(slab);
       load_once(gate, rows[i].gate);
       load_once(gate + arguments.columns, rows[i].up);
     }
   }
 
-  // Writes the gradients of BATCH rows from `first` on. This lane's columns of d are in `chunk`; lane i has
-  // the weight of row i.
-  __device__ __forceinline__ static void finish_rows(const Arguments& arguments,
-                                                     const Slab& slab, int first, u32 chunk,
-                                                     float weight, Row (&rows)[BATCH]) {
+  // Writes the gradients of BATCH rows from `first` on. This lane's columns of d are in `chunk`;
+  // lane i has the weight of row i.
+  __device__ __forceinline__ static void finish_rows(const Arguments& arguments, const Slab& slab,
+                                                     int first, u32 chunk, float weight,
+                                                     Row (&rows)[BATCH]) {
     const int lane = lane_index();
     u32 d[BATCH][4];
 #pragma unroll
@@ -136,8 +137,8 @@ struct SwiGLUBackwardEpilogue {
     write_dots(arguments, slab, first, dots);
   }
 
-  // Replaces gate and up by their gradients and writes the weighted activation to `scaled`. Returns the sum
-  // of d a.
+  // Replaces gate and up by their gradients and writes the weighted activation to `scaled`. Returns
+  // the sum of d a.
   __device__ __forceinline__ static float differentiate(const u32 (&d)[4], float weight, Row& row,
                                                         u32 (&scaled)[4]) {
     float dot = 0.0f;
@@ -176,8 +177,8 @@ struct SwiGLUBackwardEpilogue {
     store_global(arguments.scaled + at * arguments.columns + column_of(slab), scaled);
   }
 
-  // Writes the sums over the lanes, for all rows at once: each exchange halves the rows that a lane adds up.
-  // Lanes outside of the columns contribute 0.
+  // Writes the sums over the lanes, for all rows at once: each exchange halves the rows that a lane
+  // adds up. Lanes outside of the columns contribute 0.
   __device__ __forceinline__ static void write_dots(const Arguments& arguments, const Slab& slab,
                                                     int first, float (&dots)[BATCH]) {
     constexpr int lanes = WARP / BATCH;  // that a row has in the end

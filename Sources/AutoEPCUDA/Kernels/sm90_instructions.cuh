@@ -1,5 +1,5 @@
-// Instructions of Hopper that CUDA C++ has no names for. PTX ISA 8.0 and later, section numbers of 8.7:
-// 9.7.13.15 mbarrier, 9.7.9.25 cp.async.bulk (TMA), 9.7.15 wgmma, 9.7.12.4 barrier.cluster.
+// Instructions of Hopper that CUDA C++ has no names for. PTX ISA 8.0 and later, section numbers
+// of 8.7: 9.7.13.15 mbarrier, 9.7.9.25 cp.async.bulk (TMA), 9.7.15 wgmma, 9.7.12.4 barrier.cluster.
 
 #pragma once
 
@@ -20,7 +20,8 @@ __device__ __forceinline__ u32 cluster_rank() {
   return rank;
 }
 
-// Synchronises all threads of both blocks and makes their writes to shared memory visible to each other.
+// Synchronises all threads of both blocks and makes their writes to shared memory visible to each
+// other.
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
@@ -78,7 +79,8 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Orders ordinary accesses of global memory and those of the TMA; needed by writer and reader alike.
+// Orders ordinary accesses of global memory and those of the TMA; needed by writer and reader
+// alike.
 __device__ __forceinline__ void fence_async_proxy_global() {
   asm volatile("fence.proxy.async.global;" ::: "memory");
 }
@@ -131,10 +133,10 @@ __device__ __forceinline__ void load_box_for_both(u32 target, const TensorMap* m
 
 __device__ __forceinline__ void store_box(const TensorMap* map, u32 source, int c0, int c1,
                                           int c2) {
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::
-                   "l"(map),
-               "r"(source), "r"(c0), "r"(c1), "r"(c2)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+      "r"(source), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
 }
 
 __device__ __forceinline__ void stores_commit() {
@@ -149,9 +151,9 @@ __device__ __forceinline__ void stores_wait_read() {
 
 // ---- wgmma ----
 
-// Describes an operand in shared memory under the 128-byte swizzle, with distances in bytes. K-major:
-// `stride` from 8 rows to the next 8. MN-major: `stride` from 8 k to the next 8, `leading` from 64 rows to
-// the next 64.
+// Describes an operand in shared memory under the 128-byte swizzle, with distances in bytes.
+// K-major: `stride` from 8 rows to the next 8. MN-major: `stride` from 8 k to the next 8, `leading`
+// from 64 rows to the next 64.
 __device__ __forceinline__ u64 operand(u32 address, u32 leading, u32 stride) {
   return u64((address & 0x3FFFF) >> 4) | u64(leading >> 4) << 16 | u64(stride >> 4) << 32 |
          1ull << 62;
@@ -162,8 +164,8 @@ __device__ __forceinline__ void clear(float (&sums)[128]) {
   for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
 }
 
-// To be called before the first product of all, which does not read the sums. If the sums are undefined, the
-// assembler of CUDA 12 makes each product wait for the one before (C7515).
+// To be called before the first product of all, which does not read the sums. If the sums are
+// undefined, the assembler of CUDA 12 makes each product wait for the one before (C7515).
 __device__ __forceinline__ void products_define(float (&sums)[128]) {
 #if __CUDACC_VER_MAJOR__ < 13
   clear(sums);
@@ -183,13 +185,13 @@ __device__ __forceinline__ void products_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-#define SUMS_8(s, i)                                                                      \
+#define SUMS_8(s, i)                                                                          \
   "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]), \
       "+f"(s[i + 6]), "+f"(s[i + 7])
 #define SUMS_32(s, i) SUMS_8(s, i), SUMS_8(s, i + 8), SUMS_8(s, i + 16), SUMS_8(s, i + 24)
 
-// sums [64,256] += a [64,16] b [16,256]; with `accumulate` 0 the sums start from zero. An operand's major is
-// 0 for K-major, 1 for MN-major.
+// sums [64,256] += a [64,16] b [16,256]; with `accumulate` 0 the sums start from zero. An operand's
+// major is 0 for K-major, 1 for MN-major.
 template <int a_major, int b_major>
 __device__ __forceinline__ void multiply_64x256x16(float (&sums)[128], u64 a, u64 b,
                                                    int accumulate) {
@@ -209,10 +211,12 @@ __device__ __forceinline__ void multiply_64x256x16(float (&sums)[128], u64 a, u6
       : "l"(a), "l"(b), "r"(accumulate), "n"(a_major), "n"(b_major));
 }
 
-// Waits for all products. The sums are operands, so that the compiler moves no use of them before it.
+// Waits for all products. The sums are operands, so that the compiler moves no use of them before
+// it.
 __device__ __forceinline__ void products_wait_all(float (&sums)[128]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;"
-               : SUMS_32(sums, 0), SUMS_32(sums, 32), SUMS_32(sums, 64), SUMS_32(sums, 96)::"memory");
+               : SUMS_32(sums, 0), SUMS_32(sums, 32), SUMS_32(sums, 64),
+                 SUMS_32(sums, 96)::"memory");
 }
 
 // ---- 8x8 matrices of 16-bit elements ----

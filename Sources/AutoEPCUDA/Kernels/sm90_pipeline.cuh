@@ -1,20 +1,21 @@
-// The pipeline of Hopper's grouped GEMMs: the stages that feed a tile, and the way out of its results.
+// The pipeline of Hopper's grouped GEMMs: the stages that feed a tile, and the way out of its
+// results.
 //
 // Words of all files sm90_*:
 //   tile          TILE_M x TILE_N results, which one block computes at a time
-//   row pair      up to 2 TILE_M rows of one expert, for the two blocks of a cluster. A full pair is two
-//                 row tiles; a tail tile is the last TILE_M rows or fewer of an expert, where no more are left
+//   row pair      up to 2 TILE_M rows of one expert, for the two blocks of a cluster: a full pair
+//                 has two row tiles, and a tail tile is what remains if that is at most TILE_M rows
 //   raster group  RASTER row pairs that run together, to share the weight in the L2 cache
 //   unit          what a cluster computes at a time: two tiles
 //   stage         the part of both operands in shared memory for TILE_K terms of each sum
 //   box           what one TMA instruction moves: BOX rows or columns of a stage, 128 bytes each
 //   slab          the SLAB_M rows of a tile that belong to one consumer warp
-//   chunk         CHUNK_N columns of a slab, which a warp stages in shared memory and stores together
+//   chunk         CHUNK_N columns of a slab, which a warp stages in shared memory and then stores
 // A block is always a block of CUDA's.
 //
-// One warp of a block is the producer: it fills STAGES stages by TMA. Two consumer warpgroups multiply 64
-// rows each. Two blocks form a cluster: where their tiles need the same part of operand B, each of them
-// loads half of it for both.
+// One warp of a block is the producer: it fills STAGES stages by TMA. Two consumer warpgroups
+// multiply 64 rows each. Two blocks form a cluster: where their tiles need the same part of operand
+// B, each of them loads half of it for both.
 
 #pragma once
 
@@ -27,7 +28,8 @@ constexpr u32 A_BYTES = TILE_M * TILE_K * 2;
 constexpr u32 B_BYTES = TILE_N * TILE_K * 2;
 constexpr u32 BOX_BYTES = BOX * TILE_K * 2;
 
-// The places of stages, staged chunks and barriers in shared memory; sm90_shared_bytes is their size.
+// The places of stages, staged chunks and barriers in shared memory; sm90_shared_bytes is their
+// size.
 struct Layout {
   u32 stages;
   u32 staging;
@@ -113,15 +115,16 @@ __device__ __forceinline__ void multiply_stage(float (&sums)[128], u32 a, u32 b,
 struct Slab {
   int warp;  // index among the consumers
   int row;   // its first row of the output
-  // The rows from there to the end of the output, which may be more than SLAB_M, or 0 or less. They are not
-  // limited to SLAB_M here, since ptxas 13.0 then loses the predicate of rows == SLAB_M.
+  // The rows from there to the end of the output, which may be more than SLAB_M, or 0 or less. They
+  // are not limited to SLAB_M here, since ptxas 13.0 then loses the predicate of rows == SLAB_M.
   int rows;
   int expert;
   int column;  // its first column of the output
 };
 
-// The address that this lane passes to store_matrices for four 8x8 matrices: columns [16 * pair, + 16) of a
-// chunk. They are rows 0-7 left, rows 8-15 left, rows 0-7 right, rows 8-15 right.
+// The address that this lane passes to store_matrices for four 8x8 matrices: columns
+// [16 * pair, 16 * pair + 16) of a chunk. They are rows 0-7 left, rows 8-15 left, rows 0-7 right,
+// rows 8-15 right.
 __device__ __forceinline__ u32 fragment_address(u32 chunk, int pair) {
   const u32 lane = lane_index();
   const u32 row = lane & 15;

@@ -10,7 +10,8 @@ constexpr int WARPS = THREADS / WARP;
 
 extern __shared__ int shared_memory[];
 
-// The sum of `value` over the threads before this one; *total: over all threads. One block of THREADS.
+// The sum of `value` over the threads before this one; *total: over all threads. One block of
+// THREADS.
 __device__ __forceinline__ int sum_before(int value, int* total) {
   __shared__ int of_warp[WARPS];
   const int sum = warp_sum_through(value);
@@ -49,9 +50,9 @@ struct Experts {
   }
 };
 
-// In: expert_offsets [E+1]; tail_tiles_last: whether the tail tiles come after all full pairs. Out: pairs
-// [pair_count]; tail_tiles_before [groups + 1], the number of tail tiles before each raster group and, last,
-// of all; pair_count [1]. One block; shared memory: 2 E ints.
+// In: expert_offsets [E+1]; tail_tiles_last: whether the tail tiles come after all full pairs. Out:
+// pairs [pair_count]; tail_tiles_before [groups + 1], the number of tail tiles before each raster
+// group and, last, of all; pair_count [1]. One block; shared memory: 2 E ints.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sm90_list_row_pairs(const int* expert_offsets, int num_experts, int tail_tiles_last,
                         RowPair* pairs, int* tail_tiles_before, int* pair_count) {

@@ -1,10 +1,11 @@
-// The stable counting sort of the slots by expert: count, scan and place, in a launch each, or all in one
-// block.
+// The stable counting sort of the slots by expert: count, scan and place, in a launch each, or all
+// in one block.
 //   -DINDEX_BYTES=4|8: topk_idx is i32 or i64
 //
-// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots without
-// one: these come last, and their row_of_slot is -1. slot_of_row is therefore always a permutation of [0, N).
-// An index of -1 is no expert; for any other outside [0, E) a fault is reported besides.
+// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots
+// without one: these come last, and their row_of_slot is -1. slot_of_row is therefore always a
+// permutation of [0, N). An index of -1 is no expert; for any other outside [0, E) a fault is
+// reported besides.
 
 #include "fault.cuh"
 #include "host_and_device.h"
@@ -31,8 +32,8 @@ __device__ __forceinline__ i64 round_up(i64 value, int multiple) {
 
 // Share `index` of `count` equal shares of the slots, in whole warps of slots.
 __device__ __forceinline__ Slots share(Slots all, int index, int count) {
-  i64 size = round_up((all.end - all.begin + count - 1) / count, WARP);
-  i64 begin = min(all.begin + index * size, all.end);
+  const i64 size = round_up((all.end - all.begin + count - 1) / count, WARP);
+  const i64 begin = min(all.begin + index * size, all.end);
   return {begin, min(begin + size, all.end)};
 }
 
@@ -41,7 +42,7 @@ __device__ __forceinline__ Slots slots_of_chunk(i64 num_slots) {
 }
 
 __device__ __forceinline__ int bucket_of(Index expert, int num_experts) {
-  bool is_expert = expert >= 0 && expert < num_experts;
+  const bool is_expert = expert >= 0 && expert < num_experts;
   return is_expert ? int(expert) : num_experts;
 }
 
@@ -50,11 +51,11 @@ __device__ __forceinline__ bool is_bad(Index expert, int num_experts) {
   return expert < -1 || expert >= num_experts;
 }
 
-// chunk_counts [E+1, CHUNKS] = the number of slots of each bucket in each chunk. Grid: CHUNKS blocks. Shared
-// memory: E+1 ints.
+// chunk_counts [E+1, CHUNKS] = the number of slots of each bucket in each chunk. Grid: CHUNKS
+// blocks. Shared memory: E+1 ints.
 extern "C" __global__ void __launch_bounds__(512)
-sort_count(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
-           int* __restrict__ chunk_counts, volatile u32* fault) {
+    sort_count(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
+               int* __restrict__ chunk_counts, volatile u32* fault) {
   int* counts = reinterpret_cast<int*>(shared_memory);
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) counts[bucket] = 0;
   __syncthreads();
@@ -72,20 +73,20 @@ sort_count(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
     chunk_counts[i64(bucket) * CHUNKS + blockIdx.x] = counts[bucket];
 }
 
-// Turns chunk_counts into the number of the bucket's slots in the chunks before each chunk, and writes the
-// totals to bucket_counts [E+1] and tokens_per_expert [E] (or NULL). A warp per bucket, four chunks per lane.
+// Turns chunk_counts into the number of the bucket's slots in the chunks before each chunk, and
+// writes the totals to bucket_counts [E+1] and tokens_per_expert [E] (or NULL). A warp per bucket,
+// four chunks per lane.
 extern "C" __global__ void __launch_bounds__(256)
-sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ bucket_counts,
-          int* __restrict__ tokens_per_expert) {
+    sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ bucket_counts,
+              int* __restrict__ tokens_per_expert) {
   static_assert(CHUNKS == 4 * WARP, "four chunks per lane");
-  int bucket = int(first_row_of_warp());
+  const int bucket = int(first_row_of_warp());
   if (bucket > num_experts) return;
-  int4* place = reinterpret_cast<int4*>(chunk_counts) + i64(bucket) * WARP +
-                lane_index();
+  int4* place = reinterpret_cast<int4*>(chunk_counts) + i64(bucket) * WARP + lane_index();
   int4 counts = *place;
-  int own = counts.x + counts.y + counts.z + counts.w;
-  int until = warp_sum_through(own);
-  int first = until - own;
+  const int own = counts.x + counts.y + counts.z + counts.w;
+  const int until = warp_sum_through(own);
+  const int first = until - own;
   *place = {first, first + counts.x, first + counts.x + counts.y, until - counts.w};
   if (lane_index() == WARP - 1) {
     bucket_counts[bucket] = until;
@@ -97,16 +98,16 @@ sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ buc
 __device__ __forceinline__ void scan_by_warp(int* counts, int size) {
   int carry = 0;
   for (int base = 0; base < size; base += WARP) {
-    int index = base + lane_index();
-    int own = index < size ? counts[index] : 0;
-    int until = warp_sum_through(own);
+    const int index = base + lane_index();
+    const int own = index < size ? counts[index] : 0;
+    const int until = warp_sum_through(own);
     if (index < size) counts[index] = carry + until - own;
     carry += __shfl_sync(ALL_LANES, until, WARP - 1);
   }
 }
 
-// Counts a warp's share of the slots into its counts [E+1], which are zeros before. Returns whether this thread
-// found a bad index.
+// Counts a warp's share of the slots into its counts [E+1], which are zeros before. Returns whether
+// this thread found a bad index.
 __device__ __forceinline__ bool count_share(const Index* topk_idx, Slots own, int num_experts,
                                             int* counts) {
   bool found_bad = false;
@@ -118,13 +119,13 @@ __device__ __forceinline__ bool count_share(const Index* topk_idx, Slots own, in
   return found_bad;
 }
 
-// Turns counts [warps, E+1] into the row of each warp's first slot of each bucket; first_row [E+1] has the
-// block's first row of each bucket.
+// Turns counts [warps, E+1] into the row of each warp's first slot of each bucket; first_row [E+1]
+// has the block's first row of each bucket.
 __device__ __forceinline__ void counts_to_rows(int* counts, const int* first_row, int num_experts) {
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     int row = first_row[bucket];
     for (int warp = 0; warp < warps_per_block(); ++warp) {
-      int count = counts[warp * (num_experts + 1) + bucket];
+      const int count = counts[warp * (num_experts + 1) + bucket];
       counts[warp * (num_experts + 1) + bucket] = row;
       row += count;
     }
@@ -135,16 +136,16 @@ __device__ __forceinline__ void counts_to_rows(int* counts, const int* first_row
 __device__ __forceinline__ void place_slots(const Index* topk_idx, Slots own, int num_experts,
                                             int* next, int* row_of_slot, int* slot_of_row) {
   for (i64 base = own.begin; base < own.end; base += WARP) {
-    i64 slot = base + lane_index();
-    bool is_slot = slot < own.end;
+    const i64 slot = base + lane_index();
+    const bool is_slot = slot < own.end;
     // The lanes past the end share a bucket of their own.
-    int bucket = is_slot ? bucket_of(topk_idx[slot], num_experts) : num_experts + 1;
-    u32 peers = __match_any_sync(ALL_LANES, bucket);
-    int rank = __popc(peers & ((1u << lane_index()) - 1));
-    int first = is_slot ? next[bucket] : 0;
+    const int bucket = is_slot ? bucket_of(topk_idx[slot], num_experts) : num_experts + 1;
+    const u32 peers = __match_any_sync(ALL_LANES, bucket);
+    const int rank = __popc(peers & ((1u << lane_index()) - 1));
+    const int first = is_slot ? next[bucket] : 0;
     __syncwarp();
     if (is_slot) {
-      int row = first + rank;
+      const int row = first + rank;
       if (slot_of_row != nullptr) slot_of_row[row] = int(slot);
       row_of_slot[slot] = bucket < num_experts ? row : -1;
       if (rank == 0) next[bucket] = first + __popc(peers);
@@ -156,10 +157,10 @@ __device__ __forceinline__ void place_slots(const Index* topk_idx, Slots own, in
 // expert_offsets [E+1], row_of_slot [N], slot_of_row [N]. Grid: CHUNKS blocks. Shared memory:
 // (warps + 1) * (E+1) ints.
 extern "C" __global__ void __launch_bounds__(512)
-sort_place(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
-           const int* __restrict__ chunk_counts, const int* __restrict__ bucket_counts,
-           int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
-           int* __restrict__ slot_of_row) {
+    sort_place(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
+               const int* __restrict__ chunk_counts, const int* __restrict__ bucket_counts,
+               int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
+               int* __restrict__ slot_of_row) {
   int* first_row = reinterpret_cast<int*>(shared_memory);
   int* next = first_row + num_experts + 1;
   int* own_next = next + warp_index() * (num_experts + 1);
@@ -168,10 +169,11 @@ sort_place(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
   for (int i = threadIdx.x; i < warps_per_block() * (num_experts + 1); i += blockDim.x) next[i] = 0;
   __syncthreads();
   if (warp_index() == 0) scan_by_warp(first_row, num_experts + 1);
-  Slots own = share(slots_of_chunk(num_slots), warp_index(), warps_per_block());
+  const Slots own = share(slots_of_chunk(num_slots), warp_index(), warps_per_block());
   count_share(topk_idx, own, num_experts, own_next);
   __syncthreads();
-  // From here on first_row is that of this chunk. The first row of bucket E is the number of rows in use.
+  // From here on first_row is that of this chunk. The first row of bucket E is the number of rows
+  // in use.
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     if (blockIdx.x == 0) expert_offsets[bucket] = first_row[bucket];
     first_row[bucket] += chunk_counts[i64(bucket) * CHUNKS + blockIdx.x];
@@ -182,13 +184,13 @@ sort_place(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
   place_slots(topk_idx, own, num_experts, own_next, row_of_slot, slot_of_row);
 }
 
-// The whole sort in one block, for few slots: it needs no memory between launches. expert_offsets and
-// slot_of_row may be NULL. Shared memory: (warps + 1) * (E+1) ints.
+// The whole sort in one block, for few slots: it needs no memory between launches. expert_offsets
+// and slot_of_row may be NULL. Shared memory: (warps + 1) * (E+1) ints.
 extern "C" __global__ void __launch_bounds__(512)
-sort_in_one_block(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
-                  int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
-                  int* __restrict__ slot_of_row, int* __restrict__ tokens_per_expert,
-                  volatile u32* fault) {
+    sort_in_one_block(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
+                      int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
+                      int* __restrict__ slot_of_row, int* __restrict__ tokens_per_expert,
+                      volatile u32* fault) {
   int* first_row = reinterpret_cast<int*>(shared_memory);
   int* next = first_row + num_experts + 1;
   int* own_next = next + warp_index() * (num_experts + 1);

@@ -1,9 +1,10 @@
-// A tile of a matrix product on the tensor cores, bf16 or f16 summed in f32, computed by a block of 256
-// threads.
+// A tile of a matrix product on the tensor cores, bf16 or f16 summed in f32, computed by a block of
+// 256 threads.
 //   -DALIGNED: see chunk.cuh
 //
-// Eight warps, 2 x 4, compute 64 x 32 elements each. The operands pass through shared memory in STAGES
-// stages of depth 32, in chunks of 8 elements whose places are permuted to avoid bank conflicts.
+// Eight warps, 2 x 4, compute 64 x 32 elements each. The operands pass through shared memory in
+// STAGES stages of depth 32, in chunks of 8 elements whose places are permuted to avoid bank
+// conflicts.
 
 #pragma once
 
@@ -46,14 +47,14 @@ __device__ __forceinline__ void load_stage(Chunk* stage, const Operand<ORDER>& o
                                            i64 first_depth) {
 #pragma unroll
   for (int i = 0; i < STAGE_CHUNKS / TILE_THREADS; ++i) {
-    int index = i * TILE_THREADS + threadIdx.x;
+    const int index = i * TILE_THREADS + threadIdx.x;
     if constexpr (ORDER == DEPTH_CONTIGUOUS) {
       int outer = index / (TILE_DEPTH / CHUNK), chunk = index % (TILE_DEPTH / CHUNK);
       i64 depth = first_depth + chunk * CHUNK;
       load_chunk(&stage[place_by_outer(outer, chunk)], operand.at(outer, depth), operand.base,
                  outer < operand.outer ? int(min(operand.depth - depth, 8ll)) : 0);
     } else {
-      int depth = index / (TILE / CHUNK), chunk = index % (TILE / CHUNK);
+      const int depth = index / (TILE / CHUNK), chunk = index % (TILE / CHUNK);
       load_chunk(&stage[place_by_depth(depth, chunk)],
                  operand.at(chunk * CHUNK, first_depth + depth), operand.base,
                  first_depth + depth < operand.depth ? operand.outer - chunk * CHUNK : 0);
@@ -61,12 +62,12 @@ __device__ __forceinline__ void load_stage(Chunk* stage, const Operand<ORDER>& o
   }
 }
 
-// Loads four adjacent 8x8 blocks: two along outer, two along depth. Block 1 is the next one along outer if
-// OUTER_FIRST, as operand A needs it, else along depth, as B does.
+// Loads four adjacent 8x8 blocks: two along outer, two along depth. Block 1 is the next one along
+// outer if OUTER_FIRST, as operand A needs it, else along depth, as B does.
 template <Order ORDER, bool OUTER_FIRST>
 __device__ __forceinline__ void load_fragment(u32 (&parts)[4], const Chunk* stage, int outer,
                                               int depth) {
-  int block = lane_index() / 8, row = lane_index() % 8;
+  const int block = lane_index() / 8, row = lane_index() % 8;
   outer += 8 * (OUTER_FIRST ? block % 2 : block / 2);
   depth += 8 * (OUTER_FIRST ? block / 2 : block % 2);
   if constexpr (ORDER == DEPTH_CONTIGUOUS)
@@ -76,7 +77,9 @@ __device__ __forceinline__ void load_fragment(u32 (&parts)[4], const Chunk* stag
 }
 
 __device__ __forceinline__ int first_row_of_warp_tile() { return warp_index() / 4 * WARP_ROWS; }
-__device__ __forceinline__ int first_column_of_warp_tile() { return warp_index() % 4 * WARP_COLUMNS; }
+__device__ __forceinline__ int first_column_of_warp_tile() {
+  return warp_index() % 4 * WARP_COLUMNS;
+}
 
 // sums += the product of one stage.
 template <Order A, Order B>
@@ -106,7 +109,7 @@ template <Order A, Order B>
 __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Operand<B>& b) {
   Chunk* a_stages = reinterpret_cast<Chunk*>(shared_memory);
   Chunk* b_stages = a_stages + STAGES * STAGE_CHUNKS;
-  int num_steps = int((a.depth + TILE_DEPTH - 1) / TILE_DEPTH);
+  const int num_steps = int((a.depth + TILE_DEPTH - 1) / TILE_DEPTH);
   auto load = [&](int step) {
     if (step < num_steps) {
       int stage = step % STAGES;
@@ -125,14 +128,15 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
     // Now this step's stage has arrived for all threads, and the one that is filled next is free.
     __syncthreads();
     load(step + STAGES - 1);
-    int stage = step % STAGES;
+    const int stage = step % STAGES;
     multiply_stage<A, B>(sums, a_stages + stage * STAGE_CHUNKS, b_stages + stage * STAGE_CHUNKS);
   }
   wait_for_copies<0>();
   return sums;
 }
 
-// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread holds.
+// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread
+// holds.
 template <typename Body>
 __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
 #pragma unroll
@@ -141,8 +145,8 @@ __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int j = 0; j < WARP_COLUMNS / 8; ++j) {
-        int row = first_row_of_warp_tile() + 16 * i + 8 * half + lane_index() / 4;
-        int column = first_column_of_warp_tile() + 8 * j + lane_index() % 4 * 2;
+        const int row = first_row_of_warp_tile() + 16 * i + 8 * half + lane_index() / 4;
+        const int column = first_column_of_warp_tile() + 8 * j + lane_index() % 4 * 2;
         body(row, column, sums.at[i][j][2 * half], sums.at[i][j][2 * half + 1]);
       }
     }

@@ -1,7 +1,8 @@
-// y[t] = sum over k of topk_weights[t,k] * rows[row_of_slot[t,k]], in k order. Slots without a row (-1)
-// add nothing.
+// y[t] = sum over k of topk_weights[t,k] * rows[row_of_slot[t,k]], in k order. Slots without a row
+// (-1) add nothing.
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh
-// Grid: x strides over tokens, a warp per token; y counts segments of 32 * UNPERMUTE_PER_LANE vectors.
+// Grid: x strides over tokens, a warp per token; y counts segments of 32 * UNPERMUTE_PER_LANE
+// vectors.
 
 #include "element.cuh"
 #include "host_and_device.h"
@@ -12,10 +13,10 @@ constexpr int PER_LANE = UNPERMUTE_PER_LANE;
 constexpr int AHEAD = 4;
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-unpermute(const Vector* __restrict__ rows, const int* __restrict__ row_of_slot,
-          const Weight* __restrict__ topk_weights, Vector* __restrict__ y, i64 num_tokens,
-          int top_k, int num_rows, int num_vectors) {
-  int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
+    unpermute(const Vector* __restrict__ rows, const int* __restrict__ row_of_slot,
+              const Weight* __restrict__ topk_weights, Vector* __restrict__ y, i64 num_tokens,
+              int top_k, int num_rows, int num_vectors) {
+  const int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
   for (i64 token = first_row_of_warp(); token < num_tokens; token += row_step_of_warp()) {
     float sums[PER_LANE][VECTOR] = {};
     for (int base = 0; base < top_k; base += AHEAD) {
@@ -24,8 +25,8 @@ unpermute(const Vector* __restrict__ rows, const int* __restrict__ row_of_slot,
       Vector vectors[AHEAD][PER_LANE];
 #pragma unroll
       for (int k = 0; k < AHEAD; ++k) {
-        i64 slot = token * top_k + base + k;
-        int row = base + k < top_k ? row_of_slot[slot] : -1;
+        const i64 slot = token * top_k + base + k;
+        const int row = base + k < top_k ? row_of_slot[slot] : -1;
         is_there[k] = is_row(row, num_rows);
         if (!is_there[k]) continue;
         weight[k] = weight_at(topk_weights, slot);

@@ -11,7 +11,8 @@ __device__ __forceinline__ int lane_index() { return threadIdx.x % WARP; }
 __device__ __forceinline__ int warp_index() { return threadIdx.x / WARP; }
 __device__ __forceinline__ int warps_per_block() { return blockDim.x / WARP; }
 
-// Where the warps along grid.x share rows: the first row of this warp, and the step to its next one.
+// Where the warps along grid.x share rows: the first row of this warp, and the step to its next
+// one.
 __device__ __forceinline__ i64 first_row_of_warp() {
   return i64(blockIdx.x) * warps_per_block() + warp_index();
 }

@@ -25,9 +25,9 @@ class Statistics(NamedTuple):
     Attributes:
         forward_calls: Calls of `experts`.
         backward_calls: Backward passes of it.
-        rows_sent: Routed copies of this rank's tokens, wherever they went.
-        rows_sent_remote: Those that went to another rank.
-        rows_received: Copies that arrived for this rank's experts.
+        rows_sent: Slots of this rank with a row, wherever it went.
+        rows_sent_remote: Those whose row went to another rank.
+        rows_received: Rows of this rank's experts.
         bytes_sent_remote: Row bytes that left this rank, forward and backward.
     """
 
@@ -60,8 +60,6 @@ def context() -> engine.Handle:
 
 def set_num_threads(count: int) -> None:
     """Sets the number of threads that the engine computes with, and clears the statistics.
-
-    Plans made before keep the threads they were made with.
 
     Args:
         count: 1 or more; 0 for the default: `AUTOEP_NUM_THREADS`, else the cores that this
