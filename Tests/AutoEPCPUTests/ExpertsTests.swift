@@ -98,6 +98,35 @@ import Testing
     }
   }
 
+  @Test(arguments: testKernels, [DataType.f64, .f32, .bf16])
+  func memoryMayBeWorkedIn(kernels: KernelSet, dtype: DataType) throws {
+    let backend = testBackend(threads: 3, kernels: kernels)
+    for (experts, gate) in cases(dtype) {
+      var random = Random(99)
+      let shape = [experts.numRows, experts.configuration.hiddenSize]
+      let (rows, results) = (random.tensor(shape, dtype), Tensor(shape, dtype))
+      let hidden = try experts.forward(
+        backend, ExpertRows(rows.view), into: ExpertRows(results.view))
+      let inPlace = Tensor(rows.values, shape, dtype)
+      let again = try experts.forward(
+        backend, ExpertRows(inPlace.view), into: ExpertRows(inPlace.view))
+      #expect(again.bytes == hidden.bytes && inPlace.bytes == results.bytes, "\(gate)")
+
+      let weights = PlacedRows(.inOrder, experts.numRows, width: 1, dtype.sumType, &random)
+      let made = try [false, true].map { (overwritesHidden: Bool) -> [[UInt8]] in
+        var random = random
+        var wishes = ExpertsData.Wishes()
+        wishes.overwritesHidden = overwritesHidden
+        let made = try experts.backward(
+          backend, hidden: Tensor(hidden.values, hidden.view.shape, dtype),
+          gradRows: ExpertRows(results.view), rowWeights: weights.rows, placed: .inOrder, wishes,
+          &random)
+        return (made.tensors + [made.gradInputs.memory]).map(\.bytes)
+      }
+      #expect(made[0] == made[1], "\(gate)")
+    }
+  }
+
   @Test(arguments: PlacedRows.Kind.allCases, [DataType.f64, .f32, .bf16])
   func gateUpGradientsAreWeightGradients(kind: PlacedRows.Kind, dtype: DataType) throws {
     let backend = testBackend()

@@ -57,8 +57,7 @@ struct DeviceTests {
     let kernel = try device.kernel(source, "several")
     #expect(fake.state.pointee.maxDynamicSharedBytes == 232_448 - 1024)
     let stream = CUDAStream(UnsafeMutableRawPointer(bitPattern: 512))
-    let view = TensorView(
-      data: UnsafeMutableRawPointer(bitPattern: 4096), shape: [2], dtype: .f32)
+    let view = TensorView(.device(DeviceAddress(4096)), shape: [2], dtype: .f32)
     let absent: TensorView? = nil
     try kernel.launch(
       grid: LaunchSize(3, 4, 5), block: 128, sharedBytes: 70_000, on: stream, view, absent,

@@ -64,6 +64,6 @@ struct RouterProductTests {
   }
 
   private func tensor(_ address: Int, _ shape: [Int], _ dtype: DataType = .bf16) -> TensorView {
-    TensorView(data: UnsafeMutableRawPointer(bitPattern: address), shape: shape, dtype: dtype)
+    TensorView(.device(DeviceAddress(UInt64(address))), shape: shape, dtype: dtype)
   }
 }

@@ -25,11 +25,12 @@ private final class TwinRequest {
 
 private let twinStart:
   @convention(c) (
-    UnsafeMutableRawPointer?, UnsafeRawPointer?, UnsafePointer<Int64>?, UnsafeMutableRawPointer?,
-    UnsafePointer<Int64>?, Int64, UnsafeMutablePointer<UnsafeMutableRawPointer?>?,
-    UnsafeMutablePointer<CChar>?
-  ) -> Int32 = { state, send, sendRows, receive, receiveRows, rowBytes, request, message in
-    guard let state, let request else { return Int32(AUTOEP_INTERNAL) }
+    UnsafeMutableRawPointer?, UnsafePointer<autoep_exchange>?,
+    UnsafeMutablePointer<UnsafeMutableRawPointer?>?, UnsafeMutablePointer<CChar>?
+  ) -> Int32 = { state, exchange, request, message in
+    guard let state, let exchange = exchange?.pointee, let request else {
+      return Int32(AUTOEP_ERROR_INTERNAL)
+    }
     let transport = Unmanaged<InProcessTransport>.fromOpaque(state).takeUnretainedValue()
     func rows(_ counts: UnsafePointer<Int64>?) -> [Int] {
       UnsafeBufferPointer(start: counts, count: transport.size).map { Int($0) }
@@ -37,8 +38,9 @@ private let twinStart:
     do throws(EngineError) {
       let pending = try transport.start(
         RowExchange(
-          send: send, sendRows: rows(sendRows), receive: receive, receiveRows: rows(receiveRows),
-          rowBytes: Int(rowBytes), step: "twin"))
+          send: exchange.send, sendRows: rows(exchange.send_rows), receive: exchange.receive,
+          receiveRows: rows(exchange.receive_rows), rowBytes: Int(exchange.row_bytes),
+          step: "twin"))
       request.pointee = Unmanaged.passRetained(TwinRequest(pending)).toOpaque()
       return Int32(AUTOEP_OK)
     } catch {
@@ -51,7 +53,7 @@ private let twinWait:
     UnsafeMutableRawPointer?, UnsafeMutableRawPointer?, Double, UnsafeMutablePointer<Int32>?,
     UnsafeMutablePointer<CChar>?
   ) -> Int32 = { _, request, _, _, message in
-    guard let request else { return Int32(AUTOEP_INTERNAL) }
+    guard let request else { return Int32(AUTOEP_ERROR_INTERNAL) }
     do throws(EngineError) {
       try Unmanaged<TwinRequest>.fromOpaque(request).takeRetainedValue().pending.wait()
       return Int32(AUTOEP_OK)

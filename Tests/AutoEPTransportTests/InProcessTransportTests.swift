@@ -1,6 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 import AutoEPTransportLaws
+import Glibc
 import Testing
 
 @Suite("In-process and self transports")
@@ -30,6 +31,39 @@ struct InProcessTransportTests {
     rows.deallocate()
     #expect(error.kind == .timeout)
     try checkRefusal(at: world[1])
+  }
+
+  @Test func anAbortWakesRanksThatWait() throws {
+    // Nobody would wait a minute for it.
+    let world = try InProcessTransport.makeWorld(size: 3, timeout: 60)
+    let clock = ContinuousClock()
+    let start = clock.now
+    try runRanks(world) { rank in
+      if rank.rank == 2 {
+        usleep(100_000)
+        return rank.abort(EngineError(.internal, "the trainer gave up"))
+      }
+      let error = try failure(of: "barrier") { () throws(EngineError) in
+        try rank.barrier(step: "roll call")
+      }
+      try #require(error.kind == .communication, "\(error)")
+      try #require(error.message.contains("the trainer gave up"), "\(error)")
+    }
+    #expect(clock.now - start < .seconds(30))
+    for rank in world {
+      #expect(rank.health === world[0].health)
+      #expect(rank.health.failure?.message == "the trainer gave up")
+      try checkRefusal(at: rank)
+    }
+  }
+
+  @Test func healthTellsWhoWasMissing() throws {
+    let world = try InProcessTransport.makeWorld(size: 2, timeout: 0.2)
+    #expect(world[0].health.failure == nil)
+    try checkMissingRank(1, at: world[0], seconds: 0.2)
+    let failure = try #require(world[1].health.failure)
+    #expect(failure.kind == .timeout)
+    #expect(failure.step == "roll call" && failure.ranks == [1])
   }
 
   @Test(arguments: [2, 3, 4])

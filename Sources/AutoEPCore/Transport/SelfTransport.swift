@@ -6,7 +6,7 @@ public final class SelfTransport: Transport {
   public let rank = 0
   /// One.
   public let size = 1
-  /// Good until the rank gives the group up: no other can be missing.
+  /// Good until the group is given up: no other rank can be missing.
   public let health = GroupHealth()
 
   /// Makes the group.
@@ -14,8 +14,8 @@ public final class SelfTransport: Transport {
 
   /// Copies the rows at once.
   public func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange {
-    try health.check(step: exchange.step, rank: rank)
     try exchange.check(size: size)
+    try health.check(step: exchange.step, rank: rank)
     guard exchange.sendRows == exchange.receiveRows else {
       throw .mismatch(
         step: exchange.step, sender: 0, sends: "\(exchange.sendRows[0]) rows", receiver: 0,

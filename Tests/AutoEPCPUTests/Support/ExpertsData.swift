@@ -62,6 +62,8 @@ struct ExpertsData {
   struct Wishes {
     var hasDots = true
     var wantsGradInputs = true
+    /// Whether the gradient of the pre-activation takes its place.
+    var overwritesHidden = false
     var gradients: DataType?
     var accumulates = false
   }
@@ -102,7 +104,7 @@ struct ExpertsData {
     }
     let (down, downBias) = (target(self.down), self.downBias.map(target))
     let gateUpBias = self.gateUpBias.map(target)
-    let gradHidden = Tensor(hidden.view.shape, dtype)
+    let gradHidden = wishes.overwritesHidden ? hidden : Tensor(hidden.view.shape, dtype)
     let gradient = ExpertsGradient(
       gradRows: gradRows, rowWeights: rowWeights, hidden: hidden.view, gradHidden: gradHidden.view,
       activated: Tensor([numRows, configuration.ffnSize], dtype).view,
