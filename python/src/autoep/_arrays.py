@@ -82,8 +82,9 @@ def plain(name: str, x: Any, ndim: int | None) -> Array:
 
 def same_kind(first_name: str, first: Any, **others: Any) -> None:
     """Checks that all arrays are of the first one's library; None is of any."""
+    of_torch = is_torch(first)
     for name, other in others.items():
-        if other is not None and is_torch(other) != is_torch(first):
+        if other is not None and is_torch(other) != of_torch:
             raise InvalidArgumentError(
                 f"{name}: expected the library of {first_name} ({_library(first)}), got"
                 f" {type(other).__name__}"
@@ -109,18 +110,19 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
         shape: The new array's shape.
         dtype: The new array's dtype by name; that of `like` if None.
     """
-    library = sys.modules[_library(like)]
+    of_torch = is_torch(like)
+    library = sys.modules["torch" if of_torch else "numpy"]
     new_dtype = like.dtype if dtype is None else getattr(library, dtype)
-    if is_torch(like) and not like.is_cpu:
+    if of_torch and not like.is_cpu:
         return like.new_empty(tuple(shape), dtype=new_dtype)
     # The CPU, also where torch has another default.
-    device = {"device": "cpu"} if is_torch(like) else {}
+    device = {"device": "cpu"} if of_torch else {}
     count = math.prod(shape)
-    size = count * (new_dtype if is_torch(like) else library.dtype(new_dtype)).itemsize
+    size = count * (new_dtype if of_torch else library.dtype(new_dtype)).itemsize
     if size < LARGE or not _is_in_host_memory(like):
         return library.empty(tuple(shape), dtype=new_dtype, **device)
     flat = library.frombuffer(pool.take(size), dtype=new_dtype, count=count)
-    if not is_torch(like):
+    if not of_torch:
         return flat.reshape(*shape)
     # No view of `flat`: what is a view when a Function returns it cannot be changed in place.
     whole = library.empty(0, dtype=new_dtype, **device)
