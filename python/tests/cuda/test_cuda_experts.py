@@ -196,7 +196,7 @@ def test_dropped_choices_raise_at_a_later_call() -> None:
     y = functional.experts(**bad)
     torch.cuda.synchronize()
     with pytest.raises(
-        autoep.InvalidArgumentError, match=r"topk_idx .* neither in \[0, E\) nor -1"
+        autoep.InvalidArgumentError, match=r"topk_idx .* nor -1"
     ):
         functional.experts(**given)
     assert_close([y.detach().cpu()], [reference.experts(**bad).detach().cpu()])
