@@ -195,9 +195,7 @@ def test_dropped_choices_raise_at_a_later_call() -> None:
     bad["topk_idx"][::3, 1] = 99
     y = functional.experts(**bad)
     torch.cuda.synchronize()
-    with pytest.raises(
-        autoep.InvalidArgumentError, match=r"topk_idx .* nor -1"
-    ):
+    with pytest.raises(autoep.InvalidArgumentError, match=r"topk_idx .* nor -1"):
         functional.experts(**given)
     assert_close([y.detach().cpu()], [reference.experts(**bad).detach().cpu()])
     functional.experts(**given)
