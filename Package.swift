@@ -85,7 +85,8 @@ let package = Package(
     .executableTarget(
       name: "AutoEPMPILaws",
       dependencies: [
-        "AutoEPCore", "AutoEPSystem", "AutoEPMPI", "AutoEPTransportLaws",
+        "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPMPI", "AutoEPTransportLaws",
+        "AutoEPLayerLaws",
       ],
       path: "Tests/AutoEPMPILaws", swiftSettings: testing),
     // The laws on the CPU backend, and on wrong ones.
