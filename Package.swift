@@ -89,6 +89,11 @@ let package = Package(
         "AutoEPLayerLaws",
       ],
       path: "Tests/AutoEPMPILaws", swiftSettings: testing),
+    // The laws of backends and dispatchers on a GPU, as a program for machines without Swift.
+    .executableTarget(
+      name: "AutoEPCUDALaws",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPLayerLaws"],
+      path: "Tests/AutoEPCUDALaws", swiftSettings: testing),
     // The laws on the CPU backend, and on wrong ones.
     .testTarget(
       name: "AutoEPLayerTests",
