@@ -9,6 +9,9 @@ let strict: [SwiftSetting] = [
 
 let testing: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
 
+// References are plain loops over large arrays: without optimisation they take minutes.
+let laws = testing + [.unsafeFlags(["-O"])]
+
 let package = Package(
   name: "autoep",
   products: [
@@ -74,11 +77,28 @@ let package = Package(
       name: "AutoEPTransportLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
       path: "Tests/AutoEPTransportLaws",
       swiftSettings: testing),
-    // The same laws over MPI; a test starts it with mpirun.
+    // What every token dispatcher and every backend must do, checked by tests, under mpirun and on GPUs.
+    .target(
+      name: "AutoEPLayerLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
+      path: "Tests/AutoEPLayerLaws", swiftSettings: laws),
+    // The laws of transports and dispatchers over MPI; a test starts it with mpirun.
     .executableTarget(
       name: "AutoEPMPILaws",
-      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPMPI", "AutoEPTransportLaws"],
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPMPI", "AutoEPTransportLaws",
+        "AutoEPLayerLaws",
+      ],
       path: "Tests/AutoEPMPILaws", swiftSettings: testing),
+    // The laws of backends and dispatchers on a GPU, as a program for machines without Swift.
+    .executableTarget(
+      name: "AutoEPCUDALaws",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPLayerLaws"],
+      path: "Tests/AutoEPCUDALaws", swiftSettings: testing),
+    // The laws on the CPU backend, and on wrong ones.
+    .testTarget(
+      name: "AutoEPLayerTests",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPLayerLaws"],
+      swiftSettings: testing),
     // Locks, the loader, the health of a group.
     .testTarget(
       name: "AutoEPSystemTests", dependencies: ["AutoEPSystem"], swiftSettings: testing),
