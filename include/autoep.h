@@ -573,7 +573,7 @@ typedef struct autoep_workspace_args {
 typedef struct autoep_workspace_bytes {
   size_t struct_size; /* sizeof(autoep_workspace_bytes); set by the caller */
   int64_t plan;       /* of autoep_layer_plan */
-  int64_t forward;    /* of autoep_layer_forward, plan included */
+  int64_t forward;    /* of autoep_layer_forward, with its plan where counts_rows is 0 */
   int64_t backward;   /* of autoep_layer_backward */
   int64_t dispatch;   /* of autoep_dispatch, autoep_combine and autoep_combine_backward */
 } autoep_workspace_bytes;
@@ -595,14 +595,15 @@ typedef struct autoep_plan_args {
 
 typedef struct autoep_plan_info {
   size_t struct_size;    /* sizeof(autoep_plan_info); set by the caller */
-  int64_t rows;          /* R; -1 where only the device knows it */
+  int64_t rows;          /* R; -1 on a GPU of a rank alone, where only the device knows it */
   int64_t rows_capacity; /* the rows that tensors must have room for: R, or T*K */
 } autoep_plan_info;
 
 /* Collective: decides where each slot's row goes, and exchanges the counts. On CPUs a choice that is no expert
  * fails on every rank, before anything else is sent; on a GPU such a slot has no row, and the next call on the
  * device returns AUTOEP_ERROR_INVALID_ARGUMENT. A plan serves any number of passes of its layer; what is not a
- * plan of the layer for T tokens is refused on CPUs, and leads nowhere out of bounds on GPUs. */
+ * plan of the layer for T tokens is refused on CPUs; on a GPU nothing reads it before the kernels, and the
+ * behaviour is undefined. */
 autoep_status autoep_layer_plan(autoep_context context, autoep_layer layer,
                                 const autoep_plan_args *args, autoep_plan_info *info,
                                 autoep_error *error);

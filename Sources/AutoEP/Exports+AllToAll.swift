@@ -12,7 +12,7 @@ public func autoep_all_to_all(
   unsafe guarded(error) { () throws(EngineError) in
     let transport = try communicators.find(comm).transport
     let check = TensorChecker()
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let all: [DataType] = [.f32, .f64, .bf16, .f16, .i32, .i64]
     let send = try unsafe check.anyShape(args.send, "send", all)
     let receive = try unsafe check.anyShape(args.receive, "receive", all)

@@ -44,7 +44,7 @@ public func autoep_comm_create_callback(
   unsafe guarded(error) { () throws(EngineError) in
     let check = TensorChecker()
     let target = try unsafe check.pointer(comm, "comm")
-    let table = try unsafe check.config(transport, "transport")
+    let table = try unsafe check.structure(transport, "transport")
     let timeout = try check.timeout(timeout_seconds)
     unsafe target.pointee = communicators.insert(
       Communicator(try unsafe CallbackTransport(table, timeout: timeout)))
@@ -59,7 +59,7 @@ public func autoep_comm_create_mpi(
   unsafe guarded(error) { () throws(EngineError) in
     let check = TensorChecker()
     let target = try unsafe check.pointer(comm, "comm")
-    let config = try unsafe check.config(config, "config")
+    let config = try unsafe check.structure(config, "config")
     guard let path = unsafe config.library_path else {
       throw check.error("config.library_path", "is NULL; expected the path of libautoep_mpi.so")
     }
@@ -100,7 +100,7 @@ public func autoep_comm_health(
   unsafe guarded(error) { () throws(EngineError) in
     let check = TensorChecker()
     let target = try unsafe check.pointer(health, "health")
-    _ = try unsafe check.config(UnsafePointer(health), "health")
+    _ = try unsafe check.structure(UnsafePointer(health), "health")
     let failure = try communicators.find(comm).transport.health.failure
     unsafe target.pointee.status = autoep_status(AUTOEP_OK)
     if let failure { unsafe write(failure, to: target) }

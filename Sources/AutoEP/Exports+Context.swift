@@ -21,7 +21,7 @@ public func autoep_context_create(
       unsafe target.pointee = contexts.insert(EngineContext(try CPUBackend(numThreads: nil)))
       return
     }
-    let given = try unsafe check.config(config, "config", oldest: oldestSize)
+    let given = try unsafe check.structure(config, "config", oldest: oldestSize)
     unsafe target.pointee = contexts.insert(try check.context(given))
   }
 }

@@ -11,7 +11,7 @@ public func autoep_dispatch(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     var call = try LayerCall(context, layer)
-    let args = try unsafe call.check.config(args, "args")
+    let args = try unsafe call.check.structure(args, "args")
     let x = try unsafe call.check.tensor(args.x, "x", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
       &call, args.plan, rowsCapacity: args.rows_capacity, args.workspace)
@@ -30,7 +30,7 @@ public func autoep_combine(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     var call = try LayerCall(context, layer)
-    let args = try unsafe call.check.config(args, "args")
+    let args = try unsafe call.check.structure(args, "args")
     let y = try unsafe call.check.tensor(args.y, "y", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
       &call, args.plan, rowsCapacity: args.rows_capacity, args.workspace)
@@ -49,7 +49,7 @@ public func autoep_combine_backward(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     var call = try LayerCall(context, layer)
-    let args = try unsafe call.check.config(args, "args")
+    let args = try unsafe call.check.structure(args, "args")
     let gradY = try unsafe call.check.tensor(args.grad_y, "grad_y", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
       &call, args.plan, rowsCapacity: args.rows_capacity, args.workspace)

@@ -10,7 +10,7 @@ public func autoep_grouped_gemm(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let layout = try unsafe check.layout(args.layout, "layout")
     let rows = try unsafe check.tensor(args.rows, "rows", ["R", "in"], check.place.floatTypes)
     let weights = try unsafe check.tensor(
@@ -30,7 +30,7 @@ public func autoep_grouped_gemm_weight_grad(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let layout = try unsafe check.layout(args.layout, "layout")
     let gradOut = try unsafe check.tensor(
       args.grad_out, "grad_out", ["R", "out"], check.place.floatTypes)

@@ -32,8 +32,8 @@ public func autoep_layer_create(
     let context = try contexts.find(context)
     let check = TensorChecker(on: context)
     let target = try unsafe check.pointer(layer, "layer")
-    var result = try unsafe check.config(info, "info")
-    let given = try unsafe check.config(config, "config")
+    var result = try unsafe check.structure(info, "info")
+    let given = try unsafe check.structure(config, "config")
     let configuration = try check.layer(given)
     let communicator = given.comm == 0 ? nil : try communicators.find(given.comm)
     let made = Layer(configuration, communicator, at: context.place)
@@ -69,8 +69,8 @@ public func autoep_layer_workspace(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     var call = try LayerCall(context, layer)
-    let args = try unsafe call.check.config(args, "args")
-    var result = try unsafe call.check.config(bytes, "bytes")
+    let args = try unsafe call.check.structure(args, "args")
+    var result = try unsafe call.check.structure(bytes, "bytes")
     let most = Int64(Int32.max)
     guard (0...most).contains(args.num_tokens) else {
       throw call.check.error("num_tokens", "is \(args.num_tokens); expected 0 to \(most)")
@@ -98,8 +98,8 @@ public func autoep_layer_plan(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     var call = try LayerCall(context, layer)
-    let args = try unsafe call.check.config(args, "args")
-    var result = try unsafe call.check.config(info, "info")
+    let args = try unsafe call.check.structure(args, "args")
+    var result = try unsafe call.check.structure(info, "info")
     let topkIdx = try unsafe call.check.tensor(args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
     let tokens = try call.numTokens()
     let sent = try unsafe call.check.optional(
@@ -125,7 +125,7 @@ public func autoep_layer_forward(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     var call = try LayerCall(context, layer)
-    let args = try unsafe call.check.config(args, "args")
+    let args = try unsafe call.check.structure(args, "args")
     let x = try unsafe call.check.tensor(args.x, "x", ["T", "H"], call.dtype)
     let topkIdx = try unsafe call.check.optional(
       args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
@@ -168,7 +168,7 @@ public func autoep_layer_backward(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     var call = try LayerCall(context, layer)
-    let args = try unsafe call.check.config(args, "args")
+    let args = try unsafe call.check.structure(args, "args")
     let gradY = try unsafe call.check.tensor(args.grad_y, "grad_y", ["T", "H"], call.dtype)
     let tokens = try call.numTokens()
     let rowCount = try unsafe call.rowCount(args.rows_capacity, numTokens: tokens)

@@ -12,7 +12,7 @@ public func autoep_sort_by_expert(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let experts = try unsafe check.positive(Int(args.num_experts), "num_experts")
     check.bind("E", experts, from: "num_experts")
     let choices = try unsafe check.tensor(args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
@@ -67,7 +67,7 @@ public func autoep_unpermute(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let slots = try unsafe check.rowOfSlot(args.row_of_slot)
     let rows = try unsafe check.tensor(args.rows, "rows", ["R", "H"], check.place.floatTypes)
     let weights = try unsafe check.optional(
@@ -84,7 +84,7 @@ public func autoep_unpermute_backward(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let slots = try unsafe check.rowOfSlot(args.row_of_slot)
     let gradY = try unsafe check.tensor(
       args.grad_y, "grad_y", ["T", "H"], check.place.floatTypes)

@@ -24,7 +24,7 @@ private struct RouteCall {
     _ check: inout TensorChecker, _ args: autoep_route_args, of types: [DataType]
   ) throws(EngineError) {
     logits = try unsafe check.tensor(args.logits, "logits", ["T", "E"], types)
-    configuration = try unsafe check.route(check.config(args.config, "config"))
+    configuration = try unsafe check.route(check.structure(args.config, "config"))
     try check.slotCount(logits)
     selectionBias = try unsafe check.optional(
       args.selection_bias, "selection_bias", ["E"], [.f32, .f64])
@@ -48,7 +48,7 @@ public func autoep_route(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     try unsafe RouteCall(&check, args, of: logitTypes).run(on: backend)
   }
 }
@@ -59,7 +59,7 @@ public func autoep_router_forward(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let x = try unsafe check.tensor(args.x, "x", ["T", "H"], logitTypes)
     let router = try unsafe check.tensor(args.router, "router", ["E", "H"], [x.dtype])
     let call = try unsafe RouteCall(&check, args.route, of: [x.dtype])
@@ -74,9 +74,9 @@ public func autoep_route_backward(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     let logits = try unsafe check.tensor(args.logits, "logits", ["T", "E"], logitTypes)
-    let route = try unsafe check.route(check.config(args.config, "config"))
+    let route = try unsafe check.route(check.structure(args.config, "config"))
     try unsafe backend.routeBackward(
       route, logits: logits,
       topkIdx: check.tensor(args.topk_idx, "topk_idx", ["T", "K"], [.i32]),
@@ -123,7 +123,7 @@ public func autoep_jitter(
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe onContext(context, error) { (backend, check) throws(EngineError) in
-    let args = try unsafe check.config(args, "args")
+    let args = try unsafe check.structure(args, "args")
     guard unsafe (0..<1).contains(args.epsilon) else {
       throw unsafe check.error("epsilon", "is \(args.epsilon); expected 0 or more, and less than 1")
     }

@@ -8,7 +8,7 @@ final class Layer: Sendable {
   /// Where the layer computes.
   let place: DevicePlace
   private let communicator: Communicator?
-  /// In its plans: the number of no other layer of this process.
+  /// Written into its plans; unique in this process.
   private let number: UInt64
   private static let lastNumber = Atomic<UInt64>(0)
 

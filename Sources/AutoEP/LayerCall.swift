@@ -95,20 +95,4 @@ extension TensorChecker {
     }
     return unsafe Arena(base: place.storage(data), byteCount: byteCount)
   }
-
-  /// T·K, which is what 32 bits number.
-  @discardableResult
-  func slotCount(_ numTokens: Int, _ topK: Int) throws(EngineError) -> Int {
-    let most = Int(Int32.max)
-    guard topK > 0, numTokens <= most / topK else {
-      throw error("T * K", "is \(numTokens) * \(topK); expected at most \(most) per call")
-    }
-    return numTokens * topK
-  }
-
-  /// A field that says yes or no.
-  func flag(_ value: Int32, _ name: String) throws(EngineError) -> Bool {
-    guard value == 0 || value == 1 else { throw error(name, "is \(value); expected 0 or 1") }
-    return value == 1
-  }
 }

@@ -7,7 +7,7 @@ extension TensorChecker {
   mutating func weights(
     _ weights: UnsafePointer<autoep_experts_weights>?, _ configuration: ExpertsConfiguration
   ) throws(EngineError) -> ExpertsWeights {
-    let weights = try unsafe config(weights, "weights")
+    let weights = try unsafe structure(weights, "weights")
     let shapes = Shapes(configuration.weightLayout)
     let dtypes = [configuration.dtype]
     return try unsafe ExpertsWeights(
@@ -22,7 +22,7 @@ extension TensorChecker {
     _ gradients: UnsafePointer<autoep_experts_weights>?, _ configuration: ExpertsConfiguration,
     accumulate: Bool
   ) throws(EngineError) -> ExpertsGradients {
-    let gradients = try unsafe config(gradients, "grad_weights")
+    let gradients = try unsafe structure(gradients, "grad_weights")
     let sums = configuration.dtype.sumType
     let dtypes = accumulate ? [sums] : [configuration.dtype, sums]
     let shapes = Shapes(configuration.weightLayout)

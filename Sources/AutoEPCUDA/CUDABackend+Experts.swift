@@ -64,9 +64,8 @@ extension CUDABackend {
         experts.groups, rows: gradHidden.shape[0], widths: [gradHidden.shape[1], rows.width],
         [rows.tensor, room, gradHidden, gradGateUp])
     else {
-      return try groupedGEMMWeightGradient(
-        gradOut: ExpertRows(gradHidden), rows: readable(rows, room: room),
-        layout: configuration.weightLayout, groups: experts.groups, into: gradGateUp,
+      return try composedGateUpGradient(
+        experts, rows: rows, room: room, gradHidden: gradHidden, into: gradGateUp,
         accumulate: accumulate)
     }
     try hopper.weightGradient(

@@ -113,11 +113,9 @@ private func checkForeignPlans(_ worlds: DispatcherWorlds, _ item: DispatchCase)
       _ = try rank.dispatcher.open(
         foreign, numTokens: rank.tokens.count, rowCount: rowCount, &$0)
     }
-    if case .exact(let rows) = rowCount {
-      try refuses("another number of rows") {
-        _ = try rank.dispatcher.open(
-          memory, numTokens: rank.tokens.count, rowCount: .exact(rows + 1), &$0)
-      }
+    try refuses("another number of rows") {
+      _ = try rank.dispatcher.open(
+        memory, numTokens: rank.tokens.count, rowCount: .exact(rowCount.capacity + 1), &$0)
     }
     _ = try rank.open(memory, rowCount)
   }

@@ -245,22 +245,22 @@ import Testing
       context.handle,
       ExpertsConfiguration(numExperts: 4, topK: 2, hiddenSize: 5, ffnSize: 3, dtype: .f32).abi())
     let idx = TestTensor([3, 2], AUTOEP_DTYPE_I32, [0, 1, 2, 3, 1, 0])
-    let memory = TestBuffer(layer.planBytes(3) + 64).buffer
+    let memory = TestBuffer(layer.planBytes(3) + 64)
     func plan(_ buffer: autoep_buffer) throws {
       var args = sized(autoep_plan_args()) { ($0.topk_idx, $0.plan) = (idx.pointer, buffer) }
       var info = sized(autoep_plan_info())
       try call { autoep_layer_plan(context.handle, layer.handle, &args, &info, $0) }
     }
-    try plan(memory)
+    try plan(memory.buffer)
     let bytes = layer.planBytes(3)
     expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "plan", "\(bytes - 1)", "\(bytes)") {
-      try plan(autoep_buffer(data: memory.data, bytes: bytes - 1))
+      try plan(autoep_buffer(data: memory.buffer.data, bytes: bytes - 1))
     }
     expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "plan is NULL") {
       try plan(autoep_buffer(data: nil, bytes: bytes))
     }
     expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "plan is not aligned") {
-      try plan(autoep_buffer(data: memory.data + 8, bytes: bytes))
+      try plan(autoep_buffer(data: memory.buffer.data + 8, bytes: bytes))
     }
     for (tokens, rows) in [(-1, 0), (1 << 31, 0), (1 << 30, 0), (3, 5)] {
       expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT) {

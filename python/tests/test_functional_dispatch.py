@@ -204,3 +204,30 @@ def test_a_combine_may_follow_a_plan_of_the_experts() -> None:
     assert counts.tolist() == plan.tokens_per_expert_received()
     expected = layer.x.detach() * (layer.topk_idx >= 0).sum(1, keepdim=True)
     assert_close([functional.combine(rows, plan).detach()], [expected.double()])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_rows_of_another_number_are_refused(ranks: int) -> None:
+    layer = some_layer(torch.float32)
+
+    def body(comm: Communicator) -> None:
+        part = rank_part(layer, comm, SPLITS[ranks])
+        given = None if ranks == 1 else comm
+        x, weights = part.x.detach(), part.topk_weights.detach()
+        rows, _, plan = functional.dispatch(x, part.topk_idx, num_experts=E, comm=given)
+        for wrong in (rows[:-1], torch.cat([rows, rows[:1]])):
+            for refused in (
+                lambda rows: functional.combine(rows, plan),
+                lambda rows: functional.dispatch_backward(rows, plan),
+                lambda rows: functional.combine_backward(x, rows, plan, weights),
+            ):
+                with pytest.raises(autoep.InvalidArgumentError, match=r"dispatch returned"):
+                    refused(wrong)
+        with pytest.raises(autoep.InvalidArgumentError, match=r"plan was made for \d+ tokens"):
+            functional.dispatch(x[:-1], None, plan=plan)
+        with pytest.raises(autoep.InvalidArgumentError, match=r"plan was made for \d+ tokens"):
+            functional.combine_backward(x[:-1], None, plan)
+        # Nothing was sent: the group is as before.
+        functional.combine(rows, plan)
+
+    run_ranks(ranks, body)

@@ -1,4 +1,4 @@
-"""The experts path against plain torch, alone and on several ranks."""
+"""Experts against plain torch, alone and on several ranks."""
 
 from __future__ import annotations
 
@@ -245,3 +245,20 @@ def test_numpy_gives_the_same_bits(dtype: torch.dtype) -> None:
     some = functional.experts_backward(layer.grad_y.numpy(), saved, wanted=["down"])
     assert some.gate_up is None and some.topk_weights is None
     numpy.testing.assert_array_equal(some.down, gradients.down)
+
+
+def test_weights_may_require_a_gradient_on_some_ranks_only() -> None:
+    """A rank without tokens, for one, makes weights that do not; all ranks send their gradients."""
+    layer = layer_of(torch.float32)
+    expected = layer.run(functional.experts, num_experts=E)
+
+    def body(comm: Any) -> list[torch.Tensor | None]:
+        part = rank_part(layer, comm, [T, 0])
+        if comm.rank == 1:
+            part.topk_weights = part.topk_weights.detach()
+        return part.run(functional.experts, comm=comm, num_experts=E)
+
+    first, second = run_ranks(2, body)
+    for index in (0, 1, 2):
+        assert_same_bits(first[index], expected[index])
+    assert second[2] is None

@@ -18,13 +18,4 @@ struct ExpertCounts {
     }
     tokensPerExpert = counts
   }
-
-  /// The first row of each expert, in expert order.
-  var firstRows: [Int] {
-    var next = 0
-    return tokensPerExpert.map { count in
-      defer { next += count }
-      return next
-    }
-  }
 }

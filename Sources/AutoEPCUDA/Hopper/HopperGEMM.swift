@@ -19,7 +19,7 @@ struct HopperGEMM {
     tensors.allSatisfy { $0.address.bits % 16 == 0 }
   }
 
-  /// out [N,n] = rows [N,k] times the weights of their experts (+ bias).
+  /// out [R,n] = rows [R,k] times the weights of their experts (+ bias).
   func product(
     _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, bias: TensorView?,
     into out: TensorView
@@ -31,7 +31,7 @@ struct HopperGEMM {
         out: target(out, halves: 1), bias: bias.bits, columns: Int32(out.shape[1])))
   }
 
-  /// hidden [N,2F] = rows times the gate and up weights; activated [N,F] = silu(gate) · up.
+  /// hidden [R,2F] = rows times the gate and up weights; activated [R,F] = silu(gate) · up.
   func swiGLU(
     _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, hidden: TensorView,
     into activated: TensorView
@@ -44,8 +44,8 @@ struct HopperGEMM {
         columns: Int32(activated.shape[1])))
   }
 
-  /// From the gradient of the experts' output [N,H], not yet weighted, to that of hidden [N,2F];
-  /// activated [N,F] becomes each row's weight times its activation, and dots [N, tiles of F] the parts
+  /// From the gradient of the experts' output [R,H], not yet weighted, to that of hidden [R,2F];
+  /// activated [R,F] becomes each row's weight times its activation, and dots [R, tiles of F] the parts
   /// of the gradient to that weight.
   func swiGLUBackward(
     _ gradRows: TensorView, _ down: TensorView, _ layout: WeightLayout, hidden: TensorView,
@@ -63,7 +63,7 @@ struct HopperGEMM {
   /// Column tiles of F, each of which leaves a part of the dots.
   static func dotCount(ffnSize: Int) -> Int { (ffnSize + TILE_N - 1) / TILE_N }
 
-  /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [N,out] ⊗ rows [N,in];
+  /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [R,out] ⊗ rows [R,in];
   /// zeros for an expert without. Written in the dtype of gradWeights; `accumulate`: added to f32.
   /// `ahead`: the tokens to copy the rows from, if they are not in place yet.
   func weightGradient(

@@ -12,7 +12,7 @@ struct RowTiles {
   /// `[1]` i32.
   let pairCount: TensorView
 
-  /// Allocates the list.
+  /// Takes the list from the arena.
   init(_ arena: inout Arena, rows: Int, numExperts: Int) throws(EngineError) {
     let most = Self.mostPairs(rows: rows, numExperts: numExperts)
     pairs = try arena.take(Self.pairsShape(most), .i32)

@@ -15,7 +15,7 @@ struct RowsAhead {
   /// `shape(rows:)` i32.
   let counters: TensorView
 
-  /// Allocates the counters for a product that reads `rows`.
+  /// Takes the counters from the arena, for a product that reads `rows`.
   init(
     _ tokens: TensorView, into rows: TensorView, slots: SlotMap, rowsInUse: DeviceAddress,
     _ arena: inout Arena

@@ -35,6 +35,8 @@ extension AllToAllDispatcher {
   ) throws(EngineError) -> RowCount {
     let layout = try PlanLayout(shape, numTokens: topkIdx.shape[0], in: memory)
     let details = try Details(layout.details, self)
+    // A plan that was in this memory ends here, also where this one fails.
+    if let header = layout.header { PlanHeader.erase(header) }
     do throws(EngineError) {
       try backend.sort(
         topkIdx, numExperts: configuration.numExperts,
@@ -55,10 +57,7 @@ extension AllToAllDispatcher {
       }
     }
     if let header = layout.header {
-      PlanHeader(
-        layer: layer, numTokens: topkIdx.shape[0],
-        rowsSent: offset(details.sentOffsets, configuration.numExperts), rows: rows
-      ).write(to: header)
+      PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: rows).write(to: header)
     }
     return .exact(rows)
   }
@@ -70,11 +69,7 @@ extension AllToAllDispatcher {
     let layout = try PlanLayout(shape, numTokens: numTokens, in: memory)
     if let header = layout.header {
       let made = try PlanHeader(reading: header, layer: layer, numTokens: numTokens)
-      guard .exact(made.rows) == rowCount else {
-        throw EngineError(
-          .invalidArgument,
-          "rows_capacity is \(rowCount.capacity); expected \(made.rows), as the plan's info says")
-      }
+      try made.check(rowCount)
     }
     let arrivals = try arena.take([rowCount.capacity], .i32)
     let details = try Details(layout.details, self)

@@ -57,7 +57,7 @@ public struct AllToAllDispatcher: TokenDispatcher {
       let results = try arena.take([splits.rowsSent, rows.shape[1]], rows.dtype)
       try exchange(
         rows, splits.receiveRows, into: results, splits.sendRows, step: "combine of results")
-      try backend.finish(results, weights: weights, plan.rowOfSlot, into: y, dots: dots)
+      try backend.combineSlots(results, weights: weights, plan.rowOfSlot, into: y, dots: dots)
     }
   }
 

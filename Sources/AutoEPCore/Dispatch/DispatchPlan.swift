@@ -24,33 +24,20 @@ public struct DispatchPlan {
   public var rowsCapacity: Int { rowCount.capacity }
 
   /// R; nil where only the device knows it.
-  public var rowsInUse: Int? {
-    guard case .offsets(let offsets) = groups.bounds, case .host = offsets.storage else {
-      return nil
-    }
-    return unsafe Int(offsets.load(Int32.self, at: groups.count))
-  }
+  public var rowsInUse: Int? { groups.rowCount }
 }
 
 /// How many rows there are.
-public enum RowCount: Sendable, Equatable {
-  /// The host knows it.
-  case exact(Int)
-  /// Only the device knows it, and it is no more than this.
-  case atMost(Int)
-
-  /// How many there are; nil where only the device knows it.
-  public var exact: Int? {
-    if case .exact(let rows) = self { return rows }
-    return nil
-  }
-
+public struct RowCount: Sendable, Equatable {
   /// Rows that tensors must have room for.
-  public var capacity: Int {
-    switch self {
-    case .exact(let rows), .atMost(let rows): rows
-    }
-  }
+  public let capacity: Int
+  /// R; nil where only the device knows it.
+  public let exact: Int?
+
+  /// R rows, with room for no more.
+  public static func exact(_ rows: Int) -> RowCount { RowCount(capacity: rows, exact: rows) }
+  /// At most so many rows; only the device knows how many.
+  public static func atMost(_ rows: Int) -> RowCount { RowCount(capacity: rows, exact: nil) }
 }
 
 /// What a plan's memory is divided into.

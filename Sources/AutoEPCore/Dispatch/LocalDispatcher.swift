@@ -53,6 +53,8 @@ public struct LocalDispatcher: TokenDispatcher {
           + " the same")
     }
     let layout = try PlanLayout(shape, numTokens: topkIdx.shape[0], in: memory)
+    // A plan that was in this memory ends here, also where this one fails.
+    if let header = layout.header { PlanHeader.erase(header) }
     try backend.sort(
       topkIdx, numExperts: configuration.numExperts,
       into: SlotSort(
@@ -60,14 +62,11 @@ public struct LocalDispatcher: TokenDispatcher {
         slotOfRow: try slotOfRow(layout, topkIdx.shape[0]),
         tokensPerExpert: counts.tokensPerExpert ?? counts.rowsPerExpert), &arena)
     try backend.prepare(groups(layout), configuration, rowsCapacity: topkIdx.elementCount)
-    let rowCount = RowCount.atMost(topkIdx.elementCount)
+    let slots = topkIdx.elementCount
     if let header = layout.header {
-      PlanHeader(
-        layer: layer, numTokens: topkIdx.shape[0], rowsSent: rowCount.capacity,
-        rows: rowCount.capacity
-      ).write(to: header)
+      PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: slots).write(to: header)
     }
-    return rowCount
+    return RowCount(capacity: slots, exact: groups(layout).rowCount)
   }
 
   /// The plan in `memory`.
@@ -76,11 +75,11 @@ public struct LocalDispatcher: TokenDispatcher {
   ) throws(EngineError) -> DispatchPlan {
     let layout = try PlanLayout(shape, numTokens: numTokens, in: memory)
     if let header = layout.header {
-      _ = try PlanHeader(reading: header, layer: layer, numTokens: numTokens)
+      let made = try PlanHeader(reading: header, layer: layer, numTokens: numTokens)
+      try made.check(rowCount)
     }
     return DispatchPlan(
-      numTokens: numTokens, topK: configuration.topK,
-      rowCount: .atMost(numTokens * configuration.topK), groups: groups(layout),
+      numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups(layout),
       rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details)
   }
 
@@ -103,7 +102,7 @@ public struct LocalDispatcher: TokenDispatcher {
     _ rows: TensorView, weights: TensorView?, _ plan: DispatchPlan, into y: TensorView?,
     dots: SlotDots?, _ arena: inout Arena
   ) throws(EngineError) {
-    try backend.finish(rows, weights: weights, plan.rowOfSlot, into: y, dots: dots)
+    try backend.combineSlots(rows, weights: weights, plan.rowOfSlot, into: y, dots: dots)
   }
 
   /// Each slot's number at its row.
@@ -133,18 +132,5 @@ public struct LocalDispatcher: TokenDispatcher {
   private func slotOfRow(_ layout: PlanLayout, _ numTokens: Int) throws(EngineError) -> TensorView {
     var details = layout.details
     return try details.take([numTokens * configuration.topK], .i32)
-  }
-}
-
-extension ComputeBackend {
-  /// What becomes of the rows of a token's slots, `[R,H]` in the order of `rowOfSlot`.
-  func finish(
-    _ rows: TensorView, weights: TensorView?, _ rowOfSlot: TensorView, into y: TensorView?,
-    dots: SlotDots?
-  ) throws(EngineError) {
-    if let dots {
-      try slotDot(dots.tokens, rows, rowOfSlot: rowOfSlot, into: dots.into)
-    }
-    if let y { try unpermute(rows, rowOfSlot: rowOfSlot, weights: weights, into: y) }
   }
 }

@@ -36,4 +36,10 @@ public struct RowGroups {
     case .counts(let tensor), .offsets(let tensor): tensor
     }
   }
+
+  /// How many rows lie before the last offset; nil where only the device knows it.
+  var rowCount: Int? {
+    guard case .offsets(let offsets) = bounds, case .host = offsets.storage else { return nil }
+    return unsafe Int(offsets.load(Int32.self, at: count))
+  }
 }

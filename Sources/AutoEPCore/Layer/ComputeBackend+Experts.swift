@@ -2,43 +2,35 @@ import AutoEPSystem
 
 /// The experts out of single steps: what every backend can do, and what its fused steps are tested against.
 extension ComputeBackend {
-  /// gate/up grouped GEMM, activation, down grouped GEMM.
-  public func expertsForward(
-    _ experts: ExpertsCall, rows: ExpertRows, hidden: TensorView, into results: ExpertRows,
-    _ arena: inout Arena
-  ) throws(EngineError) {
-    try composedExpertsForward(experts, rows: rows, hidden: hidden, into: results, &arena)
-  }
-
   /// The activation's result.
   public func expertsForwardBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int {
     Arena.footprint([rowsCapacity, configuration.ffnSize], configuration.dtype)
   }
-
-  /// From the gradient of the outputs to that of the inputs.
-  public func expertsBackward(
-    _ experts: ExpertsCall, _ call: ExpertsGradient
-  ) throws(EngineError) -> TensorView? {
-    try composedExpertsBackward(experts, call)
-  }
-
-  /// One.
-  public func dotParts(_ configuration: ExpertsConfiguration) -> Int { 1 }
 
   /// A grouped GEMM's weight gradient.
   public func gateUpGradient(
     _ experts: ExpertsCall, rows: ExpertRows, room: TensorView?, gradHidden: TensorView,
     into gradGateUp: TensorView, accumulate: Bool, _ arena: inout Arena
   ) throws(EngineError) {
-    try groupedGEMMWeightGradient(
-      gradOut: ExpertRows(gradHidden), rows: readable(rows, room: room),
-      layout: experts.configuration.weightLayout, groups: experts.groups, into: gradGateUp,
+    try composedGateUpGradient(
+      experts, rows: rows, room: room, gradHidden: gradHidden, into: gradGateUp,
       accumulate: accumulate)
   }
 
   /// Nothing.
   public func gateUpGradientBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int {
     0
+  }
+
+  /// `gateUpGradient` out of single steps, whatever the backend's own does.
+  public func composedGateUpGradient(
+    _ experts: ExpertsCall, rows: ExpertRows, room: TensorView?, gradHidden: TensorView,
+    into gradGateUp: TensorView, accumulate: Bool
+  ) throws(EngineError) {
+    try groupedGEMMWeightGradient(
+      gradOut: ExpertRows(gradHidden), rows: readable(rows, room: room),
+      layout: experts.configuration.weightLayout, groups: experts.groups, into: gradGateUp,
+      accumulate: accumulate)
   }
 
   /// `expertsForward` out of single steps, whatever the backend's own does.

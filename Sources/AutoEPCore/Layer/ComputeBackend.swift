@@ -100,7 +100,7 @@ public protocol ComputeBackend: AnyObject, Sendable {
   /// Whether products read and write rows in any placement. Where not, rows that are not in order are copied first.
   var readsPlacedRows: Bool { get }
 
-  /// Bytes, per token, of what `prepare` notes for a layer's products.
+  /// The bytes of what `prepare` notes for a layer's products.
   func preparedBytes(_ configuration: ExpertsConfiguration, localExperts: Int) -> ByteCount
 
   /// Fills `groups.prepared`, from its offsets, with what the products of a pass share.

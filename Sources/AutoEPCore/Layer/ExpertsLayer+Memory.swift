@@ -142,7 +142,8 @@ struct BackwardMemory {
     dots = try memory.take([rows, parts], dtype.sumType, lender: \.gradX)
   }
 
-  /// Runs the dispatcher's and the experts' steps, each on the part of the memory that is its own.
+  /// Runs a step of the dispatcher in the memory of exchanges. That of `activated` overlaps it: nothing is kept there
+  /// across the experts' steps.
   func exchanging(_ body: (inout Arena) throws(EngineError) -> Void) throws(EngineError) {
     var arena = exchange
     try body(&arena)

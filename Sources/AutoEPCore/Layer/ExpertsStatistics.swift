@@ -1,6 +1,6 @@
 import AutoEPSystem
 
-/// Counters of the experts path; a handful of additions a call.
+/// Counters of layers; a handful of additions a call.
 public final class ExpertsStatistics: Sendable {
   /// The counters at one moment, as autoep.h describes them.
   public struct Snapshot: Sendable, Equatable {

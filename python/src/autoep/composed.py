@@ -1,4 +1,4 @@
-"""The experts path out of its single steps, for experts that have a function of their own inside.
+"""Experts of dispatch, products and combine, for those that have a function of their own inside.
 
 Shapes: T tokens, H hidden size, K experts per token, E experts, e of this rank, R rows of this
 rank's experts, G and F the width of a row before and after the activation.
@@ -54,7 +54,8 @@ def composed_experts(
     rows_RH, groups, plan = functional.dispatch(
         x_TH, topk_idx_TK, num_experts=num_experts, comm=comm, topk_weights=on_input
     )
-    product = _Product(groups, layout, has_gaps=x_TH.is_cuda and plan.comm is None)
+    is_alone = plan.comm is None or plan.comm.size == 1
+    product = _Product(groups, layout, has_gaps=x_TH.is_cuda and is_alone)
     hidden_RG = product(rows_RH, weights.gate_up, weights.gate_up_bias)
     hidden_RF = activate(hidden_RG).to(x_TH.dtype)
     rows_RH = product(hidden_RF, weights.down, weights.down_bias)
@@ -75,15 +76,16 @@ class _Product:
     def __call__(
         self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        out = functional.grouped_gemm(rows, weight, self._groups, layout=self._layout)
-        if not self._has_gaps and bias is None:
-            return out
         count = len(rows)
         groups = self._groups.long()
         if self._has_gaps:
             used = groups.sum()
-            is_row = torch.arange(count, device=rows.device) < used
-            out = torch.where(is_row.unsqueeze(1), out, 0)
+            is_row = (torch.arange(count, device=rows.device) < used).unsqueeze(1)
+            # On both sides: neither what is behind the rows nor its gradient is anybody's.
+            rows = torch.where(is_row, rows, 0)
+        out = functional.grouped_gemm(rows, weight, self._groups, layout=self._layout)
+        if self._has_gaps:
+            out = torch.where(is_row, out, 0)
             groups = torch.cat([groups, (count - used).view(1)])
             bias = None if bias is None else torch.cat([bias, bias.new_zeros(1, bias.shape[1])])
         if bias is None:

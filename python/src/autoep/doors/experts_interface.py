@@ -1,4 +1,4 @@
-"""`experts_implementation="autoep"`: the engine's experts path, in one process."""
+"""`experts_implementation="autoep"`: the engine's experts, in one process."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from autoep._options import experts_options
 from autoep.comm import Communicator
 from autoep.errors import InvalidArgumentError
 from autoep.functional._layers import Layer
-from autoep.functional._plan import Plan, check_plan, make_plan
+from autoep.functional._plan import Plan, check_plan, check_rows, check_tokens, make_plan
 from autoep.functional._runtime import context_of
 from autoep.functional._torch_op import torch_op
 
@@ -81,6 +81,7 @@ def dispatch(
         plan = make_plan(topk_idx, options, comm)
     else:
         check_plan(plan, num_experts, comm)
+        check_tokens("x", x, plan)
     if is_torch(x):
         rows = torch_op("dispatch")(plan, x, topk_weights)
     else:
@@ -108,6 +109,7 @@ def combine(rows: Array, plan: Plan, topk_weights: Array | None = None) -> Array
         check_array("topk_weights", topk_weights, 2)
     same_kind("rows", rows, topk_weights=topk_weights)
     check_plan(plan, None, None)
+    check_rows("rows", rows, plan)
     if is_torch(rows):
         return torch_op("combine")(plan, rows, topk_weights)
     return combine_forward(plan.layer, rows, topk_weights, plan.memory, plan.num_tokens)
@@ -127,6 +129,9 @@ def dispatch_backward(
     grad_RH = plain("grad_rows", grad_rows, 2)
     same_kind("grad_rows", grad_RH, x=x, topk_weights=topk_weights)
     check_plan(plan, None, None)
+    check_rows("grad_rows", grad_RH, plan)
+    if topk_weights is not None:
+        check_tokens("x", x, plan)
     layer, tokens = plan.layer, plan.num_tokens
     grad_x = combine_forward(layer, grad_RH, topk_weights, plan.memory, tokens)
     if topk_weights is None:
@@ -150,6 +155,9 @@ def combine_backward(
     grad_TH = plain("grad_y", grad_y, 2)
     same_kind("grad_y", grad_TH, rows=rows, topk_weights=topk_weights)
     check_plan(plan, None, None)
+    check_tokens("grad_y", grad_TH, plan)
+    if topk_weights is not None:
+        check_rows("rows", rows, plan)
     if topk_weights is None:
         return dispatch_forward(plan.layer, grad_TH, None, plan.memory, plan.rows), None
     return combine_gradients(plan.layer, grad_TH, rows, topk_weights, plan.memory)

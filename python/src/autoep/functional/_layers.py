@@ -15,8 +15,9 @@ from autoep._options import ExpertsOptions
 from autoep.comm import Communicator
 from autoep.functional._runtime import context_of
 
-# Layers that one communicator keeps, and workspaces that a layer remembers the sizes of.
-_MOST_LAYERS = 64
+# Layers that one communicator keeps: more than models have kinds of layers, for a traced backward
+# has to find the layer that made its plan. Workspaces that a layer remembers the sizes of.
+_MOST_LAYERS = 1024
 _MOST_SIZES = 256
 
 
@@ -92,21 +93,30 @@ class Layer:
         """The rows that the engine has a plan of R rows make room for."""
         return rows if self.counts_rows else tokens * self.options.top_k
 
-    def workspace(self, like: Array, tokens: int, rows: int = 0, **backward: bool) -> Workspaces:
+    def workspace(
+        self,
+        like: Array,
+        tokens: int,
+        rows: int = 0,
+        *,
+        overwrite_saved: bool = False,
+        lends_gate_up: bool = False,
+        lends_grad_x: bool = False,
+    ) -> Workspaces:
         """The sizes of one pass on the device of `like`.
 
         Args:
             like: Any array of the pass.
             tokens: T.
             rows: The plan's capacity; 0 where the forward makes the plan.
-            **backward: The flags of `autoep_workspace_args`.
+            overwrite_saved: Whether the backward may work in what the forward saved.
+            lends_gate_up: Whether it may work in the gradient of gate_up.
+            lends_grad_x: Whether it may work in the gradient of x.
         """
-        key = (tokens, rows, *backward.values())
+        key = (tokens, rows, overwrite_saved, lends_gate_up, lends_grad_x)
         known = self._workspaces.get(key)
         if known is None:
-            flags = (backward or _FORWARD_ONLY).values()
-            sizes = engine.layer_workspace(context_of(like), self.handle, tokens, rows, *flags)
-            known = Workspaces(*sizes)
+            known = Workspaces(*engine.layer_workspace(context_of(like), self.handle, *key))
             if len(self._workspaces) >= _MOST_SIZES:
                 self._workspaces.clear()
             self._workspaces[key] = known
@@ -126,11 +136,8 @@ class Layer:
         if received_e is None:
             received_e = sent_E
         if rows < 0:
-            rows = capacity if on_gpu(idx_TK) else int(received_e.sum())
+            rows = capacity
         return Planned(plan, sent_E, received_e, rows, capacity)
-
-
-_FORWARD_ONLY = {"overwrite_saved": False, "lends_gate_up": False, "lends_grad_x": False}
 
 
 class Layers:

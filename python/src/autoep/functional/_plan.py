@@ -158,3 +158,19 @@ def check_plan(plan: Plan, num_experts: int | None, comm: Communicator | None) -
         )
     if comm is not None and comm is not plan.comm:
         raise InvalidArgumentError("comm: the plan was made for another one; leave it out")
+
+
+def check_tokens(name: str, array: Array, plan: Plan) -> None:
+    """Checks that an array has a row per token of the plan."""
+    if array.shape[0] != plan.num_tokens:
+        raise InvalidArgumentError(
+            f"{name}: the plan was made for {plan.num_tokens} tokens, got {array.shape[0]}"
+        )
+
+
+def check_rows(name: str, array: Array, plan: Plan) -> None:
+    """Checks that an array has the plan's rows, as `dispatch` returned them."""
+    if array.shape[0] != plan.rows:
+        raise InvalidArgumentError(
+            f"{name}: dispatch returned {plan.rows} rows of this plan, got {array.shape[0]}"
+        )

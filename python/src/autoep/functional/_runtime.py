@@ -20,7 +20,7 @@ _process = 0
 
 
 class Statistics(NamedTuple):
-    """Counters of the experts path since the process began, or since they were reset.
+    """Counters of layers since the process began, or since they were reset.
 
     Attributes:
         forward_calls: Calls of `experts`.
@@ -86,7 +86,7 @@ def num_threads() -> int:
 
 
 def statistics() -> Statistics:
-    """Returns the counters of the experts path."""
+    """Returns the counters of layers."""
     counters = [engine.context_statistics(each) for each in _all_contexts()]
     return Statistics(*map(sum, zip(*counters, strict=True)))
 

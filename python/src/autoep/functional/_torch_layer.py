@@ -39,7 +39,7 @@ class Call(NamedTuple):
         layer: The engine's layer; None where the call is traced.
         options: What the layer computes.
         comm: The number of its communicator, 0 for a rank alone.
-        rows: Of the plan, where one was made before: for the experts its capacity.
+        rows: Of a plan that was made before: R for dispatch, its capacity for the experts.
     """
 
     layer: Layer | None
@@ -133,7 +133,7 @@ def _run_forward(
 
 
 class Experts(torch.autograd.Function):
-    """Keeps what the engine saved. Over several ranks no rank leaves its backward out."""
+    """Keeps what the engine saved. Over several ranks the backward is collective."""
 
     @staticmethod
     def forward(
@@ -188,11 +188,11 @@ def _gradients(
     *weights, plan, saved = others
     call: Call = ctx.call
     accumulate = ctx.buffers is not None
-    # Over several ranks the gradient to x is made in any case.
+    # With a communicator both are made in any case: all ranks have to send them.
     wants_x, wants_topk_weights, *wanted_weights = wanted
     found = [
         _empty_like(grad_y) if wants_x or call.comm else None,
-        _empty_like(topk_weights) if wants_topk_weights else None,
+        _empty_like(topk_weights) if wants_topk_weights or call.comm else None,
     ]
     places = [
         place if is_wanted else None
@@ -277,7 +277,7 @@ def moe(
     """Computes y, logits, topk_idx and tokens_per_expert, as `functional.moe` documents."""
     call = _call(x, compute_as, None)
     tensors = (x, router, selection_bias, *weights)
-    # Before autograd begins: the device is waiting.
+    # Launched before autograd's bookkeeping, so that the device starts sooner.
     computed = None if call.layer is None else _compute(route_as, call, *tensors)
     return MoE.apply(route_as, call, computed, *tensors)
 
