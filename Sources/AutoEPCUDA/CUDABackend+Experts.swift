@@ -107,7 +107,8 @@ extension CUDABackend {
   func hopperGEMM(
     _ groups: RowGroups, rows: Int, widths: [Int], _ tensors: [TensorView]
   ) throws(EngineError) -> HopperGEMM? {
-    guard rows > 0, HopperGEMM.takes(tensors[0].dtype, widths: widths), HopperGEMM.reaches(tensors),
+    guard rows > 0, groups.count > 0, HopperGEMM.takes(tensors[0].dtype, widths: widths),
+      HopperGEMM.reaches(tensors),
       try ProductKernels.chosen() == .sm90, let tiles = try rowTiles(groups, rows)
     else { return nil }
     return HopperGEMM(backend: self, expertOffsets: groups.tensor, tiles: tiles)
