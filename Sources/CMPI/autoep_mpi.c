@@ -136,7 +136,8 @@ typedef struct group {
   unsigned exchanges;  /* started so far */
   exchange *under_way; /* a list, by `next` */
   /* Set by a failed exchange: the communicator is then never freed. The reason, and the refusal of
-   * later calls, are with the library's GroupHealth: this file is compiled apart and knows no Swift. */
+   * later calls, are with the library's GroupHealth: this file is compiled apart and knows no
+   * Swift. */
   int failed;
 } group;
 
@@ -458,20 +459,20 @@ static int32_t place(group *world, int32_t count, char *message) {
   for (int p = 0; p < world->size; p++) {
     int rank = member(world, p);
     if (rank < 0 || rank >= size) {
-      return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] is %d, expected 0 to %d", p, rank,
-                  size - 1);
+      return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] is %d, expected 0 to %d", p,
+                  rank, size - 1);
     }
     for (int q = 0; q < p; q++) {
       if (member(world, q) == rank) {
-        return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] and ranks[%d] are both %d", q, p,
-                    rank);
+        return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] and ranks[%d] are both %d",
+                    q, p, rank);
       }
     }
     if (rank == own) world->rank = p;
   }
   if (world->rank >= 0) return AUTOEP_OK;
-  return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "this rank, %d, is not among the group's ranks",
-              own);
+  return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT,
+              "this rank, %d, is not among the group's ranks", own);
 }
 
 static int32_t name_missing(const group *world, const int32_t *missing, double seconds,
