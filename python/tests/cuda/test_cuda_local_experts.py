@@ -71,8 +71,8 @@ def no_faults(context: Any) -> Iterator[None]:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_f32(context: Any, sizes: tuple, options: dict[str, Any]) -> None:
-    # Numbers of which the one gradient of one slot does not cancel: plain float32 meets the bound.
-    data = Data(Layer(sizes=sizes, **options), seed=2)
+    # The gradient to a lone slot's weight is one inner product; with this seed it does not cancel.
+    data = Data(Layer(sizes=sizes, **options), seed=10)
     run = Run(context, data)
     assert_close(run.both(), expected(data, torch.float64))
     counts = torch.bincount(data.topk_idx.flatten().long(), minlength=sizes[2])
