@@ -14,7 +14,11 @@ TRANSFORMERS4 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
   charset-normalizer idna certifi
 # CUDA's compilers: the tests compile every kernel, with or without a GPU.
 NVRTC := nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-nvrtc-cu12==12.8.93
-SOURCES := $(shell find Package.swift Sources include python/src python/setup.py \
+CLANG_FORMAT := clang-format==20.1.8
+# What clang-format keeps in form; the macros of CMicroKernels are beyond it.
+C_SOURCES := $(wildcard Sources/AutoEPCUDA/Kernels/* Sources/CCUDA/*.h \
+  Sources/CMPI/*.[ch] Tests/FakeDriver/*.c)
+SOURCES := $(shell find Package.swift Sources include python/extension python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
 .PHONY: bench demo families test test-swift test-python test-transformers4 lint format setup system clean
@@ -45,11 +49,13 @@ families: $(VENV)/installed $(VENV4)/installed
 
 lint: $(VENV)/tools
 	swift format lint --strict --recursive Package.swift Sources Tests
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 	$(BIN)/ruff check python
 	$(BIN)/ruff format --check python
 
 format: $(VENV)/tools
 	swift format --in-place --recursive Package.swift Sources Tests
+	$(BIN)/clang-format -i $(C_SOURCES)
 	$(BIN)/ruff format python
 
 setup: $(VENV)/installed
@@ -69,7 +75,7 @@ $(VENV)/tools: | system
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH) $(TRANSFORMERS) $(NVRTC) numpy pytest hypothesis \
-	  matplotlib tqdm psutil ruff scipy "peft>=0.21"
+	  matplotlib tqdm psutil ruff $(CLANG_FORMAT) scipy "peft>=0.21"
 	touch $@
 
 $(VENV)/installed: $(VENV)/tools $(SOURCES)

@@ -9,6 +9,9 @@ let strict: [SwiftSetting] = [
 
 let testing: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
 
+// References are plain loops over large arrays: without optimisation they take minutes.
+let laws = testing + [.unsafeFlags(["-O"])]
+
 let package = Package(
   name: "autoep",
   products: [
@@ -23,30 +26,39 @@ let package = Package(
     .target(
       name: "CMicroKernels",
       cSettings: [.unsafeFlags(["-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"])]),
+    // glibc's dladdr, which Swift does not see.
+    .systemLibrary(name: "CLoader", path: "Sources/CLoader"),
+    // The error type, locks, the dynamic loader, the environment. Links nothing but glibc.
+    .target(name: "AutoEPSystem", dependencies: ["CLoader"], swiftSettings: strict),
     // Plans, the maths that define the semantics, and the protocols. Links nothing.
-    .target(name: "AutoEPCore", swiftSettings: strict),
+    .target(name: "AutoEPCore", dependencies: ["AutoEPSystem"], swiftSettings: strict),
     // The CPU backend: packing, blocking, threads.
     .target(
-      name: "AutoEPCPU", dependencies: ["AutoEPCore", "CMicroKernels", "COpenBLAS"],
+      name: "AutoEPCPU",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "CMicroKernels", "COpenBLAS"],
       swiftSettings: strict),
     // Typedefs of the CUDA driver's and NVRTC's functions, which are looked up at run time.
     .systemLibrary(name: "CCUDA", path: "Sources/CCUDA"),
+    // The numbers that kernels and their launches agree on; kernels include the same header.
+    .systemLibrary(name: "CKernels", path: "Sources/CKernels"),
     // The CUDA backend: the driver, the kernels, and their compiler at run time.
     .target(
-      name: "AutoEPCUDA", dependencies: ["AutoEPCore", "CCUDA"],
+      name: "AutoEPCUDA", dependencies: ["AutoEPCore", "AutoEPSystem", "CCUDA", "CKernels"],
       resources: [.embedInCode("Kernels")], swiftSettings: strict),
     // A transport that the host supplies as a table of C functions.
     .target(
-      name: "AutoEPCallback", dependencies: ["AutoEPCore", "CAutoEP"], swiftSettings: strict),
+      name: "AutoEPCallback", dependencies: ["AutoEPCore", "AutoEPSystem", "CAutoEP"],
+      swiftSettings: strict),
     // Opens libautoep_mpi.so, whose C source lives in CMPI: it fills such a table.
     .target(
-      name: "AutoEPMPI", dependencies: ["AutoEPCore", "AutoEPCallback", "CAutoEP"],
+      name: "AutoEPMPI", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCallback", "CAutoEP"],
       swiftSettings: strict),
     // The exports: checks, translation, composition.
     .target(
       name: "AutoEP",
       dependencies: [
-        "AutoEPCore", "AutoEPCPU", "AutoEPCUDA", "AutoEPCallback", "AutoEPMPI", "CAutoEP",
+        "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPCUDA", "AutoEPCallback", "AutoEPMPI",
+        "CAutoEP",
       ],
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
@@ -62,32 +74,60 @@ let package = Package(
       ]),
     // What every transport must do, checked by tests and under mpirun.
     .target(
-      name: "AutoEPTransportLaws", dependencies: ["AutoEPCore"], path: "Tests/AutoEPTransportLaws",
+      name: "AutoEPTransportLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
+      path: "Tests/AutoEPTransportLaws",
       swiftSettings: testing),
-    // The same laws over MPI; a test starts it with mpirun.
+    // What every token dispatcher and every backend must do, checked by tests, under mpirun and on GPUs.
+    .target(
+      name: "AutoEPLayerLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
+      path: "Tests/AutoEPLayerLaws", swiftSettings: laws),
+    // The laws of transports and dispatchers over MPI; a test starts it with mpirun.
     .executableTarget(
-      name: "AutoEPMPILaws", dependencies: ["AutoEPCore", "AutoEPMPI", "AutoEPTransportLaws"],
+      name: "AutoEPMPILaws",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPMPI", "AutoEPTransportLaws",
+        "AutoEPLayerLaws",
+      ],
       path: "Tests/AutoEPMPILaws", swiftSettings: testing),
+    // The laws of backends and dispatchers on a GPU, as a program for machines without Swift.
+    .executableTarget(
+      name: "AutoEPCUDALaws",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPLayerLaws"],
+      path: "Tests/AutoEPCUDALaws", swiftSettings: testing),
+    // The laws on the CPU backend, and on wrong ones.
+    .testTarget(
+      name: "AutoEPLayerTests",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPLayerLaws"],
+      swiftSettings: testing),
+    // Locks, the loader, the health of a group.
+    .testTarget(
+      name: "AutoEPSystemTests", dependencies: ["AutoEPSystem"], swiftSettings: testing),
     // The laws on every transport; MPI's by starting the program above.
     .testTarget(
       name: "AutoEPTransportTests",
       dependencies: [
-        "AutoEPCore", "AutoEPCallback", "AutoEPMPI", "AutoEPTransportLaws", "AutoEPMPILaws",
+        "AutoEPCore", "AutoEPSystem", "AutoEPCallback", "AutoEPMPI", "AutoEPTransportLaws",
+        "AutoEPMPILaws",
         "CAutoEP",
       ],
       swiftSettings: testing),
     // The CPU backend against naive loops in f64.
     .testTarget(
-      name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore"], swiftSettings: strict),
+      name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore", "AutoEPSystem"],
+      swiftSettings: strict),
     // A CUDA driver that only remembers what it is told, for tests on machines without one.
     .target(name: "FakeCUDA", path: "Tests/FakeCUDA", swiftSettings: testing),
     // The CUDA backend without a GPU: the cache, the loaders, and every kernel compiled.
     .testTarget(
-      name: "AutoEPCUDATests", dependencies: ["AutoEPCUDA", "AutoEPCore", "CCUDA", "FakeCUDA"],
+      name: "AutoEPCUDATests",
+      dependencies: [
+        "AutoEPCUDA", "AutoEPCore", "AutoEPSystem", "CCUDA", "CKernels", "FakeCUDA",
+      ],
       swiftSettings: testing),
     // The C interface, called as a C program calls it.
     .testTarget(
-      name: "AutoEPTests", dependencies: ["AutoEP", "AutoEPCore", "CAutoEP", "FakeCUDA"],
+      name: "AutoEPTests",
+      dependencies: ["AutoEP", "AutoEPCore", "AutoEPSystem", "CAutoEP", "FakeCUDA"],
       swiftSettings: testing),
   ]
 )

@@ -3,31 +3,40 @@
  *
  * The whole C interface of libautoep.so. Each section can be used alone:
  *   errors and versions, context, communicators, routing, permutation,
- *   grouped GEMM, all-to-all, the experts path, the experts on one GPU, statistics.
+ *   grouped GEMM, all-to-all, the layer, dispatch and combine, statistics.
  *
  * Shape legend, used in every comment:
  *   T tokens of this rank      H hidden size          F expert FFN size
- *   E experts                  K experts a token      N = T*K routed copies
- *   P ranks of a communicator  e experts of this rank R rows this rank receives
+ *   E experts                  K experts per token    N = T*K slots
+ *   P ranks of a communicator  e experts of this rank R rows of this rank's experts
  *   G = 2F for gated experts (gate and up), F for plain ones
+ * Slot t*K + k is the k-th choice of token t. A slot whose topk_idx is -1 has no expert, and so no row: it adds
+ * nothing, its weight is never read, and the gradient of its weight is 0.
  *
  * Rules that hold for every function:
  *   - It returns an autoep_status. `error` may be NULL; when it is not, a failure
  *     writes the status and a text that says what, where, what was given and what
  *     is expected. A success leaves it untouched.
+ *   - Structs begin with struct_size, which the caller sets to sizeof; a struct that grows in a later
+ *     version gets zeros for the fields that an older caller does not have. AUTOEP_..._INIT macros
+ *     give a config its defaults.
  *   - Nothing is kept of a pointer after the call returns, unless its comment says so.
- *     Tensors are borrowed. Handles are owned by the caller and freed by the
+ *     Tensors and buffers are borrowed. Handles are owned by the caller and freed by the
  *     function that the creating one names.
- *   - No input makes a function read or write outside the tensors it was given,
+ *   - No input makes a function read or write outside the tensors and buffers it was given,
  *     and no failure ends the host process.
- *   - Output tensors are allocated by the caller and completely overwritten.
+ *   - Output tensors are allocated by the caller and completely overwritten. Outputs must not overlap each
+ *     other or any input, unless a comment allows it.
  *   - Functions may be called from any thread. Collective functions (marked so) are
- *     called by all ranks of a communicator in the same order, one at a time a rank.
- *   - A process forked from one that uses the library makes contexts of its own; those of its
- *     parent it may free, and not use.
+ *     called by all ranks of a communicator in the same order, one at a time per rank.
+ *   - After fork(), the child must create its own contexts. It may free handles inherited from the parent,
+ *     but must not use them.
  */
 #ifndef AUTOEP_H
 #define AUTOEP_H
+
+/* Counts up with each change after which a caller must be rebuilt. */
+#define AUTOEP_ABI_VERSION 2
 
 #include <stddef.h>
 #include <stdint.h>
@@ -43,31 +52,39 @@ extern "C" {
 typedef int32_t autoep_status;
 enum {
   AUTOEP_OK = 0,
-  AUTOEP_INVALID_ARGUMENT = 1, /* a value, shape, dtype or pointer is wrong */
-  AUTOEP_INVALID_HANDLE = 2,   /* a handle was freed, or never was one of this kind */
-  AUTOEP_UNSUPPORTED = 3,      /* well-formed, but not something this build does */
-  AUTOEP_OUT_OF_MEMORY = 4,
-  AUTOEP_COMMUNICATION = 5,    /* a transport failed */
-  AUTOEP_TIMEOUT = 6,          /* a rank did not join an exchange before the deadline */
-  AUTOEP_MISSING_LIBRARY = 7,  /* an outside library is not on this machine */
-  AUTOEP_INTERNAL = 8          /* a bug in this library */
+  AUTOEP_ERROR_INVALID_ARGUMENT = 1, /* a value, shape, dtype or pointer is wrong */
+  AUTOEP_ERROR_INVALID_HANDLE = 2,   /* a handle was freed, or never was one of this kind */
+  AUTOEP_ERROR_UNSUPPORTED = 3,      /* well-formed, but not something this build does */
+  AUTOEP_ERROR_OUT_OF_MEMORY = 4,
+  AUTOEP_ERROR_COMMUNICATION = 5,    /* a transport failed, or another rank reported a failure */
+  AUTOEP_ERROR_TIMEOUT = 6,          /* a rank did not join an exchange before the deadline */
+  AUTOEP_ERROR_MISSING_LIBRARY = 7,  /* an outside library is not on this machine */
+  AUTOEP_ERROR_INTERNAL = 8          /* a bug in this library */
 };
 
 #define AUTOEP_ERROR_MESSAGE_SIZE 1024
+#define AUTOEP_ERROR_STEP_SIZE 64
+#define AUTOEP_ERROR_MAX_RANKS 64
 
-/* Owned by the caller; the text ends with NUL and is cut when it does not fit. */
+/* Owned by the caller, who initialises it with AUTOEP_ERROR_INIT. Texts end with NUL and are cut when they do
+ * not fit. */
 typedef struct autoep_error {
+  size_t struct_size;
   autoep_status status;
+  int32_t num_ranks;                     /* how many ranks did not join or failed, where known */
+  int32_t ranks[AUTOEP_ERROR_MAX_RANKS]; /* the first of them */
+  char step[AUTOEP_ERROR_STEP_SIZE];     /* the exchange that failed, or "" */
   char message[AUTOEP_ERROR_MESSAGE_SIZE];
 } autoep_error;
+#define AUTOEP_ERROR_INIT {sizeof(autoep_error), AUTOEP_OK, 0, {0}, "", ""}
 
 /* The library's version, "major.minor.patch". A static string. */
 const char *autoep_version(void);
 
-/* The number of this interface; from the first release on it changes when a caller must be rebuilt. */
+/* The AUTOEP_ABI_VERSION that the library was built with. */
 int32_t autoep_abi_version(void);
 
-/* The name of a status, such as "AUTOEP_TIMEOUT"; never NULL. A static string. */
+/* The name of a status, such as "AUTOEP_ERROR_TIMEOUT"; never NULL. A static string. */
 const char *autoep_status_name(autoep_status status);
 
 /* ------------------------------------------------------------------------- */
@@ -76,12 +93,12 @@ const char *autoep_status_name(autoep_status status);
 
 typedef int32_t autoep_dtype;
 enum {
-  AUTOEP_F32 = 1,
-  AUTOEP_F64 = 2,
-  AUTOEP_BF16 = 3,
-  AUTOEP_F16 = 4, /* router logits, and the experts on one GPU */
-  AUTOEP_I32 = 5,
-  AUTOEP_I64 = 6
+  AUTOEP_DTYPE_F32 = 1,
+  AUTOEP_DTYPE_F64 = 2,
+  AUTOEP_DTYPE_BF16 = 3,
+  AUTOEP_DTYPE_F16 = 4, /* router logits; on GPUs everything */
+  AUTOEP_DTYPE_I32 = 5,
+  AUTOEP_DTYPE_I64 = 6
 };
 
 /* Device types carry DLPack's numbers. */
@@ -100,6 +117,18 @@ typedef struct autoep_tensor {
   int32_t device_id;
 } autoep_tensor;
 
+/* Borrowed memory on the device of the call, aligned to 64 bytes. {NULL, 0} where nothing is needed. */
+typedef struct autoep_buffer {
+  void *data;
+  size_t bytes;
+} autoep_buffer;
+
+typedef int32_t autoep_layout;
+enum {
+  AUTOEP_LAYOUT_OUT_IN = 1, /* [E, out, in]: y = x W^T, as most HF families store it */
+  AUTOEP_LAYOUT_IN_OUT = 2  /* [E, in, out]: y = x W, as gpt-oss, aria and llama4 do */
+};
+
 /* ------------------------------------------------------------------------- */
 /* Context: a device, its threads or its stream, and its counters            */
 /* ------------------------------------------------------------------------- */
@@ -116,13 +145,15 @@ typedef struct autoep_context_config {
    * AUTOEP_NVRTC is not set and the process has not loaded one. NULL: the loader's search. */
   const char *nvrtc_path;
 } autoep_context_config;
+#define AUTOEP_CONTEXT_CONFIG_INIT \
+  {sizeof(autoep_context_config), AUTOEP_DEVICE_CPU, 0, 0, NULL, NULL}
 
 /* A context of a CUDA device is light: make one for each stream. Its calls take tensors of that
- * device, in f32, bf16 and (where said) f16; they put work into the stream and return without
+ * device, in f32, bf16 and (where said) f16; they enqueue work on the stream and return without
  * waiting for it. Bad data that the work finds (an index out of range, NaN logits) never leads out of
- * bounds; the next call on a context of that device returns AUTOEP_INVALID_ARGUMENT for it.
+ * bounds; the next call on a context of that device returns AUTOEP_ERROR_INVALID_ARGUMENT for it.
  *
- * Free with autoep_context_free. config may be NULL for the defaults. AUTOEP_MISSING_LIBRARY: this
+ * Free with autoep_context_free. config may be NULL for the defaults. AUTOEP_ERROR_MISSING_LIBRARY: this
  * machine has no NVIDIA driver, or no compiler was found. */
 autoep_status autoep_context_create(const autoep_context_config *config,
                                     autoep_context *context, autoep_error *error);
@@ -138,7 +169,19 @@ autoep_status autoep_context_num_threads(autoep_context context, int32_t *num_th
 
 typedef uint64_t autoep_comm;
 
-/* A transport that the host supplies: one nonblocking exchange, from which the engine
+/* One uneven all-to-all, as one rank sees it. Rank p gets send_rows[p] rows of row_bytes bytes, which follow
+ * each other in `send` in rank order; `receive` gets receive_rows[p] rows from rank p in rank order. The rows
+ * to and from the own rank are included. */
+typedef struct autoep_exchange {
+  size_t struct_size; /* sizeof(autoep_exchange); set by the library */
+  const void *send;
+  const int64_t *send_rows; /* [size] */
+  void *receive;
+  const int64_t *receive_rows; /* [size] */
+  int64_t row_bytes;
+} autoep_exchange;
+
+/* A transport that the host supplies: one nonblocking exchange of host memory, from which the engine
  * builds every collective. `state` is passed to each function. All functions may be
  * called from any thread, one at a time. They return 0, or another number after
  * writing a text of at most AUTOEP_ERROR_MESSAGE_SIZE bytes (NUL included) to `message`. */
@@ -148,16 +191,12 @@ typedef struct autoep_transport {
   int32_t rank;
   int32_t size;
 
-  /* Starts an exchange. Rank p gets send_rows[p] rows of row_bytes bytes, which follow
-   * each other in `send` in rank order; `receive` gets receive_rows[p] rows from rank p
-   * in rank order. The rows to and from the own rank are included. All four pointers stay
-   * valid until `wait` returns. *request is passed to `wait`, which is called once. */
-  int32_t (*start)(void *state, const void *send, const int64_t *send_rows, void *receive,
-                   const int64_t *receive_rows, int64_t row_bytes, void **request,
-                   char *message);
+  /* Starts an exchange. What it points to stays valid until `wait` returns. *request is passed to `wait`, which
+   * is called once. */
+  int32_t (*start)(void *state, const autoep_exchange *exchange, void **request, char *message);
 
   /* Waits until the exchange has ended on this rank, at most `timeout_seconds`. Returns 0
-   * when it has, AUTOEP_TIMEOUT after setting missing[p] = 1 for each rank p whose part did
+   * when it has, AUTOEP_ERROR_TIMEOUT after setting missing[p] = 1 for each rank p whose part did
    * not arrive (`missing` is [size], zeroed by the caller), another number on failure. The
    * request is released in every case. */
   int32_t (*wait)(void *state, void *request, double timeout_seconds, int32_t *missing,
@@ -182,12 +221,18 @@ autoep_status autoep_comm_create_callback(const autoep_transport *transport,
                                           double timeout_seconds, autoep_comm *comm,
                                           autoep_error *error);
 
-/* Makes a communicator over MPI for the given ranks of MPI_COMM_WORLD (`ranks` [count], or
- * NULL for all of them); rank i of it is world rank ranks[i]. Collective over those ranks.
- * `library_path` names libautoep_mpi.so; MPI is initialised if nobody did. */
-autoep_status autoep_comm_create_mpi(const char *library_path, const int32_t *ranks,
-                                     int32_t count, double timeout_seconds,
-                                     autoep_comm *comm, autoep_error *error);
+typedef struct autoep_mpi_config {
+  size_t struct_size;       /* sizeof(autoep_mpi_config) */
+  const char *library_path; /* of libautoep_mpi.so */
+  const int32_t *ranks;     /* [num_ranks] of MPI_COMM_WORLD; rank i of the group is ranks[i]. NULL: all */
+  int32_t num_ranks;
+  double timeout_seconds;   /* that an exchange waits for another rank */
+} autoep_mpi_config;
+#define AUTOEP_MPI_CONFIG_INIT {sizeof(autoep_mpi_config), NULL, NULL, 0, 600.0}
+
+/* Makes a communicator over MPI. Collective over its ranks. MPI is initialised if nobody did. */
+autoep_status autoep_comm_create_mpi(const autoep_mpi_config *config, autoep_comm *comm,
+                                     autoep_error *error);
 
 /* Ends MPI if autoep_comm_create_mpi began it. Call it once, after the last communicator
  * was freed. Does nothing where MPI was never used. */
@@ -197,6 +242,16 @@ autoep_status autoep_comm_free(autoep_comm comm, autoep_error *error);
 
 autoep_status autoep_comm_rank(autoep_comm comm, int32_t *rank, int32_t *size,
                                autoep_error *error);
+
+/* Gives the group up on this rank: every later exchange fails at once with AUTOEP_ERROR_COMMUNICATION and
+ * `reason` (a text of the caller, or NULL) in its message. The other ranks of a group inside this process fail
+ * likewise; those of other processes find out at their deadline. May be called while another thread is in an
+ * exchange, which ends no later than its deadline. */
+autoep_status autoep_comm_abort(autoep_comm comm, const char *reason, autoep_error *error);
+
+/* Writes the failure after which the group of this rank cannot be used any more to *health, status, step, ranks
+ * and message; status AUTOEP_OK while there is none. Never waits. */
+autoep_status autoep_comm_health(autoep_comm comm, autoep_error *health, autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
 /* Routing                                                                   */
@@ -223,52 +278,59 @@ typedef struct autoep_route_config {
   size_t struct_size; /* sizeof(autoep_route_config) */
   autoep_score score;
   int32_t top_k;                  /* K, 1 to E */
-  int32_t normalize;              /* 1: weights / (their sum over K + normalize_epsilon) */
+  int32_t normalize;              /* 1: weights / (their sum over K + normalize_epsilon); else 0 */
   double normalize_epsilon;
-  double scale;                   /* multiplies the weights last; 1 for none */
+  double scale;                   /* multiplies the weights last; 1 for none; never 0 */
   autoep_group_score group_score; /* group-limited top-k; SOFTMAX and SIGMOID only */
   int32_t num_groups;             /* divides E; 1 with AUTOEP_GROUP_NONE */
   int32_t topk_groups;            /* groups a token may use; 1 to num_groups */
   int32_t training;               /* SINKHORN only: 0 chooses by plain top-k */
   int32_t sinkhorn_iterations;    /* SINKHORN only: 1 to 3 */
 } autoep_route_config;
+#define AUTOEP_ROUTE_CONFIG_INIT \
+  {sizeof(autoep_route_config), AUTOEP_SCORE_SOFTMAX, 1, 0, 0.0, 1.0, AUTOEP_GROUP_NONE, 1, 1, 1, 3}
 
-/* Chooses K experts a token. Computed in f32, in f64 for f64 logits; ties go to the lowest
+typedef struct autoep_route_args {
+  size_t struct_size; /* sizeof(autoep_route_args) */
+  const autoep_route_config *config;
+  const autoep_tensor *logits;            /* [T,E] f32, f64, bf16 or f16 */
+  const autoep_tensor *selection_bias;    /* [E] f32 or f64, added to the scores for the choice only, or NULL */
+  const autoep_tensor *topk_idx;          /* [T,K] i32, out */
+  const autoep_tensor *topk_weights;      /* [T,K] f32 (f64 for f64 logits), out */
+  const autoep_tensor *tokens_per_expert; /* [E] i32, out, or NULL */
+} autoep_route_args;
+
+/* Chooses K experts per token. Computed in f32, in f64 for f64 logits; ties go to the lowest
  * index; the choice is in order of falling score. NaN and +inf logits, and rows without a
- * finite logit, are errors that name the token and the expert.
- *   logits            [T,E] f32, f64, bf16 or f16
- *   selection_bias    [E] f32 or f64, added to the scores for the choice only, or NULL
- *   topk_idx          [T,K] i32, out
- *   topk_weights      [T,K] f32 (f64 for f64 logits), out
- *   tokens_per_expert [E] i32, out, or NULL */
-autoep_status autoep_route(autoep_context context, const autoep_route_config *config,
-                           const autoep_tensor *logits, const autoep_tensor *selection_bias,
-                           const autoep_tensor *topk_idx, const autoep_tensor *topk_weights,
-                           const autoep_tensor *tokens_per_expert, autoep_error *error);
+ * finite logit, are errors that name the token and the expert. */
+autoep_status autoep_route(autoep_context context, const autoep_route_args *args,
+                           autoep_error *error);
+
+typedef struct autoep_router_forward_args {
+  size_t struct_size; /* sizeof(autoep_router_forward_args) */
+  const autoep_tensor *x;      /* [T,H] f32, f64 or bf16; on a GPU f32, bf16 or f16 */
+  const autoep_tensor *router; /* [E,H] dtype of x */
+  autoep_route_args route;     /* its logits, [T,E] in the dtype of x, are an output */
+} autoep_router_forward_args;
 
 /* The router's product and the choice in one call: logits = x router^T, summed in f32 (f64 for f64)
  * in a fixed order and rounded once, then what autoep_route gives for these logits. A row's
- * logits depend neither on T nor on where it stands.
- *   x                 [T,H] f32, f64 or bf16 (on one GPU f32, bf16 or f16)
- *   router            [E,H] dtype of x
- *   selection_bias    [E] as in autoep_route, or NULL
- *   logits            [T,E] dtype of x, out
- *   topk_idx, topk_weights, tokens_per_expert: as in autoep_route, out */
-autoep_status autoep_router_forward(autoep_context context, const autoep_route_config *config,
-                                    const autoep_tensor *x, const autoep_tensor *router,
-                                    const autoep_tensor *selection_bias,
-                                    const autoep_tensor *logits, const autoep_tensor *topk_idx,
-                                    const autoep_tensor *topk_weights,
-                                    const autoep_tensor *tokens_per_expert,
-                                    autoep_error *error);
+ * logits depend neither on T nor on where it stands. */
+autoep_status autoep_router_forward(autoep_context context,
+                                    const autoep_router_forward_args *args, autoep_error *error);
 
-/* The gradient to the logits, for the choice that autoep_route made.
- *   grad_topk_weights [T,K] dtype of topk_weights
- *   grad_logits       [T,E] dtype of logits, out */
-autoep_status autoep_route_backward(autoep_context context, const autoep_route_config *config,
-                                    const autoep_tensor *logits, const autoep_tensor *topk_idx,
-                                    const autoep_tensor *grad_topk_weights,
-                                    const autoep_tensor *grad_logits, autoep_error *error);
+typedef struct autoep_route_backward_args {
+  size_t struct_size; /* sizeof(autoep_route_backward_args) */
+  const autoep_route_config *config;
+  const autoep_tensor *logits;            /* [T,E] */
+  const autoep_tensor *topk_idx;          /* [T,K] i32, what autoep_route chose */
+  const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights */
+  const autoep_tensor *grad_logits;       /* [T,E] dtype of logits, out */
+} autoep_route_backward_args;
+
+/* The gradient to the logits, for the choice that autoep_route made. */
+autoep_status autoep_route_backward(autoep_context context, const autoep_route_backward_args *args,
+                                    autoep_error *error);
 
 /* The router z-loss, mean over tokens of logsumexp(logits)^2 (ST-MoE, arXiv:2202.08906).
  *   logits [T,E]; loss [1] f32 (f64 for f64 logits), out. T = 0 gives 0. */
@@ -281,106 +343,131 @@ autoep_status autoep_router_z_loss_backward(autoep_context context, const autoep
                                             const autoep_tensor *grad_logits,
                                             autoep_error *error);
 
+typedef struct autoep_jitter_args {
+  size_t struct_size; /* sizeof(autoep_jitter_args) */
+  const autoep_tensor *x; /* [T,H] f32, f64 or bf16; on a GPU f32, bf16 or f16 */
+  double epsilon;         /* 0 <= epsilon < 1 */
+  uint64_t seed;
+  const autoep_tensor *y; /* like x, out; may be x itself */
+} autoep_jitter_args;
+
 /* Multiplies each element by noise drawn uniformly from [1 - epsilon, 1 + epsilon]
  * (Switch Transformers, arXiv:2101.03961). The noise depends on seed and element index
- * only, so the same call on the gradient is the backward.
- *   x [T,H] f32, f64 or bf16; y like x, out (may be x itself); 0 <= epsilon < 1 */
-autoep_status autoep_jitter(autoep_context context, const autoep_tensor *x, double epsilon,
-                            uint64_t seed, const autoep_tensor *y, autoep_error *error);
+ * only, so the same call on the gradient is the backward. */
+autoep_status autoep_jitter(autoep_context context, const autoep_jitter_args *args,
+                            autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
 /* Permutation                                                               */
 /* ------------------------------------------------------------------------- */
 
-/* Sorts the N = T*K routed copies by expert; stable: expert, then token, then k. Copy
- * t*K + k is called slot t*K + k; its place in expert order is its row.
- *   topk_idx          [T,K] i32 or i64, each in [0, num_experts)
- *   row_of_slot       [T,K] i32, out
- *   tokens_per_expert [num_experts] i32, out */
-autoep_status autoep_sort_by_expert(autoep_context context, const autoep_tensor *topk_idx,
-                                    int32_t num_experts, const autoep_tensor *row_of_slot,
-                                    const autoep_tensor *tokens_per_expert,
+typedef struct autoep_sort_args {
+  size_t struct_size; /* sizeof(autoep_sort_args) */
+  const autoep_tensor *topk_idx;          /* [T,K] i32 or i64, each in [0, num_experts), or -1 */
+  int32_t num_experts;
+  const autoep_tensor *row_of_slot;       /* [T,K] i32, out; -1 for a slot without an expert */
+  const autoep_tensor *tokens_per_expert; /* [num_experts] i32, out */
+} autoep_sort_args;
+
+/* Sorts the slots that have an expert by expert; stable: expert, then token, then k. A slot's place in that
+ * order is its row. */
+autoep_status autoep_sort_by_expert(autoep_context context, const autoep_sort_args *args,
                                     autoep_error *error);
 
 /* rows[row_of_slot[t,k]] = x[t].
- *   x           [T,H] f32, f64 or bf16
- *   row_of_slot [T,K] i32, a permutation of [0, N)
- *   rows        [N,H] dtype of x, out */
+ *   x           [T,H] f32, f64 or bf16; on a GPU f32, bf16 or f16
+ *   row_of_slot [T,K] i32, each in [0, R) and no two the same, or -1
+ *   rows        [R,H] dtype of x, out; rows that no slot has are left as they are */
 autoep_status autoep_permute(autoep_context context, const autoep_tensor *x,
                              const autoep_tensor *row_of_slot, const autoep_tensor *rows,
                              autoep_error *error);
 
 /* grad_x[t] = sum over k of grad_rows[row_of_slot[t,k]], in k order, in f32.
- *   grad_rows [N,H]; row_of_slot [T,K]; grad_x [T,H], out */
+ *   grad_rows [R,H]; row_of_slot [T,K]; grad_x [T,H], out */
 autoep_status autoep_permute_backward(autoep_context context, const autoep_tensor *grad_rows,
                                       const autoep_tensor *row_of_slot,
                                       const autoep_tensor *grad_x, autoep_error *error);
 
-/* y[t] = sum over k of topk_weights[t,k] * rows[row_of_slot[t,k]], in k order, in f32 (f64).
- *   rows [N,H]; row_of_slot [T,K]; topk_weights [T,K] f32, f64 or bf16, or NULL for ones;
- *   y [T,H] dtype of rows, out */
-autoep_status autoep_unpermute(autoep_context context, const autoep_tensor *rows,
-                               const autoep_tensor *row_of_slot,
-                               const autoep_tensor *topk_weights, const autoep_tensor *y,
+typedef struct autoep_unpermute_args {
+  size_t struct_size; /* sizeof(autoep_unpermute_args) */
+  const autoep_tensor *rows;         /* [R,H] */
+  const autoep_tensor *row_of_slot;  /* [T,K] i32 */
+  const autoep_tensor *topk_weights; /* [T,K] f32, f64 or bf16 (on a GPU f32, bf16 or f16), or NULL for ones */
+  const autoep_tensor *y;            /* [T,H] dtype of rows, out */
+} autoep_unpermute_args;
+
+/* y[t] = sum over k of topk_weights[t,k] * rows[row_of_slot[t,k]], in k order, in f32 (f64). */
+autoep_status autoep_unpermute(autoep_context context, const autoep_unpermute_args *args,
                                autoep_error *error);
 
+typedef struct autoep_unpermute_backward_args {
+  size_t struct_size; /* sizeof(autoep_unpermute_backward_args) */
+  const autoep_tensor *grad_y;            /* [T,H] */
+  const autoep_tensor *rows;              /* [R,H]; may be NULL where topk_weights is */
+  const autoep_tensor *row_of_slot;       /* [T,K] i32 */
+  const autoep_tensor *topk_weights;      /* [T,K], or NULL for ones */
+  const autoep_tensor *grad_rows;         /* [R,H], out; rows that no slot has are left as they are */
+  const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out; NULL with topk_weights NULL only */
+} autoep_unpermute_backward_args;
+
 /* grad_rows[row_of_slot[t,k]] = topk_weights[t,k] * grad_y[t];
- * grad_topk_weights[t,k] = <grad_y[t], rows[row_of_slot[t,k]]>.
- *   grad_topk_weights [T,K] dtype of topk_weights, out; NULL with, and only with,
- *   topk_weights NULL, when `rows` may be NULL too */
-autoep_status autoep_unpermute_backward(autoep_context context, const autoep_tensor *grad_y,
-                                        const autoep_tensor *rows,
-                                        const autoep_tensor *row_of_slot,
-                                        const autoep_tensor *topk_weights,
-                                        const autoep_tensor *grad_rows,
-                                        const autoep_tensor *grad_topk_weights,
+ * grad_topk_weights[t,k] = <grad_y[t], rows[row_of_slot[t,k]]>. */
+autoep_status autoep_unpermute_backward(autoep_context context,
+                                        const autoep_unpermute_backward_args *args,
                                         autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
 /* Grouped GEMM                                                              */
 /* ------------------------------------------------------------------------- */
 
-typedef int32_t autoep_weight_layout;
-enum {
-  AUTOEP_WEIGHT_OUT_IN = 1, /* [E, out, in]: y = x W^T, as most HF families store it */
-  AUTOEP_WEIGHT_IN_OUT = 2  /* [E, in, out]: y = x W, as gpt-oss, aria and llama4 do */
-};
+typedef struct autoep_grouped_gemm_args {
+  size_t struct_size; /* sizeof(autoep_grouped_gemm_args) */
+  const autoep_tensor *rows;           /* [R,in] f32, f64 or bf16; on a GPU f32, bf16 or f16 */
+  const autoep_tensor *weights;        /* [E,out,in] or [E,in,out], by `layout` */
+  autoep_layout layout;
+  const autoep_tensor *rows_per_group; /* [E] i32 or i64, sum R; zeros anywhere */
+  const autoep_tensor *out;            /* [R,out], out */
+} autoep_grouped_gemm_args;
 
 /* out[r] = rows[r] times the weight of r's group; groups follow each other in `rows`.
- * Accumulated in f32 (f64 for f64); a row's result does not depend on where it stands.
- *   rows           [R,in] f32, f64 or bf16
- *   weights        [E,out,in] or [E,in,out], by `layout`
- *   rows_per_group [E] i32 or i64, sum R; zeros anywhere
- *   out            [R,out], out */
-autoep_status autoep_grouped_gemm(autoep_context context, const autoep_tensor *rows,
-                                  const autoep_tensor *weights, autoep_weight_layout layout,
-                                  const autoep_tensor *rows_per_group,
-                                  const autoep_tensor *out, autoep_error *error);
+ * Accumulated in f32 (f64 for f64); a row's result does not depend on where it stands. The gradient to the rows is
+ * the product of the gradient to `out` with the same weights in the other layout. */
+autoep_status autoep_grouped_gemm(autoep_context context, const autoep_grouped_gemm_args *args,
+                                  autoep_error *error);
+
+typedef struct autoep_grouped_gemm_weight_grad_args {
+  size_t struct_size; /* sizeof(autoep_grouped_gemm_weight_grad_args) */
+  const autoep_tensor *grad_out;       /* [R,out] */
+  const autoep_tensor *rows;           /* [R,in] */
+  autoep_layout layout;
+  const autoep_tensor *rows_per_group; /* [E] i32 or i64 */
+  const autoep_tensor *grad_weights;   /* [E,out,in] or [E,in,out], out */
+} autoep_grouped_gemm_weight_grad_args;
 
 /* The gradient to the weights: for each group, the sum over its rows of the outer product
- * of grad_out[r] and rows[r], in row order. An empty group gets zeros.
- *   grad_out [R,out]; rows [R,in]; grad_weights [E,out,in] or [E,in,out], out */
+ * of grad_out[r] and rows[r], in row order. An empty group gets zeros. */
 autoep_status autoep_grouped_gemm_weight_grad(autoep_context context,
-                                              const autoep_tensor *grad_out,
-                                              const autoep_tensor *rows,
-                                              autoep_weight_layout layout,
-                                              const autoep_tensor *rows_per_group,
-                                              const autoep_tensor *grad_weights,
+                                              const autoep_grouped_gemm_weight_grad_args *args,
                                               autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
 /* All-to-all                                                                */
 /* ------------------------------------------------------------------------- */
 
-/* Collective. Sends send_rows[p] rows of `send` to rank p, in rank order, and receives
- * receive_rows[p] rows of rank p into `receive`. Any dtype of at least one dimension.
- *   send [sum of send_rows, ...]; receive [sum of receive_rows, ...], out
- *   send_rows, receive_rows: [P] */
-autoep_status autoep_all_to_all(autoep_comm comm, const autoep_tensor *send,
-                                const int64_t *send_rows, const autoep_tensor *receive,
-                                const int64_t *receive_rows, autoep_error *error);
+typedef struct autoep_all_to_all_args {
+  size_t struct_size; /* sizeof(autoep_all_to_all_args) */
+  const autoep_tensor *send;    /* [sum of send_rows, ...], any dtype */
+  const int64_t *send_rows;     /* [P] */
+  const autoep_tensor *receive; /* [sum of receive_rows, ...], out */
+  const int64_t *receive_rows;  /* [P] */
+} autoep_all_to_all_args;
 
-/* Collective. Tells each rank p the number counts[p], and writes what rank p told here
+/* Collective. Sends send_rows[p] rows of `send` to rank p, in rank order, and receives
+ * receive_rows[p] rows of rank p into `receive`. */
+autoep_status autoep_all_to_all(autoep_comm comm, const autoep_all_to_all_args *args,
+                                autoep_error *error);
+
+/* Collective. Sends each rank p the number counts[p], and writes the number that rank p sent
  * to received[p]: the row counts that autoep_all_to_all needs. Both are [P]. */
 autoep_status autoep_exchange_counts(autoep_comm comm, const int64_t *counts,
                                      int64_t *received, autoep_error *error);
@@ -394,18 +481,18 @@ autoep_status autoep_all_reduce(autoep_comm comm, const autoep_tensor *data,
 autoep_status autoep_barrier(autoep_comm comm, autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
-/* The experts path                                                          */
+/* The layer: plan, dispatch, experts, combine                               */
 /* ------------------------------------------------------------------------- */
 
 typedef int32_t autoep_activation;
 enum {
-  AUTOEP_SILU = 1,
-  AUTOEP_GELU = 2,          /* erf */
-  AUTOEP_GELU_TANH = 3,
-  AUTOEP_RELU_SQUARED = 4,
-  AUTOEP_CLAMPED_SWIGLU = 5, /* gpt-oss, gated only: g = min(gate, limit),
-                                u = clamp(up, -limit, limit): (u + 1) g sigmoid(alpha g) */
-  AUTOEP_CLAMPED_SILU = 6    /* gated only, same g and u: u g sigmoid(g) */
+  AUTOEP_ACTIVATION_SILU = 1,
+  AUTOEP_ACTIVATION_GELU = 2,          /* erf */
+  AUTOEP_ACTIVATION_GELU_TANH = 3,
+  AUTOEP_ACTIVATION_RELU_SQUARED = 4,
+  AUTOEP_ACTIVATION_CLAMPED_SWIGLU = 5, /* gpt-oss, gated only: g = min(gate, limit),
+                                           u = clamp(up, -limit, limit): (u + 1) g sigmoid(alpha g) */
+  AUTOEP_ACTIVATION_CLAMPED_SILU = 6    /* gated only, same g and u: u g sigmoid(g) */
 };
 
 typedef int32_t autoep_gate;
@@ -415,64 +502,111 @@ enum {
   AUTOEP_GATE_INTERLEAVED = 3   /* hidden = gate, up, gate, up, ... */
 };
 
-typedef int32_t autoep_score_apply;
+typedef int32_t autoep_apply;
 enum {
-  AUTOEP_SCORE_AFTER = 1, /* y = sum of weight * expert(x) */
-  AUTOEP_SCORE_BEFORE = 2 /* y = sum of expert(weight * x), as llama4 */
+  AUTOEP_APPLY_AFTER = 1, /* y = sum of weight * expert(x) */
+  AUTOEP_APPLY_BEFORE = 2 /* y = sum of expert(weight * x), as llama4 */
 };
 
-typedef struct autoep_experts_config {
-  size_t struct_size; /* sizeof(autoep_experts_config) */
-  int32_t num_experts;      /* E, of all ranks */
-  int64_t hidden_size;      /* H */
-  int64_t ffn_size;         /* F */
-  autoep_dtype dtype;       /* of x, weights, y: f32, f64 or bf16 */
+typedef uint64_t autoep_layer;
+
+typedef struct autoep_layer_config {
+  size_t struct_size;         /* sizeof(autoep_layer_config) */
+  int32_t num_experts;        /* E, of all ranks */
+  int32_t top_k;              /* K */
+  int64_t hidden_size;        /* H */
+  int64_t ffn_size;           /* F */
+  autoep_dtype dtype;         /* of x, weights, y: f32, f64 or bf16; on a GPU f32, bf16 or f16 */
   autoep_activation activation;
   autoep_gate gate;
-  autoep_weight_layout weight_layout;
-  autoep_score_apply score_apply;
-  double swiglu_alpha;      /* CLAMPED_SWIGLU only */
-  double swiglu_limit;      /* CLAMPED_SWIGLU and CLAMPED_SILU only; > 0 */
-} autoep_experts_config;
+  autoep_layout weight_layout;
+  autoep_apply apply_weights; /* where the topk_weights multiply */
+  double swiglu_alpha;        /* CLAMPED_SWIGLU only */
+  double swiglu_limit;        /* CLAMPED_SWIGLU and CLAMPED_SILU only; > 0 */
+  autoep_comm comm;           /* the ranks that share the experts; 0: this rank has all of them */
+} autoep_layer_config;
+#define AUTOEP_LAYER_CONFIG_INIT                                                             \
+  {sizeof(autoep_layer_config),  0,   0,   0, 0, AUTOEP_DTYPE_F32, AUTOEP_ACTIVATION_SILU,   \
+   AUTOEP_GATE_CONCATENATED, AUTOEP_LAYOUT_OUT_IN, AUTOEP_APPLY_AFTER, 1.702, 7.0, 0}
 
-/* Where each routed copy goes: made by a rank for one set of choices, used by one forward
- * and any number of backwards. */
-typedef uint64_t autoep_plan;
+typedef struct autoep_layer_info {
+  size_t struct_size;           /* sizeof(autoep_layer_info); set by the caller */
+  int64_t first_expert;         /* this rank's experts: [first_expert, */
+  int64_t local_experts;        /*   first_expert + local_experts) */
+  int32_t counts_rows;          /* 1: several ranks; autoep_layer_plan tells how many rows there are, and comes
+                                 *   first. 0: at most T*K rows; autoep_layer_forward can make the plan itself */
+  int32_t backward_reads_x;     /* 0: autoep_layer_backward takes x NULL */
+  int64_t plan_bytes;           /* a plan of T tokens takes plan_bytes + T * plan_bytes_per_token bytes */
+  int64_t plan_bytes_per_token;
+  int64_t saved_bytes;          /* what a forward saves for its backward takes saved_bytes + */
+  int64_t saved_bytes_per_row;  /*   rows_capacity * saved_bytes_per_row bytes */
+} autoep_layer_info;
 
-typedef struct autoep_plan_info {
-  size_t struct_size; /* sizeof(autoep_plan_info); set by the caller */
-  int64_t num_tokens;               /* T */
-  int64_t rows_sent;                /* N */
-  int64_t rows_received;            /* R */
-  int64_t first_expert;             /* this rank's experts: [first_expert, */
-  int64_t local_experts;            /*   first_expert + local_experts) */
-  int64_t saved_rows;               /* S: R, or 0 where the experts read their rows from x: a rank
-                                     *   alone, with weights applied after them */
-  int64_t forward_workspace_bytes;
-  int64_t backward_workspace_bytes; /* enough for any backward */
-  int64_t gate_up_backward_workspace_bytes; /* for one with grad_weights->gate_up, in whose memory it
-                                             *   works before it writes that gradient */
-} autoep_plan_info;
+/* Makes a layer's experts for the device of a context; the layer's calls take any context of that device. The
+ * layer keeps its communicator alive. Compiles nothing and sends nothing: ranks may make it at different times.
+ * Free with autoep_layer_free. */
+autoep_status autoep_layer_create(autoep_context context, const autoep_layer_config *config,
+                                  autoep_layer *layer, autoep_layer_info *info,
+                                  autoep_error *error);
+autoep_status autoep_layer_free(autoep_layer layer, autoep_error *error);
+
+typedef struct autoep_range {
+  int64_t first;
+  int64_t count;
+} autoep_range;
 
 /* The experts of one rank, when E experts are split over P ranks as torch.chunk (and DTensor's
  * Shard(0)) splits: ceil(E/P) each, the last ranks fewer or none. */
 autoep_status autoep_expert_range(int32_t num_experts, int32_t num_ranks, int32_t rank,
-                                  int64_t *first_expert, int64_t *local_experts,
-                                  autoep_error *error);
+                                  autoep_range *range, autoep_error *error);
 
-/* Collective: sorts the choices and exchanges the counts. The plan keeps its communicator alive.
- * CPU contexts only; the experts on one GPU are below. Free with autoep_plan_free.
- *   topk_idx [T,K] i32 or i64, each in [0, E) */
-autoep_status autoep_experts_plan(autoep_context context, autoep_comm comm,
-                                  const autoep_experts_config *config,
-                                  const autoep_tensor *topk_idx, autoep_plan *plan,
-                                  autoep_plan_info *info, autoep_error *error);
-autoep_status autoep_plan_free(autoep_plan plan, autoep_error *error);
+typedef struct autoep_workspace_args {
+  size_t struct_size;      /* sizeof(autoep_workspace_args) */
+  int64_t num_tokens;      /* T */
+  int64_t rows_capacity;   /* as autoep_plan_info tells; 0 where the forward makes the plan */
+  /* Of the backward: */
+  int32_t overwrite_saved; /* as in autoep_backward_args */
+  int32_t lends_gate_up;   /* 1: grad_weights->gate_up is given, and accumulate is 0 */
+  int32_t lends_grad_x;    /* 1: grad_x is given */
+} autoep_workspace_args;
 
-/* tokens this rank sends to each expert [E], and receives for each of its own [e]. Either may
- * be NULL. */
-autoep_status autoep_plan_tokens_per_expert(autoep_plan plan, int64_t *sent, int64_t *received,
-                                            autoep_error *error);
+typedef struct autoep_workspace_bytes {
+  size_t struct_size; /* sizeof(autoep_workspace_bytes); set by the caller */
+  int64_t plan;       /* of autoep_layer_plan */
+  int64_t forward;    /* of autoep_layer_forward, with its plan where counts_rows is 0 */
+  int64_t backward;   /* of autoep_layer_backward */
+  int64_t dispatch;   /* of autoep_dispatch, autoep_combine and autoep_combine_backward */
+} autoep_workspace_bytes;
+
+/* The sizes of the workspaces of one pass. */
+autoep_status autoep_layer_workspace(autoep_context context, autoep_layer layer,
+                                     const autoep_workspace_args *args,
+                                     autoep_workspace_bytes *bytes, autoep_error *error);
+
+typedef struct autoep_plan_args {
+  size_t struct_size; /* sizeof(autoep_plan_args) */
+  const autoep_tensor *topk_idx;          /* [T,K] i32 or i64, each in [0, E), or -1: no expert */
+  autoep_buffer plan;                     /* out: read by the calls below until no backward will come */
+  const autoep_tensor *tokens_per_expert; /* [E] i32 out, or NULL: slots of this rank per expert */
+  const autoep_tensor *rows_per_expert;   /* [e] i32 out, or NULL: rows of each of this rank's experts. For a rank
+                                           * alone both are the same: give one */
+  autoep_buffer workspace;
+} autoep_plan_args;
+
+typedef struct autoep_plan_info {
+  size_t struct_size;    /* sizeof(autoep_plan_info); set by the caller */
+  int64_t rows;          /* R; -1 on a GPU of a rank alone, where only the device knows it */
+  int64_t rows_capacity; /* the rows that tensors must have room for: R, or T*K */
+} autoep_plan_info;
+
+/* Collective: decides where each slot's row goes, and exchanges the counts. On CPUs a choice that is no expert
+ * fails on every rank, before anything else is sent; on a GPU such a slot has no row, and the next call on the
+ * device returns AUTOEP_ERROR_INVALID_ARGUMENT. A plan serves any number of passes of its layer; what is not a
+ * plan of the layer for T tokens is refused on CPUs; on a GPU nothing reads it before the kernels, and the
+ * behaviour is undefined. */
+autoep_status autoep_layer_plan(autoep_context context, autoep_layer layer,
+                                const autoep_plan_args *args, autoep_plan_info *info,
+                                autoep_error *error);
 
 /* The weights of this rank's experts. Biases are NULL for a model without. */
 typedef struct autoep_experts_weights {
@@ -483,122 +617,114 @@ typedef struct autoep_experts_weights {
   const autoep_tensor *down_bias;    /* [e,H] or NULL */
 } autoep_experts_weights;
 
+typedef struct autoep_forward_args {
+  size_t struct_size; /* sizeof(autoep_forward_args) */
+  const autoep_experts_weights *weights;
+  const autoep_tensor *x;                 /* [T,H] */
+  const autoep_tensor *topk_weights;      /* [T,K] f32, f64 or bf16; on a GPU f32, bf16 or f16 */
+  const autoep_tensor *topk_idx;          /* [T,K], to make the plan first (counts_rows 0); NULL to follow `plan` */
+  const autoep_tensor *tokens_per_expert; /* [E] i32 out, or NULL; with topk_idx only */
+  autoep_buffer plan;                     /* out with topk_idx, else made before */
+  int64_t rows_capacity;                  /* of the plan; 0 with topk_idx */
+  autoep_buffer saved;                    /* out: what the backward needs */
+  const autoep_tensor *y;                 /* [T,H] out */
+  autoep_buffer workspace;
+} autoep_forward_args;
+
 /* Collective. y[t] = sum over k of topk_weights[t,k] * expert(topk_idx[t,k])(x[t]), summed in
- * f32 (f64) in k order: the same bits for every number of ranks.
- *   x            [T,H]
- *   topk_weights [T,K] f32, f64 or bf16
- *   rows         [S,H] out: what this rank received; backward needs it
- *   hidden       [R,G] out: the pre-activation; backward needs it
- *   expert_rows  [N,H] out: each copy's result, in expert order; backward needs it
- *   y            [T,H] out
- *   workspace    forward_workspace_bytes bytes, aligned to 64; may be NULL for 0 */
-autoep_status autoep_experts_forward(autoep_context context, autoep_plan plan,
-                                     const autoep_experts_weights *weights,
-                                     const autoep_tensor *x, const autoep_tensor *topk_weights,
-                                     const autoep_tensor *rows, const autoep_tensor *hidden,
-                                     const autoep_tensor *expert_rows, const autoep_tensor *y,
-                                     void *workspace, autoep_error *error);
+ * f32 (f64) in k order: the same bits for every number of ranks. On a GPU it can be captured in a graph; the kernels
+ * are compiled or loaded by the first call of a layer, which therefore comes before the capture. */
+autoep_status autoep_layer_forward(autoep_context context, autoep_layer layer,
+                                   const autoep_forward_args *args, autoep_error *error);
 
-/* Collective. Gradients of autoep_experts_forward, given what it saved. But for grad_hidden, what it writes
- * shares no memory with anything else that it is given. Where it fails, what it writes is undefined.
- *   grad_y            [T,H]
- *   x                 [T,H]; may be NULL for SCORE_AFTER where S = R
- *   grad_hidden       [R,G] out: the gradient of hidden; may be hidden itself, which is then overwritten
- *   grad_x            [T,H] out
- *   grad_topk_weights [T,K] dtype of topk_weights, out; or NULL
- *   grad_weights      shapes of the weights, out; each member NULL where no gradient is wanted. Until it
- *                     is made, the memory of gate_up's is worked in
- *   workspace         backward_workspace_bytes bytes, or with grad_weights->gate_up only
- *                     gate_up_backward_workspace_bytes, aligned to 64; may be NULL for 0 */
-autoep_status autoep_experts_backward(autoep_context context, autoep_plan plan,
-                                      const autoep_experts_weights *weights,
-                                      const autoep_tensor *grad_y, const autoep_tensor *x,
-                                      const autoep_tensor *topk_weights,
-                                      const autoep_tensor *rows, const autoep_tensor *hidden,
-                                      const autoep_tensor *expert_rows,
-                                      const autoep_tensor *grad_hidden,
-                                      const autoep_tensor *grad_x,
-                                      const autoep_tensor *grad_topk_weights,
-                                      const autoep_experts_weights *grad_weights,
-                                      void *workspace, autoep_error *error);
+typedef struct autoep_backward_args {
+  size_t struct_size; /* sizeof(autoep_backward_args) */
+  const autoep_experts_weights *weights;
+  const autoep_tensor *grad_y;            /* [T,H] */
+  const autoep_tensor *x;                 /* [T,H], or NULL where backward_reads_x is 0 */
+  const autoep_tensor *topk_weights;      /* [T,K] */
+  autoep_buffer plan;
+  int64_t rows_capacity;                  /* of the plan; 0 where the forward made it */
+  autoep_buffer saved;                    /* of the forward */
+  int32_t overwrite_saved;                /* 1: `saved` is worked in, and not what it was afterwards; else 0 */
+  const autoep_tensor *grad_x;            /* [T,H] out; NULL, if not wanted, for a rank alone only */
+  const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out, or NULL on every rank */
+  const autoep_experts_weights *grad_weights; /* shapes of the weights, out, in their dtype or f32; each member NULL
+                                               * where no gradient is wanted */
+  int32_t accumulate;                     /* 1: adds to grad_weights, which are f32 (f64 for f64); else 0 */
+  autoep_buffer workspace;
+} autoep_backward_args;
+
+/* Collective. Gradients of autoep_layer_forward, given what it was given and what it saved. An expert without rows
+ * gets zeros. grad_x and, unless accumulate is 1, grad_weights->gate_up serve as scratch memory until they are
+ * written. Where the call fails, its outputs are undefined, and `saved` too if overwrite_saved is 1. */
+autoep_status autoep_layer_backward(autoep_context context, autoep_layer layer,
+                                    const autoep_backward_args *args, autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
-/* The experts on one GPU                                                    */
+/* Dispatch and combine, for experts that the layer does not compute         */
 /* ------------------------------------------------------------------------- */
 
-/* All E experts of a layer on the device of a CUDA context, with no plan and no communicator. config
- * is that of the experts path, with f32, bf16 or f16. Calls only put work into the context's stream
- * and can be captured in a graph; the kernels are compiled or loaded by the first call with a config,
- * which therefore comes before the capture. A choice outside [0, E) is dropped: it contributes
- * nothing, and is told by the next call. */
+typedef struct autoep_dispatch_args {
+  size_t struct_size; /* sizeof(autoep_dispatch_args) */
+  autoep_buffer plan;
+  int64_t rows_capacity;
+  const autoep_tensor *x;            /* [T,H] */
+  const autoep_tensor *topk_weights; /* [T,K], which multiply the copies, or NULL */
+  const autoep_tensor *rows;         /* [rows_capacity,H] out; on a GPU rows beyond R are left as they are */
+  autoep_buffer workspace;
+} autoep_dispatch_args;
 
-typedef struct autoep_local_experts_info {
-  size_t struct_size; /* sizeof(autoep_local_experts_info); set by the caller */
-  int64_t routing_bytes;
-  int64_t forward_workspace_bytes;
-  int64_t backward_workspace_bytes;
-  int64_t backward_scratch_bytes;
-} autoep_local_experts_info;
+/* Collective. rows = the copies of x for this rank's experts, in expert order: by expert, then rank, token and k.
+ * Its backward is autoep_combine without topk_weights. */
+autoep_status autoep_dispatch(autoep_context context, autoep_layer layer,
+                              const autoep_dispatch_args *args, autoep_error *error);
 
-/* The sizes of what the caller allocates on the device for T tokens and K choices a token. */
-autoep_status autoep_local_experts_describe(autoep_context context,
-                                            const autoep_experts_config *config,
-                                            int64_t num_tokens, int32_t top_k,
-                                            autoep_local_experts_info *info,
-                                            autoep_error *error);
+typedef struct autoep_combine_args {
+  size_t struct_size; /* sizeof(autoep_combine_args) */
+  autoep_buffer plan;
+  int64_t rows_capacity;
+  const autoep_tensor *rows;         /* [rows_capacity,H], in expert order */
+  const autoep_tensor *topk_weights; /* [T,K], or NULL for ones */
+  const autoep_tensor *y;            /* [T,H] out */
+  autoep_buffer workspace;
+} autoep_combine_args;
 
-/* y[t] = sum over k of topk_weights[t,k] * expert(topk_idx[t,k])(x[t]), summed in f32 in k order.
- *   weights           as of the experts path, with e = E
- *   x                 [T,H]
- *   topk_idx          [T,K] i32 or i64
- *   topk_weights      [T,K] f32, bf16 or f16
- *   routing           routing_bytes bytes, aligned to 64, out; backward needs it
- *   hidden            [N,G] out: the pre-activation, in expert order; backward needs it
- *   tokens_per_expert [E] i32 out, or NULL
- *   y                 [T,H] out
- *   workspace         forward_workspace_bytes bytes, aligned to 64; may be NULL for 0 */
-autoep_status autoep_local_experts_forward(
-    autoep_context context, const autoep_experts_config *config,
-    const autoep_experts_weights *weights, const autoep_tensor *x, const autoep_tensor *topk_idx,
-    const autoep_tensor *topk_weights, void *routing, const autoep_tensor *hidden,
-    const autoep_tensor *tokens_per_expert, const autoep_tensor *y, void *workspace,
-    autoep_error *error);
+/* Collective. y[t] = sum over k, in k order, of topk_weights[t,k] times the row of slot (t,k). */
+autoep_status autoep_combine(autoep_context context, autoep_layer layer,
+                             const autoep_combine_args *args, autoep_error *error);
 
-/* Gradients of autoep_local_experts_forward, given what it was given and what it saved.
- *   grad_y            [T,H]
- *   grad_hidden       [N,G] out: the gradient of hidden, whose memory it may take
- *   activated         [N,F] out: what the activation gave, times each copy's weight; scratch, which may
- *                     be in the memory of grad_weights->gate_up unless that is added to
- *   grad_x            [T,H] out, or NULL
- *   grad_topk_weights [T,K] dtype of topk_weights, out, or NULL
- *   grad_weights      shapes of the weights, out, in their dtype or f32; each member NULL where no
- *                     gradient is wanted. An expert without tokens gets zeros
- *   accumulate        0; or 1 to add to the gradients that are in grad_weights, which are f32
- *   scratch           backward_scratch_bytes bytes, aligned to 64, which may be in the memory of
- *                     grad_x; may be NULL for 0
- *   workspace         backward_workspace_bytes bytes, aligned to 64; may be NULL for 0 */
-autoep_status autoep_local_experts_backward(
-    autoep_context context, const autoep_experts_config *config,
-    const autoep_experts_weights *weights, const autoep_tensor *grad_y, const autoep_tensor *x,
-    const autoep_tensor *topk_weights, const void *routing, const autoep_tensor *hidden,
-    const autoep_tensor *grad_hidden, const autoep_tensor *activated,
-    const autoep_tensor *grad_x, const autoep_tensor *grad_topk_weights,
-    const autoep_experts_weights *grad_weights, int32_t accumulate, void *scratch,
-    void *workspace, autoep_error *error);
+typedef struct autoep_combine_backward_args {
+  size_t struct_size; /* sizeof(autoep_combine_backward_args) */
+  autoep_buffer plan;
+  int64_t rows_capacity;
+  const autoep_tensor *grad_y;            /* [T,H] */
+  const autoep_tensor *rows;              /* [rows_capacity,H], as in autoep_combine */
+  const autoep_tensor *topk_weights;      /* [T,K] */
+  const autoep_tensor *grad_rows;         /* [rows_capacity,H] out; on a GPU rows beyond R are left as they are */
+  const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out */
+  autoep_buffer workspace;
+} autoep_combine_backward_args;
+
+/* Collective. The gradients of autoep_combine to the rows and, by <grad_y, row> at the expert, to topk_weights. */
+autoep_status autoep_combine_backward(autoep_context context, autoep_layer layer,
+                                      const autoep_combine_backward_args *args,
+                                      autoep_error *error);
 
 /* ------------------------------------------------------------------------- */
 /* Statistics                                                                */
 /* ------------------------------------------------------------------------- */
 
-/* Counters of a context's experts path since it was made or reset. Bytes count row payloads. */
+/* Counters of a context's layer calls since it was made or reset. Bytes count row payloads. Rows that only a
+ * device knows are counted as T*K. */
 typedef struct autoep_statistics {
   size_t struct_size; /* sizeof(autoep_statistics); set by the caller */
   int64_t forward_calls;
   int64_t backward_calls;
-  int64_t rows_sent;         /* copies this rank routed, wherever they went */
+  int64_t rows_sent;         /* slots of this rank with a row, wherever it went */
   int64_t rows_sent_remote;  /* those that went to another rank */
   int64_t rows_received;
-  int64_t bytes_sent_remote; /* by dispatches and combines, forward and backward */
+  int64_t bytes_sent_remote; /* rows of dispatches and combines, forward and backward */
 } autoep_statistics;
 
 autoep_status autoep_context_statistics(autoep_context context, autoep_statistics *statistics,

@@ -128,8 +128,8 @@ class BuildExtension(build_ext):
 
 engine = Extension(
     "autoep._engine",
-    sources=sorted(str(p.relative_to(HERE)) for p in (HERE / "src" / "autoep").glob("_engine*.c")),
-    depends=[str(p.relative_to(HERE)) for p in (HERE / "src" / "autoep").glob("_*.h")],
+    sources=sorted(str(p.relative_to(HERE)) for p in (HERE / "extension").glob("*.c")),
+    depends=[str(p.relative_to(HERE)) for p in (HERE / "extension").glob("*.h")],
     include_dirs=[str(CHECKOUT / "include")],
     define_macros=[("Py_LIMITED_API", "0x030A0000")],
     extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],

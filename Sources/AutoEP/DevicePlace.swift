@@ -1,3 +1,4 @@
+import AutoEPCore
 import CAutoEP
 
 /// A device that holds tensors.
@@ -12,6 +13,18 @@ struct DevicePlace: Sendable, Equatable {
 
   let type: Kind
   let id: Int
+
+  /// The memory of the device.
+  var space: MemorySpace { type == .cpu ? .host : .device(id) }
+
+  /// An address that a caller gives for this device.
+  func storage(_ address: UnsafeMutableRawPointer?) -> Storage {
+    type == .cpu
+      ? unsafe .host(address) : .device(DeviceAddress(UInt64(UInt(bitPattern: address))))
+  }
+
+  /// What tensors of floats can be there.
+  var floatTypes: [DataType] { type == .cpu ? [.f32, .f64, .bf16] : [.f32, .bf16, .f16] }
 
   var name: String {
     switch type {

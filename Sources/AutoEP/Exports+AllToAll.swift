@@ -1,20 +1,21 @@
 // The header documents the functions.
 // swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 @_cdecl("autoep_all_to_all") @implementation
 public func autoep_all_to_all(
-  _ comm: autoep_comm, _ send: UnsafePointer<autoep_tensor>!,
-  _ send_rows: UnsafePointer<Int64>!, _ receive: UnsafePointer<autoep_tensor>!,
-  _ receive_rows: UnsafePointer<Int64>!, _ error: UnsafeMutablePointer<autoep_error>!
+  _ comm: autoep_comm, _ args: UnsafePointer<autoep_all_to_all_args>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     let transport = try communicators.find(comm).transport
     let check = TensorChecker()
+    let args = try unsafe check.structure(args, "args")
     let all: [DataType] = [.f32, .f64, .bf16, .f16, .i32, .i64]
-    let send = try unsafe check.anyShape(send, "send", all)
-    let receive = try unsafe check.anyShape(receive, "receive", all)
+    let send = try unsafe check.anyShape(args.send, "send", all)
+    let receive = try unsafe check.anyShape(args.receive, "receive", all)
     guard send.dtype == receive.dtype, send.shape.dropFirst() == receive.shape.dropFirst() else {
       throw check.error(
         "receive",
@@ -22,11 +23,11 @@ public func autoep_all_to_all(
           + " send, \(send.dtype.name) of shape \(send.shape)")
     }
     let exchange = try unsafe RowExchange(
-      send: send.data,
-      sendRows: check.splits(send_rows, "send_rows", transport.size, rows: send.shape[0]),
-      receive: receive.data,
+      send: send.storage,
+      sendRows: check.splits(args.send_rows, "send_rows", transport.size, rows: send.shape[0]),
+      receive: receive.storage,
       receiveRows: check.splits(
-        receive_rows, "receive_rows", transport.size, rows: receive.shape[0]),
+        args.receive_rows, "receive_rows", transport.size, rows: receive.shape[0]),
       rowBytes: send.rowElementCount * send.dtype.byteCount, step: "all-to-all")
     try transport.exchange(exchange)
   }
@@ -73,12 +74,12 @@ extension TensorChecker {
     _ pointer: UnsafePointer<Int64>?, _ name: String, _ count: Int
   ) throws(EngineError) -> [Int] {
     guard let pointer = unsafe pointer else {
-      throw error(name, "is NULL; expected \(count) numbers, one a rank")
+      throw error(name, "is NULL; expected \(count) numbers, one per rank")
     }
     return (0..<count).map { unsafe Int(pointer[$0]) }
   }
 
-  /// Row counts, one a rank, that sum to the rows of their tensor.
+  /// Row counts, one per rank, that sum to the rows of their tensor.
   fileprivate func splits(
     _ pointer: UnsafePointer<Int64>?, _ name: String, _ ranks: Int, rows: Int
   ) throws(EngineError) -> [Int] {

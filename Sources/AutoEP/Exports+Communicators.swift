@@ -3,6 +3,7 @@
 import AutoEPCallback
 import AutoEPCore
 import AutoEPMPI
+import AutoEPSystem
 import CAutoEP
 
 @_cdecl("autoep_comm_create_self") @implementation
@@ -27,7 +28,7 @@ public func autoep_comm_create_local(
     guard (1...most).contains(size) else {
       throw check.error("size", "is \(size); expected 1 to \(most)")
     }
-    let world = try LocalTransport.makeWorld(
+    let world = try InProcessTransport.makeWorld(
       size: Int(size), timeout: check.timeout(timeout_seconds))
     for (rank, transport) in world.enumerated() {
       unsafe target[rank] = communicators.insert(Communicator(transport))
@@ -43,7 +44,7 @@ public func autoep_comm_create_callback(
   unsafe guarded(error) { () throws(EngineError) in
     let check = TensorChecker()
     let target = try unsafe check.pointer(comm, "comm")
-    let table = try unsafe check.config(transport, "transport")
+    let table = try unsafe check.structure(transport, "transport")
     let timeout = try check.timeout(timeout_seconds)
     unsafe target.pointee = communicators.insert(
       Communicator(try unsafe CallbackTransport(table, timeout: timeout)))
@@ -52,27 +53,57 @@ public func autoep_comm_create_callback(
 
 @_cdecl("autoep_comm_create_mpi") @implementation
 public func autoep_comm_create_mpi(
-  _ library_path: UnsafePointer<CChar>!, _ ranks: UnsafePointer<Int32>!, _ count: Int32,
-  _ timeout_seconds: Double, _ comm: UnsafeMutablePointer<autoep_comm>!,
+  _ config: UnsafePointer<autoep_mpi_config>!, _ comm: UnsafeMutablePointer<autoep_comm>!,
   _ error: UnsafeMutablePointer<autoep_error>!
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     let check = TensorChecker()
     let target = try unsafe check.pointer(comm, "comm")
-    guard let path = unsafe library_path else {
-      throw check.error("library_path", "is NULL; expected the path of libautoep_mpi.so")
+    let config = try unsafe check.structure(config, "config")
+    guard let path = unsafe config.library_path else {
+      throw check.error("config.library_path", "is NULL; expected the path of libautoep_mpi.so")
     }
     var chosen: [Int32]?
-    if let ranks = unsafe ranks {
-      let most: Int32 = 1 << 20
+    if let ranks = unsafe config.ranks {
+      let (count, most) = unsafe (config.num_ranks, Int32(1 << 20))
       guard (1...most).contains(count) else {
-        throw check.error("count", "is \(count); expected 1 to \(most) ranks")
+        throw check.error("config.num_ranks", "is \(count); expected 1 to \(most) ranks")
       }
       chosen = unsafe Array(UnsafeBufferPointer(start: ranks, count: Int(count)))
     }
     let transport = try unsafe MPITransport.open(
-      library: String(cString: path), ranks: chosen, timeout: check.timeout(timeout_seconds))
+      library: String(cString: path), ranks: chosen, timeout: check.timeout(config.timeout_seconds))
     unsafe target.pointee = communicators.insert(Communicator(transport))
+  }
+}
+
+@_cdecl("autoep_comm_abort") @implementation
+public func autoep_comm_abort(
+  _ comm: autoep_comm, _ reason: UnsafePointer<CChar>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let transport = try communicators.find(comm).transport
+    let text = unsafe reason.map { unsafe String(cString: $0) } ?? "no reason given"
+    transport.abort(
+      EngineError(
+        .communication, "rank \(transport.rank) gave the group up: \(text)", step: "abort",
+        ranks: [transport.rank]))
+  }
+}
+
+@_cdecl("autoep_comm_health") @implementation
+public func autoep_comm_health(
+  _ comm: autoep_comm, _ health: UnsafeMutablePointer<autoep_error>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let check = TensorChecker()
+    let target = try unsafe check.pointer(health, "health")
+    _ = try unsafe check.structure(UnsafePointer(health), "health")
+    let failure = try communicators.find(comm).transport.health.failure
+    unsafe target.pointee.status = autoep_status(AUTOEP_OK)
+    if let failure { unsafe write(failure, to: target) }
   }
 }
 

@@ -3,6 +3,7 @@
 import AutoEPCPU
 import AutoEPCUDA
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// Of autoep_context_config, which first ended before the stream.
@@ -20,7 +21,7 @@ public func autoep_context_create(
       unsafe target.pointee = contexts.insert(EngineContext(try CPUBackend(numThreads: nil)))
       return
     }
-    let given = try unsafe check.config(config, "config", oldest: oldestSize)
+    let given = try unsafe check.structure(config, "config", oldest: oldestSize)
     unsafe target.pointee = contexts.insert(try check.context(given))
   }
 }

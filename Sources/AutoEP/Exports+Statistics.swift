@@ -1,6 +1,7 @@
 // The header documents the functions.
 // swift-format-ignore-file: AllPublicDeclarationsHaveDocumentation
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 @_cdecl("autoep_context_statistics") @implementation
@@ -10,7 +11,7 @@ public func autoep_context_statistics(
 ) -> autoep_status {
   unsafe guarded(error) { () throws(EngineError) in
     let check = TensorChecker()
-    var result = try unsafe check.config(statistics, "statistics")
+    var result = try unsafe check.structure(statistics, "statistics")
     let snapshot = try contexts.find(context).statistics.snapshot
     result.forward_calls = Int64(snapshot.forwardCalls)
     result.backward_calls = Int64(snapshot.backwardCalls)

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// Runs an export's body and turns what it throws into a status and a text for the caller.
@@ -14,9 +15,35 @@ func guarded(
   }
 }
 
-/// Writes status and text; a text that does not fit is cut between two characters.
-private func write(_ failure: EngineError, to error: UnsafeMutablePointer<autoep_error>) {
+/// Runs the body of an export that computes on a context, with the context's backend and a checker of its tensors.
+func onContext(
+  _ context: autoep_context, _ error: UnsafeMutablePointer<autoep_error>?,
+  _ function: StaticString = #function,
+  _ body: (any ComputeBackend, inout TensorChecker) throws(EngineError) -> Void
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let context = try contexts.find(context)
+    let backend = try context.backend()
+    var check = TensorChecker(on: context, function)
+    try body(backend, &check)
+  }
+}
+
+/// Writes a failure; a text that does not fit is cut between two characters. An error struct whose size was not set
+/// stays as it is.
+func write(_ failure: EngineError, to error: UnsafeMutablePointer<autoep_error>) {
+  guard unsafe error.pointee.struct_size >= MemoryLayout<autoep_error>.size else { return }
   unsafe error.pointee.status = failure.kind.rawValue
+  unsafe error.pointee.num_ranks = Int32(truncatingIfNeeded: failure.ranks.count)
+  unsafe withUnsafeMutableBytes(of: &error.pointee.ranks) { target in
+    let ranks = unsafe target.bindMemory(to: Int32.self)
+    for (index, rank) in failure.ranks.prefix(ranks.count).enumerated() {
+      unsafe ranks[index] = Int32(truncatingIfNeeded: rank)
+    }
+  }
+  unsafe withUnsafeMutableBytes(of: &error.pointee.step) { target in
+    unsafe copyText(failure.step ?? "", to: target)
+  }
   unsafe withUnsafeMutableBytes(of: &error.pointee.message) { target in
     unsafe copyText(failure.message, to: target)
   }

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Gives out numbers for objects that callers hold. Numbers are never used twice and differ between
 /// kinds, so a freed, foreign or invented one is an error.

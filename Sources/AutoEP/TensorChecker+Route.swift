@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 extension TensorChecker {
@@ -13,8 +14,9 @@ extension TensorChecker {
     }
     var route = RouteConfiguration(score: score, topK: Int(config.top_k))
     bind("K", route.topK, from: "config.top_k")
-    guard config.scale.isFinite else {
-      throw error("config.scale", "is \(config.scale); expected a finite number")
+    // 0, as a zeroed struct has it, would silence all experts.
+    guard config.scale.isFinite, config.scale != 0 else {
+      throw error("config.scale", "is \(config.scale); expected a finite number other than 0")
     }
     route.scale = config.scale
     try setNormalization(of: &route, config)
@@ -26,7 +28,7 @@ extension TensorChecker {
   private func setNormalization(
     of route: inout RouteConfiguration, _ config: autoep_route_config
   ) throws(EngineError) {
-    guard config.normalize != 0 else { return }
+    guard try flag(config.normalize, "config.normalize") else { return }
     let epsilon = config.normalize_epsilon
     guard epsilon >= 0, epsilon.isFinite else {
       throw error("config.normalize_epsilon", "is \(epsilon); expected a finite number from 0 up")

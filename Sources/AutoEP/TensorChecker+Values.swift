@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// Checks of numbers, and of what several calls share.
@@ -32,18 +33,31 @@ extension TensorChecker {
   /// The count of slots [T,K]; rows are numbered by 32 bits.
   @discardableResult
   func slotCount(_ slots: TensorView) throws(EngineError) -> Int {
-    guard slots.elementCount <= Int(Int32.max) else {
-      throw error("T * K", "is \(slots.elementCount); expected at most \(Int32.max) a call")
-    }
-    return slots.elementCount
+    try slotCount(slots.shape[0], slots.shape[1])
   }
 
-  /// row_of_slot [T,K], whose count binds N.
+  /// T·K; rows are numbered by 32 bits.
+  @discardableResult
+  func slotCount(_ numTokens: Int, _ topK: Int) throws(EngineError) -> Int {
+    let most = Int(Int32.max)
+    guard topK == 0 || numTokens <= most / topK else {
+      throw error("T * K", "is \(numTokens) * \(topK); expected at most \(most) per call")
+    }
+    return numTokens * topK
+  }
+
+  /// A field that says yes or no.
+  func flag(_ value: Int32, _ name: String) throws(EngineError) -> Bool {
+    guard value == 0 || value == 1 else { throw error(name, "is \(value); expected 0 or 1") }
+    return value == 1
+  }
+
+  /// row_of_slot [T,K].
   mutating func rowOfSlot(
     _ tensor: UnsafePointer<autoep_tensor>?
   ) throws(EngineError) -> TensorView {
     let slots = try unsafe self.tensor(tensor, "row_of_slot", ["T", "K"], [.i32])
-    bind("N", try slotCount(slots), from: "T * K of row_of_slot")
+    try slotCount(slots)
     return slots
   }
 
@@ -51,23 +65,25 @@ extension TensorChecker {
   /// know must then be zero. One of an older header is shorter: what it does not have is zero.
   ///
   /// - Parameter oldest: the size that the struct had at first, where it has grown.
-  func config<Config: BitwiseCopyable>(
-    _ config: UnsafePointer<Config>?, _ name: String, oldest: Int = MemoryLayout<Config>.size
-  ) throws(EngineError) -> Config {
-    guard let config = unsafe config else {
-      throw error(name, "is NULL; expected a \(Config.self)")
+  func structure<Structure: BitwiseCopyable>(
+    _ address: UnsafePointer<Structure>?, _ name: String,
+    oldest: Int = MemoryLayout<Structure>.size
+  ) throws(EngineError) -> Structure {
+    guard let address = unsafe address else {
+      throw error(name, "is NULL; expected an \(Structure.self)")
     }
-    // The size comes first in every config, so it can be read before the rest is trusted.
-    let size = unsafe UnsafeRawPointer(config).load(as: Int.self)
-    let known = MemoryLayout<Config>.size
+    // The size comes first in every struct, so it can be read before the rest is trusted.
+    let size = unsafe UnsafeRawPointer(address).load(as: Int.self)
+    let known = MemoryLayout<Structure>.size
     guard size >= oldest else {
-      throw error("\(name).struct_size", "is \(size); expected sizeof(\(Config.self)) = \(known)")
+      throw error(
+        "\(name).struct_size", "is \(size); expected sizeof(\(Structure.self)) = \(known)")
     }
-    let given = unsafe UnsafeRawBufferPointer(start: config, count: min(size, known + 4096))
+    let given = unsafe UnsafeRawBufferPointer(start: address, count: min(size, known + 4096))
     guard unsafe given.dropFirst(known).allSatisfy({ $0 == 0 }) else {
       throw error(name, "sets fields that this library is too old to know; use a newer library")
     }
-    return unsafe withUnsafeTemporaryAllocation(of: Config.self, capacity: 1) { copy in
+    return unsafe withUnsafeTemporaryAllocation(of: Structure.self, capacity: 1) { copy in
       let bytes = UnsafeMutableRawBufferPointer(copy)
       unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
       unsafe bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: given.prefix(known)))

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// Turns the tensors of one call into views, after checking all that a view promises. Dimensions
@@ -11,7 +12,7 @@ struct TensorChecker {
   }
 
   private let signature: StaticString
-  private let place: DevicePlace
+  let place: DevicePlace
   /// Few: found faster one by one than by a hash.
   private var bindings: [Binding] = []
 
@@ -120,7 +121,7 @@ struct TensorChecker {
     let dtype = try unsafe dtype(tensor, name, dtypes)
     let shape = try unsafe shape(tensor, name, dtype)
     try unsafe checkDense(tensor, name, shape)
-    let view = unsafe TensorView(data: tensor.data, shape: shape, dtype: dtype)
+    let view = unsafe TensorView(place.storage(tensor.data), shape: shape, dtype: dtype)
     if view.elementCount > 0 {
       guard let data = unsafe tensor.data else {
         throw error(name, "has no data, but shape \(shape); expected memory of its size")

@@ -1,10 +1,11 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The steps of an MoE layer on the cores of this process.
 ///
 /// May be used from several threads at once. Results depend neither on the number of threads nor on
 /// where a row stands.
-public final class CPUBackend: HostBackend {
+public final class CPUBackend: ComputeBackend {
   let pool: ThreadPool
   let kernels: KernelSet
   let workbenches = WorkbenchStore()
@@ -20,6 +21,25 @@ public final class CPUBackend: HostBackend {
     self.kernels = kernels
     pool = ThreadPool(threadCount: threadCount)
   }
+
+  /// Memory of this process.
+  public var space: MemorySpace { .host }
+  /// Nothing: what is wrong with data shows at once.
+  public func checkFaults() {}
+  /// The calling thread: results are there when a call returns.
+  public var queue: WorkQueue { .host }
+  /// Products read and write rows wherever they are.
+  public var readsPlacedRows: Bool { true }
+
+  /// Nothing: where groups begin is read when it is needed.
+  public func preparedBytes(_ configuration: ExpertsConfiguration, localExperts: Int) -> ByteCount {
+    ByteCount()
+  }
+
+  /// Nothing.
+  public func prepare(
+    _ groups: RowGroups, _ configuration: ExpertsConfiguration, rowsCapacity: Int
+  ) {}
 
   /// The number of threads in use.
   public var numThreads: Int { pool.threadCount }

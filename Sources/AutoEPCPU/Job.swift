@@ -6,9 +6,9 @@ final class Job: @unchecked Sendable {
   private let rangeLength: Int
   private let nextStart = Atomic(0)
   // Only called before `finish`, while the caller's closure lives.
-  private var body: ((Range<Int>) -> Void)?
+  private var body: (@Sendable (Range<Int>) -> Void)?
 
-  init(count: Int, rangeLength: Int, body: @escaping (Range<Int>) -> Void) {
+  init(count: Int, rangeLength: Int, body: @escaping @Sendable (Range<Int>) -> Void) {
     self.count = count
     self.rangeLength = rangeLength
     self.body = body

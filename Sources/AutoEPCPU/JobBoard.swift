@@ -1,53 +1,43 @@
-import Glibc
+import AutoEPSystem
 
 /// Where workers wait for the next job. It outlives the pool until the last worker has left.
-@safe
-final class JobBoard: @unchecked Sendable {
-  // All below is guarded by `mutex`.
-  private var job: Job?
-  private var jobNumber = 0
-  private var activeWorkers = 0
-  private var isClosed = false
-
-  private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
-  private let jobPosted = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-  private let workerDone = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-
-  init() {
-    unsafe pthread_mutex_init(mutex, nil)
-    unsafe pthread_cond_init(jobPosted, nil)
-    unsafe pthread_cond_init(workerDone, nil)
+final class JobBoard: Sendable {
+  private struct State {
+    var job: Job?
+    var jobNumber = 0
+    var activeWorkers = 0
+    var isClosed = false
   }
 
-  deinit {
-    unsafe pthread_cond_destroy(workerDone)
-    unsafe pthread_cond_destroy(jobPosted)
-    unsafe pthread_mutex_destroy(mutex)
-    unsafe workerDone.deallocate()
-    unsafe jobPosted.deallocate()
-    unsafe mutex.deallocate()
+  private enum Order {
+    case takePart(Job)
+    case goHome
   }
+
+  // The conditions of the monitor.
+  private let jobPosted = 0
+  private let workersDone = 1
+  private let board = Monitor(State(), conditions: 2)
 
   /// Does the job together with the workers that come; returns when all of it is done. Workers that
   /// never come, as in a forked child, are not waited for.
   func run(_ job: Job) {
-    locked {
-      self.job = job
-      jobNumber += 1
-      unsafe pthread_cond_broadcast(jobPosted)
+    board.change(waking: jobPosted) { board in
+      board.job = job
+      board.jobNumber += 1
     }
     job.takePart()
-    locked {
-      self.job = nil
-      while activeWorkers > 0 { unsafe pthread_cond_wait(workerDone, mutex) }
-      job.finish()
+    board.wait(on: workersDone) { board -> Void? in
+      board.job = nil
+      return board.activeWorkers == 0 ? () : nil
     }
+    job.finish()
   }
 
   /// A worker's life.
   func work() {
     var lastJobNumber = 0
-    while let job = join(after: &lastJobNumber) {
+    while case .takePart(let job) = nextOrder(after: &lastJobNumber) {
       job.takePart()
       leave()
     }
@@ -55,36 +45,24 @@ final class JobBoard: @unchecked Sendable {
 
   /// Sends the workers home.
   func close() {
-    locked {
-      isClosed = true
-      unsafe pthread_cond_broadcast(jobPosted)
-    }
+    board.change(waking: jobPosted) { $0.isClosed = true }
   }
 
-  private func join(after lastJobNumber: inout Int) -> Job? {
-    locked {
-      while !isClosed {
-        if let job, jobNumber != lastJobNumber {
-          lastJobNumber = jobNumber
-          activeWorkers += 1
-          return job
-        }
-        unsafe pthread_cond_wait(jobPosted, mutex)
-      }
-      return nil
+  private func nextOrder(after lastJobNumber: inout Int) -> Order {
+    board.wait(on: jobPosted) { board in
+      if board.isClosed { return .goHome }
+      guard let job = board.job, board.jobNumber != lastJobNumber else { return nil }
+      lastJobNumber = board.jobNumber
+      board.activeWorkers += 1
+      return .takePart(job)
     }
   }
 
   private func leave() {
-    locked {
-      activeWorkers -= 1
-      if activeWorkers == 0 { unsafe pthread_cond_signal(workerDone) }
+    let isLast = board.withLock { board in
+      board.activeWorkers -= 1
+      return board.activeWorkers == 0
     }
-  }
-
-  private func locked<Result>(_ body: () -> Result) -> Result {
-    unsafe pthread_mutex_lock(mutex)
-    defer { unsafe pthread_mutex_unlock(mutex) }
-    return body()
+    if isLast { board.wake(workersDone) }
   }
 }

@@ -1,5 +1,5 @@
+import AutoEPSystem
 import CMicroKernels
-import Glibc
 
 /// The threads of the OpenMP runtime that the process has already, if it is one with GCC's interface.
 ///
@@ -16,13 +16,15 @@ struct OpenMPTeam: @unchecked Sendable {
 
   /// Nil where no runtime is loaded, and in a forked child, which the runtime does not survive.
   init?() {
-    guard is_forked() == 0, let symbol = unsafe dlsym(nil, "GOMP_parallel") else { return nil }
-    unsafe parallel = unsafe unsafeBitCast(symbol, to: Parallel.self)
+    guard is_forked() == 0,
+      let parallel: Parallel = unsafe try? DynamicLibrary.process.function("GOMP_parallel")
+    else { return nil }
+    unsafe self.parallel = unsafe parallel
   }
 
   /// Runs `body` on as many threads, this one among them, or fewer; returns when all are done. After a
   /// fork it runs on this one alone.
-  func run(threadCount: Int, _ body: () -> Void) {
+  func run(threadCount: Int, _ body: @Sendable () -> Void) {
     guard is_forked() == 0 else { return body() }
     withoutActuallyEscaping(body) { body in
       let work = Work(body)
@@ -35,8 +37,8 @@ struct OpenMPTeam: @unchecked Sendable {
   }
 
   private final class Work {
-    let body: () -> Void
+    let body: @Sendable () -> Void
 
-    init(_ body: @escaping () -> Void) { self.body = body }
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
   }
 }

@@ -1,6 +1,6 @@
 import AutoEPCore
+import AutoEPSystem
 import CMicroKernels
-import Glibc
 
 /// How many threads a backend uses.
 enum ThreadCount {
@@ -29,11 +29,4 @@ enum ThreadCount {
     }
     return count
   }
-}
-
-/// The value of an environment variable that is set and not empty.
-func environmentValue(_ name: String) -> String? {
-  guard let value = unsafe getenv(name) else { return nil }
-  let text = unsafe String(cString: value)
-  return text.isEmpty ? nil : text
 }

@@ -38,7 +38,9 @@ final class ThreadPool: Sendable {
   /// from several threads at once. A job that comes while another runs, from another host thread or
   /// from inside a body, runs on its caller alone. `grain` is not evaluated where there is no item:
   /// the sizes of empty tensors may be too large to reckon with.
-  func forEachRange(of count: Int, grain: @autoclosure () -> Int, _ body: (Range<Int>) -> Void) {
+  func forEachRange(
+    of count: Int, grain: @autoclosure () -> Int, _ body: @Sendable (Range<Int>) -> Void
+  ) {
     guard count > 0 else { return }
     let grain = grain()
     guard threadCount > 1, count > grain, claim() else { return body(0..<count) }
@@ -51,7 +53,7 @@ final class ThreadPool: Sendable {
   }
 
   /// Calls `body` with each number below `count`, the lowest first, as threads become free.
-  func forEachItem(of count: Int, _ body: (Int) -> Void) {
+  func forEachItem(of count: Int, _ body: @Sendable (Int) -> Void) {
     guard count > 1, threadCount > 1, claim() else { return (0..<count).forEach(body) }
     defer { isBusy.store(false, ordering: .releasing) }
     withoutActuallyEscaping(body) { body in

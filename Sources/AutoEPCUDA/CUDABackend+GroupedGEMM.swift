@@ -1,47 +1,41 @@
 import AutoEPCore
+import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let groupedGEMM = KernelSource(
-    "portable_grouped_gemm.cu",
-    axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.each("LAYOUT", [1, 2])]
-  ) { ProductTile.preludes + [PackageResources.portable_grouped_gemm_cu] }
+    "portable_grouped_gemm.cu", PackageResources.portable_grouped_gemm_cu,
+    axes: [ProductTile.axis, RowGroups.axis, [WeightLayout.outIn, .inOut].map(\.defines)])
 
   static let weightGradient = KernelSource(
-    "portable_weight_gradient.cu", axes: [ProductTile.axis, DeviceGroups.axis, KernelVariant.sums]
-  ) { ProductTile.preludes + [PackageResources.portable_weight_gradient_cu] }
+    "portable_weight_gradient.cu", PackageResources.portable_weight_gradient_cu,
+    axes: [ProductTile.axis, RowGroups.axis, KernelVariant.sums])
+}
+
+extension WeightLayout {
+  fileprivate var defines: KernelSource.Choice {
+    KernelVariant.define("LAYOUT", self == .outIn ? LAYOUT_OUT_IN : LAYOUT_IN_OUT)
+  }
 }
 
 extension CUDABackend {
   /// out[r] = rows[r] · W[group of r] (+ bias); rows outside of all groups are left alone.
   public func groupedGEMM(
-    _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
-    rowsPerGroup: TensorView, into out: TensorView
+    _ rows: ExpertRows, weights: TensorView, layout: WeightLayout, bias: TensorView?,
+    groups: RowGroups, into out: ExpertRows
   ) throws(EngineError) {
-    try groupedGEMM(
-      rows, weights: weights, layout: layout, bias: bias, groups: .counts(rowsPerGroup), into: out)
-  }
-
-  /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r].
-  public func groupedGEMMWeightGradient(
-    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: TensorView,
-    into gradWeights: TensorView
-  ) throws(EngineError) {
-    try groupedGEMMWeightGradient(
-      gradOut: gradOut, rows: rows, layout: layout, groups: .counts(rowsPerGroup),
-      into: gradWeights, accumulate: false)
-  }
-
-  func groupedGEMM(
-    _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
-    groups: DeviceGroups, into out: TensorView
-  ) throws(EngineError) {
+    let (rows, out) = (try inOrder(rows), try inOrder(out))
+    if let hopper = try hopperGEMM(
+      groups, rows: rows.shape[0], widths: [rows.shape[1], out.shape[1]], [rows, weights, out])
+    {
+      return try hopper.product(rows, weights, layout, bias: bias, into: out)
+    }
     let (depth, columns) = (rows.shape[1], out.shape[1])
     let tile = try ProductTile(
       rows.dtype, widths: [depth, columns], [rows, weights, out], "the grouped GEMM")
     let rowTiles = (rows.shape[0] + tile.side - 1) / tile.side + groups.count
     try kernel(
-      .groupedGEMM, "portable_grouped_gemm",
-      tile.choice + groups.choice + KernelVariant.define("LAYOUT", Int(layout.rawValue))
+      .groupedGEMM, "portable_grouped_gemm", tile.choice + groups.choice + layout.defines
     ).launch(
       grid: tileGrid(rowTiles * tile.count(columns)), block: 256, sharedBytes: tile.sharedBytes,
       on: stream, rows, weights, bias, groups.tensor, out, kernelInt(groups.count, "E"),
@@ -49,11 +43,20 @@ extension CUDABackend {
       kernelInt(depth, "the input width"))
   }
 
-  /// - Parameter gradWeights: of the rows' type, or f32; added to for `accumulate`.
-  func groupedGEMMWeightGradient(
-    gradOut: TensorView, rows: TensorView, layout: WeightLayout, groups: DeviceGroups,
+  /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r].
+  public func groupedGEMMWeightGradient(
+    gradOut: ExpertRows, rows: ExpertRows, layout: WeightLayout, groups: RowGroups,
     into gradWeights: TensorView, accumulate: Bool
   ) throws(EngineError) {
+    let (gradOut, rows) = (try inOrder(gradOut), try inOrder(rows))
+    let widths = [gradOut.shape[1], rows.shape[1]]
+    if let hopper = try hopperGEMM(
+      groups, rows: rows.shape[0], widths: widths, [gradOut, rows, gradWeights])
+    {
+      return try hopper.weightGradient(
+        gradOut: gradOut, rows: rows, ahead: nil, layout, into: gradWeights,
+        accumulate: accumulate)
+    }
     // The gradient of [in, out] is the outer product the other way round.
     let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
     let (leftWidth, rightWidth) = (left.shape[1], right.shape[1])
@@ -70,7 +73,7 @@ extension CUDABackend {
       kernelInt(leftWidth, "a weight's width"), kernelInt(rightWidth, "a weight's width"))
   }
 
-  /// Blocks that stay until all tiles are done: two a multiprocessor.
+  /// Blocks that stay until all tiles are done: two per multiprocessor.
   private func tileGrid(_ tiles: Int) -> LaunchSize {
     LaunchSize(min(tiles, 2 * device.processorCount))
   }
@@ -83,14 +86,6 @@ struct ProductTile {
     + [DataType.bf16, .f16].flatMap { dtype in
       [false, true].map { choice(dtype, isAligned: $0) }
     }
-
-  static var preludes: [[UInt8]] {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.operand_cuh, PackageResources.groups_cuh, PackageResources.f32_tile_cuh,
-      PackageResources.chunk_cuh, PackageResources.tensor_core_tile_cuh,
-    ]
-  }
 
   let choice: KernelSource.Choice
   private let isPlain: Bool
@@ -105,10 +100,11 @@ struct ProductTile {
     choice = Self.choice(dtype, isAligned: isAligned && !isPlain)
   }
 
-  /// Rows and columns of a tile; as in the kernels' files.
-  var side: Int { isPlain ? 64 : 128 }
-  /// Two operands: a part of depth 16 whose rows have one element more, or three stages of depth 32.
-  var sharedBytes: Int { isPlain ? 2 * 16 * 65 * 4 : 2 * 3 * 128 * 32 * 2 }
+  /// Rows and columns of a tile.
+  var side: Int { isPlain ? F32_TILE : TENSOR_CORE_TILE }
+  var sharedBytes: Int {
+    isPlain ? F32_TILE_SHARED_BYTES : TENSOR_CORE_TILE_SHARED_BYTES
+  }
 
   func count(_ width: Int) -> Int { (width + side - 1) / side }
 

@@ -1,44 +1,19 @@
 import AutoEPCore
+import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let permute = KernelSource(
-    "permute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
-  ) {
-    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.permute_cu]
-  }
+    "permute.cu", PackageResources.permute_cu,
+    axes: [KernelVariant.rows, KernelVariant.weightsOrNone])
 
   static let unpermute = KernelSource(
-    "unpermute.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3])]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.unpermute_cu,
-    ]
-  }
+    "unpermute.cu", PackageResources.unpermute_cu,
+    axes: [KernelVariant.rows, KernelVariant.weightsOrNone])
 
   static let slotDot = KernelSource(
-    "slot_dot.cu", axes: [KernelVariant.rows, KernelVariant.each("WEIGHT", [1, 2, 3])]
-  ) {
-    [PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.slot_dot_cu]
-  }
-
-  static let rowWeights = KernelSource(
-    "row_weights.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.row_weights_cu,
-    ]
-  }
-
-  static let gatherPartials = KernelSource(
-    "gather_partials.cu", variants: KernelVariant.each("WEIGHT", [1, 2, 3])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.gather_partials_cu,
-    ]
-  }
+    "slot_dot.cu", PackageResources.slot_dot_cu,
+    axes: [KernelVariant.rows, KernelVariant.weights])
 }
 
 extension CUDABackend {
@@ -47,7 +22,8 @@ extension CUDABackend {
     _ x: TensorView, rowOfSlot: TensorView, weights: TensorView?, into rows: TensorView
   ) throws(EngineError) {
     try moveTokens(
-      .permute, "permute", vectorsPerLane: 4, tokens: x, rowOfSlot: rowOfSlot, weights: weights,
+      .permute, "permute", vectorsPerLane: PERMUTE_PER_LANE, tokens: x, rowOfSlot: rowOfSlot,
+      weights: weights,
       rows: rows, arguments: { ($0, $1) })
   }
 
@@ -56,47 +32,41 @@ extension CUDABackend {
     _ rows: TensorView, rowOfSlot: TensorView, weights: TensorView?, into y: TensorView
   ) throws(EngineError) {
     try moveTokens(
-      .unpermute, "unpermute", vectorsPerLane: 2, tokens: y, rowOfSlot: rowOfSlot,
+      .unpermute, "unpermute", vectorsPerLane: UNPERMUTE_PER_LANE, tokens: y, rowOfSlot: rowOfSlot,
       weights: weights, rows: rows, arguments: { ($1, $0) })
   }
 
-  /// gradWeights[t,k] = ⟨x[t], rows[rowOfSlot[t,k]]⟩; 0 for a slot of row -1.
+  /// products[t,k] = ⟨x[t], rows[rowOfSlot[t,k]]⟩; 0 for a slot of row -1.
   public func slotDot(
-    _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView, into gradWeights: TensorView
+    _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView, into products: TensorView
+  ) throws(EngineError) {
+    try dot(x, rows, rowOfSlot: rowOfSlot, topK: rowOfSlot.shape[1], into: products)
+  }
+
+  private func dot(
+    _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView?, topK: Int,
+    into products: TensorView
   ) throws(EngineError) {
     let layout = try RowLayout(x, [rows], "the gradient of topk_weights")
-    try KernelVariant.check(gradWeights.dtype, for: "the gradient of topk_weights")
-    try kernel(.slotDot, "slot_dot", layout.choice + KernelVariant.weight(gradWeights.dtype))
-      .launch(
-        grid: LaunchSize(blocks(warps: rowOfSlot.elementCount)), block: 256, on: stream, x, rows,
-        rowOfSlot, gradWeights, Int64(rowOfSlot.elementCount),
-        kernelInt(rowOfSlot.shape[1], "K"), kernelInt(rows.shape[0], "N"), layout.vectorCount)
+    try KernelVariant.check(products.dtype, for: "the gradient of topk_weights")
+    let slots = products.elementCount
+    try kernel(.slotDot, "slot_dot", layout.choice + KernelVariant.weight(products.dtype)).launch(
+      grid: LaunchSize(blocks(warps: slots)), block: 256, on: stream, x, rows, rowOfSlot, products,
+      Int64(slots), kernelInt(topK, "K"), kernelInt(rows.shape[0], "R"), layout.vectorCount)
   }
 
-  /// weights [N] f32 = the weight of each row's slot.
-  func rowWeights(
-    _ topkWeights: TensorView, slotOfRow: TensorView, into weights: TensorView
+  /// Nothing: the host cannot read the rows.
+  public func check(rowOfSlot: TensorView, rowCount: Int, areDistinct: Bool) {}
+
+  /// products[r] = ⟨left[r], right[r]⟩.
+  public func rowDot(
+    _ left: ExpertRows, _ right: ExpertRows, groups: RowGroups, into products: ExpertRows
   ) throws(EngineError) {
-    try KernelVariant.check(topkWeights.dtype, for: "the weights of rows")
-    let rows = slotOfRow.elementCount
-    try kernel(.rowWeights, "row_weights", KernelVariant.weight(topkWeights.dtype)).launch(
-      grid: LaunchSize((rows + 255) / 256), block: 256, on: stream, topkWeights, slotOfRow,
-      weights, Int64(rows))
+    let (left, right) = (try inOrder(left), try inOrder(right))
+    try dot(left, right, rowOfSlot: nil, topK: 1, into: inOrder(products))
   }
 
-  /// sums [T,K] = for each slot the sum of its row's partials [N,n] f32; 0 for a slot of row -1.
-  func gatherPartials(
-    _ partials: TensorView, rowOfSlot: TensorView, into sums: TensorView
-  ) throws(EngineError) {
-    try KernelVariant.check(sums.dtype, for: "the gradient of topk_weights")
-    let slots = rowOfSlot.elementCount
-    try kernel(.gatherPartials, "gather_partials", KernelVariant.weight(sums.dtype)).launch(
-      grid: LaunchSize((slots + 255) / 256), block: 256, on: stream, partials, rowOfSlot, sums,
-      Int64(slots), kernelInt(partials.shape[0], "N"),
-      kernelInt(partials.shape[1], "the parts of a sum"))
-  }
-
-  /// Between tokens [T,H] and rows [N,H]; `arguments` puts the two in the kernel's order.
+  /// Between tokens [T,H] and rows [R,H]; `arguments` puts the two in the kernel's order.
   private func moveTokens(
     _ source: KernelSource, _ name: String, vectorsPerLane: Int, tokens: TensorView,
     rowOfSlot: TensorView, weights: TensorView?, rows: TensorView,
@@ -109,10 +79,10 @@ extension CUDABackend {
     try kernel(source, name, layout.choice + KernelVariant.weight(weights?.dtype)).launch(
       grid: LaunchSize(blocks(warps: tokens.shape[0], sharedBy: segments), segments), block: 256,
       on: stream, first, rowOfSlot, weights, last, Int64(tokens.shape[0]),
-      kernelInt(rowOfSlot.shape[1], "K"), kernelInt(rows.shape[0], "N"), layout.vectorCount)
+      kernelInt(rowOfSlot.shape[1], "K"), kernelInt(rows.shape[0], "R"), layout.vectorCount)
   }
 
-  /// Blocks of eight warps that are enough for a warp an item, or to fill the device some ten times: with
+  /// Blocks of eight warps that are enough for a warp per item, or to fill the device some ten times: with
   /// fewer, some end long before others.
   func blocks(warps: Int, sharedBy segments: Int = 1) -> Int {
     let most = max(1, device.processorCount * 64 / max(segments, 1))
@@ -123,7 +93,7 @@ extension CUDABackend {
 /// How kernels read rows of one width.
 struct RowLayout {
   let choice: KernelSource.Choice
-  /// Elements an access.
+  /// Elements per access.
   let vector: Int
   let vectorCount: Int32
 

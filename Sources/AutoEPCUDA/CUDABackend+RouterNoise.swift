@@ -1,19 +1,12 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension KernelSource {
-  static let zLoss = elementwise("z_loss.cu") { PackageResources.z_loss_cu }
-  static let jitter = elementwise("jitter.cu") { PackageResources.jitter_cu }
+  static let zLoss = KernelSource(
+    "z_loss.cu", PackageResources.z_loss_cu, axes: [KernelVariant.element])
 
-  private static func elementwise(
-    _ name: String, _ file: @escaping @Sendable () -> [UInt8]
-  ) -> KernelSource {
-    KernelSource(
-      name,
-      variants: KernelVariant.elements.map {
-        KernelVariant.define("ELEMENT", KernelVariant.code($0))
-      }
-    ) { [PackageResources.instructions_cuh, PackageResources.element_cuh, file()] }
-  }
+  static let jitter = KernelSource(
+    "jitter.cu", PackageResources.jitter_cu, axes: [KernelVariant.element])
 }
 
 extension CUDABackend {

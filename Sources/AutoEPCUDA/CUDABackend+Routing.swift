@@ -1,23 +1,17 @@
 import AutoEPCore
+import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let routerLogits = KernelSource(
-    "router_logits.cu",
-    axes: [RouterProduct.operands, KernelVariant.each("COLUMNS", RouterProduct.columns)]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh,
-      PackageResources.chunk_cuh, PackageResources.router_logits_cu,
-    ]
-  }
+    "router_logits.cu", PackageResources.router_logits_cu,
+    axes: [RouterProduct.operands, KernelVariant.each("COLUMNS", RouterProduct.columns)])
 
-  static let route = KernelSource("route.cu", axes: RouterLaunch.axes) {
-    RouterLaunch.preludes + [PackageResources.route_cu]
-  }
+  static let route = KernelSource(
+    "route.cu", PackageResources.route_cu, axes: RouterLaunch.axes)
 
-  static let routeBackward = KernelSource("route_backward.cu", axes: RouterLaunch.axes) {
-    RouterLaunch.preludes + [PackageResources.route_backward_cu]
-  }
+  static let routeBackward = KernelSource(
+    "route_backward.cu", PackageResources.route_backward_cu, axes: RouterLaunch.axes)
 }
 
 extension CUDABackend {
@@ -32,8 +26,8 @@ extension CUDABackend {
       Int64(x.shape[1]))
   }
 
-  /// Chooses K experts a token. A token whose logits cannot be used is routed as if they were zeros,
-  /// and told by the next call.
+  /// Chooses K experts per token. A token with unusable logits is routed as if they were zeros; the next
+  /// call throws.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
@@ -51,13 +45,13 @@ extension CUDABackend {
     if let tokensPerExpert { try clear(tokensPerExpert) }
     try kernel(.route, "route", router.defines).launch(
       grid: router.grid(on: device), block: RouterLaunch.block,
-      sharedBytes: router.bytes(perExpert: 1, perWarp: 4), on: stream, logits, selectionBias,
+      sharedBytes: router.bytes(perExpert: 1, perWarp: ROUTE_NUMBERS), on: stream, logits,
+      selectionBias,
       topkIdx, topkWeights, tokensPerExpert, router.tokenCount, router.expertCount,
       router.parameters, device.faults.address)
   }
 
-  /// The gradient to the logits; an index outside [0, E) counts as no choice, and is told by the next
-  /// call.
+  /// The gradient of the logits. An index outside [0, E) counts as no choice; the next call throws.
   public func routeBackward(
     _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
     gradTopkWeights: TensorView, into gradLogits: TensorView
@@ -65,18 +59,18 @@ extension CUDABackend {
     let router = try RouterLaunch(configuration, logits, "the router's backward")
     try kernel(.routeBackward, "route_backward", router.defines).launch(
       grid: router.grid(on: device), block: RouterLaunch.block,
-      sharedBytes: router.bytes(perExpert: 0, perWarp: 5), on: stream, logits, topkIdx,
+      sharedBytes: router.bytes(perExpert: 0, perWarp: ROUTE_BACKWARD_NUMBERS), on: stream, logits,
+      topkIdx,
       gradTopkWeights, gradLogits, router.tokenCount, router.expertCount, router.parameters,
       device.faults.address)
   }
 }
 
-/// The launch of a router's product; the numbers are those of router_logits.cu.
+/// The launch of a router's product.
 struct RouterProduct {
-  /// Tokens a block, and experts.
-  private static let rows = 32
+  /// Experts per block.
   static let columns = [16, 32, 64, 128]
-  static let block: LaunchSize = 256
+  static let block = LaunchSize(ROUTER_WARPS * 32)
   static let operands = KernelVariant.elements.flatMap { dtype in
     [false, true].map { operand(dtype, isAligned: $0) }
   }
@@ -93,9 +87,9 @@ struct RouterProduct {
     defines =
       Self.operand(x.dtype, isAligned: isAligned) + KernelVariant.define("COLUMNS", columns)
     grid = LaunchSize(
-      ((tokens + Self.rows - 1) / Self.rows) * ((experts + columns - 1) / columns))
-    let stageBytes = 16 * (Self.rows + columns) * (columns > 64 ? 8 : 16)
-    sharedBytes = stageBytes * min(96 * 1024 / stageBytes, 6)
+      ((tokens + ROUTER_ROWS - 1) / ROUTER_ROWS) * ((experts + columns - 1) / columns))
+    let (stages, chunks) = (router_stages(Int32(columns)), router_stage_chunks(Int32(columns)))
+    sharedBytes = 16 * Int(chunks * stages)
   }
 
   private static func operand(_ dtype: DataType, isAligned: Bool) -> KernelSource.Choice {
@@ -104,22 +98,14 @@ struct RouterProduct {
   }
 }
 
-/// What the launches of a router share: a warp a token, four to a block.
+/// The launch of a router's forward or backward: a warp per token.
 private struct RouterLaunch {
-  /// Experts a lane.
+  /// Experts per lane.
   private static let perLane = [1, 2, 4, 8, 16, 32]
-  static let block: LaunchSize = 128
+  static let block = LaunchSize(ROUTE_THREADS)
+  private static let warps = ROUTE_THREADS / 32
 
-  static let axes = [
-    KernelVariant.elements.map { KernelVariant.define("ELEMENT", KernelVariant.code($0)) },
-    KernelVariant.each("PER_LANE", perLane),
-  ]
-  static var preludes: [[UInt8]] {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.fault_cuh,
-      PackageResources.router_cuh,
-    ]
-  }
+  static let axes = [KernelVariant.element, KernelVariant.each("PER_LANE", perLane)]
 
   let defines: KernelSource.Choice
   let parameters: RouteParameters
@@ -144,36 +130,45 @@ private struct RouterLaunch {
   }
 
   func grid(on device: CUDADevice) -> LaunchSize {
-    LaunchSize(min((Int(tokenCount) + 3) / 4, 16 * device.processorCount))
+    LaunchSize(min((Int(tokenCount) + Self.warps - 1) / Self.warps, 16 * device.processorCount))
   }
 
   /// Shared memory of numbers of 4 bytes: for each expert, and for each expert and warp.
   func bytes(perExpert: Int, perWarp: Int) -> Int {
-    4 * Int(expertCount) * (perExpert + 4 * perWarp)
+    4 * Int(expertCount) * (perExpert + Self.warps * perWarp)
   }
 }
 
-/// The fields of RouteConfig in router.cuh.
 private struct RouteParameters: KernelArgument {
-  struct Bits {
-    var score: Int32
-    var topK: Int32
-    var normalize: Int32
-    var normalizeEpsilon: Float
-    var scale: Float
-    var groupScore: Int32
-    var numGroups: Int32
-    var topkGroups: Int32
-  }
-
-  let bits: Bits
+  let bits: RouteConfig
 
   init(_ configuration: RouteConfiguration) {
-    bits = Bits(
-      score: configuration.score.rawValue, topK: Int32(configuration.topK),
+    bits = RouteConfig(
+      score: Int32(configuration.score.code), top_k: Int32(configuration.topK),
       normalize: configuration.normalizeEpsilon == nil ? 0 : 1,
-      normalizeEpsilon: Float(configuration.normalizeEpsilon ?? 0),
-      scale: Float(configuration.scale), groupScore: configuration.groupScore.rawValue,
-      numGroups: Int32(configuration.numGroups), topkGroups: Int32(configuration.topkGroups))
+      normalize_epsilon: Float(configuration.normalizeEpsilon ?? 0),
+      scale: Float(configuration.scale), group_score: Int32(configuration.groupScore.code),
+      num_groups: Int32(configuration.numGroups), topk_groups: Int32(configuration.topkGroups))
+  }
+}
+
+extension RouteConfiguration.Score {
+  fileprivate var code: Int {
+    switch self {
+    case .softmax: SCORE_SOFTMAX
+    case .topkSoftmax: SCORE_TOPK_SOFTMAX
+    case .sigmoid: SCORE_SIGMOID
+    case .sinkhorn: SCORE_SINKHORN
+    }
+  }
+}
+
+extension RouteConfiguration.GroupScore {
+  fileprivate var code: Int {
+    switch self {
+    case .none: GROUP_SCORE_NONE
+    case .max: GROUP_SCORE_MAX
+    case .top2Sum: GROUP_SCORE_TOP2_SUM
+    }
   }
 }

@@ -1,48 +1,32 @@
 import AutoEPCore
+import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let rowSum = KernelSource(
-    "row_sum.cu",
+    "row_sum.cu", PackageResources.row_sum_cu,
     axes: [
-      KernelVariant.rows, KernelVariant.each("WEIGHT", [0, 1, 2, 3]), DeviceGroups.axis,
+      KernelVariant.rows, RowGroups.axis,
       KernelVariant.sums,
-    ]
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.groups_cuh,
-      PackageResources.row_sum_cu,
-    ]
-  }
+    ])
 }
 
 extension CUDABackend {
-  /// For each group, Σ over its rows of gradOut[r].
+  /// For each group, Σ over its rows of weights[r] · rows[r].
   public func groupedRowSum(
-    _ gradOut: TensorView, rowsPerGroup: TensorView, into sums: TensorView
+    _ rows: ExpertRows, weights: ExpertRows?, groups: RowGroups, into sums: TensorView,
+    accumulate: Bool
   ) throws(EngineError) {
-    try groupedRowSum(
-      gradOut, groups: .counts(rowsPerGroup), slotOfRow: nil, weights: nil, into: sums,
-      accumulate: false)
-  }
-
-  /// The same, each row times the weight of its slot where weights are given.
-  ///
-  /// - Parameter sums: of the rows' type, or f32; added to for `accumulate`.
-  func groupedRowSum(
-    _ gradOut: TensorView, groups: DeviceGroups, slotOfRow: TensorView?, weights: TensorView?,
-    into sums: TensorView, accumulate: Bool
-  ) throws(EngineError) {
-    let layout = try RowLayout(gradOut, [], "the sum of rows")
-    let isWide = layout.vector > 1
-    // As in row_sum.cu: columns of a block, and a float a thread and element of a vector.
-    let columns = isWide ? 8 : 32
+    let rows = try inOrder(rows)
+    let layout = try RowLayout(rows, [], "the sum of rows")
+    let columns = layout.vector > 1 ? ROW_SUM_COLUMNS : ROW_SUM_COLUMNS_BY_ELEMENT
     try kernel(
       .rowSum, "row_sum",
-      layout.choice + KernelVariant.weight(weights?.dtype) + groups.choice
-        + KernelVariant.sum(sums.dtype, accumulate: accumulate)
+      layout.choice + groups.choice + KernelVariant.sum(sums.dtype, accumulate: accumulate)
     ).launch(
       grid: LaunchSize((Int(layout.vectorCount) + columns - 1) / columns, groups.count),
-      block: 256, sharedBytes: 256 * layout.vector * 4, on: stream, gradOut, groups.tensor,
-      slotOfRow, weights, sums, Int64(gradOut.shape[0]), layout.vectorCount)
+      block: LaunchSize(ROW_SUM_THREADS), sharedBytes: ROW_SUM_THREADS * layout.vector * 4,
+      on: stream, rows, groups.tensor, optionalInOrder(weights), sums, Int64(rows.shape[0]),
+      layout.vectorCount)
   }
 }

@@ -1,49 +1,41 @@
 import AutoEPCore
+import AutoEPSystem
+import CKernels
 
 extension KernelSource {
   static let sortByExpert = KernelSource(
-    "sort_by_expert.cu", variants: KernelVariant.each("INDEX_BYTES", [4, 8])
-  ) {
-    [
-      PackageResources.instructions_cuh, PackageResources.element_cuh, PackageResources.fault_cuh,
-      PackageResources.sort_by_expert_cu,
-    ]
-  }
+    "sort_by_expert.cu", PackageResources.sort_by_expert_cu,
+    axes: [KernelVariant.each("INDEX_BYTES", [4, 8])])
 }
 
 extension CUDABackend {
-  /// Stable counting sort of the slots by expert, by one block: there is no memory for more.
-  public func sortByExpert(
-    topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, tokensPerExpert: TensorView
+  /// Stable counting sort of the slots by expert: by one block where the slots are few or there is no memory for
+  /// more, else by three launches.
+  public func sort(
+    _ topkIdx: TensorView, numExperts: Int, into sort: SlotSort, _ arena: inout Arena
   ) throws(EngineError) {
-    let sort = try SlotSort(topkIdx, numExperts: numExperts, on: self)
-    try sort.inOneBlock(
-      expertOffsets: nil, rowOfSlot: rowOfSlot, slotOfRow: nil, tokensPerExpert: tokensPerExpert)
+    let launches = try SortLaunches(topkIdx, numExperts: numExperts, on: self)
+    let hasMemory = arena.byteCount - arena.used >= sortScratchBytes(numExperts: numExperts)
+    guard let offsets = sort.offsets, hasMemory,
+      topkIdx.elementCount > SortLaunches.mostInOneBlock
+    else { return try launches.inOneBlock(sort) }
+    try arena.scope { (arena) throws(EngineError) in
+      try launches.inChunks(sort, offsets, SortCounts(&arena, numExperts: numExperts))
+    }
   }
 
-  /// The same with all that the experts need to know; drops choices outside [0, numExperts), and
-  /// reports them.
-  func sort(
-    _ topkIdx: TensorView, numExperts: Int, into routing: RoutingMetadata, counts: SortCounts,
-    tokensPerExpert: TensorView?
-  ) throws(EngineError) {
-    let sort = try SlotSort(topkIdx, numExperts: numExperts, on: self)
-    if topkIdx.elementCount <= SlotSort.mostInOneBlock {
-      try sort.inOneBlock(
-        expertOffsets: routing.expertOffsets, rowOfSlot: routing.rowOfSlot,
-        slotOfRow: routing.slotOfRow, tokensPerExpert: tokensPerExpert)
-    } else {
-      try sort.inChunks(routing, counts, tokensPerExpert: tokensPerExpert)
-    }
+  /// The counts that launches hand on.
+  public func sortScratchBytes(numExperts: Int) -> Int {
+    SortCounts.byteCount(numExperts: numExperts)
   }
 }
 
-/// What the launches of a sort tell each other.
+/// What the launches of a sort hand on.
 struct SortCounts {
-  /// Runs of slots that the sort cuts its work into; as in sort_by_expert.cu.
-  static let chunkCount = 128
+  /// Runs of slots that the sort cuts its work into.
+  static let chunkCount = SORT_CHUNKS
 
-  /// Slots of each expert, and those dropped, in each run: `[E+1,runs]` i32.
+  /// Slots of each expert, and those without one, in each run: `[E+1,runs]` i32.
   let ofChunks: TensorView
   /// Over all runs: `[E+1]` i32.
   let ofBuckets: TensorView
@@ -61,7 +53,7 @@ struct SortCounts {
 }
 
 /// The launches of one sort.
-private struct SlotSort {
+private struct SortLaunches {
   /// Slots that one block sorts faster than three launches.
   static let mostInOneBlock = 2048
 
@@ -93,18 +85,15 @@ private struct SlotSort {
     self.warps = warps
   }
 
-  func inOneBlock(
-    expertOffsets: TensorView?, rowOfSlot: TensorView, slotOfRow: TensorView?,
-    tokensPerExpert: TensorView?
-  ) throws(EngineError) {
+  func inOneBlock(_ sort: SlotSort) throws(EngineError) {
     try backend.kernel(.sortByExpert, "sort_in_one_block", defines).launch(
       grid: 1, block: LaunchSize(32 * warps), sharedBytes: (warps + 1) * bucketBytes,
-      on: backend.stream, topkIdx, Int64(topkIdx.elementCount), numExperts, expertOffsets,
-      rowOfSlot, slotOfRow, tokensPerExpert, backend.device.faults.address)
+      on: backend.stream, topkIdx, Int64(topkIdx.elementCount), numExperts, sort.offsets,
+      sort.rowOfSlot, sort.slotOfRow, sort.tokensPerExpert, backend.device.faults.address)
   }
 
   func inChunks(
-    _ routing: RoutingMetadata, _ counts: SortCounts, tokensPerExpert: TensorView?
+    _ sort: SlotSort, _ offsets: TensorView, _ counts: SortCounts
   ) throws(EngineError) {
     let chunks = LaunchSize(SortCounts.chunkCount)
     let slotCount = Int64(topkIdx.elementCount)
@@ -113,10 +102,10 @@ private struct SlotSort {
       numExperts, counts.ofChunks, backend.device.faults.address)
     try backend.kernel(.sortByExpert, "sort_scan", defines).launch(
       grid: LaunchSize((Int(numExperts) + 8) / 8), block: 256, on: backend.stream, numExperts,
-      counts.ofChunks, counts.ofBuckets, tokensPerExpert)
+      counts.ofChunks, counts.ofBuckets, sort.tokensPerExpert)
     try backend.kernel(.sortByExpert, "sort_place", defines).launch(
       grid: chunks, block: LaunchSize(32 * warps), sharedBytes: (warps + 1) * bucketBytes,
       on: backend.stream, topkIdx, slotCount, numExperts, counts.ofChunks,
-      counts.ofBuckets, routing.expertOffsets, routing.rowOfSlot, routing.slotOfRow)
+      counts.ofBuckets, offsets, sort.rowOfSlot, sort.slotOfRow)
   }
 }

@@ -1,7 +1,8 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension KernelSource {
-  static let clear = KernelSource("clear.cu") { [PackageResources.clear_cu] }
+  static let clear = KernelSource("clear.cu", PackageResources.clear_cu)
 }
 
 /// The steps of an MoE layer on one stream of one GPU. Calls launch kernels and return: they neither
@@ -16,6 +17,13 @@ public final class CUDABackend: ComputeBackend {
     self.device = device
     unsafe self.stream = CUDAStream(stream)
   }
+
+  /// The device's memory.
+  public var space: MemorySpace { .device(device.ordinal) }
+  /// The stream.
+  public var queue: WorkQueue { .stream(stream.bits) }
+  /// Products read rows one after the other.
+  public var readsPlacedRows: Bool { false }
 
   /// Throws what a kernel of an earlier call has found wrong with its data.
   public func checkFaults() throws(EngineError) { try device.faults.check() }

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// One exchange of the table: what `start` was given, for as long as the host may read it.
@@ -21,10 +22,12 @@ final class CallbackRequest {
   }
 
   func start() throws(EngineError) {
+    var wire = unsafe autoep_exchange(
+      struct_size: MemoryLayout<autoep_exchange>.size, send: exchange.sendPointer,
+      send_rows: rows(sendRows), receive: exchange.receivePointer, receive_rows: rows(receiveRows),
+      row_bytes: Int64(exchange.rowBytes))
     let (code, text) = unsafe withMessage { message in
-      unsafe table.start(
-        table.state, exchange.send, rows(sendRows), exchange.receive, rows(receiveRows),
-        Int64(exchange.rowBytes), &request, message)
+      unsafe table.start(table.state, &wire, &request, message)
     }
     guard code == 0 else { throw failed("start", code: code, text: text) }
     isPending = true
@@ -36,7 +39,7 @@ final class CallbackRequest {
     let (code, text) = unsafe withMessage { message in
       unsafe table.wait(table.state, request, seconds, &missing, message)
     }
-    if code == AUTOEP_TIMEOUT {
+    if code == AUTOEP_ERROR_TIMEOUT {
       throw .missingRanks(
         missing.indices.filter { missing[$0] != 0 }, step: exchange.step, rank: table.rank,
         size: table.size, seconds: seconds)
@@ -52,8 +55,8 @@ final class CallbackRequest {
     let reason = text.isEmpty ? "no reason given" : text
     return EngineError(
       .communication,
-      "\(exchange.step): rank \(table.rank): the transport's \(function) returned \(code): \(reason)"
-    )
+      "\(exchange.step): rank \(table.rank): the transport's \(function) returned \(code): \(reason)",
+      step: exchange.step)
   }
 }
 

@@ -1,6 +1,6 @@
 public import AutoEPCore
+public import AutoEPSystem
 public import CAutoEP
-import Synchronization
 
 /// A transport of the host: the C table `autoep_transport`, called by one thread at a time.
 ///
@@ -12,13 +12,21 @@ public final class CallbackTransport: Transport {
   /// The number of ranks.
   public let size: Int
 
+  /// The health of the group, as far as this rank knows.
+  public let health = GroupHealth()
+
   private let table: TransportTable
+  /// In seconds.
   private let timeout: Double
-  /// Held during each call; the failure that ended the group.
-  private let failure = Mutex<EngineError?>(nil)
+  /// Held during each call of the table, which may last until the deadline: `health` has a lock of its own.
+  private let calls = Locked(())
 
   /// Takes over the table's state, which `deinit` releases; when it throws, the state stays the
   /// caller's.
+  ///
+  /// - Parameters:
+  ///   - table: The host's functions.
+  ///   - timeout: How long an exchange waits for the other ranks, in seconds.
   public init(_ table: autoep_transport, timeout: Double) throws(EngineError) {
     try checkTimeout(timeout)
     self.table = unsafe try TransportTable(table)
@@ -46,22 +54,22 @@ public final class CallbackTransport: Transport {
 
   /// Has the host release the request of an exchange that nobody will wait for.
   fileprivate func abandon(_ request: CallbackRequest) {
-    failure.withLock { failure in
+    calls.withLock { _ in
       do throws(EngineError) {
         try request.wait(seconds: 0)
       } catch {
-        failure = failure ?? error
+        health.record(error)
       }
     }
   }
 
   private func call(step: String, _ body: () throws(EngineError) -> Void) throws(EngineError) {
-    try failure.withLock { failure throws(EngineError) in
-      if let cause = failure { throw .groupFailed(step: step, rank: rank, cause: cause) }
+    try calls.withLock { _ throws(EngineError) in
+      try health.check(step: step, rank: rank)
       do throws(EngineError) {
         try body()
       } catch {
-        failure = error
+        health.record(error)
         throw error
       }
     }

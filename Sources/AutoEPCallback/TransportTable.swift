@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// A checked `autoep_transport`.
@@ -6,9 +7,8 @@ import CAutoEP
 struct TransportTable: @unchecked Sendable {
   typealias Start =
     @convention(c) (
-      UnsafeMutableRawPointer?, UnsafeRawPointer?, UnsafePointer<Int64>?, UnsafeMutableRawPointer?,
-      UnsafePointer<Int64>?, Int64, UnsafeMutablePointer<UnsafeMutableRawPointer?>?,
-      UnsafeMutablePointer<CChar>?
+      UnsafeMutableRawPointer?, UnsafePointer<autoep_exchange>?,
+      UnsafeMutablePointer<UnsafeMutableRawPointer?>?, UnsafeMutablePointer<CChar>?
     ) -> Int32
   typealias Wait =
     @convention(c) (

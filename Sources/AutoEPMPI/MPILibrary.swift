@@ -1,6 +1,6 @@
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
-import Glibc
 
 /// The functions of libautoep_mpi.so, whose declarations are in `CMPI/autoep_mpi.h`. Once opened it
 /// stays so until the process ends.
@@ -18,26 +18,16 @@ struct MPILibrary: @unchecked Sendable {
   let close: Close
 
   init(path: String) throws(EngineError) {
-    // Open MPI opens plugins that look for its symbols among the process's.
-    guard let handle = unsafe dlopen(path, RTLD_NOW | RTLD_GLOBAL) else {
-      throw missing(path, lastLoaderError())
-    }
     self.path = path
-    unsafe open = unsafeBitCast(try symbol("autoep_mpi_open", of: handle, path), to: Open.self)
-    unsafe close = unsafeBitCast(try symbol("autoep_mpi_close", of: handle, path), to: Close.self)
+    do throws(LoaderError) {
+      // Open MPI opens plugins that look for its symbols among the process's.
+      let library = try DynamicLibrary(opening: path, global: true)
+      unsafe open = try library.function("autoep_mpi_open")
+      unsafe close = try library.function("autoep_mpi_close")
+    } catch {
+      throw missing(path, error.reason)
+    }
   }
-}
-
-private func symbol(
-  _ name: String, of handle: UnsafeMutableRawPointer, _ path: String
-) throws(EngineError) -> UnsafeMutableRawPointer {
-  guard let address = unsafe dlsym(handle, name) else { throw missing(path, lastLoaderError()) }
-  return unsafe address
-}
-
-private func lastLoaderError() -> String {
-  guard let text = unsafe dlerror() else { return "no reason given" }
-  return unsafe String(cString: text)
 }
 
 private func missing(_ path: String, _ reason: String) -> EngineError {

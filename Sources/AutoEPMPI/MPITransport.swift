@@ -1,7 +1,7 @@
 import AutoEPCallback
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
-import Synchronization
 
 /// Transports over MPI, by way of a library of its own: this one does not need MPI to load.
 public enum MPITransport {
@@ -10,10 +10,14 @@ public enum MPITransport {
     var longestTimeout: Double
   }
 
-  private static let use = Mutex<Use?>(nil)
+  private static let use = Locked<Use?>(nil)
 
-  /// Opens a group of ranks of MPI_COMM_WORLD, all of them for nil; rank i of it is world rank
-  /// `ranks[i]`. Collective over those ranks. `library` is the path of libautoep_mpi.so.
+  /// Opens a group of ranks of MPI_COMM_WORLD. Collective over those ranks.
+  ///
+  /// - Parameters:
+  ///   - path: The path of libautoep_mpi.so.
+  ///   - ranks: Rank i of the group is world rank `ranks[i]`; nil takes all ranks of the world.
+  ///   - timeout: How long the opening and each exchange wait for the other ranks, in seconds.
   public static func open(
     library path: String, ranks: [Int32]?, timeout: Double
   ) throws(EngineError) -> CallbackTransport {
@@ -53,5 +57,6 @@ public enum MPITransport {
 
 private func failure(_ code: Int32, _ step: String, _ text: String) -> EngineError? {
   guard code != 0 else { return nil }
-  return EngineError(EngineError.Kind(rawValue: code) ?? .communication, "\(step): \(text)")
+  return EngineError(
+    EngineError.Kind(rawValue: code) ?? .communication, "\(step): \(text)", step: step)
 }

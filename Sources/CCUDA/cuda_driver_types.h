@@ -53,7 +53,8 @@ typedef struct cuda_launch_config {
   uint32_t attribute_count;
 } cuda_launch_config;
 
-/* How the tensor memory accelerator sees a tensor. The driver writes it at a multiple of 64 bytes. */
+/* How the tensor memory accelerator sees a tensor. The driver writes it at a multiple of 64 bytes.
+ */
 typedef struct cuda_tensor_map {
   uint64_t words[16];
 } cuda_tensor_map;
@@ -80,14 +81,19 @@ typedef cuda_result (*cuModuleGetFunction_t)(cuda_function *function, cuda_modul
                                              const char *name);
 typedef cuda_result (*cuFuncGetAttribute_t)(int32_t *value, int32_t attribute,
                                             cuda_function function);
+/* From driver 12.4 on; fails for the index behind the last parameter. */
+typedef cuda_result (*cuFuncGetParamInfo_t)(cuda_function function, size_t index, size_t *offset,
+                                            size_t *size);
 typedef cuda_result (*cuFuncSetAttribute_t)(cuda_function function, int32_t attribute,
                                             int32_t value);
-typedef cuda_result (*cuLaunchKernelEx_t)(const cuda_launch_config *config,
-                                          cuda_function function, void **parameters, void **extra);
+typedef cuda_result (*cuLaunchKernelEx_t)(const cuda_launch_config *config, cuda_function function,
+                                          void **parameters, void **extra);
 typedef cuda_result (*cuMemHostAlloc_t)(void **memory, size_t byte_count, uint32_t flags);
 typedef cuda_result (*cuMemHostGetDevicePointer_v2_t)(cuda_address *address, void *memory,
                                                       uint32_t flags);
-typedef cuda_result (*cuTensorMapEncodeTiled_t)(
-    cuda_tensor_map *map, int32_t dtype, uint32_t rank, void *address, const uint64_t *sizes,
-    const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides,
-    int32_t interleave, int32_t swizzle, int32_t l2_promotion, int32_t out_of_bounds_fill);
+typedef cuda_result (*cuTensorMapEncodeTiled_t)(cuda_tensor_map *map, int32_t dtype, uint32_t rank,
+                                                void *address, const uint64_t *sizes,
+                                                const uint64_t *strides, const uint32_t *box,
+                                                const uint32_t *element_strides, int32_t interleave,
+                                                int32_t swizzle, int32_t l2_promotion,
+                                                int32_t out_of_bounds_fill);

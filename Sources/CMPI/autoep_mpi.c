@@ -36,14 +36,14 @@ static int32_t check(int code, const char *call, char *message) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
   MPI_Error_string(code, text, &length);
-  return fail(message, AUTOEP_COMMUNICATION, "%.*s failed: %s", (int)strcspn(call, "("), call,
+  return fail(message, AUTOEP_ERROR_COMMUNICATION, "%.*s failed: %s", (int)strcspn(call, "("), call,
               text);
 }
 
 /* Returns from the calling function with the status of `expression` unless it is AUTOEP_OK. */
-#define TRY(expression)                     \
-  do {                                      \
-    int32_t status_ = (expression);         \
+#define TRY(expression)                       \
+  do {                                        \
+    int32_t status_ = (expression);           \
     if (status_ != AUTOEP_OK) return status_; \
   } while (0)
 
@@ -67,7 +67,7 @@ static int32_t enter(char *message) {
   pthread_mutex_lock(&lock);
   if (!abandoned) return AUTOEP_OK;
   pthread_mutex_unlock(&lock);
-  return fail(message, AUTOEP_COMMUNICATION,
+  return fail(message, AUTOEP_ERROR_COMMUNICATION,
               "MPI is no longer used by this process: an exchange that failed left rows in flight");
 }
 
@@ -102,7 +102,7 @@ static int32_t initialise(char *message) {
   int initialised, finalised, level;
   TRY_MPI(MPI_Finalized(&finalised));
   if (finalised) {
-    return fail(message, AUTOEP_COMMUNICATION, "MPI was finalised; it cannot be begun again");
+    return fail(message, AUTOEP_ERROR_COMMUNICATION, "MPI was finalised; it cannot be begun again");
   }
   TRY_MPI(MPI_Initialized(&initialised));
   if (!initialised) {
@@ -112,7 +112,7 @@ static int32_t initialise(char *message) {
   }
   TRY_MPI(MPI_Query_thread(&level));
   if (level < MPI_THREAD_SERIALIZED) {
-    return fail(message, AUTOEP_UNSUPPORTED,
+    return fail(message, AUTOEP_ERROR_UNSUPPORTED,
                 "MPI's thread level is %d, but calls come from several threads: initialise MPI "
                 "with MPI_THREAD_SERIALIZED (%d) or higher, or leave it to AutoEP",
                 level, MPI_THREAD_SERIALIZED);
@@ -135,6 +135,9 @@ typedef struct group {
   int first_tag;
   unsigned exchanges;  /* started so far */
   exchange *under_way; /* a list, by `next` */
+  /* Set by a failed exchange: the communicator is then never freed. The reason, and the refusal of
+   * later calls, are with the library's GroupHealth: this file is compiled apart and knows no
+   * Swift. */
   int failed;
 } group;
 
@@ -169,9 +172,7 @@ struct exchange {
   char mismatch[AUTOEP_ERROR_MESSAGE_SIZE]; /* the first disagreement, or "" */
 };
 
-static int member(const group *group, int p) {
-  return group->members ? group->members[p] : p;
-}
+static int member(const group *group, int p) { return group->members ? group->members[p] : p; }
 
 static int64_t rows_before(const int64_t *rows, int p) {
   int64_t sum = 0;
@@ -217,13 +218,13 @@ static exchange *exchange_new(group *group) {
 /* MPI counts are ints: of rows, whatever their size. */
 static int32_t check_counts(const exchange *x, char *message) {
   if (x->row_bytes > INT_MAX) {
-    return fail(message, AUTOEP_UNSUPPORTED, "a row has %lld bytes; MPI takes at most %d",
+    return fail(message, AUTOEP_ERROR_UNSUPPORTED, "a row has %lld bytes; MPI takes at most %d",
                 (long long)x->row_bytes, INT_MAX);
   }
   for (int p = 0; p < x->group->size; p++) {
     int64_t most = x->send_rows[p] > x->receive_rows[p] ? x->send_rows[p] : x->receive_rows[p];
     if (most > INT_MAX) {
-      return fail(message, AUTOEP_UNSUPPORTED,
+      return fail(message, AUTOEP_ERROR_UNSUPPORTED,
                   "%lld rows pass between ranks %d and %d; MPI takes at most %d", (long long)most,
                   x->group->rank, p, INT_MAX);
     }
@@ -259,7 +260,7 @@ static int agrees(exchange *x, int p, const announcement *theirs) {
   if (x->mismatch[0]) return 0;
   int is_receiver = ours->expects != theirs->sends || !same_rows;
   const announcement *sender = is_receiver ? theirs : ours, *receiver = is_receiver ? ours : theirs;
-  fail(x->mismatch, AUTOEP_COMMUNICATION,
+  fail(x->mismatch, AUTOEP_ERROR_COMMUNICATION,
        "rank %d sends %lld rows of %lld bytes to rank %d, which expects %lld rows of %lld bytes",
        is_receiver ? p : x->group->rank, (long long)sender->sends, (long long)sender->row_bytes,
        is_receiver ? x->group->rank : p, (long long)receiver->expects,
@@ -325,7 +326,7 @@ static int32_t advance_until(exchange *x, double deadline, char *message) {
     TRY(enter(message));
     TRY(leave(advance_all(x->group, message)));
     if (x->arrivals_pending + x->transfers_pending == 0) return AUTOEP_OK;
-    if (now() >= deadline) return AUTOEP_TIMEOUT;
+    if (now() >= deadline) return AUTOEP_ERROR_TIMEOUT;
     /* Rows move only while someone polls: no sleep while some are under way. */
     pause_after(x->transfers_pending > 0 && polls >= FIRST_SLEEP ? FIRST_SLEEP - 1 : polls);
   }
@@ -398,30 +399,29 @@ static int32_t begin(exchange *x, char *message) {
   return AUTOEP_OK;
 }
 
-static int32_t start_exchange(void *state, const void *send, const int64_t *send_rows,
-                              void *receive, const int64_t *receive_rows, int64_t row_bytes,
-                              void **request, char *message) {
+static int32_t start_exchange(void *state, const autoep_exchange *given, void **request,
+                              char *message) {
   TRY(enter(message));
   exchange *x = exchange_new(state);
-  if (!x) return leave(fail(message, AUTOEP_OUT_OF_MEMORY, "no memory for an exchange"));
-  x->send = send;
-  x->send_rows = send_rows;
-  x->receive = receive;
-  x->receive_rows = receive_rows;
-  x->row_bytes = row_bytes;
+  if (!x) return leave(fail(message, AUTOEP_ERROR_OUT_OF_MEMORY, "no memory for an exchange"));
+  x->send = given->send;
+  x->send_rows = given->send_rows;
+  x->receive = given->receive;
+  x->receive_rows = given->receive_rows;
+  x->row_bytes = given->row_bytes;
   int32_t status = leave(begin(x, message));
   if (status != AUTOEP_OK) return give_up(x, status);
   *request = x;
   return AUTOEP_OK;
 }
 
-static int32_t wait_exchange(void *state, void *request, double timeout_seconds,
-                             int32_t *missing, char *message) {
+static int32_t wait_exchange(void *state, void *request, double timeout_seconds, int32_t *missing,
+                             char *message) {
   (void)state;
   exchange *x = request;
   int32_t status = advance_until(x, now() + timeout_seconds, message);
-  if (status == AUTOEP_TIMEOUT) mark_missing(x, missing);
-  if (x->mismatch[0]) status = fail(message, AUTOEP_COMMUNICATION, "%s", x->mismatch);
+  if (status == AUTOEP_ERROR_TIMEOUT) mark_missing(x, missing);
+  if (x->mismatch[0]) status = fail(message, AUTOEP_ERROR_COMMUNICATION, "%s", x->mismatch);
   if (status != AUTOEP_OK) return give_up(x, status);
   pthread_mutex_lock(&lock);
   unlink_exchange(x);
@@ -459,20 +459,20 @@ static int32_t place(group *world, int32_t count, char *message) {
   for (int p = 0; p < world->size; p++) {
     int rank = member(world, p);
     if (rank < 0 || rank >= size) {
-      return fail(message, AUTOEP_INVALID_ARGUMENT, "ranks[%d] is %d, expected 0 to %d", p, rank,
-                  size - 1);
+      return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] is %d, expected 0 to %d", p,
+                  rank, size - 1);
     }
     for (int q = 0; q < p; q++) {
       if (member(world, q) == rank) {
-        return fail(message, AUTOEP_INVALID_ARGUMENT, "ranks[%d] and ranks[%d] are both %d", q, p,
-                    rank);
+        return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] and ranks[%d] are both %d",
+                    q, p, rank);
       }
     }
     if (rank == own) world->rank = p;
   }
   if (world->rank >= 0) return AUTOEP_OK;
-  return fail(message, AUTOEP_INVALID_ARGUMENT, "this rank, %d, is not among the group's ranks",
-              own);
+  return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT,
+              "this rank, %d, is not among the group's ranks", own);
 }
 
 static int32_t name_missing(const group *world, const int32_t *missing, double seconds,
@@ -482,7 +482,7 @@ static int32_t name_missing(const group *world, const int32_t *missing, double s
     size_t length = strlen(names);
     if (missing[p]) snprintf(names + length, sizeof names - length, " %d", member(world, p));
   }
-  return fail(message, AUTOEP_TIMEOUT,
+  return fail(message, AUTOEP_ERROR_TIMEOUT,
               "world rank %d waited %g s for world rank(s)%s to open the same group: every rank of "
               "a group opens it, and groups that share ranks are opened in the same order",
               member(world, world->rank), seconds, names);
@@ -493,13 +493,14 @@ static int32_t await_ranks(group *world, double timeout_seconds, char *message) 
   int64_t *no_rows = calloc((size_t)world->size, sizeof *no_rows);
   int32_t *missing = calloc((size_t)world->size, sizeof *missing);
   void *request;
-  int32_t status = AUTOEP_OUT_OF_MEMORY;
+  int32_t status = AUTOEP_ERROR_OUT_OF_MEMORY;
   if (no_rows && missing) {
-    status = start_exchange(world, NULL, no_rows, NULL, no_rows, 0, &request, message);
+    autoep_exchange nothing = {sizeof nothing, NULL, no_rows, NULL, no_rows, 0};
+    status = start_exchange(world, &nothing, &request, message);
     if (status == AUTOEP_OK) {
       status = wait_exchange(world, request, timeout_seconds, missing, message);
     }
-    if (status == AUTOEP_TIMEOUT) name_missing(world, missing, timeout_seconds, message);
+    if (status == AUTOEP_ERROR_TIMEOUT) name_missing(world, missing, timeout_seconds, message);
   }
   free(no_rows);
   free(missing);
@@ -534,7 +535,7 @@ int32_t autoep_mpi_open(const int32_t *ranks, int32_t count, double timeout_seco
   TRY(await_ranks(&world, timeout_seconds, message));
 
   group *made = calloc(1, sizeof *made);
-  if (!made) return fail(message, AUTOEP_OUT_OF_MEMORY, "no memory for a group");
+  if (!made) return fail(message, AUTOEP_ERROR_OUT_OF_MEMORY, "no memory for a group");
   made->rank = world.rank;
   made->size = world.size;
   int32_t status = enter(message);
@@ -566,7 +567,7 @@ static int32_t await_all(double timeout_seconds, char *message) {
   for (int polls = 0; !done; polls++) {
     TRY_MPI(MPI_Test(&barrier, &done, MPI_STATUS_IGNORE));
     if (!done && now() >= deadline) {
-      return fail(message, AUTOEP_TIMEOUT,
+      return fail(message, AUTOEP_ERROR_TIMEOUT,
                   "not every rank came to the end of MPI within %g s; MPI stays open",
                   timeout_seconds);
     }

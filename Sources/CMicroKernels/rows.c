@@ -109,6 +109,27 @@ INLINE float dot_bf16_loop(const uint16_t *a, const uint16_t *b, ptrdiff_t count
   return total(sums);
 }
 
+/* Sums a vector in halves: the order is that of a vector unit, on all of them. */
+#define DEFINE_DOT_PARTS_LOOP(real, name, width)                                            \
+  INLINE void name(const real *a, const real *b, real *parts, ptrdiff_t count) {            \
+    for (ptrdiff_t first = 0; first < count; first += width) {                              \
+      ptrdiff_t rest = count - first;                                                       \
+      real sums[width] = {0};                                                               \
+      if (rest >= width) {                                                                  \
+        for (int j = 0; j < width; j++) sums[j] = a[first + j] * b[first + j];              \
+      } else {                                                                              \
+        for (ptrdiff_t j = 0; j < rest; j++) sums[j] = a[first + j] * b[first + j];         \
+      }                                                                                     \
+      for (int half = width / 2; half > 0; half /= 2) {                                     \
+        for (int j = 0; j < half; j++) sums[j] += sums[j + half];                           \
+      }                                                                                     \
+      parts[first / width] = sums[0];                                                       \
+    }                                                                                       \
+  }
+
+DEFINE_DOT_PARTS_LOOP(float, dot_parts_f32_loop, 16)
+DEFINE_DOT_PARTS_LOOP(double, dot_parts_f64_loop, 8)
+
 #if defined(__x86_64__)
 #define DEFINE(result, name, loop, parameters, arguments)                              \
   __attribute__((target("avx512f,avx512bw,avx512vl"))) static result name##_avx512 parameters { \
@@ -150,3 +171,7 @@ DEFINE(float, dot_f32, dot_f32_loop, (const float *a, const float *b, ptrdiff_t 
        (a, b, count))
 DEFINE(float, dot_bf16, dot_bf16_loop, (const uint16_t *a, const uint16_t *b, ptrdiff_t count),
        (a, b, count))
+DEFINE(void, dot_parts_f32, dot_parts_f32_loop,
+       (const float *a, const float *b, float *parts, ptrdiff_t count), (a, b, parts, count))
+DEFINE(void, dot_parts_f64, dot_parts_f64_loop,
+       (const double *a, const double *b, double *parts, ptrdiff_t count), (a, b, parts, count))

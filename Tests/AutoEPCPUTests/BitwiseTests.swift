@@ -44,7 +44,7 @@ import Testing
   func productsAreTheSameOnAnyNumberOfThreads(kernels: KernelSet) throws {
     for dtype in [DataType.f64, .f32, .bf16] {
       var random = Random(73)
-      let counts = Tensor(integers: [100, 0, 311], [3]).view
+      let groups = RowGroups(counts: [100, 0, 311])
       let rows = random.tensor([411, 9], dtype)
       let gradOut = random.tensor([411, 300], dtype)
       let weights = random.tensor([3, 300, 9], dtype)
@@ -52,15 +52,47 @@ import Testing
         let backend = testBackend(threads: threads, kernels: kernels)
         let (out, gradWeights) = (Tensor([411, 300], dtype), Tensor([3, 300, 9], dtype))
         try backend.groupedGEMM(
-          rows.view, weights: weights.view, layout: .outIn, bias: nil, rowsPerGroup: counts,
-          into: out.view)
+          ExpertRows(rows.view), weights: weights.view, layout: .outIn, bias: nil, groups: groups,
+          into: ExpertRows(out.view))
         try backend.groupedGEMMWeightGradient(
-          gradOut: gradOut.view, rows: rows.view, layout: .outIn, rowsPerGroup: counts,
-          into: gradWeights.view)
+          gradOut: ExpertRows(gradOut.view), rows: ExpertRows(rows.view), layout: .outIn,
+          groups: groups, into: gradWeights.view, accumulate: false)
         return out.bytes + gradWeights.bytes
       }
       #expect(results[1] == results[0])
       #expect(results[2] == results[0])
+    }
+  }
+
+  /// Threads share experts by rows, and those of few rows by features too: no cut may show in the dots, whose parts
+  /// end where every cut may be.
+  @Test(arguments: testKernels, [WeightLayout.outIn, .inOut])
+  func expertsAreTheSameOnAnyNumberOfThreads(kernels: KernelSet, layout: WeightLayout) throws {
+    for dtype in [DataType.f64, .f32, .bf16] {
+      let sizes: [(counts: [Int], ffnSize: Int)] = [
+        ([100, 0, 311], 70), ([5, 3], 1100), ([1], 301),
+      ]
+      for (counts, ffnSize) in sizes {
+        var random = Random(76)
+        let experts = ExpertsData(
+          counts, hiddenSize: 33, ffnSize: ffnSize, dtype, hasBiases: true, &random
+        ) { $0.weightLayout = layout }
+        let rows = PlacedRows(.tokens, experts.numRows, width: 33, dtype, &random)
+        let weights = PlacedRows(.indexed, experts.numRows, width: 1, dtype.sumType, &random)
+        let results = try [1, 2, 3].map { (threads: Int) -> [[UInt8]] in
+          let backend = testBackend(threads: threads, kernels: kernels)
+          var random = random
+          let out = PlacedRows.output(.indexed, experts.numRows, width: 33, dtype, &random)
+          let hidden = try experts.forward(backend, rows.rows, into: out.rows)
+          let made = try experts.backward(
+            backend, hidden: hidden, gradRows: rows.rows, rowWeights: weights.rows,
+            placed: .indexed, ExpertsData.Wishes(), &random)
+          #expect(made.dots != nil)
+          return ([hidden, out.memory, made.gradInputs.memory] + made.tensors).map(\.bytes)
+        }
+        #expect(results[1] == results[0], "\(counts) \(dtype)")
+        #expect(results[2] == results[0], "\(counts) \(dtype)")
+      }
     }
   }
 
@@ -77,14 +109,15 @@ import Testing
       try expectLikeItsParts(groups, of: [groups * count, width], dtype) { part, of, out in
         let shape = layout == .outIn ? [of, width, depth] : [of, depth, width]
         try backend.groupedGEMM(
-          narrow.part(part, [of * count, depth]), weights: wide.part(part, shape), layout: layout,
-          bias: nil, rowsPerGroup: repeating(count, of), into: out)
+          ExpertRows(narrow.part(part, [of * count, depth])), weights: wide.part(part, shape),
+          layout: layout, bias: nil, groups: repeating(count, of), into: ExpertRows(out))
       }
     }
     try expectLikeItsParts(groups, of: [groups, count, width], dtype) { part, of, out in
       try backend.groupedGEMMWeightGradient(
-        gradOut: short.part(part, [of * depth, count]), rows: wide.part(part, [of * depth, width]),
-        layout: .outIn, rowsPerGroup: repeating(depth, of), into: out)
+        gradOut: ExpertRows(short.part(part, [of * depth, count])),
+        rows: ExpertRows(wide.part(part, [of * depth, width])), layout: .outIn,
+        groups: repeating(depth, of), into: out, accumulate: false)
     }
   }
 
@@ -102,8 +135,8 @@ import Testing
     #expect(whole.bytes == parts.bytes)
   }
 
-  private func repeating(_ count: Int, _ groups: Int) -> TensorView {
-    Tensor(integers: [Int](repeating: count, count: groups), [groups]).view
+  private func repeating(_ count: Int, _ groups: Int) -> RowGroups {
+    RowGroups(counts: [Int](repeating: count, count: groups))
   }
 
   @Test(arguments: [DataType.f64, .f32, .bf16])
@@ -136,9 +169,14 @@ import Testing
 
     let x = random.tensor([numTokens, width], dtype)
     let rowOfSlot = Tensor([numTokens, topK], .i32)
-    try backend.sortByExpert(
-      topkIdx: topkIdx.view, numExperts: numExperts, rowOfSlot: rowOfSlot.view,
-      tokensPerExpert: tokensPerExpert.view)
+    let offsets = Tensor([numExperts + 1], .i32)
+    var arena = Arena.none
+    try backend.sort(
+      topkIdx.view, numExperts: numExperts,
+      into: SlotSort(
+        offsets: offsets.view, rowOfSlot: rowOfSlot.view, slotOfRow: nil,
+        tokensPerExpert: tokensPerExpert.view), &arena)
+    let groups = RowGroups(.offsets(offsets.view))
     let rows = Tensor([numTokens * topK, width], dtype)
     try backend.permute(x.view, rowOfSlot: rowOfSlot.view, weights: nil, into: rows.view)
     let y = Tensor([numTokens, width], dtype)
@@ -146,19 +184,35 @@ import Testing
       rows.view, rowOfSlot: rowOfSlot.view, weights: topkWeights.view, into: y.view)
     let gradWeights = Tensor([numTokens, topK], wide)
     try backend.slotDot(x.view, rows.view, rowOfSlot: rowOfSlot.view, into: gradWeights.view)
+    let (rowWeights, gathered) = (
+      Tensor([rows.view.shape[0], 1], wide), Tensor([numTokens, topK], wide)
+    )
+    try backend.scatterToRows(
+      topkWeights.view, rowOfSlot: rowOfSlot.view, into: rowWeights.view)
+    try backend.gatherFromRows(
+      rowWeights.view, rowOfSlot: rowOfSlot.view, into: gathered.view)
+    let squares = Tensor([rows.view.shape[0], 1], wide)
+    try backend.rowDot(
+      ExpertRows(rows.view), ExpertRows(rows.view), groups: groups, into: ExpertRows(squares.view))
     let sums = Tensor([numExperts, width], dtype)
     try backend.groupedRowSum(
-      rows.view, rowsPerGroup: tokensPerExpert.view, into: sums.view)
+      ExpertRows(rows.view), weights: ExpertRows(rowWeights.view), groups: groups, into: sums.view,
+      accumulate: false)
     let experts = ExpertsConfiguration(
-      numExperts: numExperts, hiddenSize: width, ffnSize: width / 2, dtype: dtype)
+      numExperts: numExperts, topK: topK, hiddenSize: width, ffnSize: width / 2, dtype: dtype)
     let activated = Tensor([numTokens * topK, width / 2], dtype)
-    backend.activate(experts, hidden: rows.view, into: activated.view)
+    try backend.activate(experts, hidden: rows.view, groups: groups, into: activated.view)
     let gradRows = Tensor([numTokens * topK, width], dtype)
-    backend.activateBackward(
-      experts, hidden: rows.view, gradOut: activated.view, into: gradRows.view)
+    let weighted = Tensor([numTokens * topK, width / 2], dtype)
+    let dots = Tensor([rows.view.shape[0], 1], wide)
+    try backend.activateBackward(
+      experts, groups: groups,
+      ActivationGradient(
+        hidden: rows.view, gradOut: activated.view, rowWeights: ExpertRows(rowWeights.view),
+        gradHidden: gradRows.view, activated: weighted.view, dots: ExpertRows(dots.view)))
     return [
-      topkIdx, topkWeights, tokensPerExpert, gradLogits, loss, rowOfSlot, rows, y, gradWeights,
-      sums, activated, gradRows,
+      topkIdx, topkWeights, tokensPerExpert, gradLogits, loss, rowOfSlot, offsets, rows, y,
+      gradWeights, rowWeights, gathered, squares, sums, activated, gradRows, weighted, dots,
     ].map(\.bytes)
   }
 
@@ -170,9 +224,9 @@ import Testing
     let shape = layout == .outIn ? [outSize, inSize] : [inSize, outSize]
     let out = Tensor([numRows, outSize], dtype)
     try backend.groupedGEMM(
-      Tensor(rows, [numRows, inSize], dtype).view,
+      ExpertRows(Tensor(rows, [numRows, inSize], dtype).view),
       weights: Tensor(weights, [counts.count] + shape, dtype).view, layout: layout, bias: nil,
-      rowsPerGroup: Tensor(integers: counts, [counts.count]).view, into: out.view)
+      groups: RowGroups(counts: counts), into: ExpertRows(out.view))
     return out.bytes
   }
 }

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import Testing
 
 @testable import AutoEPCPU
@@ -52,10 +53,5 @@ import Testing
 
   @Test func portableKernelsAreEverywhere() {
     #expect(testKernels.last?.name == "portable")
-  }
-
-  @Test func anEmptyVariableIsNone() {
-    #expect(environmentValue("PATH") != nil)
-    #expect(environmentValue("AUTOEP_NO_SUCH_VARIABLE") == nil)
   }
 }

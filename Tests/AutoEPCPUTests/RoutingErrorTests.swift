@@ -1,5 +1,6 @@
 import AutoEPCPU
 import AutoEPCore
+import AutoEPSystem
 import Testing
 
 @Suite struct RoutingErrorTests {

@@ -21,7 +21,7 @@ import Testing
     let (h, f, counts) = (40, 24, [70, 0, 3, 400])
     let total = counts.reduce(0, +)
     var configuration = ExpertsConfiguration(
-      numExperts: counts.count, hiddenSize: h, ffnSize: f, dtype: dtype)
+      numExperts: counts.count, topK: 1, hiddenSize: h, ffnSize: f, dtype: dtype)
     configuration.weightLayout = layout
     let gateUpShape = layout == .outIn ? [2 * f, h] : [h, 2 * f]
     let downShape = layout == .outIn ? [h, f] : [f, h]
@@ -29,23 +29,30 @@ import Testing
     let down = random.tensor([counts.count] + downShape, dtype)
     let weights = ExpertsWeights(
       gateUp: gateUp.view, gateUpBias: nil, down: down.view, downBias: nil)
-    let rowsPerExpert = Tensor(integers: counts, [counts.count]).view
     let rows = random.tensor([total, h], dtype)
     let hidden = Tensor([total, 2 * f], dtype)
     let results = Tensor([total, h], dtype)
+    let experts = ExpertsCall(configuration, weights, groups: RowGroups(counts: counts))
+    var arena = Arena.none
     try backend.expertsForward(
-      configuration, weights, rows: OrderedRows(rows.view), rowsPerExpert: rowsPerExpert,
-      hidden: hidden.view, into: OrderedRows(results.view))
+      experts, rows: ExpertRows(rows.view), hidden: hidden.view, into: ExpertRows(results.view),
+      &arena)
     let (gradHidden, activated) = (Tensor([total, 2 * f], dtype), Tensor([total, f], dtype))
     let gradGateUp = Tensor(gateUp.view.shape, dtype)
     let gradDown = Tensor(down.view.shape, dtype)
-    try backend.expertsBackward(
-      configuration, weights, rowsPerExpert: rowsPerExpert, hidden: hidden.view,
-      gradRows: OrderedRows(results.view), gradHidden: gradHidden.view, activated: activated.view,
-      gradients: ExpertsGradients(
-        gateUp: nil, gateUpBias: nil, down: gradDown.view, downBias: nil))
+    let gradInputs = Tensor([total, h], dtype)
+    let rowWeights = random.tensor([total, 1], dtype.sumType)
+    let dots = Tensor([total, backend.dotParts(configuration)], dtype.sumType)
+    _ = try backend.expertsBackward(
+      experts,
+      ExpertsGradient(
+        gradRows: ExpertRows(results.view), rowWeights: ExpertRows(rowWeights.view),
+        hidden: hidden.view, gradHidden: gradHidden.view, activated: activated.view,
+        dots: ExpertRows(dots.view), gradInputs: ExpertRows(gradInputs.view),
+        gradients: ExpertsGradients(
+          gateUp: nil, gateUpBias: nil, down: gradDown.view, downBias: nil)))
     try backend.gateUpGradient(
-      configuration, rows: OrderedRows(rows.view), rowsPerExpert: rowsPerExpert,
-      gradHidden: gradHidden.view, into: gradGateUp.view)
+      experts, rows: ExpertRows(rows.view), room: nil, gradHidden: gradHidden.view,
+      into: gradGateUp.view, accumulate: false, &arena)
   }
 }

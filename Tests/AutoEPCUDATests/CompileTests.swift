@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import Foundation
 import FakeCUDA
 import Testing
@@ -50,6 +51,18 @@ extension KernelSource {
 }
 
 @Suite struct KernelListTests {
+  @Test("every header is in the list, once, in order")
+  func headers() throws {
+    let folder = package.appending(path: "Sources/AutoEPCUDA/Kernels")
+    let files = try FileManager.default.contentsOfDirectory(atPath: folder.path)
+    #expect(files.filter { !$0.hasSuffix(".cu") }.sorted() == KernelHeader.all.map(\.name))
+    for header in KernelHeader.all {
+      #expect(
+        try Data(header.text) == Data(contentsOf: folder.appending(path: header.name)),
+        "\(header.name)")
+    }
+  }
+
   @Test("every file of kernels is in the list, once, with its variants told apart")
   func list() throws {
     let folder = package.appending(path: "Sources/AutoEPCUDA/Kernels")
@@ -65,22 +78,13 @@ extension KernelSource {
   }
 }
 
-@Suite struct FaultListTests {
-  @Test("kernels and host number the faults alike")
-  func numbers() throws {
-    let text = String(decoding: PackageResources.fault_cuh, as: UTF8.self)
-    let numbers = try text.matches(of: /FAULT_\w+ = (\d+),/).map { try #require(UInt32($0.1)) }
-    #expect(numbers == DeviceFault.allCases.map(\.rawValue))
-  }
-}
-
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct CompileTests {
   @Test("compiles without a warning, a spill or a stack frame", arguments: KernelBuild.all)
   func compiles(build: KernelBuild) throws { try check(build, by: TestCompiler.open()) }
 
   @Test(
-    "so it does by the compiler of CUDA 12",
+    "compiles likewise by the compiler of CUDA 12",
     .enabled(if: InstalledNVRTC.ofCUDA12 != nil, Comment(rawValue: InstalledNVRTC.advice)),
     arguments: KernelBuild.all)
   func compilesByCUDA12(build: KernelBuild) throws {

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 import FakeCUDA
 import Testing
@@ -8,18 +9,23 @@ import Testing
 /// The device and its launches, on a driver that only remembers.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct DeviceTests {
-  private let source = KernelSource("fill.cu", variants: [[], KernelVariant.define("VALUE", 2)]) {
-    [
-      Array(
-        """
-        #ifndef VALUE
-        #define VALUE 1
-        #endif
-        extern "C" __global__ void fill(int *x) { x[threadIdx.x] = VALUE; }
-        extern "C" __global__ void other(int *x) { *x = VALUE; }
-        """.utf8)
-    ]
-  }
+  private let source = KernelSource(
+    "fill.cu",
+    Array(
+      """
+      #ifndef VALUE
+      #define VALUE 1
+      #endif
+      extern "C" __global__ void fill(int *x) { x[threadIdx.x] = VALUE; }
+      extern "C" __global__ void other(int *x) { *x = VALUE; }
+      struct alignas(64) Map { char bytes[128]; };
+      extern "C" __global__ void several(int *x, int *y, int a, long long b, float c) {
+        *x = *y + a + b + c;
+      }
+      extern "C" __global__ void box(const __grid_constant__ Map map, int *x) {
+        *x = map.bytes[3];
+      }
+      """.utf8), axes: [[[], KernelVariant.define("VALUE", 2)]])
 
   @Test("what a device tells of itself")
   func attributes() throws {
@@ -48,12 +54,10 @@ struct DeviceTests {
   func launch() throws {
     let fake = try FakeDevice()
     let device = try fake.open()
-    let kernel = try device.kernel(source, "fill")
+    let kernel = try device.kernel(source, "several")
     #expect(fake.state.pointee.maxDynamicSharedBytes == 232_448 - 1024)
-    fake.expect(8, 8, 4, 8, 4)
     let stream = CUDAStream(UnsafeMutableRawPointer(bitPattern: 512))
-    let view = TensorView(
-      data: UnsafeMutableRawPointer(bitPattern: 4096), shape: [2], dtype: .f32)
+    let view = TensorView(.device(DeviceAddress(4096)), shape: [2], dtype: .f32)
     let absent: TensorView? = nil
     try kernel.launch(
       grid: LaunchSize(3, 4, 5), block: 128, sharedBytes: 70_000, on: stream, view, absent,
@@ -69,13 +73,34 @@ struct DeviceTests {
     #expect(fake.argument(2, as: Int32.self) == -7)
     #expect(fake.argument(3, as: Int64.self) == 1 << 40)
     #expect(fake.argument(4, as: Float.self) == 0.5)
+    #expect(fake.launches(of: "several") == 1)
+  }
+
+  @Test("arguments that are not the kernel's are an error with its name and both lists")
+  func wrongArguments() throws {
+    let fake = try FakeDevice()
+    let kernel = try fake.open().kernel(source, "several")
+    let address = DeviceAddress(4096)
+    func expectError(_ given: String, _ body: () throws -> Void) {
+      let error = #expect(throws: EngineError.self) { try body() }
+      #expect(error?.message.contains("several has arguments of \(given) bytes") == true)
+      #expect(error?.message.contains("the kernel takes [8, 8, 4, 8, 4]") == true)
+    }
+    expectError("[8, 8, 4, 8]") {
+      try kernel.launch(
+        grid: 1, block: 32, on: CUDAStream(nil), address, address, Int32(1), Int64(1))
+    }
+    expectError("[8, 8, 8, 4, 4]") {
+      try kernel.launch(
+        grid: 1, block: 32, on: CUDAStream(nil), address, address, Int64(1), Int32(1), Float(1))
+    }
+    #expect(fake.state.pointee.launches == 0)
   }
 
   @Test("a launch leaves a thread its context; one without keeps the first device's")
   func contexts() throws {
     let fake = try FakeDevice()
     let kernel = try fake.open().kernel(source, "fill")
-    fake.expect(8)
     let functions = fake.driver.functions
     func contextAfterALaunch(before: cuda_context?) throws -> cuda_context? {
       #expect(functions.ctxSetCurrent(before) == cuda_success)
@@ -95,13 +120,13 @@ struct DeviceTests {
   @Test("clusters, tensor maps, and grids of nothing")
   func clusters() throws {
     let fake = try FakeDevice()
-    let kernel = try fake.open().kernel(source, "fill")
+    let kernel = try fake.open().kernel(source, "box")
+    let address = DeviceAddress(4096)
     let map = try TensorMap(
       fake.driver, at: DeviceAddress(1 << 20), dtype: .bf16, sizes: [64, 100], box: [64, 32],
       swizzle: .bytes128)
-    fake.expect(128)
     try kernel.launch(
-      grid: 8, block: 64, cluster: LaunchSize(2, 1), on: CUDAStream(nil), map)
+      grid: 8, block: 64, cluster: LaunchSize(2, 1), on: CUDAStream(nil), map, address)
     #expect(fake.state.pointee.attribute.id == cuda_launch_cluster_dimension)
     let value = fake.state.pointee.attribute.value
     #expect([value.x, value.y, value.z] == [2, 1, 1])
@@ -110,10 +135,10 @@ struct DeviceTests {
     }
     // dtype, rank, address, swizzle, promotion; sizes; stride in bytes; box; strides of elements.
     #expect(words == [9, 2, 1 << 20, 3, 3, 64, 100, 0, 128, 0, 64, 32, 0, 1, 1, 0])
-    try kernel.launch(grid: LaunchSize(4, 0), block: 64, on: CUDAStream(nil), map)
+    try kernel.launch(grid: LaunchSize(4, 0), block: 64, on: CUDAStream(nil), map, address)
     #expect(fake.state.pointee.launches == 1)
     #expect(throws: EngineError.self) {
-      try kernel.launch(grid: LaunchSize(1 << 40), block: 64, on: CUDAStream(nil), map)
+      try kernel.launch(grid: LaunchSize(1 << 40), block: 64, on: CUDAStream(nil), map, address)
     }
   }
 
@@ -154,7 +179,7 @@ struct DeviceTests {
     for (code, kind) in [(Int32(2), EngineError.Kind.outOfMemory), (700, .internal)] {
       fake.state.pointee.failsLaunchWith = code
       let error = #expect(throws: EngineError.self) {
-        try kernel.launch(grid: 1, block: 1, on: CUDAStream(nil), Int32(1))
+        try kernel.launch(grid: 1, block: 1, on: CUDAStream(nil), DeviceAddress(64))
       }
       #expect(error?.kind == kind)
       #expect(error?.message.contains("cuLaunchKernelEx of fill: CUDA_ERROR") == true)

@@ -1,3 +1,4 @@
+import AutoEPSystem
 import CCUDA
 import FakeCUDA
 import Foundation
@@ -17,26 +18,23 @@ final class FakeDevice {
     var contextSwitches: Int32
     var config: cuda_launch_config
     var attribute: cuda_launch_attribute
-    var argumentCount: Int32
-    var arguments: Arguments
-    var argumentSizes: (UInt32, UInt32, UInt32, UInt32, UInt32, UInt32, UInt32, UInt32)
     var hostMemory: UnsafeMutableRawPointer?
   }
-
-  typealias Argument = cuda_tensor_map
-  typealias Arguments = (
-    Argument, Argument, Argument, Argument, Argument, Argument, Argument, Argument
-  )
 
   let driver: CUDADriver
   let state: UnsafeMutablePointer<State>
   private let library: FakeDriverLibrary
+  private let getArgument: @convention(c) (Int32) -> UnsafeRawPointer
+  private let countLaunches: @convention(c) (UnsafePointer<CChar>) -> Int32
   var folder: URL { library.folder }
 
   init() throws {
     library = try FakeDriverLibrary()
+    let functions = try DynamicLibrary(opening: library.path)
     let getState: @convention(c) () -> UnsafeMutableRawPointer =
-      try DynamicLibrary(opening: library.path).function("fake_driver")
+      try functions.function("fake_driver")
+    getArgument = try functions.function("fake_driver_argument")
+    countLaunches = try functions.function("fake_driver_launches_of")
     state = getState().assumingMemoryBound(to: State.self)
     driver = try CUDADriver(opening: library.path)
   }
@@ -50,21 +48,13 @@ final class FakeDevice {
         cache: KernelCache(folder: folder.appending(path: "cache").path), driverVersion: 13000))
   }
 
-  /// Says how many bytes each argument of the next launches has.
-  func expect(_ sizes: UInt32...) {
-    let all = sizes + Array(repeating: 0, count: 8 - sizes.count)
-    state.pointee.argumentCount = Int32(sizes.count)
-    state.pointee.argumentSizes = (
-      all[0], all[1], all[2], all[3], all[4], all[5], all[6], all[7]
-    )
+  /// An argument of this thread's last launch, as the kernel reads it.
+  func argument<Bits>(_ index: Int, as type: Bits.Type) -> Bits {
+    getArgument(Int32(index)).load(as: type)
   }
 
-  /// The bits of an argument of the last launch.
-  func argument<Bits>(_ index: Int, as type: Bits.Type) -> Bits {
-    withUnsafeBytes(of: state.pointee.arguments) {
-      $0.load(fromByteOffset: index * 128, as: type)
-    }
-  }
+  /// How often kernels of a name were launched.
+  func launches(of name: String) -> Int { Int(countLaunches(name)) }
 }
 
 /// Names in folders.

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 import Testing
 

@@ -1,5 +1,6 @@
 import AutoEPCore
 import AutoEPMPI
+import AutoEPSystem
 import AutoEPTransportLaws
 import Foundation
 

@@ -1,6 +1,7 @@
 import AutoEPCallback
 import AutoEPCore
 import AutoEPMPI
+import AutoEPSystem
 import AutoEPTransportLaws
 
 /// What one rank checks while the other ranks of the same mpirun check it too.
@@ -11,6 +12,7 @@ struct MPICheck {
 
   static let named: [String: Check] = [
     "laws": closing { try $0.laws() },
+    "dispatcher": closing { try $0.dispatcher() },
     "groups": closing { try $0.groups() },
     "mismatch": closing { try $0.mismatch() },
     "missing-rank": closing { try $0.missingRank() },

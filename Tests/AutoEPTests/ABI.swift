@@ -42,10 +42,13 @@ final class TestTensor {
     precondition(values.count == count)
     for (index, value) in values.enumerated() {
       switch Int(dtype) {
-      case AUTOEP_F64: memory.storeBytes(of: value, toByteOffset: index * 8, as: Double.self)
-      case AUTOEP_F32: memory.storeBytes(of: Float(value), toByteOffset: index * 4, as: Float.self)
-      case AUTOEP_I32: memory.storeBytes(of: Int32(value), toByteOffset: index * 4, as: Int32.self)
-      case AUTOEP_I64: memory.storeBytes(of: Int64(value), toByteOffset: index * 8, as: Int64.self)
+      case AUTOEP_DTYPE_F64: memory.storeBytes(of: value, toByteOffset: index * 8, as: Double.self)
+      case AUTOEP_DTYPE_F32:
+        memory.storeBytes(of: Float(value), toByteOffset: index * 4, as: Float.self)
+      case AUTOEP_DTYPE_I32:
+        memory.storeBytes(of: Int32(value), toByteOffset: index * 4, as: Int32.self)
+      case AUTOEP_DTYPE_I64:
+        memory.storeBytes(of: Int64(value), toByteOffset: index * 8, as: Int64.self)
       default: fatalError("dtype \(dtype) has no test values")
       }
     }
@@ -54,10 +57,10 @@ final class TestTensor {
   var values: [Double] {
     (0..<count).map { index in
       switch Int(dtype) {
-      case AUTOEP_F64: memory.load(fromByteOffset: index * 8, as: Double.self)
-      case AUTOEP_F32: Double(memory.load(fromByteOffset: index * 4, as: Float.self))
-      case AUTOEP_I32: Double(memory.load(fromByteOffset: index * 4, as: Int32.self))
-      case AUTOEP_I64: Double(memory.load(fromByteOffset: index * 8, as: Int64.self))
+      case AUTOEP_DTYPE_F64: memory.load(fromByteOffset: index * 8, as: Double.self)
+      case AUTOEP_DTYPE_F32: Double(memory.load(fromByteOffset: index * 4, as: Float.self))
+      case AUTOEP_DTYPE_I32: Double(memory.load(fromByteOffset: index * 4, as: Int32.self))
+      case AUTOEP_DTYPE_I64: Double(memory.load(fromByteOffset: index * 8, as: Int64.self))
       default: fatalError("dtype \(dtype) has no test values")
       }
     }
@@ -74,19 +77,48 @@ final class TestTensor {
 struct ABIError: Error, CustomStringConvertible {
   let status: autoep_status
   let message: String
+  var step = ""
+  var ranks: [Int32] = []
   var description: String { "\(String(cString: autoep_status_name(status))): \(message)" }
 }
 
 /// Calls a function with an error of its own, and throws what it reports.
 func call(_ body: (UnsafeMutablePointer<autoep_error>) -> autoep_status) throws {
   var error = autoep_error()
+  error.struct_size = MemoryLayout<autoep_error>.size
   let status = body(&error)
   guard status != AUTOEP_OK else { return }
-  let message = withUnsafeBytes(of: error.message) { bytes in
-    String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-  }
   #expect(error.status == status)
-  throw ABIError(status: status, message: message)
+  throw ABIError(error)
+}
+
+extension ABIError {
+  /// The failure that a function has written.
+  init(_ error: autoep_error) {
+    status = error.status
+    message = withUnsafeBytes(of: error.message, text)
+    step = withUnsafeBytes(of: error.step, text)
+    ranks = withUnsafeBytes(of: error.ranks) { bytes in
+      Array(bytes.bindMemory(to: Int32.self).prefix(Int(error.num_ranks)))
+    }
+  }
+}
+
+/// The characters before the ending NUL.
+private func text(_ bytes: UnsafeRawBufferPointer) -> String {
+  String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+}
+
+/// Describes a struct by its size, and sets the rest.
+func sized<Struct: BitwiseCopyable>(_ empty: Struct, _ set: (inout Struct) -> Void = { _ in })
+  -> Struct
+{
+  var result = empty
+  set(&result)
+  withUnsafeMutableBytes(of: &result) {
+    $0.storeBytes(of: MemoryLayout<Struct>.size, as: Int.self)
+  }
+  return result
 }
 
 /// Expects a failure of a kind whose text holds all of `texts`.

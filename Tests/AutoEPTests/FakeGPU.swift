@@ -7,7 +7,7 @@ import Testing
 /// A context of a GPU that is not there: its driver remembers launches and does nothing. What it
 /// compiles goes to the user's cache, as from any program.
 final class FakeGPU: Sendable {
-  /// One a process, which then takes the fake for the machine's driver.
+  /// One per process, which then takes the fake for the machine's driver.
   static let shared = Result { try FakeGPU() }
 
   let handle: autoep_context

@@ -46,15 +46,35 @@ import Testing
 
   @Test("a C program includes the header and runs a layer")
   func cProgram() throws {
+    #expect(try runProgram("layer.c").contains("largest error"))
+  }
+
+  @Test("the code of docs/c_interface.md is the program's")
+  func documentedProgram() throws {
+    let program = try String(
+      contentsOf: Self.package.appending(path: "Tests/CProgram/layer.c"), encoding: .utf8)
+    let page = try String(
+      contentsOf: Self.package.appending(path: "docs/c_interface.md"), encoding: .utf8)
+    let blocks = page.matches(of: /```c\n((?:.|\n)*?)\n```/).map { String($0.1) }
+    #expect(blocks.count >= 4)
+    for block in blocks { #expect(program.contains(block), "\(block)") }
+  }
+
+  @Test("a process that has used communicators only forks children that can use them")
+  func forkAfterCommunicatorsOnly() throws {
+    _ = try runProgram("fork_communicators.c")
+  }
+
+  /// Builds a program of `Tests/CProgram` with the library; returns what it prints.
+  private func runProgram(_ source: String) throws -> String {
     let program = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
     defer { try? FileManager.default.removeItem(at: program) }
     let folder = Self.library.deletingLastPathComponent().path
     _ = try run(
-      "cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic",
+      "cc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic", "-pthread",
       "-I\(Self.header.deletingLastPathComponent().path)",
-      Self.package.appending(path: "Tests/CProgram/layer.c").path, "-o", program.path,
+      Self.package.appending(path: "Tests/CProgram/\(source)").path, "-o", program.path,
       "-L\(folder)", "-Wl,-rpath,\(folder)", "-lautoep", "-lm")
-    let output = try run(program.path)
-    #expect(output.contains("largest error"))
+    return try run(program.path)
   }
 }

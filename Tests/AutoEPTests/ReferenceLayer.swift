@@ -4,7 +4,7 @@ import Foundation
 /// An MoE layer's experts as the formulas say, one token and one expert at a time.
 struct ReferenceLayer: Sendable {
   var configuration: ExpertsConfiguration
-  var topK: Int
+  /// The expert of each slot; -1 for none.
   var topkIdx: [Int]
 
   /// All that the result depends on.
@@ -18,14 +18,14 @@ struct ReferenceLayer: Sendable {
   }
 
   func forward<Number: Field>(_ inputs: Inputs<Number>) -> [Number] {
-    let (h, k) = (configuration.hiddenSize, topK)
+    let (h, k) = (configuration.hiddenSize, configuration.topK)
     let tokens = topkIdx.count / k
     var y = [Number](repeating: Number(0), count: tokens * h)
     for token in 0..<tokens {
       let x = Array(inputs.x[token * h..<(token + 1) * h])
-      for slot in token * k..<(token + 1) * k {
+      for slot in token * k..<(token + 1) * k where topkIdx[slot] >= 0 {
         let weight = inputs.topkWeights[slot]
-        let before = configuration.scoreApply == .before
+        let before = configuration.applyWeights == .before
         let result = expert(topkIdx[slot], before ? x.map { $0 * weight } : x, inputs)
         for i in 0..<h {
           y[token * h + i] = y[token * h + i] + (before ? result[i] : result[i] * weight)

@@ -19,7 +19,7 @@ struct Spoiling {
   let change: (inout autoep_tensor) -> Void
 
   init(
-    _ text: String, _ status: Int = AUTOEP_INVALID_ARGUMENT,
+    _ text: String, _ status: Int = AUTOEP_ERROR_INVALID_ARGUMENT,
     _ change: @escaping (inout autoep_tensor) -> Void
   ) {
     self.text = text
@@ -37,7 +37,7 @@ struct Spoiling {
     Spoiling("has 1000000 dim") { $0.ndim = 1_000_000 },
     Spoiling("dtype") { $0.dtype = 77 },
     Spoiling("expected") { $0.dtype = wrong($0.dtype) },
-    Spoiling("device type", AUTOEP_UNSUPPORTED) { $0.device_type = 42 },
+    Spoiling("device type", AUTOEP_ERROR_UNSUPPORTED) { $0.device_type = 42 },
     Spoiling("no data") { $0.data = nil },
     Spoiling("aligned") { $0.data += 1 },
     Spoiling("NULL") { $0.shape = nil },
@@ -71,7 +71,9 @@ struct Spoiling {
   }
 
   private static func wrong(_ dtype: autoep_dtype) -> autoep_dtype {
-    autoep_dtype([AUTOEP_I32, AUTOEP_I64].contains(Int(dtype)) ? AUTOEP_F32 : AUTOEP_I32)
+    autoep_dtype(
+      [AUTOEP_DTYPE_I32, AUTOEP_DTYPE_I64].contains(Int(dtype))
+        ? AUTOEP_DTYPE_F32 : AUTOEP_DTYPE_I32)
   }
 
   /// One element is contiguous whatever its stride; and a call that takes any shape can not know
@@ -100,7 +102,7 @@ extension Call {
         }
       }
       if argument.isOptional { continue }
-      expectFailure(AUTOEP_INVALID_ARGUMENT, argument.name, "NULL") {
+      expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, argument.name, "NULL") {
         try self(context) { tensors in
           tensors.enumerated().map {
             $0.offset == index ? nil : $0.element.describe(place.put).pointer

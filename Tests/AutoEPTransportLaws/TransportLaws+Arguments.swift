@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension TransportLaw {
   /// A wrong argument is refused where it is given, before anything is sent; the group lives on.
@@ -17,6 +18,26 @@ extension TransportLaw {
       let none = Array(repeating: 0, count: transport.size)
       try refuses(transport, sendRows: one, receiveRows: none, memory: nil)
       try refuses(transport, sendRows: none, receiveRows: one, memory: nil)
+      try transport.barrier()
+    },
+    TransportLaw("memory of a space that it does not reach is refused") { transport in
+      let memory = UnsafeMutableRawPointer(bitPattern: 64)
+      let device = Storage.device(DeviceAddress(1 << 20))
+      try require(transport.reaches(.host), "the host's memory is for every transport")
+      guard !transport.reaches(.device(0)) else { return }
+      for (send, receive) in [(device, .host(memory)), (.host(memory), device), (device, device)] {
+        let one = Array(repeating: 1, count: transport.size)
+        let error = try failure(of: "exchange of device memory") { () throws(EngineError) in
+          _ = try transport.start(
+            RowExchange(
+              send: send, sendRows: one, receive: receive, receiveRows: one, rowBytes: 8,
+              step: "refused", queue: .stream(0)))
+        }
+        try require(
+          error.kind == .unsupported && error.message.contains("refused"),
+          "got \(error.kind): \(error)")
+      }
+      try require(transport.health.failure == nil, "a refused exchange ended the group")
       try transport.barrier()
     },
     TransportLaw("a sum of integers is refused") { transport in

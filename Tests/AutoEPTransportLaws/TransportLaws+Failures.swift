@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Checks that a rank whose partner stays out says so at the deadline, and that the group is then
 /// of no use.
@@ -45,6 +46,36 @@ public func checkRefusal(at transport: any Transport) throws {
   try require(
     error.kind == .communication && error.message.contains("its group failed before"),
     "expected a refusal, got \(error.kind): \(error)")
+}
+
+/// Checks that a group which one of its ranks gives up fails there from then on, and says why. Every rank of a group
+/// calls it.
+@Sendable
+public func checkAbort(at transport: any Transport) throws {
+  try transport.barrier()
+  // In one process another rank may have given the same group up by now.
+  let before = transport.health.failure
+  try require(
+    before == nil || before?.message == "the trainer gave up",
+    "a group that works says that it failed: \(String(describing: before))")
+  transport.abort(EngineError(.internal, "the trainer gave up", ranks: [0]))
+  let recorded = transport.health.failure
+  try require(
+    recorded?.kind == .internal && recorded?.message == "the trainer gave up",
+    "health tells of \(String(describing: recorded))")
+  for _ in 0..<2 {
+    let error = try failure(of: "exchange after an abort") { () throws(EngineError) in
+      try transport.barrier(step: "roll call")
+    }
+    try require(
+      error.kind == .communication && error.message.contains("the trainer gave up")
+        && error.step == "roll call" && error.ranks == [0],
+      "expected the reason of the abort, got \(error.kind): \(error)")
+    try checkRefusal(at: transport)
+  }
+  transport.abort(EngineError(.internal, "once more"))
+  try require(
+    transport.health.failure?.message == "the trainer gave up", "a later abort hides the first one")
 }
 
 /// The error of `body`; throws if there is none.

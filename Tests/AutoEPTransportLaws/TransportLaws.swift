@@ -1,7 +1,7 @@
 import AutoEPCore
 
 /// Checks the laws every transport obeys: order, empty splits, uneven splits, self-send, ranks
-/// without rows, large rows, many exchanges in a row, collectives and the bits of a sum.
+/// without rows, large rows, many exchanges in a row, collectives, the bits of a sum, health and abort.
 ///
 /// `makeWorld` makes the ranks of a group of a size: all of them, each of which then runs in a
 /// thread of its own, or those of this process, where the others check the same laws elsewhere.
@@ -17,6 +17,8 @@ public func checkTransport(
       TransportLaw("all laws on one group") { transport in
         for law in TransportLaw.all { try law.check(transport) }
       })
+    // Last, for the group is of no use afterwards.
+    try checkEachRank(try makeWorld(size), TransportLaw("an abort ends the group", checkAbort))
   }
 }
 

@@ -1,5 +1,6 @@
 import AutoEPCallback
 import AutoEPCore
+import AutoEPSystem
 import AutoEPTransportLaws
 import CAutoEP
 import Testing
@@ -9,7 +10,7 @@ struct CallbackTransportTests {
   let host = ScriptedHost()
 
   @Test func missingRanksAreNamed() throws {
-    host.waitCode = AUTOEP_TIMEOUT
+    host.waitCode = AUTOEP_ERROR_TIMEOUT
     host.missing = [2]
     let transport = try CallbackTransport(host.table(), timeout: 1.5)
     try checkMissingRank(2, at: transport, seconds: 1.5)
@@ -34,11 +35,41 @@ struct CallbackTransportTests {
 
   @Test func failedWaitEndsTheGroup() throws {
     host.message = String(repeating: "x", count: Int(AUTOEP_ERROR_MESSAGE_SIZE))
-    host.waitCode = AUTOEP_COMMUNICATION
+    host.waitCode = AUTOEP_ERROR_COMMUNICATION
     let transport = try CallbackTransport(host.table(), timeout: 1)
     let error = try failure(of: "wait") { () throws(EngineError) in try transport.barrier() }
     #expect(error.message.contains("wait returned 5: xxx"))
     try checkRefusal(at: transport)
+  }
+
+  @Test func anAbortIsNotTheHosts() throws {
+    let transport = try CallbackTransport(host.table(), timeout: 1)
+    let pending = try transport.start(
+      RowExchange(
+        send: nil, sendRows: [0, 0, 0], receive: nil, receiveRows: [0, 0, 0], rowBytes: 8,
+        step: "dispatch"))
+    transport.abort(EngineError(.internal, "the trainer gave up"))
+    let error = try failure(of: "wait") { () throws(EngineError) in try pending.wait() }
+    #expect(error.kind == .communication)
+    #expect(error.message.contains("the trainer gave up"))
+    try checkRefusal(at: transport)
+    #expect(host.starts == 1)
+  }
+
+  @Test func whatTheHostIsGiven() throws {
+    let transport = try CallbackTransport(host.table(), timeout: 1)
+    let (send, receive) = (
+      UnsafeMutableRawPointer(bitPattern: 64), UnsafeMutableRawPointer(bitPattern: 4096)
+    )
+    try transport.exchange(
+      RowExchange(
+        send: send, sendRows: [1, 0, 2], receive: receive, receiveRows: [4, 5, 6], rowBytes: 24,
+        step: "dispatch"))
+    let given = try #require(host.exchange)
+    #expect(given.structSize == MemoryLayout<autoep_exchange>.size)
+    #expect(given.send == UnsafeRawPointer(send) && given.receive == receive)
+    #expect(given.sendRows == [1, 0, 2] && given.receiveRows == [4, 5, 6])
+    #expect(given.rowBytes == 24)
   }
 
   @Test func abandonedExchangeIsReleased() throws {

@@ -1,9 +1,10 @@
 import AutoEPCallback
 import AutoEPCore
+import AutoEPSystem
 import CAutoEP
 
 /// A host's transport as C sees it, made of a rank of a local group.
-func callbackTwin(of transport: LocalTransport, timeout: Double) throws -> CallbackTransport {
+func callbackTwin(of transport: InProcessTransport, timeout: Double) throws -> CallbackTransport {
   var table = autoep_transport()
   table.struct_size = MemoryLayout<autoep_transport>.size
   table.state = Unmanaged.passRetained(transport).toOpaque()
@@ -12,7 +13,7 @@ func callbackTwin(of transport: LocalTransport, timeout: Double) throws -> Callb
   table.start = twinStart
   table.wait = twinWait
   table.release = { state in
-    if let state { Unmanaged<LocalTransport>.fromOpaque(state).release() }
+    if let state { Unmanaged<InProcessTransport>.fromOpaque(state).release() }
   }
   return try CallbackTransport(table, timeout: timeout)
 }
@@ -24,20 +25,22 @@ private final class TwinRequest {
 
 private let twinStart:
   @convention(c) (
-    UnsafeMutableRawPointer?, UnsafeRawPointer?, UnsafePointer<Int64>?, UnsafeMutableRawPointer?,
-    UnsafePointer<Int64>?, Int64, UnsafeMutablePointer<UnsafeMutableRawPointer?>?,
-    UnsafeMutablePointer<CChar>?
-  ) -> Int32 = { state, send, sendRows, receive, receiveRows, rowBytes, request, message in
-    guard let state, let request else { return Int32(AUTOEP_INTERNAL) }
-    let transport = Unmanaged<LocalTransport>.fromOpaque(state).takeUnretainedValue()
+    UnsafeMutableRawPointer?, UnsafePointer<autoep_exchange>?,
+    UnsafeMutablePointer<UnsafeMutableRawPointer?>?, UnsafeMutablePointer<CChar>?
+  ) -> Int32 = { state, exchange, request, message in
+    guard let state, let exchange = exchange?.pointee, let request else {
+      return Int32(AUTOEP_ERROR_INTERNAL)
+    }
+    let transport = Unmanaged<InProcessTransport>.fromOpaque(state).takeUnretainedValue()
     func rows(_ counts: UnsafePointer<Int64>?) -> [Int] {
       UnsafeBufferPointer(start: counts, count: transport.size).map { Int($0) }
     }
     do throws(EngineError) {
       let pending = try transport.start(
         RowExchange(
-          send: send, sendRows: rows(sendRows), receive: receive, receiveRows: rows(receiveRows),
-          rowBytes: Int(rowBytes), step: "twin"))
+          send: exchange.send, sendRows: rows(exchange.send_rows), receive: exchange.receive,
+          receiveRows: rows(exchange.receive_rows), rowBytes: Int(exchange.row_bytes),
+          step: "twin"))
       request.pointee = Unmanaged.passRetained(TwinRequest(pending)).toOpaque()
       return Int32(AUTOEP_OK)
     } catch {
@@ -50,7 +53,7 @@ private let twinWait:
     UnsafeMutableRawPointer?, UnsafeMutableRawPointer?, Double, UnsafeMutablePointer<Int32>?,
     UnsafeMutablePointer<CChar>?
   ) -> Int32 = { _, request, _, _, message in
-    guard let request else { return Int32(AUTOEP_INTERNAL) }
+    guard let request else { return Int32(AUTOEP_ERROR_INTERNAL) }
     do throws(EngineError) {
       try Unmanaged<TwinRequest>.fromOpaque(request).takeRetainedValue().pending.wait()
       return Int32(AUTOEP_OK)

@@ -1,5 +1,6 @@
 import AutoEPCore
 import AutoEPMPI
+import AutoEPSystem
 import AutoEPTransportLaws
 import Testing
 
@@ -8,7 +9,8 @@ import Testing
   .enabled(if: MPILaunch.isPossible, "needs mpicc and mpirun, which are not on this machine"))
 struct MPITests {
   @Test(arguments: [
-    ("laws", 1), ("laws", 2), ("laws", 4), ("groups", 1), ("groups", 4), ("mismatch", 2),
+    ("laws", 1), ("laws", 2), ("laws", 4), ("dispatcher", 2), ("dispatcher", 3), ("groups", 1),
+    ("groups", 4), ("mismatch", 2),
     ("mismatch", 3), ("missing-rank", 2), ("missing-rank", 3), ("missing-opener", 2),
     ("host-owns-mpi", 2), ("single-threaded-host", 1),
   ])

@@ -12,23 +12,46 @@ final class ScriptedHost {
   private(set) var deadlines: [Double] = []
   private(set) var releases = 0
   private(set) var sawOverlap = false
+  private(set) var exchange: Exchange?
   private var isInCall = false
+  private var size = 0
+
+  /// The last exchange that was started, as the host saw it.
+  struct Exchange {
+    let structSize: Int
+    let send: UnsafeRawPointer?
+    let sendRows: [Int64]
+    let receive: UnsafeMutableRawPointer?
+    let receiveRows: [Int64]
+    let rowBytes: Int64
+
+    init(_ exchange: autoep_exchange, size: Int) {
+      structSize = exchange.struct_size
+      send = exchange.send
+      sendRows = Array(UnsafeBufferPointer(start: exchange.send_rows, count: size))
+      receive = exchange.receive
+      receiveRows = Array(UnsafeBufferPointer(start: exchange.receive_rows, count: size))
+      rowBytes = exchange.row_bytes
+    }
+  }
 
   /// Rank 0 of `size`; the host outlives the table.
   func table(size: Int32 = 3) -> autoep_transport {
+    self.size = Int(size)
     var table = autoep_transport()
     table.struct_size = MemoryLayout<autoep_transport>.size
     table.state = Unmanaged.passUnretained(self).toOpaque()
     table.rank = 0
     table.size = size
-    table.start = { state, _, _, _, _, _, _, message in
-      guard let host = ScriptedHost.from(state) else { return Int32(AUTOEP_INTERNAL) }
+    table.start = { state, exchange, _, message in
+      guard let host = ScriptedHost.from(state) else { return Int32(AUTOEP_ERROR_INTERNAL) }
       host.starts += 1
+      host.exchange = exchange.map { Exchange($0.pointee, size: host.size) }
       host.answer(message)
       return Int32(host.startCode)
     }
     table.wait = { state, _, seconds, missing, message in
-      guard let host = ScriptedHost.from(state) else { return Int32(AUTOEP_INTERNAL) }
+      guard let host = ScriptedHost.from(state) else { return Int32(AUTOEP_ERROR_INTERNAL) }
       host.waits += 1
       host.deadlines.append(seconds)
       for rank in host.missing { missing?[rank] = 1 }

@@ -8,15 +8,15 @@ struct TransportLawTests {
     try checkTransport(sizes: [1]) { _ in [SelfTransport()] }
   }
 
-  @Test func localTransport() throws {
+  @Test func inProcessTransport() throws {
     try checkTransport(sizes: [1, 2, 3, 4, 7]) {
-      try LocalTransport.makeWorld(size: $0, timeout: 60)
+      try InProcessTransport.makeWorld(size: $0, timeout: 60)
     }
   }
 
   @Test func callbackTransport() throws {
     try checkTransport { size in
-      try LocalTransport.makeWorld(size: size, timeout: 60).map {
+      try InProcessTransport.makeWorld(size: size, timeout: 60).map {
         try callbackTwin(of: $0, timeout: 60)
       }
     }

@@ -1,12 +1,21 @@
-/* Runs one MoE layer through the C interface alone, as a C programmer would: route, then the
- * experts path with one rank, forward and backward; prints the largest error against plain loops. */
+/* Runs one MoE layer over two ranks through the C interface alone, as a C program would: route, plan, forward and
+ * backward, each rank with half of the experts and tokens of its own. Prints the largest error against plain loops.
+ *
+ * The ranks are threads of this process, connected by autoep_comm_create_local. Over MPI only `comm` differs:
+ *
+ *   autoep_mpi_config mpi = AUTOEP_MPI_CONFIG_INIT;
+ *   mpi.library_path = "libautoep_mpi.so";
+ *   autoep_comm_create_mpi(&mpi, &comm, &error);
+ */
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "autoep.h"
 
-enum { T = 7, H = 6, F = 4, E = 5, K = 2, N = T * K };
+/* Tokens per rank, hidden size, expert FFN size, experts of all ranks, experts per token. */
+enum { RANKS = 2, T = 7, H = 6, F = 4, E = 6, K = 2, LOCAL = E / RANKS };
 
 static void check(autoep_status status, const autoep_error *error) {
   if (status == AUTOEP_OK) return;
@@ -14,6 +23,7 @@ static void check(autoep_status status, const autoep_error *error) {
   exit(1);
 }
 
+/* The shape lives as long as the program. */
 static autoep_tensor tensor(void *data, autoep_dtype dtype, const int64_t *shape, int32_t ndim) {
   return (autoep_tensor){.data = data,
                          .shape = shape,
@@ -22,128 +32,178 @@ static autoep_tensor tensor(void *data, autoep_dtype dtype, const int64_t *shape
                          .device_type = AUTOEP_DEVICE_CPU};
 }
 
+static autoep_buffer buffer(int64_t bytes) {
+  size_t size = ((size_t)bytes + 63) / 64 * 64;
+  return (autoep_buffer){.data = size == 0 ? NULL : aligned_alloc(64, size), .bytes = size};
+}
+
+static const int64_t th[] = {T, H}, te[] = {T, E}, tk[] = {T, K};
+static const int64_t gate_up_shape[] = {LOCAL, 2 * F, H}, down_shape[] = {LOCAL, H, F};
+
+/* The whole layer, which the loops read: rank r has the tokens [r] and the experts from r * LOCAL on. */
+static double x[RANKS][T][H], logits[RANKS][T][E], gate_up[E][2 * F][H], down[E][H][F];
+static double weights[RANKS][T][K], y[RANKS][T][H], grad_weights[RANKS][T][K];
+static double grad_x[RANKS][T][H], grad_gate_up[E][2 * F][H], grad_down[E][H][F];
+static int32_t idx[RANKS][T][K];
+static autoep_comm comms[RANKS];
+
 /* In [-1, 1), the same everywhere. */
-static double draw(void) {
-  static uint32_t state = 12345;
-  state = state * 1664525u + 1013904223u;
-  return (double)(state >> 8) / (1 << 23) - 1;
-}
-
 static void fill(double *values, int count) {
-  for (int i = 0; i < count; i++) values[i] = draw();
+  static uint32_t state = 12345;
+  for (int i = 0; i < count; i++) {
+    state = state * 1664525u + 1013904223u;
+    values[i] = (double)(state >> 8) / (1 << 23) - 1;
+  }
 }
 
-static double x[T][H], logits[T][E], gate_up[E][2 * F][H], down[E][H][F], weights[T][K];
-static double y[T][H], grad_x[T][H], grad_weights[T][K];
-static double grad_gate_up[E][2 * F][H], grad_down[E][H][F];
-static int32_t idx[T][K], tokens_per_expert[E];
+/* One rank's part: its tokens go to their experts, wherever these are, and the results come back. */
+static void *run_rank(void *argument) {
+  int rank = (int)(intptr_t)argument;
+  autoep_error error = AUTOEP_ERROR_INIT;
+  autoep_context context;
+  autoep_context_config cpu = AUTOEP_CONTEXT_CONFIG_INIT;
+  cpu.num_threads = 1;
+  check(autoep_context_create(&cpu, &context, &error), &error);
 
-/* The layer by its formula. */
-static double expected(int t, int h) {
+  autoep_tensor x_TH = tensor(x[rank], AUTOEP_DTYPE_F64, th, 2);
+  autoep_tensor logits_TE = tensor(logits[rank], AUTOEP_DTYPE_F64, te, 2);
+  autoep_tensor idx_TK = tensor(idx[rank], AUTOEP_DTYPE_I32, tk, 2);
+  autoep_tensor weights_TK = tensor(weights[rank], AUTOEP_DTYPE_F64, tk, 2);
+  autoep_tensor y_TH = tensor(y[rank], AUTOEP_DTYPE_F64, th, 2);
+  autoep_tensor gate_up_eGH = tensor(gate_up[rank * LOCAL], AUTOEP_DTYPE_F64, gate_up_shape, 3);
+  autoep_tensor down_eHF = tensor(down[rank * LOCAL], AUTOEP_DTYPE_F64, down_shape, 3);
+
+  autoep_route_config route = AUTOEP_ROUTE_CONFIG_INIT;
+  route.top_k = K;
+  route.normalize = 1;
+  autoep_route_args choose = {.struct_size = sizeof choose,
+                              .config = &route,
+                              .logits = &logits_TE,
+                              .topk_idx = &idx_TK,
+                              .topk_weights = &weights_TK};
+  check(autoep_route(context, &choose, &error), &error);
+
+  autoep_layer layer;
+  autoep_layer_info info = {.struct_size = sizeof info};
+  autoep_layer_config config = AUTOEP_LAYER_CONFIG_INIT;
+  config.num_experts = E;
+  config.top_k = K;
+  config.hidden_size = H;
+  config.ffn_size = F;
+  config.dtype = AUTOEP_DTYPE_F64;
+  config.comm = comms[rank];
+  check(autoep_layer_create(context, &config, &layer, &info, &error), &error);
+
+  /* The plan tells how many rows come to this rank's experts. */
+  autoep_workspace_args pass = {.struct_size = sizeof pass, .num_tokens = T, .lends_gate_up = 1,
+                                .lends_grad_x = 1, .overwrite_saved = 1};
+  autoep_workspace_bytes needs = {.struct_size = sizeof needs};
+  check(autoep_layer_workspace(context, layer, &pass, &needs, &error), &error);
+  autoep_buffer plan_workspace = buffer(needs.plan);
+  autoep_plan_args make_plan = {.struct_size = sizeof make_plan,
+                                .topk_idx = &idx_TK,
+                                .plan = buffer(info.plan_bytes + T * info.plan_bytes_per_token),
+                                .workspace = plan_workspace};
+  autoep_plan_info plan = {.struct_size = sizeof plan};
+  check(autoep_layer_plan(context, layer, &make_plan, &plan, &error), &error);
+
+  pass.rows_capacity = plan.rows_capacity;
+  check(autoep_layer_workspace(context, layer, &pass, &needs, &error), &error);
+  autoep_buffer saved =
+      buffer(info.saved_bytes + plan.rows_capacity * info.saved_bytes_per_row);
+  autoep_buffer forward_workspace = buffer(needs.forward);
+  autoep_buffer backward_workspace = buffer(needs.backward);
+  autoep_experts_weights experts = {
+      .struct_size = sizeof experts, .gate_up = &gate_up_eGH, .down = &down_eHF};
+  autoep_forward_args forward = {.struct_size = sizeof forward,
+                                 .weights = &experts,
+                                 .x = &x_TH,
+                                 .topk_weights = &weights_TK,
+                                 .plan = make_plan.plan,
+                                 .rows_capacity = plan.rows_capacity,
+                                 .saved = saved,
+                                 .y = &y_TH,
+                                 .workspace = forward_workspace};
+  check(autoep_layer_forward(context, layer, &forward, &error), &error);
+
+  /* The gradients of the sum of all ranks' y. */
+  double ones[T][H];
+  for (int i = 0; i < T * H; i++) (&ones[0][0])[i] = 1;
+  autoep_tensor grad_y_TH = tensor(ones, AUTOEP_DTYPE_F64, th, 2);
+  autoep_tensor grad_x_TH = tensor(grad_x[rank], AUTOEP_DTYPE_F64, th, 2);
+  autoep_tensor grad_weights_TK = tensor(grad_weights[rank], AUTOEP_DTYPE_F64, tk, 2);
+  autoep_tensor grad_gate_up_eGH =
+      tensor(grad_gate_up[rank * LOCAL], AUTOEP_DTYPE_F64, gate_up_shape, 3);
+  autoep_tensor grad_down_eHF = tensor(grad_down[rank * LOCAL], AUTOEP_DTYPE_F64, down_shape, 3);
+  autoep_experts_weights gradients = {
+      .struct_size = sizeof gradients, .gate_up = &grad_gate_up_eGH, .down = &grad_down_eHF};
+  autoep_backward_args backward = {.struct_size = sizeof backward,
+                                   .weights = &experts,
+                                   .grad_y = &grad_y_TH,
+                                   .topk_weights = &weights_TK,
+                                   .plan = make_plan.plan,
+                                   .rows_capacity = plan.rows_capacity,
+                                   .saved = saved,
+                                   .overwrite_saved = 1,
+                                   .grad_x = &grad_x_TH,
+                                   .grad_topk_weights = &grad_weights_TK,
+                                   .grad_weights = &gradients,
+                                   .workspace = backward_workspace};
+  check(autoep_layer_backward(context, layer, &backward, &error), &error);
+
+  free(plan_workspace.data);
+  free(make_plan.plan.data);
+  free(saved.data);
+  free(forward_workspace.data);
+  free(backward_workspace.data);
+  check(autoep_layer_free(layer, &error), &error);
+  check(autoep_context_free(context, &error), &error);
+  return NULL;
+}
+
+/* y of one token by the formula. */
+static double expected(int rank, int t, int h) {
   double sum = 0;
   for (int k = 0; k < K; k++) {
-    int e = idx[t][k];
+    int e = idx[rank][t][k];
     for (int f = 0; f < F; f++) {
       double gate = 0, up = 0;
       for (int i = 0; i < H; i++) {
-        gate += x[t][i] * gate_up[e][f][i];
-        up += x[t][i] * gate_up[e][F + f][i];
+        gate += x[rank][t][i] * gate_up[e][f][i];
+        up += x[rank][t][i] * gate_up[e][F + f][i];
       }
-      sum += weights[t][k] * gate / (1 + exp(-gate)) * up * down[e][h][f];
+      sum += weights[rank][t][k] * gate / (1 + exp(-gate)) * up * down[e][h][f];
     }
   }
   return sum;
 }
 
 int main(void) {
-  autoep_error error;
-  autoep_context context;
-  autoep_comm comm;
-  check(autoep_context_create(NULL, &context, &error), &error);
-  check(autoep_comm_create_self(&comm, &error), &error);
-
-  fill(&x[0][0], T * H);
-  fill(&logits[0][0], T * E);
+  autoep_error error = AUTOEP_ERROR_INIT;
+  fill(&x[0][0][0], RANKS * T * H);
+  fill(&logits[0][0][0], RANKS * T * E);
   fill(&gate_up[0][0][0], E * 2 * F * H);
   fill(&down[0][0][0], E * H * F);
 
-  const int64_t th[] = {T, H}, te[] = {T, E}, tk[] = {T, K}, e1[] = {E};
-  autoep_tensor x_TH = tensor(x, AUTOEP_F64, th, 2);
-  autoep_tensor logits_TE = tensor(logits, AUTOEP_F64, te, 2);
-  autoep_tensor idx_TK = tensor(idx, AUTOEP_I32, tk, 2);
-  autoep_tensor weights_TK = tensor(weights, AUTOEP_F64, tk, 2);
-  autoep_tensor load_E = tensor(tokens_per_expert, AUTOEP_I32, e1, 1);
-  autoep_route_config route = {.struct_size = sizeof route,
-                               .score = AUTOEP_SCORE_SOFTMAX,
-                               .top_k = K,
-                               .normalize = 1,
-                               .scale = 1,
-                               .num_groups = 1,
-                               .topk_groups = 1};
-  check(autoep_route(context, &route, &logits_TE, NULL, &idx_TK, &weights_TK, &load_E, &error),
-        &error);
+  check(autoep_comm_create_local(RANKS, 60.0, comms, &error), &error);
+  pthread_t threads[RANKS];
+  for (intptr_t rank = 0; rank < RANKS; rank++)
+    pthread_create(&threads[rank], NULL, run_rank, (void *)rank);
+  for (int rank = 0; rank < RANKS; rank++) pthread_join(threads[rank], NULL);
+  for (int rank = 0; rank < RANKS; rank++) check(autoep_comm_free(comms[rank], &error), &error);
 
-  autoep_experts_config config = {.struct_size = sizeof config,
-                                  .num_experts = E,
-                                  .hidden_size = H,
-                                  .ffn_size = F,
-                                  .dtype = AUTOEP_F64,
-                                  .activation = AUTOEP_SILU,
-                                  .gate = AUTOEP_GATE_CONCATENATED,
-                                  .weight_layout = AUTOEP_WEIGHT_OUT_IN,
-                                  .score_apply = AUTOEP_SCORE_AFTER};
-  autoep_plan plan;
-  autoep_plan_info info = {.struct_size = sizeof info};
-  check(autoep_experts_plan(context, comm, &config, &idx_TK, &plan, &info, &error), &error);
-
-  const int64_t sh[] = {info.saved_rows, H}, rg[] = {info.rows_received, 2 * F};
-  const int64_t nh[] = {info.rows_sent, H}, gate_up_shape[] = {E, 2 * F, H};
-  const int64_t down_shape[] = {E, H, F};
-  static double rows[N][H], hidden[N][2 * F], expert_rows[N][H];
-  autoep_tensor rows_SH = tensor(rows, AUTOEP_F64, sh, 2);
-  autoep_tensor hidden_RG = tensor(hidden, AUTOEP_F64, rg, 2);
-  autoep_tensor expert_rows_NH = tensor(expert_rows, AUTOEP_F64, nh, 2);
-  autoep_tensor gate_up_EGH = tensor(gate_up, AUTOEP_F64, gate_up_shape, 3);
-  autoep_tensor down_EHF = tensor(down, AUTOEP_F64, down_shape, 3);
-  autoep_tensor y_TH = tensor(y, AUTOEP_F64, th, 2);
-  autoep_experts_weights experts = {
-      .struct_size = sizeof experts, .gate_up = &gate_up_EGH, .down = &down_EHF};
-
-  int64_t bytes = info.forward_workspace_bytes > info.backward_workspace_bytes
-                      ? info.forward_workspace_bytes
-                      : info.backward_workspace_bytes;
-  void *workspace = aligned_alloc(64, (size_t)(bytes + 63) / 64 * 64);
-  check(autoep_experts_forward(context, plan, &experts, &x_TH, &weights_TK, &rows_SH, &hidden_RG,
-                               &expert_rows_NH, &y_TH, workspace, &error),
-        &error);
-  double worst = 0;
-  for (int t = 0; t < T; t++)
-    for (int h = 0; h < H; h++) worst = fmax(worst, fabs(y[t][h] - expected(t, h)));
-
-  /* For the loss sum(y), the gradient to weights[t][k] is the sum of expert k's result, so that
-   * all of them, weighted, sum to the loss. */
-  static double ones[T][H];
-  double loss = 0, weighted = 0;
-  for (int i = 0; i < T * H; i++) (&ones[0][0])[i] = 1;
-  autoep_tensor grad_y_TH = tensor(ones, AUTOEP_F64, th, 2);
-  autoep_tensor grad_x_TH = tensor(grad_x, AUTOEP_F64, th, 2);
-  autoep_tensor grad_weights_TK = tensor(grad_weights, AUTOEP_F64, tk, 2);
-  autoep_tensor grad_gate_up_EGH = tensor(grad_gate_up, AUTOEP_F64, gate_up_shape, 3);
-  autoep_tensor grad_down_EHF = tensor(grad_down, AUTOEP_F64, down_shape, 3);
-  autoep_experts_weights gradients = {
-      .struct_size = sizeof gradients, .gate_up = &grad_gate_up_EGH, .down = &grad_down_EHF};
-  check(autoep_experts_backward(context, plan, &experts, &grad_y_TH, &x_TH, &weights_TK, &rows_SH,
-                                &hidden_RG, &expert_rows_NH, &hidden_RG, &grad_x_TH,
-                                &grad_weights_TK, &gradients, workspace, &error),
-        &error);
-  for (int i = 0; i < T * H; i++) loss += (&y[0][0])[i];
-  for (int i = 0; i < N; i++) weighted += (&weights[0][0])[i] * (&grad_weights[0][0])[i];
-  worst = fmax(worst, fabs(loss - weighted));
-
-  free(workspace);
-  check(autoep_plan_free(plan, &error), &error);
-  check(autoep_comm_free(comm, &error), &error);
-  check(autoep_context_free(context, &error), &error);
+  /* y is linear in the topk_weights, and in down: weighted by either, its gradients sum to the sum of y. */
+  double worst = 0, loss = 0, by_weights = 0, by_down = 0;
+  for (int rank = 0; rank < RANKS; rank++)
+    for (int t = 0; t < T; t++) {
+      for (int h = 0; h < H; h++) {
+        worst = fmax(worst, fabs(y[rank][t][h] - expected(rank, t, h)));
+        loss += y[rank][t][h];
+      }
+      for (int k = 0; k < K; k++) by_weights += weights[rank][t][k] * grad_weights[rank][t][k];
+    }
+  for (int i = 0; i < E * H * F; i++) by_down += (&down[0][0][0])[i] * (&grad_down[0][0][0])[i];
+  worst = fmax(worst, fmax(fabs(loss - by_weights), fabs(loss - by_down)));
   printf("autoep %s: largest error %.1e\n", autoep_version(), worst);
   return worst <= 1e-12 ? 0 : 1;
 }

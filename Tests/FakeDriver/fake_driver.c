@@ -1,11 +1,14 @@
-/* A driver without a GPU: it answers the calls of the CUDA backend and remembers what it was given. */
-#include <stdatomic.h>
+/* A driver without a GPU: it answers the calls of the CUDA backend and remembers what it was given.
+ * Images are real ones: it reads from them which kernels there are, and what each of them takes. */
+#include <elf.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cuda_driver_types.h"
 
-enum { NOT_CURRENT = 201, ARGUMENTS = 8, KERNELS = 256, NAME_SIZE = 64 };
+enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, NOT_CURRENT = 201, NOT_FOUND = 500 };
+enum { PARAMETERS = 32, PARAMETER_BYTES = 4096, KERNELS = 1024, NAME_SIZE = 64 };
 
 /* What tests read and set. */
 typedef struct fake_state {
@@ -17,9 +20,6 @@ typedef struct fake_state {
   int32_t context_switches;
   cuda_launch_config config;
   cuda_launch_attribute attribute;
-  int32_t argument_count;
-  _Alignas(8) uint8_t arguments[ARGUMENTS][128];
-  uint32_t argument_sizes[ARGUMENTS];
   void *host_memory;
 } fake_state;
 
@@ -27,15 +27,99 @@ static fake_state state = {.compute_major = 9};
 static _Thread_local cuda_context current;
 static struct cuda_context_object *const primary = (struct cuda_context_object *)64;
 
-/* Kernels that were asked for: a function is the address of its name. */
-static char names[KERNELS][NAME_SIZE];
-static atomic_int name_count;
-/* What the calling thread launched: the last kernel, and those before. */
-static _Thread_local const char *launched[3] = {"", "", ""};
+/* A kernel of a loaded image; a cuda_function is the address of one. */
+typedef struct kernel {
+  char name[NAME_SIZE];
+  cuda_module module;
+  uint32_t most_threads; /* of a block, from __launch_bounds__ */
+  uint32_t parameter_count;
+  struct {
+    uint32_t offset, size;
+  } parameters[PARAMETERS];
+  int32_t launches;
+} kernel;
+
+static kernel kernels[KERNELS];
+static int kernel_count;
+static pthread_mutex_t kernels_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The kernels that the calling thread launched, the last one first. */
+static const kernel none;
+static _Thread_local const kernel *launched[3] = {&none, &none, &none};
+/* The arguments of its last launch, at the offsets that the kernel reads them from. */
+static _Thread_local _Alignas(64) uint8_t arguments[PARAMETER_BYTES];
 
 fake_state *fake_driver(void) { return &state; }
 
-const char *fake_driver_launched(int32_t launches_ago) { return launched[launches_ago]; }
+const char *fake_driver_launched(int32_t launches_ago) { return launched[launches_ago]->name; }
+
+/* An argument of the calling thread's last launch. */
+const void *fake_driver_argument(int32_t index) {
+  return arguments + launched[0]->parameters[index].offset;
+}
+
+/* How often kernels of a name were launched. */
+int32_t fake_driver_launches_of(const char *name) {
+  int32_t launches = 0;
+  for (int i = 0; i < kernel_count; i++)
+    if (strcmp(kernels[i].name, name) == 0) launches += kernels[i].launches;
+  return launches;
+}
+
+/* Reads a section .nv.info.<kernel>: attributes of two bytes, format and kind, and then two bytes
+ * of value, or of the size of a value that follows. Returns 0 for what is not understood. */
+static int read_info(kernel *kernel, const uint8_t *info, size_t byte_count) {
+  enum { FOLLOWS = 4, MOST_THREADS = 0x05, PARAMETER = 0x17 };
+  for (size_t at = 0; at + 4 <= byte_count;) {
+    const uint8_t format = info[at], kind = info[at + 1];
+    uint16_t size;
+    memcpy(&size, info + at + 2, sizeof size);
+    const uint8_t *value = info + (at += 4);
+    if (format != FOLLOWS) continue;
+    if ((at += size) > byte_count) return 0;
+    if (kind == MOST_THREADS && size >= 12) {
+      uint32_t sizes[3];
+      memcpy(sizes, value, sizeof sizes);
+      kernel->most_threads = sizes[0] * sizes[1] * sizes[2];
+    }
+    if (kind != PARAMETER) continue;
+    /* Its index in a table, its number and its offset, and from bit 18 on its size. */
+    struct {
+      uint32_t index;
+      uint16_t number, offset;
+      uint32_t flags;
+    } parameter;
+    if (size != sizeof parameter) return 0;
+    memcpy(&parameter, value, sizeof parameter);
+    const uint32_t bytes = parameter.flags >> 18;
+    if (parameter.number >= PARAMETERS || parameter.offset + bytes > PARAMETER_BYTES) return 0;
+    kernel->parameters[parameter.number].offset = parameter.offset;
+    kernel->parameters[parameter.number].size = bytes;
+    if (kernel->parameter_count <= parameter.number) kernel->parameter_count = parameter.number + 1;
+  }
+  return 1;
+}
+
+/* Adds the kernels of an image to the list. */
+static cuda_result read_image(const uint8_t *image, cuda_module module) {
+  const char prefix[] = ".nv.info.";
+  const Elf64_Ehdr *header = (const Elf64_Ehdr *)image;
+  if (memcmp(image, ELFMAG, SELFMAG) != 0) return INVALID_IMAGE;
+  const Elf64_Shdr *sections = (const Elf64_Shdr *)(image + header->e_shoff);
+  const char *names = (const char *)image + sections[header->e_shstrndx].sh_offset;
+  for (int i = 0; i < header->e_shnum; i++) {
+    const char *name = names + sections[i].sh_name;
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0) continue;
+    name += sizeof prefix - 1;
+    if (kernel_count == KERNELS || strlen(name) >= NAME_SIZE) return cuda_error_out_of_memory;
+    kernel *added = &kernels[kernel_count];
+    strcpy(added->name, name);
+    added->module = module;
+    if (!read_info(added, image + sections[i].sh_offset, sections[i].sh_size)) return INVALID_IMAGE;
+    kernel_count++;
+  }
+  return cuda_success;
+}
 
 cuda_result cuInit(uint32_t flags) { return (cuda_result)flags; }
 
@@ -102,20 +186,31 @@ cuda_result cuModuleLoadDataEx(cuda_module *module, const void *image, uint32_t 
                                int32_t *options, void **option_values) {
   (void)options, (void)option_values;
   if (current != primary || option_count != 0) return NOT_CURRENT;
-  if (memcmp(image, "\x7f" "ELF", 4) != 0) return 200;
-  state.modules_loaded++;
-  *module = (cuda_module)128;
-  return cuda_success;
+  pthread_mutex_lock(&kernels_lock);
+  *module = (cuda_module)(uintptr_t)(128 + state.modules_loaded++);
+  const cuda_result result = read_image(image, *module);
+  pthread_mutex_unlock(&kernels_lock);
+  return result;
 }
 
 cuda_result cuModuleGetFunction(cuda_function *function, cuda_module module, const char *name) {
-  (void)module;
   if (current != primary) return NOT_CURRENT;
-  if (strcmp(name, "absent") == 0) return 500;
-  int number = name_count++;
-  if (number >= KERNELS || strlen(name) >= NAME_SIZE) return cuda_error_out_of_memory;
-  strcpy(names[number], name);
-  *function = (cuda_function)(void *)names[number];
+  cuda_result result = NOT_FOUND;
+  pthread_mutex_lock(&kernels_lock);
+  for (int i = 0; i < kernel_count; i++) {
+    if (kernels[i].module != module || strcmp(kernels[i].name, name) != 0) continue;
+    *function = (cuda_function)(void *)&kernels[i];
+    result = cuda_success;
+  }
+  pthread_mutex_unlock(&kernels_lock);
+  return result;
+}
+
+cuda_result cuFuncGetParamInfo(cuda_function function, size_t index, size_t *offset, size_t *size) {
+  const kernel *asked = (const kernel *)function;
+  if (index >= asked->parameter_count) return INVALID_VALUE;
+  *offset = asked->parameters[index].offset;
+  *size = asked->parameters[index].size;
   return cuda_success;
 }
 
@@ -133,17 +228,22 @@ cuda_result cuFuncSetAttribute(cuda_function function, int32_t attribute, int32_
 
 cuda_result cuLaunchKernelEx(const cuda_launch_config *config, cuda_function function,
                              void **parameters, void **extra) {
-  const char *name = (const char *)function;
-  if (current != primary || name < names[0] || name >= names[KERNELS] || extra != NULL)
+  kernel *started = (kernel *)function;
+  if (current != primary || started < kernels || started >= kernels + KERNELS || extra != NULL)
     return NOT_CURRENT;
+  const uint64_t threads = (uint64_t)config->block_x * config->block_y * config->block_z;
+  if (threads > 1024 || (started->most_threads != 0 && threads > started->most_threads))
+    return INVALID_VALUE;
+  if (config->shared_bytes > (uint32_t)state.max_dynamic_shared_bytes) return INVALID_VALUE;
   launched[2] = launched[1];
   launched[1] = launched[0];
-  launched[0] = name;
+  launched[0] = started;
+  started->launches++;
   state.launches++;
   state.config = *config;
   if (config->attribute_count > 0) state.attribute = config->attributes[0];
-  for (int i = 0; i < state.argument_count; i++)
-    memcpy(state.arguments[i], parameters[i], state.argument_sizes[i]);
+  for (uint32_t i = 0; i < started->parameter_count; i++)
+    memcpy(arguments + started->parameters[i].offset, parameters[i], started->parameters[i].size);
   return state.fails_launch_with;
 }
 
@@ -164,9 +264,17 @@ cuda_result cuTensorMapEncodeTiled(cuda_tensor_map *map, int32_t dtype, uint32_t
                                    const uint32_t *box, const uint32_t *element_strides,
                                    int32_t interleave, int32_t swizzle, int32_t l2_promotion,
                                    int32_t out_of_bounds_fill) {
-  if ((uintptr_t)map % 64 != 0 || interleave != 0 || out_of_bounds_fill != 0) return 1;
-  uint64_t words[16] = {(uint64_t)dtype,    rank,   (uint64_t)(uintptr_t)address,
-                        (uint64_t)swizzle, (uint64_t)l2_promotion};
+  if ((uintptr_t)map % 64 != 0 || interleave != 0 || out_of_bounds_fill != 0) return INVALID_VALUE;
+  /* What the real driver asks of a tensor and its boxes. */
+  const uint32_t element_bytes = dtype == cuda_tensor_map_float32 ? 4 : 2;
+  if (rank < 1 || rank > 5 || (uintptr_t)address % 16 != 0) return INVALID_VALUE;
+  if (swizzle == 3 && box[0] * element_bytes > 128) return INVALID_VALUE;
+  for (uint32_t i = 0; i < rank; i++) {
+    if (sizes[i] < 1 || sizes[i] > 1ull << 32 || box[i] < 1 || box[i] > 256) return INVALID_VALUE;
+    if (i + 1 < rank && strides[i] % 16 != 0) return INVALID_VALUE;
+  }
+  uint64_t words[16] = {(uint64_t)dtype, rank, (uint64_t)(uintptr_t)address, (uint64_t)swizzle,
+                        (uint64_t)l2_promotion};
   for (uint32_t i = 0; i < rank && i < 3; i++) {
     words[5 + i] = sizes[i];
     if (i + 1 < rank) words[8 + i] = strides[i];

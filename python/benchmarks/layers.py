@@ -18,9 +18,10 @@ class MixtralLike(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.router = nn.Parameter(torch.empty(shape.experts, shape.hidden))
-        self.gate_up = nn.Parameter(torch.empty(shape.experts, 2 * shape.ffn, shape.hidden))
-        self.down = nn.Parameter(torch.empty(shape.experts, shape.hidden, shape.ffn))
+        sizes = shape.layer(tokens=0).sizes()
+        self.router, self.gate_up, self.down = (
+            nn.Parameter(torch.empty(sizes[name])) for name in ("router", "gate_up", "down")
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., H] to [..., H]."""

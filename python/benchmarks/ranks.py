@@ -47,8 +47,9 @@ class _PartOfLayer(EngineParts):
         super().__init__(shape)
         self.comm = comm
         _, own = functional.expert_range(shape.experts, comm.size, comm.rank)
-        self.gate_up = nn.Parameter(torch.empty(own, 2 * shape.ffn, shape.hidden))
-        self.down = nn.Parameter(torch.empty(own, shape.hidden, shape.ffn))
+        sizes = shape.with_experts(own).layer(tokens=0).sizes()
+        self.gate_up = nn.Parameter(torch.empty(sizes["gate_up"]))
+        self.down = nn.Parameter(torch.empty(sizes["down"]))
 
     def experts(self, x_TH: Tensor, topk_idx: Tensor, topk_weights: Tensor) -> Tensor:
         """[T, H] to [T, H]; collective."""

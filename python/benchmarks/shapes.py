@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 
 import torch
+from random_layer import LayerShape
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 ROUTER_STD = 0.02
@@ -36,6 +37,10 @@ class Shape:
     def forward_flops(self, tokens: int) -> int:
         """Of the three products of the experts; forward and backward are three times that."""
         return 6 * tokens * self.top_k * self.hidden * self.ffn
+
+    def layer(self, tokens: int) -> LayerShape:
+        """The sizes of its tensors."""
+        return LayerShape(tokens, self.top_k, self.experts, self.hidden, self.ffn)
 
     def with_experts(self, experts: int) -> Shape:
         """The same work for a token, over another number of experts."""

@@ -12,14 +12,26 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from conftest import assert_close
-from test_door_expert_parallelism import LAYOUTS, MODELS
+from support.compare import assert_close
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 
 from autoep.doors import ep_implementation
 from autoep.experts_module import run_experts
+
+LAYOUTS: dict[int, list[dict[str, int]]] = {
+    2: [{"fsdp_size": 2, "ep_size": 2}, {"tp_size": 2, "ep_size": 2}],
+    4: [
+        {"fsdp_size": 4, "ep_size": 2},
+        {"fsdp_size": 2, "tp_size": 2, "ep_size": 4},
+        {"fsdp_size": 2, "dp_replicate_size": 2, "ep_size": 2},
+    ],
+}
+
+
+# Experts that the engine computes whole, and some whose activation is the module's own.
+MODELS = {"whole": "silu", "composed": "mish"}
 
 
 def check(folder: str, sizes: dict[str, int]) -> None:

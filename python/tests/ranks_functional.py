@@ -7,14 +7,15 @@ import sys
 import time
 
 import torch
-from conftest import assert_same_bits
-from test_functional_experts import K, Layer, rank_part
+from random_layer import LayerShape, random_layer
+from support.compare import assert_same_bits
+from support.passes import rank_part
 
 import autoep
 from autoep import functional
 from autoep.comm import Communicator
 
-EXPERTS = 7
+EXPERTS, K = 7, 3
 SPLITS = {1: [13], 2: [13, 0], 3: [4, 0, 9]}
 
 
@@ -41,8 +42,7 @@ def check_experts_give_the_bits_of_one_rank(comm: Communicator) -> None:
     splits = SPLITS[comm.size]
     start = sum(splits[: comm.rank])
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        generator = torch.Generator().manual_seed(5)
-        layer = Layer(generator, dtype, tokens=sum(splits), experts=EXPERTS)
+        layer = random_layer(LayerShape(sum(splits), K, EXPERTS, 16, 12), dtype, seed=5)
         part = rank_part(layer, comm, splits)
         expected = layer.run(functional.experts)
         actual = part.run(functional.experts, comm=comm, num_experts=EXPERTS)
@@ -50,6 +50,47 @@ def check_experts_give_the_bits_of_one_rank(comm: Communicator) -> None:
             mine = expected[index][start : start + splits[comm.rank]]
             assert_same_bits(actual[index].float(), mine.float())
     assert actual[1].shape[0] * K == part.topk_idx.numel()
+
+
+def check_slots_without_experts(comm: Communicator) -> None:
+    """By the experts, and by dispatch and combine; and a bad choice is told to all at once."""
+    splits = SPLITS[comm.size]
+    start = sum(splits[: comm.rank])
+    own = slice(start, start + splits[comm.rank])
+    shape = LayerShape(sum(splits), K, EXPERTS, 16, 12)
+    layer = random_layer(shape, torch.float32, without_expert=3)
+    part = rank_part(layer, comm, splits)
+    for run in (functional.experts, doubled):
+        expected = layer.clone().run(run)
+        actual = part.clone().run(run, comm=comm, num_experts=EXPERTS)
+        for index in (0, 1, 2):
+            if expected[index] is not None:
+                assert_same_bits(actual[index], expected[index][own])
+    if comm.rank == 0:
+        part.topk_idx[0, 0] = EXPERTS
+    for run in (functional.experts, doubled):
+        begin = time.monotonic()
+        try:
+            part.run(run, comm=comm, num_experts=EXPERTS)
+        except autoep.Error as error:
+            assert "topk_idx" in str(error) or error.ranks == (0,), error
+        else:
+            raise AssertionError("a choice that is no expert was taken")
+        assert time.monotonic() - begin < 20
+
+
+def doubled(
+    x: torch.Tensor,
+    topk_idx: torch.Tensor,
+    topk_weights: torch.Tensor,
+    *_: torch.Tensor,
+    num_experts: int = EXPERTS,
+    comm: Communicator | None = None,
+    **__: None,
+) -> torch.Tensor:
+    """Experts that multiply by 2."""
+    rows, _, plan = functional.dispatch(x, topk_idx, num_experts=num_experts, comm=comm)
+    return functional.combine(2 * rows, plan, topk_weights)
 
 
 def check_subgroups(comm: Communicator, transport: str) -> None:
@@ -86,6 +127,7 @@ def main(transport: str) -> None:
     comm = connect(transport)
     check_rows_and_their_gradients_travel(comm)
     check_experts_give_the_bits_of_one_rank(comm)
+    check_slots_without_experts(comm)
     check_subgroups(comm, transport)
     if transport == "torch":
         check_a_missing_rank_is_named(comm)

@@ -19,7 +19,7 @@ N = T * K
 REFUSALS = (autoep.Error, TypeError, OverflowError, ValueError)
 
 ROUTE = (1, K, 0, 0.0, 1.0, 0, 1, 1, 1, 3)
-EXPERTS = (E, H, F, 1, 1, 2, 1, 1, 1.0, 7.0)
+LAYER = (E, K, H, F, 1, 1, 2, 1, 1, 1.0, 7.0)
 
 
 def f32(*shape: int) -> torch.Tensor:
@@ -35,16 +35,34 @@ SLOTS = torch.arange(N, dtype=torch.int32).view(T, K)
 COUNTS = torch.tensor([3, 3, 2])
 
 
+def sizes(info: tuple[int, ...]) -> tuple[int, int]:
+    """The bytes of a plan and of what a forward saves."""
+    *_, plan, plan_per_token, saved, saved_per_row = info
+    return plan + T * plan_per_token, saved + N * saved_per_row
+
+
+def space(count: int) -> torch.Tensor:
+    return torch.empty(count, dtype=torch.uint8)
+
+
 def calls() -> dict[str, tuple[Any, ...]]:
     """Arguments of each function with which it succeeds."""
     context = engine.context_create(1, 0, 1, 0, None)
     comm = engine.comm_create_self()
-    plan, info = engine.experts_plan(context, comm, EXPERTS, IDX)
-    workspace = torch.empty(max(info[-3:]) + 64, dtype=torch.uint8)
+    layer, info = engine.layer_create(context, LAYER, None)
+    plan_size, saved_size = sizes(info)
+    plan, saved = space(plan_size), space(saved_size)
+    workspace = space(max(engine.layer_workspace(context, layer, T, 0, False, False, False)))
+    # A plan and a pass that the calls which follow can go by.
+    rows, capacity = engine.layer_plan(context, layer, IDX, plan, None, None, workspace)
+    assert (rows, capacity) in ((N, N), (-1, N))
     weights = (f32(E, 2 * F, H), f32(E, 2 * F), f32(E, H, F), f32(E, H))
     gradients = tuple(torch.empty_like(weight) for weight in weights)
-    rows, hidden, expert_rows = f32(0, H), f32(N, 2 * F), f32(N, H)
     scores = f32(T, K)
+    engine.layer_forward(
+        *(context, layer, weights, f32(T, H), scores, None, None),
+        *(plan, N, saved, f32(T, H), workspace),
+    )
     return {
         "version": (),
         "context_create": (1, 0, 1, 0, None),
@@ -55,6 +73,8 @@ def calls() -> dict[str, tuple[Any, ...]]:
         "comm_create_local": (2, 1.0),
         "comm_create_callback": (object(), 0, 1, 1.0),
         "comm_rank": (comm,),
+        "comm_abort": (engine.comm_create_self(), "enough"),
+        "comm_health": (comm,),
         "all_to_all": (comm, f32(2, 3), [2], f32(2, 3), [2]),
         "exchange_counts": (comm, [4]),
         "all_reduce": (comm, f32(3)),
@@ -91,42 +111,59 @@ def calls() -> dict[str, tuple[Any, ...]]:
         "grouped_gemm": (context, f32(N, H), f32(E, F, H), 1, COUNTS, f32(N, F)),
         "grouped_gemm_weight_grad": (context, f32(N, F), f32(N, H), 1, COUNTS, f32(E, F, H)),
         "expert_range": (E, 2, 0),
-        "experts_plan": (context, comm, EXPERTS, IDX),
-        "plan_tokens_per_expert": (plan,),
-        "experts_forward": (
+        "layer_create": (context, LAYER, comm),
+        "layer_workspace": (context, layer, T, N, True, False, True),
+        "layer_plan": (context, layer, IDX, space(plan_size), i32(E), None, workspace),
+        "layer_forward": (
             context,
-            plan,
+            layer,
             weights,
             f32(T, H),
             scores,
-            rows,
-            hidden,
-            expert_rows,
+            IDX,
+            i32(E),
+            space(plan_size),
+            0,
+            space(saved_size),
             f32(T, H),
             workspace,
         ),
-        "experts_backward": (
+        "layer_backward": (
             context,
-            plan,
+            layer,
             weights,
             f32(T, H),
             f32(T, H),
             scores,
-            rows,
-            hidden,
-            expert_rows,
-            f32(N, 2 * F),
+            plan,
+            N,
+            saved,
+            False,
             f32(T, H),
             f32(T, K),
             gradients,
+            False,
+            workspace,
+        ),
+        "dispatch": (context, layer, plan, N, f32(T, H), scores, f32(N, H), workspace),
+        "combine": (context, layer, plan, N, f32(N, H), scores, f32(T, H), workspace),
+        "combine_backward": (
+            context,
+            layer,
+            plan,
+            N,
+            f32(T, H),
+            f32(N, H),
+            scores,
+            f32(N, H),
+            f32(T, K),
             workspace,
         ),
     }
 
 
-# Not called here: they begin and end MPI, which test_functional_ranks.py does; or compute on a GPU.
-ON_GPU = {"local_experts_describe", "local_experts_forward", "local_experts_backward"}
-UNCALLED = {"comm_create_mpi", "mpi_finalize"} | ON_GPU
+# Not called here: they begin and end MPI, which test_functional_ranks.py does.
+UNCALLED = {"comm_create_mpi", "mpi_finalize"}
 
 NAMES = sorted(calls())
 
@@ -174,6 +211,8 @@ def bad_values() -> list[Any]:
         (None,) * 10,
         (10**30,) * 10,
         (-1,) * 10,
+        (-1,) * len(LAYER),
+        (2**31 - 1,) * len(LAYER),
         ROUTE[:-1],
         engine.context_create(1, 0, 1, 0, None),
         engine.comm_create_self(),
@@ -207,7 +246,7 @@ def bad_values() -> list[Any]:
 
 
 # What Python reaches by other ways: Handle.close, and what becomes an exception or a check.
-ELSEWHERE = {"context_free", "comm_free", "plan_free", "abi_version", "status_name"}
+ELSEWHERE = {"context_free", "comm_free", "layer_free", "abi_version", "status_name"}
 
 
 def test_every_function_of_the_header_is_here() -> None:
@@ -262,11 +301,7 @@ def test_the_wrong_number_of_arguments_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("place", range(4))
 def test_weights_of_any_kind_are_survived(place: int) -> None:
-    for name, argument in (
-        ("experts_forward", 2),
-        ("experts_backward", 2),
-        ("experts_backward", 12),
-    ):
+    for name, argument in (("layer_forward", 2), ("layer_backward", 2), ("layer_backward", 12)):
         arguments = calls()[name]
         for value in bad_values():
             weights = list(arguments[argument])
@@ -286,20 +321,33 @@ def test_outputs_cannot_be_read_only() -> None:
     engine.jitter(arguments[0], read_only(), *arguments[2:])
 
 
-def test_a_workspace_must_be_large_dense_and_aligned() -> None:
-    *arguments, gradients, good = calls()["experts_backward"]
-    # The gradient of gate_up would have room for all of it.
-    arguments.append((None, *gradients[1:]))
+@pytest.mark.parametrize("name", ["plan", "saved", "workspace"])
+def test_memory_must_be_large_dense_and_aligned(name: str) -> None:
+    arguments = list(calls()["layer_backward"])
+    place = {"plan": 6, "saved": 8, "workspace": 14}[name]
+    # Otherwise the gradients would have room for all of the workspace.
+    arguments[10], arguments[12] = None, (None, *arguments[12][1:])
+    good = arguments[place]
     assert good.data_ptr() % 64 == 0
-    for workspace, text in (
-        (None, "expected .* bytes"),
-        (good[:64], "expected .* bytes"),
-        (good[1:], "aligned"),
-        (good[::2], "dense bytes"),
+    # A byte more, so that what does not begin with the first one is long enough.
+    longer = torch.cat([good, good])
+    for memory, text in (
+        (None, "bytes"),
+        (good[:63], "bytes"),
+        (longer[1:], "aligned|multiple of 64"),
+        (longer[::2], "dense bytes"),
         (good.int(), "dense bytes"),
     ):
-        with pytest.raises(autoep.InvalidArgumentError, match=f"workspace: .*{text}"):
-            engine.experts_backward(*arguments, workspace)
+        arguments[place] = memory
+        with pytest.raises(autoep.InvalidArgumentError, match=f"{name}.*({text})"):
+            engine.layer_backward(*arguments)
+
+
+def test_a_layer_of_another_configuration_refuses_a_plan() -> None:
+    context, _, plan, *others = calls()["dispatch"]
+    other, _ = engine.layer_create(context, (E + 1, *LAYER[1:]), None)
+    with pytest.raises(autoep.InvalidArgumentError, match="plan"):
+        engine.dispatch(context, other, plan, *others)
 
 
 def test_handles_cannot_be_made_or_mixed_up() -> None:

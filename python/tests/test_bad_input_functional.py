@@ -95,6 +95,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "scale-text": (route(scale="big"), "scale: expected a number, got str"),
     "scale-nan": (route(scale=float("nan")), "scale: expected a finite number"),
     "scale-huge": (route(scale=10**400), "scale: expected a number"),
+    "scale-zero": (route(scale=0.0), "scale"),
     "epsilon-negative": (route(normalize=True, normalize_epsilon=-1.0), "normalize_epsilon"),
     "bias-shape": (route(selection_bias=f32(E + 1)), "selection_bias"),
     "bias-numpy": (route(selection_bias=numpy.ones(E)), "selection_bias: expected the library"),
@@ -127,7 +128,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "jitter-f16": (lambda: functional.jitter(f32(2, 2).half(), 0.1, 0), "x"),
     # Permutation.
     "sort-out-of-range": (lambda: functional.sort_by_expert(IDX, 2), "topk_idx"),
-    "sort-negative": (lambda: functional.sort_by_expert(IDX - 1, E), "topk_idx"),
+    "sort-negative": (lambda: functional.sort_by_expert(IDX - 2, E), "topk_idx"),
     "sort-floats": (lambda: functional.sort_by_expert(IDX.float(), E), "topk_idx"),
     "sort-no-experts": (lambda: functional.sort_by_expert(IDX, 0), "num_experts: expected 1"),
     "sort-huge": (lambda: functional.sort_by_expert(IDX, HUGE), "num_experts: expected 1"),
@@ -138,7 +139,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "permute-f16": (lambda: functional.permute(f32(T, H).half(), IDX, E), "x"),
     "permute_backward-rows": (
-        lambda: functional.permute_backward(f32(T * K + 1, H), SLOTS),
+        lambda: functional.permute_backward(f32(T * K - 1, H), SLOTS),
         "grad_rows|row_of_slot",
     ),
     "unpermute-repeated-slots": (
@@ -150,7 +151,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         "row_of_slot",
     ),
     "unpermute-slot-negative": (
-        lambda: functional.unpermute(f32(T * K, H), SLOTS - 1),
+        lambda: functional.unpermute(f32(T * K, H), SLOTS - 2),
         "row_of_slot",
     ),
     "unpermute-weights-shape": (
@@ -254,6 +255,8 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "experts-idx-shape": (experts(topk_idx=IDX[:2]), "x|topk_weights|T"),
     "experts-idx-none": (experts(topk_idx=None), "topk_idx: expected a torch.Tensor"),
     "experts-idx-range": (experts(topk_idx=IDX + 1), "topk_idx"),
+    "experts-idx-below": (experts(topk_idx=IDX - 2), "topk_idx"),
+    "experts-idx-numpy": (experts(topk_idx=IDX.numpy()), "topk_idx: expected the library of x"),
     "experts-weights-shape": (experts(topk_weights=f32(T, K + 1)), "topk_weights"),
     "experts-weights-numpy": (
         experts(topk_weights=WEIGHTS.numpy()),
@@ -279,11 +282,49 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "plan-hidden-negative": (plan(hidden_size=-1), "hidden_size: expected 1"),
     "plan-hidden-huge": (plan(hidden_size=2**62), "hidden_size|overflow|large"),
     "plan-ffn-huge": (plan(ffn_size=2**62), "ffn_size|overflow|large"),
-    "plan-dtype": (plan(dtype="float16"), "dtype: expected one of 'float32'"),
+    "plan-dtype": (plan(dtype="int8"), "dtype: expected one of 'float32'"),
+    "plan-dtype-of-gpus": (plan(dtype="float16"), "dtype"),
     "plan-activation": (plan(activation="tanh"), "activation: expected one of 'silu'"),
     "plan-clamped-plain": (plan(activation="clamped_swiglu", gate="none"), "gate"),
     "plan-limit": (plan(activation="clamped_swiglu", swiglu_limit=0.0), "swiglu_limit"),
     "plan-idx-1d": (plan(topk_idx=IDX[0]), "topk_idx: expected 2 dimensions"),
+    # Dispatch and combine.
+    "dispatch-list": (
+        lambda: functional.dispatch([[1.0]], IDX, num_experts=E),
+        "x: expected a torch.Tensor or a numpy.ndarray, got list",
+    ),
+    "dispatch-count": (lambda: functional.dispatch(f32(T, H), IDX), "num_experts: expected the"),
+    "dispatch-idx-range": (
+        lambda: functional.dispatch(f32(T, H), IDX, num_experts=E - 1),
+        "topk_idx",
+    ),
+    "dispatch-idx-shape": (
+        lambda: functional.dispatch(f32(T, H), IDX[:2], num_experts=E),
+        r"x|T",
+    ),
+    "dispatch-weights-shape": (
+        lambda: functional.dispatch(f32(T, H), IDX, num_experts=E, topk_weights=f32(T, K + 1)),
+        "topk_weights",
+    ),
+    "dispatch-plan": (lambda: functional.dispatch(f32(T, H), None, plan=3), "plan: expected a P"),
+    "dispatch-plan-sizes": (
+        lambda: functional.dispatch(f32(T, H + 1), None, plan=plan()()),
+        "x|H",
+    ),
+    "dispatch-comm": (
+        lambda: functional.dispatch(f32(T, H), IDX, num_experts=E, comm="all"),
+        "comm: expected a Communicator",
+    ),
+    "combine-plan": (lambda: functional.combine(f32(T * K, H), 3), "plan: expected a Plan, got in"),
+    "combine-rows": (lambda: functional.combine(f32(T * K + 1, H), plan()()), "rows|R"),
+    "combine-weights-numpy": (
+        lambda: functional.combine(f32(T * K, H), plan()(), WEIGHTS.numpy()),
+        "topk_weights: expected the library of rows",
+    ),
+    "combine-weights-ints": (
+        lambda: functional.combine(f32(T * K, H), plan()(), IDX),
+        "topk_weights",
+    ),
     "range-rank": (lambda: functional.expert_range(E, 2, 2), "rank"),
     "range-ranks": (lambda: functional.expert_range(E, 0, 0), "num_ranks: expected 1"),
     "threads-negative": (lambda: functional.set_num_threads(-1), "count: expected 0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_fused_router import E, layer_of
+from support.routers import E, layer_of
 from torch import nn
 
 import autoep

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+import bench_layer
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import bench_layer
 import versions
 from cpu_peak import CPUPeak, has_cpu_peak
 from layers import build, router_weight

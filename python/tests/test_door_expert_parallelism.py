@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from door_expert_parallelism import LAYOUTS, MODELS
+from support.launches import launch, torchrun
 
 SCRIPT = Path(__file__).with_name("door_expert_parallelism.py")
 
-LAYOUTS: dict[int, list[dict[str, int]]] = {
-    2: [{"fsdp_size": 2, "ep_size": 2}, {"tp_size": 2, "ep_size": 2}],
-    4: [
-        {"fsdp_size": 4, "ep_size": 2},
-        {"fsdp_size": 2, "tp_size": 2, "ep_size": 4},
-        {"fsdp_size": 2, "dp_replicate_size": 2, "ep_size": 2},
-    ],
-}
 # float32: FSDP2 of torch 2.13 divides float64 gradients twice where a mesh has one rank.
 _SIZES: dict[str, Any] = dict(
     vocab_size=64,
@@ -39,8 +30,6 @@ _SIZES: dict[str, Any] = dict(
     eos_token_id=2,
     dtype="float32",
 )
-# Experts that the engine computes whole, and some whose activation is the module's own.
-MODELS = {"whole": "silu", "composed": "mish"}
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +45,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ranks", LAYOUTS)
 def test_logits_and_gradients_are_those_of_one_process(saved: Path, ranks: int) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    result = subprocess.run(
-        [*command, f"--nproc_per_node={ranks}", str(SCRIPT), str(saved)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "AUTOEP_NUM_THREADS": "1"},
-        check=False,
-    )
+    result = launch(torchrun(ranks), SCRIPT, str(saved), timeout=240)
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert result.stdout.count("passed") == ranks * len(MODELS) * len(LAYOUTS[ranks]), output

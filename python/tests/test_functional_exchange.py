@@ -7,7 +7,7 @@ import os
 import numpy
 import pytest
 import torch
-from conftest import run_ranks
+from support.ranks import run_ranks
 
 import autoep
 from autoep import functional

@@ -1,4 +1,4 @@
-"""The experts path against plain torch, alone and on several ranks."""
+"""Experts against plain torch, alone and on several ranks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy
 import pytest
-import reference
 import torch
-from conftest import assert_close, assert_same_bits, run_ranks
+from random_layer import LayerShape, RandomLayer, random_layer
+from support import reference
+from support.compare import assert_close, assert_same_bits
+from support.passes import rank_part
+from support.ranks import run_ranks
 from torch.utils.checkpoint import checkpoint
 
 from autoep import functional
-from autoep.comm import Communicator
 
 T, H, F, E, K = 19, 16, 12, 7, 3
 
@@ -45,75 +47,9 @@ def option_name(options: dict[str, Any]) -> str:
     return "-".join(str(value) for value in options.values())
 
 
-class Layer:
-    """The tensors of one layer, and a choice of experts for some tokens."""
-
-    def __init__(
-        self,
-        generator: torch.Generator,
-        dtype: torch.dtype,
-        *,
-        gate: str = "concatenated",
-        layout: str = "out_in",
-        has_bias: bool = False,
-        tokens: int = T,
-        experts: int = E,
-    ) -> None:
-        def randn(*shape: int, scale: float = 1.0) -> torch.Tensor:
-            values = torch.randn(*shape, generator=generator, dtype=torch.float64)
-            return (values * scale).to(dtype).requires_grad_()
-
-        wide = F if gate == "none" else 2 * F
-        self.x = randn(tokens, H)
-        self.gate_up = randn(experts, *_oriented(wide, H, layout), scale=H**-0.5)
-        self.down = randn(experts, *_oriented(H, F, layout), scale=F**-0.5)
-        self.gate_up_bias = randn(experts, wide) if has_bias else None
-        self.down_bias = randn(experts, H) if has_bias else None
-        scores = torch.rand(tokens, experts, generator=generator, dtype=torch.float64)
-        weights, self.topk_idx = scores.topk(K)
-        self.topk_weights = weights.to(dtype).requires_grad_()
-        self.grad_y = randn(tokens, H).detach()
-
-    @property
-    def inputs(self) -> list[torch.Tensor | None]:
-        return [
-            self.x,
-            self.topk_weights,
-            self.gate_up,
-            self.down,
-            self.gate_up_bias,
-            self.down_bias,
-        ]
-
-    def double(self) -> Layer:
-        """The same layer in f64, for the reference."""
-        return self.map(lambda tensor: tensor.detach().double().requires_grad_())
-
-    def map(self, change: Any) -> Layer:
-        copy = object.__new__(Layer)
-        for name, value in vars(self).items():
-            is_parameter = value is not None and value.requires_grad
-            setattr(copy, name, change(value) if is_parameter else value)
-        return copy
-
-    def run(self, function: Any, **options: Any) -> list[torch.Tensor | None]:
-        """Runs forward and backward; returns y and the gradients of the inputs."""
-        y = function(
-            self.x,
-            self.topk_idx,
-            self.topk_weights,
-            self.gate_up,
-            self.down,
-            gate_up_bias=self.gate_up_bias,
-            down_bias=self.down_bias,
-            **options,
-        )
-        y.backward(self.grad_y.to(y.dtype))
-        return [y.detach(), *(t if t is None else t.grad for t in self.inputs)]
-
-
-def _oriented(rows: int, columns: int, layout: str) -> tuple[int, int]:
-    return (rows, columns) if layout == "out_in" else (columns, rows)
+def layer_of(dtype: torch.dtype, *, tokens: int = T, experts: int = E, **shape: Any) -> RandomLayer:
+    """A layer of this file's sizes."""
+    return random_layer(LayerShape(tokens, K, experts, H, F, **shape), dtype)
 
 
 @pytest.mark.parametrize("has_bias", [False, True], ids=["plain", "bias"])
@@ -121,34 +57,12 @@ def _oriented(rows: int, columns: int, layout: str) -> tuple[int, int]:
 @pytest.mark.parametrize("layout", ["out_in", "in_out"])
 @pytest.mark.parametrize("options", OPTIONS, ids=option_name)
 def test_every_option_matches_torch(
-    options: dict[str, Any],
-    layout: str,
-    score_apply: str,
-    has_bias: bool,
-    dtype: torch.dtype,
-    generator: torch.Generator,
+    options: dict[str, Any], layout: str, score_apply: str, has_bias: bool, dtype: torch.dtype
 ) -> None:
-    layer = Layer(generator, dtype, gate=options["gate"], layout=layout, has_bias=has_bias)
+    layer = layer_of(dtype, gate=options["gate"], layout=layout, biases=has_bias)
     options = {**options, "layout": layout, "score_apply": score_apply}
     expected = layer.double().run(reference.experts, **options)
     assert_close(layer.run(functional.experts, **options), expected)
-
-
-def rank_part(layer: Layer, comm: Communicator, token_splits: list[int]) -> Layer:
-    """What one rank holds of a layer: its tokens and its experts."""
-    experts = layer.gate_up.shape[0]
-    first, count = functional.expert_range(experts, comm.size, comm.rank)
-    start = sum(token_splits[: comm.rank])
-    tokens = slice(start, start + token_splits[comm.rank])
-    part = object.__new__(Layer)
-    for name, value in vars(layer).items():
-        if value is None:
-            setattr(part, name, None)
-            continue
-        by_token = name in ("x", "topk_idx", "topk_weights", "grad_y")
-        piece = value.detach()[tokens if by_token else slice(first, first + count)].clone()
-        setattr(part, name, piece.requires_grad_(value.requires_grad))
-    return part
 
 
 SPLITS = {1: [T], 2: [11, 8], 4: [0, 9, 4, 6], 5: [3, 4, 0, 12, 0]}
@@ -158,10 +72,10 @@ SPLITS = {1: [T], 2: [11, 8], 4: [0, 9, 4, 6], 5: [3, 4, 0, 12, 0]}
 @pytest.mark.parametrize("ranks", SPLITS)
 @pytest.mark.parametrize("score_apply", ["after", "before"])
 def test_ranks_give_the_bits_of_one(
-    score_apply: str, ranks: int, experts: int, dtype: torch.dtype, generator: torch.Generator
+    score_apply: str, ranks: int, experts: int, dtype: torch.dtype
 ) -> None:
     """Over uneven experts, ranks without experts (3 over 4) and ranks without tokens."""
-    layer = Layer(generator, dtype, experts=experts, has_bias=True)
+    layer = layer_of(dtype, experts=experts, biases=True)
     options = {"num_experts": experts, "score_apply": score_apply}
     expected = layer.run(functional.experts, **options)
     results = run_ranks(
@@ -177,8 +91,8 @@ def test_ranks_give_the_bits_of_one(
     assert_close(joined, [tensor.double() for tensor in expected])
 
 
-def test_bf16_ranks_give_the_bits_of_one(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.bfloat16)
+def test_bf16_ranks_give_the_bits_of_one() -> None:
+    layer = layer_of(torch.bfloat16)
     expected = layer.run(functional.experts)
     results = run_ranks(
         4,
@@ -191,15 +105,15 @@ def test_bf16_ranks_give_the_bits_of_one(generator: torch.Generator) -> None:
         assert torch.equal(joined, expected[index])
 
 
-def test_reruns_give_the_same_bits(generator: torch.Generator, dtype: torch.dtype) -> None:
-    layer = Layer(generator, dtype, has_bias=True)
-    again = layer.map(lambda tensor: tensor.detach().clone().requires_grad_())
+def test_reruns_give_the_same_bits(dtype: torch.dtype) -> None:
+    layer = layer_of(dtype, biases=True)
+    again = layer.clone()
     for a, b in zip(layer.run(functional.experts), again.run(functional.experts), strict=True):
         assert_same_bits(a, b)
 
 
-def test_gradcheck(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float64, has_bias=True, tokens=4, experts=3)
+def test_gradcheck() -> None:
+    layer = layer_of(torch.float64, biases=True, tokens=4, experts=3)
     layer.topk_idx = torch.tensor([[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]])
 
     def forward(x, topk_weights, gate_up, down, gate_up_bias, down_bias):
@@ -216,8 +130,8 @@ def test_gradcheck(generator: torch.Generator) -> None:
     assert torch.autograd.gradcheck(forward, layer.inputs)
 
 
-def test_all_tokens_on_one_expert(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float64)
+def test_all_tokens_on_one_expert() -> None:
+    layer = layer_of(torch.float64)
     layer.topk_idx = torch.zeros(T, 1, dtype=torch.int32) + 4
     layer.topk_weights = layer.topk_weights.detach()[:, :1].clone().requires_grad_()
     expected = layer.double().run(reference.experts)
@@ -227,16 +141,16 @@ def test_all_tokens_on_one_expert(generator: torch.Generator) -> None:
     assert not actual[3][untouched].any(), "experts without tokens get zeros"
 
 
-def test_no_tokens_give_zero_gradients(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float64, tokens=0, has_bias=True)
+def test_no_tokens_give_zero_gradients() -> None:
+    layer = layer_of(torch.float64, tokens=0, biases=True)
     y, *gradients = layer.run(functional.experts)
     assert y.shape == (0, H)
     assert all(gradient is not None for gradient in gradients)
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_frozen_weights_get_no_gradient_and_x_still_does(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float64)
+def test_frozen_weights_get_no_gradient_and_x_still_does() -> None:
+    layer = layer_of(torch.float64)
     expected = layer.double().run(reference.experts)
     layer.gate_up.requires_grad_(False)
     layer.topk_weights.requires_grad_(False)
@@ -245,9 +159,9 @@ def test_frozen_weights_get_no_gradient_and_x_still_does(generator: torch.Genera
     assert_close([actual[1], actual[4]], [expected[1], expected[4]])
 
 
-def test_activation_checkpointing_gives_the_same_bits(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float32)
-    again = layer.map(lambda tensor: tensor.detach().clone().requires_grad_())
+def test_activation_checkpointing_gives_the_same_bits() -> None:
+    layer = layer_of(torch.float32)
+    again = layer.clone()
     expected = layer.run(functional.experts)
     actual = again.run(
         lambda *tensors, **options: checkpoint(
@@ -258,8 +172,8 @@ def test_activation_checkpointing_gives_the_same_bits(generator: torch.Generator
         assert_same_bits(a, b)
 
 
-def test_no_grad_keeps_no_graph(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float32)
+def test_no_grad_keeps_no_graph() -> None:
+    layer = layer_of(torch.float32)
     with torch.no_grad():
         y = functional.experts(
             layer.x, layer.topk_idx, layer.topk_weights, layer.gate_up, layer.down
@@ -267,9 +181,9 @@ def test_no_grad_keeps_no_graph(generator: torch.Generator) -> None:
     assert y.grad_fn is None
 
 
-def test_strided_inputs_are_read_as_they_look(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float32)
-    again = layer.map(lambda tensor: tensor.detach().mT.contiguous().mT.requires_grad_())
+def test_strided_inputs_are_read_as_they_look() -> None:
+    layer = layer_of(torch.float32)
+    again = layer.map(lambda tensor: tensor.mT.contiguous().mT)
     assert not again.gate_up.is_contiguous()
     for a, b in zip(
         layer.run(functional.experts)[:5], again.run(functional.experts)[:5], strict=True
@@ -277,25 +191,25 @@ def test_strided_inputs_are_read_as_they_look(generator: torch.Generator) -> Non
         assert_same_bits(a, b)
 
 
-def test_a_plan_serves_several_passes(generator: torch.Generator) -> None:
-    layer = Layer(generator, torch.float32)
+def test_a_plan_serves_several_passes() -> None:
+    layer = layer_of(torch.float32)
     plan = functional.experts_plan(
         layer.topk_idx, num_experts=E, hidden_size=H, ffn_size=F, dtype="float32"
     )
     counts = torch.bincount(layer.topk_idx.flatten(), minlength=E).tolist()
     assert plan.tokens_per_expert_sent() == counts
     assert plan.tokens_per_expert_received() == counts
-    assert (plan.rows_sent, plan.rows_received) == (T * K, T * K)
+    assert (plan.num_tokens, plan.rows, plan.rows_capacity) == (T, T * K, T * K)
     assert (plan.first_expert, plan.local_experts) == (0, E)
     expected = layer.run(functional.experts)
     for _ in range(2):
-        again = layer.map(lambda tensor: tensor.detach().clone().requires_grad_())
+        again = layer.clone()
         for a, b in zip(again.run(functional.experts, plan=plan)[:5], expected[:5], strict=True):
             assert_same_bits(a, b)
 
 
-def test_numpy_gives_the_same_bits(generator: torch.Generator, dtype: torch.dtype) -> None:
-    layer = Layer(generator, dtype, has_bias=True)
+def test_numpy_gives_the_same_bits(dtype: torch.dtype) -> None:
+    layer = layer_of(dtype, biases=True)
     expected = layer.run(functional.experts, score_apply="before")
     x, weights, *parameters = [tensor.detach().numpy() for tensor in layer.inputs]
     gate_up, down, gate_up_bias, down_bias = parameters
@@ -331,3 +245,20 @@ def test_numpy_gives_the_same_bits(generator: torch.Generator, dtype: torch.dtyp
     some = functional.experts_backward(layer.grad_y.numpy(), saved, wanted=["down"])
     assert some.gate_up is None and some.topk_weights is None
     numpy.testing.assert_array_equal(some.down, gradients.down)
+
+
+def test_weights_may_require_a_gradient_on_some_ranks_only() -> None:
+    """A rank without tokens, for one, makes weights that do not; all ranks send their gradients."""
+    layer = layer_of(torch.float32)
+    expected = layer.run(functional.experts, num_experts=E)
+
+    def body(comm: Any) -> list[torch.Tensor | None]:
+        part = rank_part(layer, comm, [T, 0])
+        if comm.rank == 1:
+            part.topk_weights = part.topk_weights.detach()
+        return part.run(functional.experts, comm=comm, num_experts=E)
+
+    first, second = run_ranks(2, body)
+    for index in (0, 1, 2):
+        assert_same_bits(first[index], expected[index])
+    assert second[2] is None

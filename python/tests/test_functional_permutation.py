@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy
 import pytest
-import reference
 import torch
-from conftest import assert_close, assert_same_bits
+from support import reference
+from support.compare import assert_close, assert_same_bits
 
 from autoep import functional
 

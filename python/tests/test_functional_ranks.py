@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.launches import launch, mpirun, torchrun
 
 SCRIPT = Path(__file__).with_name("ranks_functional.py")
 
 
-def launch(command: list[str], ranks: int) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "AUTOEP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=environment, check=False
-    )
+def check(command: list[str], transport: str, ranks: int) -> None:
+    result = launch(command, SCRIPT, transport, timeout=240)
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     for rank in range(ranks):
@@ -26,12 +20,9 @@ def launch(command: list[str], ranks: int) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_torchrun(ranks: int) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch([*command, f"--nproc_per_node={ranks}", str(SCRIPT), "torch"], ranks)
+    check(torchrun(ranks), "torch", ranks)
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_mpirun(ranks: int) -> None:
-    command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)]
-    launch([*command, sys.executable, str(SCRIPT), "mpi"], ranks)
+    check(mpirun(ranks), "mpi", ranks)

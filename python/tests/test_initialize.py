@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from support import models
 from torch import nn
 from torch.optim import Optimizer
 
@@ -18,9 +18,6 @@ import autoep
 from autoep.detection.find import find_moe_layers
 from autoep.groups import choose_ep_size
 from autoep.sharding import check_ranks
-
-sys.path.insert(0, str(Path(__file__).parent / "parallel"))
-import models
 
 
 def initialize(**arguments):

@@ -43,15 +43,10 @@ def test_import_loads_neither_torch_nor_numpy_nor_the_engine() -> None:
 
 
 def test_import_is_fast() -> None:
-    times = [
-        float(
-            run_python(
-                "import time; t = time.perf_counter(); import autoep;print(time.perf_counter() - t)"
-            )
-        )
-        for _ in range(3)
-    ]
-    assert min(times) < 0.1
+    """The fastest of ten: others may use the machine meanwhile."""
+    code = "import time; t = time.perf_counter(); import autoep; print(time.perf_counter() - t)"
+    times = (float(run_python(code)) for _ in range(10))
+    assert any(time < 0.1 for time in times)
 
 
 def test_the_names_of_the_package() -> None:
@@ -111,6 +106,7 @@ def copy_of_the_checkout(target: Path) -> Path:
     return target / "python"
 
 
+@pytest.mark.slow
 def test_a_folder_without_its_checkout_is_refused(fresh_python: str, tmp_path: Path) -> None:
     folder = copy_of_the_checkout(tmp_path)
     (tmp_path / "Package.swift").unlink()
@@ -119,11 +115,13 @@ def test_a_folder_without_its_checkout_is_refused(fresh_python: str, tmp_path: P
     assert "Clone the repository" in text
 
 
+@pytest.mark.slow
 def test_a_missing_swift_is_named(fresh_python: str, tmp_path: Path) -> None:
     text = build(fresh_python, copy_of_the_checkout(tmp_path), str(tmp_path / "nothing"))
     assert "there is no `swift` on the PATH. Install Swift 6.2 or newer" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["Swift version 6.1.2", "no such tool"])
 def test_an_old_or_broken_swift_is_named(answer: str, fresh_python: str, tmp_path: Path) -> None:
     folder = copy_of_the_checkout(tmp_path)
@@ -147,6 +145,7 @@ def test_the_extension_compiles_without_a_warning(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_clean_clone_installs_twice(fresh_python: str, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", str(CHECKOUT), str(clone)], check=True)

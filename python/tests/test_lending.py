@@ -109,29 +109,6 @@ def test_nothing_is_kept_of_a_tensor() -> None:
     assert [sys.getrefcount(tensor) for tensor in (x, y, grad)] == before
 
 
-def test_the_experts_on_a_gpu_need_a_context_of_one() -> None:
-    config = (3, 8, 6, 1, 1, 2, 1, 1, 1.0, 7.0)
-    x, slots, n = torch.ones(4, 8), torch.zeros(4, 2, dtype=torch.int32), torch.ones(8, 12)
-    weights = (torch.ones(3, 12, 8), None, torch.ones(3, 8, 6), None)
-    space = torch.empty(4096, dtype=torch.uint8)
-    calls: list[tuple[Any, ...]] = [
-        (engine.local_experts_describe, 4, 2),
-        (
-            engine.local_experts_forward,
-            *(weights, x, slots, slots.float(), space, n, None, x, space),
-        ),
-        (
-            engine.local_experts_backward,
-            *(weights, x, x, slots.float(), space, n, n, n, x, None, weights, False, space, space),
-        ),
-    ]
-    for function, *arguments in calls:
-        with pytest.raises(autoep.UnsupportedError, match="experts_plan"):
-            function(CPU, config, *arguments)
-        with pytest.raises(TypeError):
-            function(CPU, config, *arguments, None)
-
-
 def test_a_context_of_a_gpu_names_what_is_missing() -> None:
     if torch.cuda.is_available():
         engine.context_create(2, 0, 0, 0, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import assert_close, assert_same_bits
+from support.compare import assert_close, assert_same_bits
 
 import autoep
 from autoep import functional

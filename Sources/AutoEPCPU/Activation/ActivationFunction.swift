@@ -1,5 +1,5 @@
 /// A function of one variable, applied to many values at once.
-protocol ActivationFunction<R> {
+protocol ActivationFunction<R>: Sendable {
   associatedtype R: Real
 
   /// Replaces each x by f(x); scratch is as long.

@@ -14,7 +14,7 @@ struct ClampedSwiGLU<R: Real> {
     }
   }
 
-  /// Replaces gates and ups by their gradients, and the gradient of the activation by the activation.
+  /// Replaces gates and ups by their gradients, and scratch by the activation; `gradOut` is only read.
   func differentiate(_ block: HiddenBlock<R>) {
     block.scratch.setSigmoid(block.gate) { alpha * clampedGate($0) }
     for index in 0..<block.gate.count {
@@ -23,7 +23,7 @@ struct ClampedSwiGLU<R: Real> {
       let gateDerivative = u * (s + alpha * g * s * (1 - s))
       block.gate[index] = gate > limit ? 0 : block.gradOut[index] * gateDerivative
       block.up[index] = up > limit || up < -limit ? 0 : block.gradOut[index] * g * s
-      block.gradOut[index] = u * g * s
+      block.scratch[index] = u * g * s
     }
   }
 

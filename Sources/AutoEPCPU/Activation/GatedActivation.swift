@@ -39,7 +39,7 @@ enum GatedActivation<R: Real> {
     }
   }
 
-  /// Replaces gates and ups by their gradients, and the gradient of the activation by the activation.
+  /// Replaces gates and ups by their gradients, and scratch by the activation; `gradOut` is only read.
   func differentiate(_ block: HiddenBlock<R>) {
     switch self {
     case .silu: differentiate(SiLU(), block)
@@ -59,16 +59,13 @@ enum GatedActivation<R: Real> {
     // Scratch gets the values, the gate its derivatives.
     function.differentiate(block.gate, values: block.scratch)
     if block.up.count == 0 {
-      for index in 0..<block.gate.count {
-        block.gate[index] *= block.gradOut[index]
-        block.gradOut[index] = block.scratch[index]
-      }
+      for index in 0..<block.gate.count { block.gate[index] *= block.gradOut[index] }
     } else {
       for index in 0..<block.gate.count {
         let (up, value) = (block.up[index], block.scratch[index])
         block.gate[index] *= block.gradOut[index] * up
         block.up[index] = block.gradOut[index] * value
-        block.gradOut[index] = value * up
+        block.scratch[index] = value * up
       }
     }
   }

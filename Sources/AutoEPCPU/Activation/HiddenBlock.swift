@@ -11,7 +11,7 @@ struct HiddenBlock<R: Real> {
   let stride: Int
   let gate: Elements<R>
   let up: Elements<R>
-  /// As long as the gate, for intermediate values.
+  /// As long as the gate, for intermediate values; after the activation's backward, the activation.
   let scratch: Elements<R>
   /// The gradient of the activation's result.
   let gradOut: Elements<R>
@@ -42,6 +42,23 @@ struct HiddenBlock<R: Real> {
 
   /// The gradient of the activation's result, for a row.
   func gradOutRow(_ index: Int) -> Elements<R> { part(gradOut, index) }
+
+  /// After the activation's backward, and before the row's weight multiplies: puts the parts of ⟨gradient of the
+  /// activation, activation⟩ into `dots`, from the block's first column on.
+  func storeDots(_ index: Int, into dots: Elements<R>, firstColumn: Int) {
+    let first = firstColumn / DotParts<R>.width
+    R.dotParts(
+      gradOutRow(index), part(scratch, index),
+      into: dots[first..<first + DotParts<R>.count(width)])
+  }
+
+  /// After the activation's backward: multiplies what belongs to a row by its weight.
+  func weigh(_ index: Int, by weight: R) {
+    let (gates, ups) = row(index)
+    gates.scale(by: weight)
+    ups.scale(by: weight)
+    part(scratch, index).scale(by: weight)
+  }
 
   /// Takes the sums of gates and ups: ups are those of a second weight, or stand behind their gates.
   func take(_ block: SumBlock<R>) {

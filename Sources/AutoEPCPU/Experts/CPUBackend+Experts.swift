@@ -1,99 +1,83 @@
 import AutoEPCore
+import AutoEPSystem
 
+/// The experts in steps that keep rows in the cache: both products of the forward on the rows of one item, and the
+/// activation's gradient inside of the backward's first product.
 extension CPUBackend {
   /// The experts of a rank, forward.
   public func expertsForward(
-    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rows: OrderedRows,
-    rowsPerExpert: TensorView, hidden: TensorView, into results: OrderedRows
+    _ experts: ExpertsCall, rows: ExpertRows, hidden: TensorView, into results: ExpertRows,
+    _ arena: inout Arena
   ) throws(EngineError) {
-    let groups = try RowGroups(
-      rowsPerExpert, groupCount: weights.down.shape[0], rowCount: hidden.shape[0])
+    let groups = try ranges(experts, rowCount: hidden.shape[0])
     prepareOutputs(hidden, results.tensor)
-    switch configuration.dtype {
-    case .f32: forward(Float.self, configuration, weights, rows, groups, hidden, results)
-    case .f64: forward(Double.self, configuration, weights, rows, groups, hidden, results)
-    case .bf16: forward(BFloat16.self, configuration, weights, rows, groups, hidden, results)
-    case .f16, .i32, .i64: throw Self.unsupported(configuration.dtype, by: "the experts path")
-    }
-  }
-
-  /// Turns the gradient of the experts' results in `gradRows` into that of their rows, and makes those
-  /// of the weights but gate/up's.
-  public func expertsBackward(
-    _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights, rowsPerExpert: TensorView,
-    hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView, activated: TensorView,
-    gradients: ExpertsGradients
-  ) throws(EngineError) {
-    let groups = try RowGroups(
-      rowsPerExpert, groupCount: weights.down.shape[0], rowCount: hidden.shape[0])
-    prepareOutputs(gradHidden, activated, gradients.down)
-    switch configuration.dtype {
+    switch experts.configuration.dtype {
     case .f32:
-      backward(
-        ExpertsBackward<Float>(
-          configuration, kernels, weights, hidden: hidden, gradRows: gradRows,
-          gradHidden: gradHidden, activated: activated), groups, gradients)
+      forward(
+        ExpertsForward<Float>(experts, kernels, rows: rows, hidden: hidden, results: results),
+        groups)
     case .f64:
-      backward(
-        ExpertsBackward<Double>(
-          configuration, kernels, weights, hidden: hidden, gradRows: gradRows,
-          gradHidden: gradHidden, activated: activated), groups, gradients)
+      forward(
+        ExpertsForward<Double>(experts, kernels, rows: rows, hidden: hidden, results: results),
+        groups)
     case .bf16:
-      backward(
-        ExpertsBackward<BFloat16>(
-          configuration, kernels, weights, hidden: hidden, gradRows: gradRows,
-          gradHidden: gradHidden, activated: activated), groups, gradients)
-    case .f16, .i32, .i64: throw Self.unsupported(configuration.dtype, by: "the experts path")
+      forward(
+        ExpertsForward<BFloat16>(experts, kernels, rows: rows, hidden: hidden, results: results),
+        groups)
+    case .f16, .i32, .i64: throw Self.unsupported(experts.configuration.dtype, by: "the experts")
     }
   }
 
-  /// The gradient of gate/up's weights from that of the pre-activation.
-  public func gateUpGradient(
-    _ configuration: ExpertsConfiguration, rows: OrderedRows, rowsPerExpert: TensorView,
-    gradHidden: TensorView, into gradGateUp: TensorView
-  ) throws(EngineError) {
-    let groups = try RowGroups(
-      rowsPerExpert, groupCount: gradGateUp.shape[0], rowCount: gradHidden.shape[0])
-    prepareOutputs(gradGateUp)
-    let layout = configuration.weightLayout
-    switch configuration.dtype {
-    case .f32: gateUpGradient(Float.self, layout, gradHidden, rows, groups, gradGateUp)
-    case .f64: gateUpGradient(Double.self, layout, gradHidden, rows, groups, gradGateUp)
-    case .bf16: gateUpGradient(BFloat16.self, layout, gradHidden, rows, groups, gradGateUp)
-    case .f16, .i32, .i64: throw Self.unsupported(configuration.dtype, by: "the experts path")
-    }
+  /// Nothing: what an item's rows are activated to stays on a workbench.
+  public func expertsForwardBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int {
+    0
   }
 
-  private func forward<S: RowScalar>(
-    _: S.Type, _ configuration: ExpertsConfiguration, _ weights: ExpertsWeights,
-    _ rows: OrderedRows, _ groups: RowGroups, _ hidden: TensorView, _ results: OrderedRows
-  ) {
-    let forward = ExpertsForward<S>(
-      configuration, kernels, weights, rows: rows, hidden: hidden, results: results)
+  /// From the gradient of the experts' outputs to that of their inputs, and the weights' but gate/up's.
+  public func expertsBackward(
+    _ experts: ExpertsCall, _ call: ExpertsGradient
+  ) throws(EngineError) -> TensorView? {
+    let groups = try ranges(experts, rowCount: call.hidden.shape[0])
+    prepareOutputs(call.gradHidden, call.activated, call.gradInputs.tensor)
+    switch experts.configuration.dtype {
+    case .f32: try backward(ExpertsBackward<Float>(experts, call, kernels), experts, call, groups)
+    case .f64: try backward(ExpertsBackward<Double>(experts, call, kernels), experts, call, groups)
+    case .bf16:
+      try backward(ExpertsBackward<BFloat16>(experts, call, kernels), experts, call, groups)
+    case .f16, .i32, .i64: throw Self.unsupported(experts.configuration.dtype, by: "the experts")
+    }
+    return call.dots?.tensor
+  }
+
+  /// One part per vector of features.
+  public func dotParts(_ configuration: ExpertsConfiguration) -> Int {
+    configuration.dtype == .f64
+      ? DotParts<Double>.count(configuration.ffnSize) : DotParts<Float>.count(configuration.ffnSize)
+  }
+
+  private func ranges(_ experts: ExpertsCall, rowCount: Int) throws(EngineError) -> GroupRanges {
+    try GroupRanges(
+      experts.groups, groupCount: experts.weights.down.shape[0], rowCount: rowCount)
+  }
+
+  private func forward<S: RowScalar>(_ forward: ExpertsForward<S>, _ groups: GroupRanges) {
     let items = WorkItem.products(
       groups, features: 0, rowUnit: S.kernel(of: kernels).lanes, threadCount: pool.threadCount)
     forEachItem(of: items) { forward.run($0, on: $1) }
   }
 
   private func backward<S: RowScalar>(
-    _ backward: ExpertsBackward<S>, _ groups: RowGroups, _ gradients: ExpertsGradients
-  ) {
+    _ backward: ExpertsBackward<S>, _ experts: ExpertsCall, _ call: ExpertsGradient,
+    _ groups: GroupRanges
+  ) throws(EngineError) {
     let activationItems = productItems(groups, backward.down.transposed)
     forEachItem(of: activationItems) { backward.differentiateActivation($0, on: $1) }
-    if let down = gradients.down { make(backward.downGradient(into: down), groups) }
-    if let bias = gradients.gateUpBias { sumRows(backward.gradHiddenRows, groups, bias) }
-    if let bias = gradients.downBias { sumRows(backward.gradRows, groups, bias) }
+    if let dots = backward.dots, let downBias = experts.weights.downBias {
+      addBiasDots(backward.gradRows, downBias, groups, dots)
+    }
+    try downAndBiasGradients(experts, call, gradRows: call.gradRows)
+    guard call.wantsGradInputs else { return }
     let gateUpItems = productItems(groups, backward.gateUp.transposed)
     forEachItem(of: gateUpItems) { backward.multiplyByGateUp($0, on: $1) }
-  }
-
-  private func gateUpGradient<S: RowScalar>(
-    _: S.Type, _ layout: WeightLayout, _ gradHidden: TensorView, _ rows: OrderedRows,
-    _ groups: RowGroups, _ gradGateUp: TensorView
-  ) {
-    let gradient = WeightGradient<S>(
-      S.kernel(of: kernels), layout, gradOut: IndexedRows(OrderedRows(gradHidden)),
-      rows: IndexedRows(rows), into: gradGateUp)
-    make(gradient, groups)
   }
 }

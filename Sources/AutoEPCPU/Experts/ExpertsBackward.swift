@@ -14,25 +14,31 @@ struct ExpertsBackward<S: RowScalar> {
   private let activated: IndexedRows<S>
   /// The same memory as `gradHidden`.
   let gradHiddenRows: IndexedRows<S>
-  /// The gradient of the results, and after the last step that of the rows.
+  /// The gradient of the results, before the rows' weights.
   let gradRows: IndexedRows<S>
+  /// The gradient of the inputs.
+  private let gradInputs: IndexedRows<S>
+  /// The weight of each row; nil for ones.
+  private let rowWeights: IndexedRows<S.Wide>?
+  /// The parts of the gradient of each weight; nil: not wanted.
+  let dots: IndexedRows<S.Wide>?
 
-  init(
-    _ configuration: ExpertsConfiguration, _ kernels: KernelSet, _ weights: ExpertsWeights,
-    hidden: TensorView, gradRows: OrderedRows, gradHidden: TensorView, activated: TensorView
-  ) {
-    self.configuration = configuration
+  init(_ experts: ExpertsCall, _ call: ExpertsGradient, _ kernels: KernelSet) {
+    configuration = experts.configuration
     kernel = S.kernel(of: kernels)
-    gateUp = WeightMatrices(weights.gateUp, layout: configuration.weightLayout)
-    down = WeightMatrices(weights.down, layout: configuration.weightLayout)
-    self.hidden = HiddenRows(hidden, gate: configuration.gate)
-    self.gradHidden = HiddenRows(gradHidden, gate: configuration.gate)
-    self.activated = IndexedRows(OrderedRows(activated))
-    gradHiddenRows = IndexedRows(OrderedRows(gradHidden))
-    self.gradRows = IndexedRows(gradRows)
+    gateUp = WeightMatrices(experts.weights.gateUp, layout: configuration.weightLayout)
+    down = WeightMatrices(experts.weights.down, layout: configuration.weightLayout)
+    hidden = HiddenRows(call.hidden, gate: configuration.gate)
+    gradHidden = HiddenRows(call.gradHidden, gate: configuration.gate)
+    activated = IndexedRows(ExpertRows(call.activated))
+    gradHiddenRows = IndexedRows(ExpertRows(call.gradHidden))
+    gradRows = IndexedRows(call.gradRows)
+    gradInputs = IndexedRows(call.gradInputs)
+    rowWeights = call.rowWeights.map { IndexedRows($0) }
+    dots = call.dots.map { IndexedRows($0) }
   }
 
-  /// From the gradient of the results to that of the pre-activation; the activation is made again.
+  /// From the gradient of the results to that of the pre-activation; the activation is computed again.
   func differentiateActivation(_ item: WorkItem, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
     let firstColumn = item.features.lowerBound
@@ -57,23 +63,26 @@ struct ExpertsBackward<S: RowScalar> {
         hidden.load(item.rows.lowerBound + row, columns: columns, gate: gate, up: up)
       }
       activation.differentiate(block)
+      weigh(block, rows: item.rows.lowerBound + sums.rows.lowerBound, columns.lowerBound)
       block.store(
         into: gradients[sums.rows], columns: columns, ffnSize: configuration.ffnSize, by: kernel)
       kernel.store(
-        block.gradOut, stride: block.stride, into: activated[sums.rows], columns: columns)
+        block.scratch, stride: block.stride, into: activated[sums.rows], columns: columns)
     }
   }
 
-  /// The gradient of down's weights.
-  func downGradient(into tensor: TensorView) -> WeightGradient<S> {
-    WeightGradient(
-      kernel, configuration.weightLayout, gradOut: gradRows, rows: activated, into: tensor)
+  /// Notes the dots of a block whose rows begin at `first`, and applies the rows' weights.
+  private func weigh(_ block: HiddenBlock<S.Wide>, rows first: Int, _ firstColumn: Int) {
+    for index in 0..<block.rowCount {
+      if let dots { block.storeDots(index, into: dots[first + index], firstColumn: firstColumn) }
+      if let rowWeights { block.weigh(index, by: rowWeights[first + index][0]) }
+    }
   }
 
   /// From the gradient of the pre-activation to that of the rows.
   func multiplyByGateUp(_ item: WorkItem, on bench: Workbench) {
     let target = ProductTarget<S>(
-      rows: gradRows.targets(item.rows, on: bench, for: .targetAddresses),
+      rows: gradInputs.targets(item.rows, on: bench, for: .targetAddresses),
       firstColumn: item.features.lowerBound)
     RowsProduct(
       kernel: kernel, bench: bench, weights: gateUp.transposed[item.group][item.features],

@@ -16,9 +16,10 @@ struct ExpertsForward<S: RowScalar> {
   private let results: IndexedRows<S>
 
   init(
-    _ configuration: ExpertsConfiguration, _ kernels: KernelSet, _ weights: ExpertsWeights,
-    rows: OrderedRows, hidden: TensorView, results: OrderedRows
+    _ experts: ExpertsCall, _ kernels: KernelSet, rows: ExpertRows, hidden: TensorView,
+    results: ExpertRows
   ) {
+    let (configuration, weights) = (experts.configuration, experts.weights)
     self.configuration = configuration
     kernel = S.kernel(of: kernels)
     gateUp = GateUpWeights(weights.gateUp, configuration)
@@ -27,11 +28,11 @@ struct ExpertsForward<S: RowScalar> {
     downBias = weights.downBias.map { Elements($0) }
     self.rows = IndexedRows(rows)
     self.hidden = HiddenRows(hidden, gate: configuration.gate)
-    hiddenRows = IndexedRows(OrderedRows(hidden))
+    hiddenRows = IndexedRows(ExpertRows(hidden))
     self.results = IndexedRows(results)
   }
 
-  /// Makes the item's rows of `hidden` and of `results`.
+  /// Computes the item's rows of `hidden` and of `results`.
   func run(_ item: WorkItem, on bench: Workbench) {
     let memory = bench.elements(
       S.self, for: .activated, count: item.rows.count * configuration.ffnSize)

@@ -1,61 +1,64 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
-  /// out[r] = rows[r] · W[group of r] (+ bias); throws where the counts do not fit the rows.
+  /// out[r] = rows[r] · W[group of r] (+ bias); throws where the groups do not fit the rows.
   public func groupedGEMM(
-    _ rows: TensorView, weights: TensorView, layout: WeightLayout, bias: TensorView?,
-    rowsPerGroup: TensorView, into out: TensorView
+    _ rows: ExpertRows, weights: TensorView, layout: WeightLayout, bias: TensorView?,
+    groups: RowGroups, into out: ExpertRows
   ) throws(EngineError) {
-    let groups = try RowGroups(
-      rowsPerGroup, groupCount: weights.shape[0], rowCount: rows.shape[0])
-    prepareOutputs(out)
-    switch rows.dtype {
-    case .f32: multiply(Elements<Float>(rows), weights, layout, bias, groups, out)
-    case .f64: multiply(Elements<Double>(rows), weights, layout, bias, groups, out)
-    case .bf16: multiply(Elements<BFloat16>(rows), weights, layout, bias, groups, out)
-    case .f16, .i32, .i64: throw Self.unsupported(rows.dtype, by: "grouped GEMM")
+    let ranges = try GroupRanges(
+      groups, groupCount: weights.shape[0], rowCount: groups.rowLimit(rows, out))
+    prepareOutputs(out.tensor)
+    switch rows.tensor.dtype {
+    case .f32: multiply(Float.self, rows, weights, layout, bias, ranges, out)
+    case .f64: multiply(Double.self, rows, weights, layout, bias, ranges, out)
+    case .bf16: multiply(BFloat16.self, rows, weights, layout, bias, ranges, out)
+    case .f16, .i32, .i64: throw Self.unsupported(rows.tensor.dtype, by: "grouped GEMM")
     }
   }
 
   /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r].
   public func groupedGEMMWeightGradient(
-    gradOut: TensorView, rows: TensorView, layout: WeightLayout, rowsPerGroup: TensorView,
-    into gradWeights: TensorView
+    gradOut: ExpertRows, rows: ExpertRows, layout: WeightLayout, groups: RowGroups,
+    into gradWeights: TensorView, accumulate: Bool
   ) throws(EngineError) {
-    let groups = try RowGroups(
-      rowsPerGroup, groupCount: gradWeights.shape[0], rowCount: rows.shape[0])
+    let ranges = try GroupRanges(
+      groups, groupCount: gradWeights.shape[0], rowCount: groups.rowLimit(rows, gradOut))
+    let target = GradientTarget(gradWeights, accumulate: accumulate)
     prepareOutputs(gradWeights)
-    switch rows.dtype {
-    case .f32: weightGradient(Float.self, gradOut, rows, layout, groups, gradWeights)
-    case .f64: weightGradient(Double.self, gradOut, rows, layout, groups, gradWeights)
-    case .bf16: weightGradient(BFloat16.self, gradOut, rows, layout, groups, gradWeights)
-    case .f16, .i32, .i64: throw Self.unsupported(rows.dtype, by: "the grouped GEMM's gradient")
+    switch rows.tensor.dtype {
+    case .f32: weightGradient(Float.self, gradOut, rows, layout, ranges, target)
+    case .f64: weightGradient(Double.self, gradOut, rows, layout, ranges, target)
+    case .bf16: weightGradient(BFloat16.self, gradOut, rows, layout, ranges, target)
+    case .f16, .i32, .i64:
+      throw Self.unsupported(rows.tensor.dtype, by: "the grouped GEMM's gradient")
     }
   }
 
   private func weightGradient<S: RowScalar>(
-    _: S.Type, _ gradOut: TensorView, _ rows: TensorView, _ layout: WeightLayout,
-    _ groups: RowGroups, _ gradWeights: TensorView
+    _: S.Type, _ gradOut: ExpertRows, _ rows: ExpertRows, _ layout: WeightLayout,
+    _ groups: GroupRanges, _ target: GradientTarget
   ) {
-    let gradient = WeightGradient<S>(
-      S.kernel(of: kernels), layout, gradOut: IndexedRows(OrderedRows(gradOut)),
-      rows: IndexedRows(OrderedRows(rows)), into: gradWeights)
-    make(gradient, groups)
+    make(
+      WeightGradient<S>(
+        S.kernel(of: kernels), layout, gradOut: IndexedRows(gradOut), rows: IndexedRows(rows),
+        into: target), groups)
   }
 
-  /// Shares the making of a gradient out over the threads.
-  func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: RowGroups) {
-    forEachItem(of: gradientItems(groups, gradient.tensor)) { gradient.run($0, on: $1) }
+  /// Shares the computation of a gradient out over the threads.
+  func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: GroupRanges) {
+    forEachItem(of: gradientItems(groups, gradient)) { gradient.run($0, on: $1) }
   }
 
   private func multiply<S: RowScalar>(
-    _ rows: Elements<S>, _ weights: TensorView, _ layout: WeightLayout, _ bias: TensorView?,
-    _ groups: RowGroups, _ out: TensorView
+    _: S.Type, _ rows: ExpertRows, _ weights: TensorView, _ layout: WeightLayout,
+    _ bias: TensorView?, _ groups: GroupRanges, _ out: ExpertRows
   ) {
     let kernel = S.kernel(of: kernels)
     let weights = WeightMatrices<S>(weights, layout: layout)
-    let rows = IndexedRows(rows, width: weights.inputs)
-    let out = IndexedRows(Elements<S>(out), width: weights.outputs)
+    let rows = IndexedRows<S>(rows)
+    let out = IndexedRows<S>(out)
     let bias = bias.map { Elements<S>($0) }
     forEachItem(of: productItems(groups, weights)) { item, bench in
       let target = ProductTarget<S>(
@@ -69,5 +72,12 @@ extension CPUBackend {
         rows.addresses(item.rows, tileRows: kernel.rows, on: bench, for: .rowAddresses)
       ) { $0.store(into: target, bias: bias) }
     }
+  }
+}
+
+extension RowGroups {
+  /// How many rows there may be: those of tensors in order. Rows that are placed have the index's.
+  fileprivate func rowLimit(_ rows: ExpertRows, _ other: ExpertRows) -> Int {
+    min(rows.capacity, other.capacity)
   }
 }

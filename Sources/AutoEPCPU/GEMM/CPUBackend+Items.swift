@@ -3,7 +3,7 @@ import CMicroKernels
 
 extension CPUBackend {
   /// Shares items of work out over the threads, each at a workbench.
-  func forEachItem(of items: [WorkItem], _ body: (WorkItem, Workbench) -> Void) {
+  func forEachItem(of items: [WorkItem], _ body: @Sendable (WorkItem, Workbench) -> Void) {
     pool.forEachItem(of: items.count) { index in
       workbenches.withWorkbench { body(items[index], $0) }
       end_streams()
@@ -12,7 +12,7 @@ extension CPUBackend {
 
   /// The items of rows times weights.
   func productItems<S: RowScalar>(
-    _ groups: RowGroups, _ weights: WeightMatrices<S>
+    _ groups: GroupRanges, _ weights: WeightMatrices<S>
   ) -> [WorkItem] {
     let kernel = S.kernel(of: kernels)
     guard weights.inputsRunAlongMemory else {
@@ -25,10 +25,11 @@ extension CPUBackend {
     return WorkItem.split(items, threadCount: pool.threadCount)
   }
 
-  /// The items of the gradients of weights `[E, features, width]`.
-  func gradientItems(_ groups: RowGroups, _ gradients: TensorView) -> [WorkItem] {
+  /// The items of a gradient of weights `[E, features, width]`.
+  func gradientItems<S: RowScalar>(
+    _ groups: GroupRanges, _ gradient: WeightGradient<S>
+  ) -> [WorkItem] {
     WorkItem.gradients(
-      groups, features: gradients.shape[1], width: gradients.shape[2],
-      threadCount: pool.threadCount)
+      groups, features: gradient.features, width: gradient.width, threadCount: pool.threadCount)
   }
 }

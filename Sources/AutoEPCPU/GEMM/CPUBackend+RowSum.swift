@@ -1,26 +1,29 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
-  /// For each group, Σ over its rows of gradOut[r].
+  /// For each group, Σ over its rows of weights[r] · rows[r].
   public func groupedRowSum(
-    _ gradOut: TensorView, rowsPerGroup: TensorView, into sums: TensorView
+    _ rows: ExpertRows, weights: ExpertRows?, groups: RowGroups, into sums: TensorView,
+    accumulate: Bool
   ) throws(EngineError) {
-    let groups = try RowGroups(
-      rowsPerGroup, groupCount: sums.shape[0], rowCount: gradOut.shape[0])
-    let rows = OrderedRows(gradOut)
-    switch gradOut.dtype {
-    case .f32: sumRows(IndexedRows<Float>(rows), groups, sums)
-    case .f64: sumRows(IndexedRows<Double>(rows), groups, sums)
-    case .bf16: sumRows(IndexedRows<BFloat16>(rows), groups, sums)
-    case .f16, .i32, .i64: assertionFailure("callers check the dtype")
+    let ranges = try GroupRanges(groups, groupCount: sums.shape[0], rowCount: rows.capacity)
+    let target = GradientTarget(sums, accumulate: accumulate)
+    switch rows.tensor.dtype {
+    case .f32: sumRows(IndexedRows<Float>(rows), weights, ranges, target)
+    case .f64: sumRows(IndexedRows<Double>(rows), weights, ranges, target)
+    case .bf16: sumRows(IndexedRows<BFloat16>(rows), weights, ranges, target)
+    case .f16, .i32, .i64: throw Self.unsupported(rows.tensor.dtype, by: "the gradient of a bias")
     }
   }
 
-  /// sums[g] = Σ over the rows of group g, in order, in blocks of 256 whose sums are added: the rounding
+  /// Sums the rows of each group in order, in blocks of 256 whose sums are added: the rounding
   /// errors of long sums grow more slowly so.
-  func sumRows<S: RowScalar>(_ rows: IndexedRows<S>, _ groups: RowGroups, _ sums: TensorView) {
-    let width = sums.shape[1]
-    let sums = Elements<S>(sums)
+  func sumRows<S: RowScalar>(
+    _ rows: IndexedRows<S>, _ weights: ExpertRows?, _ groups: GroupRanges, _ target: GradientTarget
+  ) {
+    let width = target.tensor.shape[1]
+    let weights = weights.map { IndexedRows<S.Wide>($0) }
     let items = WorkItem.gradients(
       groups, features: width, width: 1, threadCount: pool.threadCount)
     forEachItem(of: items) { item, bench in
@@ -30,10 +33,12 @@ extension CPUBackend {
       total.fill(0)
       for block in item.rows.parts(most: 256, unit: 256) {
         blockSum.fill(0)
-        for row in block { rows[row][item.features].addScaled(by: 1, to: blockSum) }
+        for row in block {
+          rows[row][item.features].addScaled(by: weights?[row][0] ?? 1, to: blockSum)
+        }
         total.add(blockSum)
       }
-      sums.row(item.group, width: width)[item.features].store(total)
+      target.store(total, row: item.group, columns: item.features, as: S.self)
     }
   }
 }

@@ -1,30 +1,44 @@
 import AutoEPCore
 import CMicroKernels
 
-/// Rows of a matrix, in the order that an index gives them: row r is the index[r]-th in memory.
+/// The rows of experts, wherever they are placed: row r is the `place(r)`-th in memory.
 struct IndexedRows<S: Scalar> {
   let width: Int
   private let elements: Elements<S>
   private let index: Elements<Int32>?
+  /// Rows that share an entry's row in memory: K copies of a token.
+  private let copies: Int
+  private let lastPlace: Int
 
   /// The rows as they stand.
   init(_ elements: Elements<S>, width: Int) {
     self.elements = elements
     self.width = width
     index = nil
+    copies = 1
+    lastPlace = 0
   }
 
-  /// The rows of a backend's caller, who has checked the index.
-  init(_ rows: OrderedRows) {
+  /// The rows of a backend's caller.
+  init(_ rows: ExpertRows) {
     elements = Elements(rows.tensor)
-    width = rows.tensor.shape[1]
-    index = rows.index.map { Elements($0) }
+    width = rows.width
+    lastPlace = rows.tensor.shape[0] - 1
+    switch rows.placement {
+    case .inOrder: (index, copies) = (nil, 1)
+    case .indexed(let places): (index, copies) = (Elements(places), 1)
+    case .tokens(let slots): (index, copies) = (Elements(slots.slotOfRow), slots.topK)
+    }
+  }
+
+  /// Where a row is. An index that somebody else has written to still leads to a row.
+  func place(_ row: Int) -> Int {
+    guard let index else { return row }
+    return min(max(Int(index[row]) / copies, 0), lastPlace)
   }
 
   /// A row.
-  subscript(row: Int) -> Elements<S> {
-    elements.row(index.map { Int($0[row]) } ?? row, width: width)
-  }
+  subscript(row: Int) -> Elements<S> { elements.row(place(row), width: width) }
 
   /// The addresses of some rows, padded to whole tiles.
   func addresses(

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CMicroKernels
 
 /// The kernels of one instruction set.

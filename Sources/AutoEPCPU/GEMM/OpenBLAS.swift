@@ -1,6 +1,6 @@
+import AutoEPSystem
 import CMicroKernels
 import COpenBLAS
-import Glibc
 
 /// OpenBLAS as a kernel of large tiles, for processors without one of ours. Tiles are padded with
 /// zeros to one shape, so that a row's result does not depend on how many stand beside it.
@@ -15,14 +15,16 @@ struct OpenBLAS {
   /// Loads the library, which then uses no threads of its own. Nil where the machine has none, and
   /// where its products depend on where a row stands in a tile, as those of its Haswell kernel do.
   init?() {
-    guard let library = unsafe dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL),
-      let setNumThreads = unsafe dlsym(library, "openblas_set_num_threads"),
-      let sgemm = unsafe dlsym(library, "cblas_sgemm"),
-      let dgemm = unsafe dlsym(library, "cblas_dgemm")
-    else { return nil }
-    unsafe unsafeBitCast(setNumThreads, to: openblas_set_num_threads.self)(1)
-    unsafe self.sgemm = unsafe unsafeBitCast(sgemm, to: openblas_sgemm.self)
-    unsafe self.dgemm = unsafe unsafeBitCast(dgemm, to: openblas_dgemm.self)
+    let setNumThreads: openblas_set_num_threads
+    do throws(LoaderError) {
+      let library = try DynamicLibrary(opening: "libopenblas.so.0")
+      unsafe setNumThreads = try library.function("openblas_set_num_threads")
+      unsafe sgemm = try library.function("cblas_sgemm")
+      unsafe dgemm = try library.function("cblas_dgemm")
+    } catch {
+      return nil
+    }
+    setNumThreads(1)
     guard let kernels, kernels.f32.treatsRowsAlike(), kernels.f64.treatsRowsAlike() else {
       return nil
     }

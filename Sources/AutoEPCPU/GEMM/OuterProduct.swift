@@ -13,10 +13,20 @@ struct OuterProduct<S: RowScalar> {
   /// The bytes of right values that are packed at a time.
   private static var stripBytes: Int { 4 << 20 }
 
-  /// out[l, r] for the left features of a range, and all of `width` right ones. `out` has all rows.
+  /// A block of finished sums: `[features, columns]`, rows `stride` apart.
+  struct Block {
+    let sums: Elements<S.Wide>
+    let stride: Int
+    let features: Range<Int>
+    let columns: Range<Int>
+  }
+
+  /// Calls `finish` with blocks of out[l, r] for the left features of a range, and all of `width` right ones.
+  ///
+  /// - Parameter out: All rows where they will be written, to be asked for in time; nil where they are not.
   func multiply(
     _ left: RowAddresses, features: Range<Int>, by right: RowAddresses, width: Int,
-    into out: RowAddresses
+    into out: RowAddresses?, finish: (Block) -> Void
   ) {
     assert(left.count == right.count)
     let rows = Self.features.roundedUp(to: kernel.rows)
@@ -32,12 +42,12 @@ struct OuterProduct<S: RowScalar> {
         for (index, part) in parts.enumerated() {
           let panels = kernel.part(index * columns, part.count, of: panels)
           lookahead.clear()
-          lookahead.ask(for: out[block], bytes: S.bytes(part))
+          if let out { lookahead.ask(for: out[block], bytes: S.bytes(part)) }
           lookahead.ask(
             for: left[(0..<left.count).part(index, of: parts.count)], bytes: S.bytes(next))
           kernel.multiply(
             rows, by: panels, depth: right.count, into: sums, lookahead: &lookahead)
-          kernel.store(sums, stride: panels.columns, into: out[block], columns: part)
+          finish(Block(sums: sums, stride: panels.columns, features: block, columns: part))
         }
       }
     }

@@ -2,30 +2,45 @@ import AutoEPCore
 
 /// The gradient of the weights of all groups: of each, Σ over its rows of gradOut[r] ⊗ rows[r].
 struct WeightGradient<S: RowScalar> {
-  /// Where it goes.
-  let tensor: TensorView
+  private let target: GradientTarget
   private let kernel: MatrixKernel<S.Wide>
   private let left: IndexedRows<S>
   private let right: IndexedRows<S>
-  private let out: IndexedRows<S>
+
+  /// The rows and columns of one group's gradient.
+  var features: Int { left.width }
+  var width: Int { right.width }
 
   init(
     _ kernel: MatrixKernel<S.Wide>, _ layout: WeightLayout, gradOut: IndexedRows<S>,
-    rows: IndexedRows<S>, into tensor: TensorView
+    rows: IndexedRows<S>, into target: GradientTarget
   ) {
-    self.tensor = tensor
+    self.target = target
     self.kernel = kernel
     // The gradient of [in, out] is the outer product the other way round.
     (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
-    out = IndexedRows(Elements(tensor), width: right.width)
   }
 
-  /// Makes the item's features of its group's gradient.
+  /// Computes the item's features of its group's gradient.
   func run(_ item: WorkItem, on bench: Workbench) {
-    let features = item.group * left.width..<(item.group + 1) * left.width
-    OuterProduct<S>(kernel: kernel, bench: bench).multiply(
-      left.addresses(item.rows, on: bench, for: .rowAddresses), features: item.features,
-      by: right.addresses(item.rows, on: bench, for: .secondRowAddresses), width: right.width,
-      into: out.targets(features, on: bench, for: .targetAddresses))
+    let first = item.group * left.width
+    let product = OuterProduct<S>(kernel: kernel, bench: bench)
+    let rows = left.addresses(item.rows, on: bench, for: .rowAddresses)
+    let columns = right.addresses(item.rows, on: bench, for: .secondRowAddresses)
+    if target.isRounded(to: S.self) {
+      let out = IndexedRows(Elements<S>(target.tensor), width: right.width).targets(
+        first..<first + left.width, on: bench, for: .targetAddresses)
+      product.multiply(rows, features: item.features, by: columns, width: right.width, into: out) {
+        kernel.store($0.sums, stride: $0.stride, into: out[$0.features], columns: $0.columns)
+      }
+    } else {
+      product.multiply(rows, features: item.features, by: columns, width: right.width, into: nil) {
+        for (index, feature) in $0.features.enumerated() {
+          target.store(
+            $0.sums[index * $0.stride..<index * $0.stride + $0.columns.count], row: first + feature,
+            columns: $0.columns, as: S.self)
+        }
+      }
+    }
   }
 }

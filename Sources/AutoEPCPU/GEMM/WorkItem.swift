@@ -17,9 +17,9 @@ struct WorkItem {
 
   /// Items of products of rows, all their features together: the largest first.
   static func products(
-    _ groups: RowGroups, features: Int, rowUnit: Int, threadCount: Int
+    _ groups: GroupRanges, features: Int, rowUnit: Int, threadCount: Int
   ) -> [WorkItem] {
-    let rowCount = groups.ranges.last?.upperBound ?? 0
+    let rowCount = groups.rowCount
     let share = (rowCount / (threadCount * itemsPerThread)).roundedUp(to: rowUnit)
     let most = threadCount == 1 ? mostRows : max(min(share, mostRows), rowUnit)
     return groups.ranges.enumerated().flatMap { group, rows in
@@ -32,9 +32,9 @@ struct WorkItem {
   /// Items of products with weights that have to be packed: packing is shared by all rows of an item, and
   /// what packs different columns is cut between threads. The largest first.
   static func packedProducts(
-    _ groups: RowGroups, features: Int, featureUnit: Int, threadCount: Int
+    _ groups: GroupRanges, features: Int, featureUnit: Int, threadCount: Int
   ) -> [WorkItem] {
-    let work = (groups.ranges.last?.upperBound ?? 0) * features
+    let work = groups.rowCount * features
     let share = work / (threadCount * itemsPerThread)
     return groups.ranges.enumerated().flatMap { group, rows in
       rows.parts(most: mostPackedRows, unit: 1).flatMap { rows in
@@ -47,10 +47,10 @@ struct WorkItem {
 
   /// Items of gradients of weights [features, width], all their rows together: the largest first.
   static func gradients(
-    _ groups: RowGroups, features: Int, width: Int, threadCount: Int
+    _ groups: GroupRanges, features: Int, width: Int, threadCount: Int
   ) -> [WorkItem] {
     guard width > 0 else { return [] }
-    let work = (groups.ranges.last?.upperBound ?? 0) * features
+    let work = groups.rowCount * features
     let share = max(work / (threadCount * itemsPerThread), 1)
     return groups.ranges.enumerated().flatMap { group, rows in
       let most = threadCount == 1 ? features : max(share / max(rows.count, 1), leastFeatures)

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// The workbenches at which no thread works.
 final class WorkbenchStore: Sendable {

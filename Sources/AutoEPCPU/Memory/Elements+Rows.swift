@@ -43,6 +43,9 @@ extension Elements where Element: Real {
     return sums.indices.reduce(0) { $0 + sums[$1] }
   }
 
+  /// Multiplies each element by a factor.
+  func scale(by factor: Element) { replace { $0 * factor } }
+
   /// self += a row at most as long.
   func add<S: Scalar>(_ row: Elements<S>) where S.Wide == Element {
     for index in 0..<row.count { self[index] += row[index].wide }

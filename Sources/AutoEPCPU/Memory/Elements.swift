@@ -1,8 +1,11 @@
 import AutoEPCore
 
 /// Typed elements in borrowed memory. Indices are checked in debug builds.
+///
+/// Threads may share them as long as no element is written by one thread while another uses it: each
+/// step gives a thread rows of its own to write.
 @safe
-struct Elements<Element> {
+struct Elements<Element>: @unchecked Sendable {
   private let base: UnsafeMutablePointer<Element>?
   let count: Int
 
@@ -13,7 +16,7 @@ struct Elements<Element> {
 
   /// All elements of a tensor whose dtype is Element's.
   init(_ tensor: TensorView) {
-    unsafe base = unsafe tensor.data?.assumingMemoryBound(to: Element.self)
+    unsafe base = unsafe tensor.hostPointer?.assumingMemoryBound(to: Element.self)
     count = tensor.elementCount
   }
 

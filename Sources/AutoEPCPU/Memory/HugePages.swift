@@ -8,7 +8,7 @@ extension TensorView {
   /// two thousand times fewer page faults, which else cost as much as the products. Memory that is there
   /// already stays as it is.
   func preferHugePages() {
-    guard let data = unsafe data else { return }
+    guard let data = unsafe hostPointer else { return }
     let first = (UInt(bitPattern: data) + UInt(Self.hugePage) - 1) / UInt(Self.hugePage)
     let end = (UInt(bitPattern: data) + UInt(byteCount)) / UInt(Self.hugePage)
     guard first < end else { return }

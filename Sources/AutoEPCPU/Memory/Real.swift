@@ -13,6 +13,9 @@ protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Scalar where Wide == Se
 
   /// Replaces each value by its sigmoid.
   static func applySigmoid(_ values: Elements<Self>)
+
+  /// parts[i] = the inner product of the i-th parts of two rows, of `DotParts.width` each, in a fixed order.
+  static func dotParts(_ a: Elements<Self>, _ b: Elements<Self>, into parts: Elements<Self>)
 }
 
 extension Float: Real {
@@ -26,6 +29,9 @@ extension Float: Real {
   static func applySigmoid(_ values: Elements<Float>) {
     unsafe sigmoid_f32(values.pointer, values.count)
   }
+  static func dotParts(_ a: Elements<Float>, _ b: Elements<Float>, into parts: Elements<Float>) {
+    unsafe dot_parts_f32(a.pointer, b.pointer, parts.pointer, a.count)
+  }
 }
 
 extension Double: Real {
@@ -35,6 +41,11 @@ extension Double: Real {
   static func erf(_ x: Double) -> Double { Glibc.erf(x) }
   static func exponentiate(_ values: Elements<Double>) { values.replace { exp($0) } }
   static func applySigmoid(_ values: Elements<Double>) { values.replace { sigmoid($0) } }
+  static func dotParts(
+    _ a: Elements<Double>, _ b: Elements<Double>, into parts: Elements<Double>
+  ) {
+    unsafe dot_parts_f64(a.pointer, b.pointer, parts.pointer, a.count)
+  }
 }
 
 extension Real {

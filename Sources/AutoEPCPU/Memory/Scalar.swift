@@ -2,9 +2,12 @@ import AutoEPCore
 import CMicroKernels
 
 /// An element of a float tensor: stored in one type, computed with in another.
-protocol Scalar {
+protocol Scalar: Sendable {
   /// What sums of this element accumulate in.
   associatedtype Wide: Real
+
+  /// The dtype of tensors of this element.
+  static var dataType: DataType { get }
 
   /// Rounds once, to nearest even.
   init(rounding wide: Wide)
@@ -36,6 +39,7 @@ extension Scalar {
 }
 
 extension Float: Scalar {
+  static var dataType: DataType { .f32 }
   init(rounding wide: Float) { self = wide }
   var wide: Float { self }
   static func widen(_ row: Elements<Float>, into wide: Elements<Float>) { wide.copy(row) }
@@ -43,6 +47,7 @@ extension Float: Scalar {
 }
 
 extension Double: Scalar {
+  static var dataType: DataType { .f64 }
   init(rounding wide: Double) { self = wide }
   var wide: Double { self }
   static func widen(_ row: Elements<Double>, into wide: Elements<Double>) { wide.copy(row) }
@@ -50,6 +55,7 @@ extension Double: Scalar {
 }
 
 extension BFloat16: Scalar {
+  static var dataType: DataType { .bf16 }
   init(rounding wide: Float) { self.init(wide) }
   var wide: Float { float }
 
@@ -63,6 +69,7 @@ extension BFloat16: Scalar {
 }
 
 extension Float16: Scalar {
+  static var dataType: DataType { .f16 }
   init(rounding wide: Float) { self.init(wide) }
   var wide: Float { Float(self) }
 }

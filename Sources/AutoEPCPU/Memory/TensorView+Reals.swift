@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension TensorView {
   /// A copy of a small float tensor in the type that the caller computes in.
@@ -48,6 +49,18 @@ extension TensorView {
       let elements = Elements<Int64>(self)
       for index in integers.indices { elements[index] = Int64(integers[index]) }
     case .f32, .f64, .bf16, .f16: assertionFailure("an integer tensor is expected")
+    }
+  }
+}
+
+extension [Int64] {
+  /// Lends the numbers as a tensor [n].
+  mutating func withTensor(
+    _ body: (TensorView) throws(EngineError) -> Void
+  ) throws(EngineError) {
+    let count = self.count
+    try unsafe withUnsafeMutableBufferPointer { buffer throws(EngineError) in
+      try body(unsafe TensorView(data: buffer.baseAddress, shape: [count], dtype: .i64))
     }
   }
 }

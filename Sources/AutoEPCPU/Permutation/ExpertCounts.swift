@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// How many slots chose each expert.
 struct ExpertCounts {
@@ -16,14 +17,5 @@ struct ExpertCounts {
       counts[expert] += 1
     }
     tokensPerExpert = counts
-  }
-
-  /// The first row of each expert, in expert order.
-  var firstRows: [Int] {
-    var next = 0
-    return tokensPerExpert.map { count in
-      defer { next += count }
-      return next
-    }
   }
 }

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension CPUBackend {
   /// logits = x · routerᵀ: the grouped GEMM of one group.
@@ -6,16 +7,16 @@ extension CPUBackend {
     _ x: TensorView, router: TensorView, into logits: TensorView
   ) throws(EngineError) {
     guard x.dtype != .f16 else { throw Self.unsupported(x.dtype, by: "the router's product") }
-    let weights = unsafe TensorView(
-      data: router.data, shape: [1] + router.shape, dtype: router.dtype)
-    let rows = try HostBuffer(integers: [x.shape[0]])
-    try withExtendedLifetime(rows) { () throws(EngineError) in
+    let weights = TensorView(router.storage, shape: [1] + router.shape, dtype: router.dtype)
+    var rows = [Int64(x.shape[0])]
+    try rows.withTensor { (rows) throws(EngineError) in
       try groupedGEMM(
-        x, weights: weights, layout: .outIn, bias: nil, rowsPerGroup: rows.view, into: logits)
+        ExpertRows(x), weights: weights, layout: .outIn, bias: nil, groups: .counts(rows),
+        into: ExpertRows(logits))
     }
   }
 
-  /// Chooses K experts a token, the tokens shared out over the threads.
+  /// Chooses K experts per token, the tokens shared out over the threads.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 extension RouteConfiguration {
   /// Throws where no choice of K experts exists.

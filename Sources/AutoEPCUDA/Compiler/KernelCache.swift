@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import Glibc
 
 /// Compiled images on disk, in a folder of this user's own. Nothing here throws: what cannot be read

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Makes images of kernel sources, or finds them where it has left them.
 struct KernelCompiler: Sendable {
@@ -11,16 +12,15 @@ struct KernelCompiler: Sendable {
   func image(
     of source: KernelSource, _ defines: KernelSource.Choice, for architecture: Architecture
   ) throws(EngineError) -> [UInt8] {
-    let text = source.text
     let options = architecture.options(defines)
     let key = KernelCache.key(
       [
-        text, Array(options.joined(separator: " ").utf8),
+        source.text, KernelHeader.digest, Array(options.joined(separator: " ").utf8),
         Array("NVRTC \(library.version.major).\(library.version.minor)".utf8),
         Array("driver \(driverVersion)".utf8),
       ])
     if let image = cache?.load(key) { return image }
-    let image = try library.compile(text, name: source.name, options: options).image
+    let image = try library.compile(source.text, name: source.name, options: options).image
     cache?.store(image, key)
     return image
   }

@@ -1,8 +1,8 @@
 extension KernelSource {
-  /// Every source there is, so that a test can compile each.
+  /// Every source, so that a test can compile each.
   static let all: [KernelSource] = [
-    .permute, .unpermute, .slotDot, .gatherPartials, .rowWeights, .sortByExpert, .groupedGEMM,
+    .permute, .unpermute, .slotDot, .gatherFromRows, .scatterToRows, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
-    .zLoss, .jitter, .clear, .hopperGEMM, .hopperWeightGradient, .hopperTileList,
+    .zLoss, .jitter, .clear, .hopperGEMM, .hopperWeightGradient, .hopperRowPairs,
   ]
 }

@@ -1,4 +1,4 @@
-/// A file of kernels, and the ways in which it is compiled.
+/// A file of kernels, and the variants in which it is compiled.
 struct KernelSource: Sendable {
   /// The processors that a source is for.
   enum Target: Sendable {
@@ -25,30 +25,21 @@ struct KernelSource: Sendable {
 
   /// The file's name, for messages.
   let name: String
+  /// The file, which includes what it needs of `KernelHeader.all`.
+  let text: [UInt8]
   let target: Target
-  /// What a variant is made of: one choice of each, in this order. Nothing else is ever compiled.
+  /// The axes of variation: a variant makes one choice on each, in this order. Nothing else is ever
+  /// compiled.
   let axes: [[Choice]]
-  private let parts: @Sendable () -> [[UInt8]]
 
-  /// A source behind the preludes that it uses.
+  /// A source from the folder of kernels.
   ///
-  /// - Parameter parts: the preludes and then the file, as `PackageResources` has them.
-  init(
-    _ name: String, _ target: Target = .portable, axes: [[Choice]] = [],
-    parts: @escaping @Sendable () -> [[UInt8]]
-  ) {
+  /// - Parameter text: the file, as `PackageResources` has it.
+  init(_ name: String, _ text: [UInt8], _ target: Target = .portable, axes: [[Choice]] = []) {
     self.name = name
+    self.text = text
     self.target = target
     self.axes = axes
-    self.parts = parts
-  }
-
-  /// A source with few variants, each given as a whole.
-  init(
-    _ name: String, _ target: Target = .portable, variants: [Choice],
-    parts: @escaping @Sendable () -> [[UInt8]]
-  ) {
-    self.init(name, target, axes: [variants], parts: parts)
   }
 
   /// Whether the source is compiled with these defines.
@@ -59,13 +50,5 @@ struct KernelSource: Sendable {
     return axis.contains { choice in
       defines.starts(with: choice) && allows(defines.dropFirst(choice.count), axes.dropFirst())
     }
-  }
-
-  /// The whole text. Lines are numbered from 1 in each part.
-  var text: [UInt8] {
-    Array(
-      parts().enumerated().flatMap { index, part in
-        Array("#line 1 \"part \(index + 1) of \(name)\"\n".utf8) + part + Array("\n".utf8)
-      })
   }
 }

@@ -1,16 +1,18 @@
 import AutoEPCore
+import AutoEPSystem
+import CKernels
 
-/// The names of choices, as kernels and `KernelSource.axes` write them.
+/// The defines that `KernelSource.axes` and launches choose from.
 enum KernelVariant {
   static let elements: [DataType] = [.f32, .bf16, .f16]
 
-  /// The number of an element type, 0 for none.
+  /// The code of an element type; nil is `TYPE_NONE`.
   static func code(_ dtype: DataType?) -> Int {
     switch dtype {
-    case .f32: 1
-    case .bf16: 2
-    case .f16: 3
-    case .f64, .i32, .i64, nil: 0
+    case .f32: Int(TYPE_F32)
+    case .bf16: Int(TYPE_BF16)
+    case .f16: Int(TYPE_F16)
+    case .f64, .i32, .i64, nil: Int(TYPE_NONE)
     }
   }
 
@@ -23,6 +25,9 @@ enum KernelVariant {
     values.map { define(name, $0) }
   }
 
+  /// The type of elements that are read one by one.
+  static let element = elements.map { define("ELEMENT", code($0)) }
+
   /// Rows of an element type, read by 16 bytes or by one element.
   static let rows = elements.flatMap { dtype in [1, 16 / dtype.byteCount].map { rows(dtype, $0) } }
 
@@ -30,7 +35,10 @@ enum KernelVariant {
     define("ELEMENT", code(dtype)) + define("VECTOR", vector)
   }
 
-  /// The type of topk_weights.
+  /// The types of topk_weights; with none, each weight counts as 1.
+  static let weights = elements.map { weight($0) }
+  static let weightsOrNone = [weight(nil)] + weights
+
   static func weight(_ dtype: DataType?) -> KernelSource.Choice { define("WEIGHT", code(dtype)) }
 
   /// The type of a gradient, and whether it is added to.

@@ -1,16 +1,16 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 import Glibc
-import Synchronization
 
 /// NVIDIA's run-time compiler. Found once a process, at the first CUDA context.
 @safe
 struct NVRTCLibrary: @unchecked Sendable {
   static let sonames = ["libnvrtc.so.13", "libnvrtc.so.12"]
   static let variable = "AUTOEP_NVRTC"
-  private static let found = Mutex<NVRTCLibrary?>(nil)
+  private static let found = Locked<NVRTCLibrary?>(nil)
   /// Held while a source compiles: NVRTC 13.0 crashes now and then when two threads compile at once.
-  private static let compiling = Mutex(())
+  private static let compiling = Locked(())
 
   /// Where the compiler was found.
   let name: String
@@ -109,7 +109,8 @@ struct NVRTCLibrary: @unchecked Sendable {
     let log: String
   }
 
-  /// Compiles a source; throws the compiler's log if it does not.
+  /// Compiles a source, which may include any of the kernels' headers; throws the compiler's log if it
+  /// does not compile.
   func compile(_ source: [UInt8], name: String, options: [String]) throws(EngineError) -> Output {
     try Self.compiling.withLock { _ throws(EngineError) in
       try compileAlone(source, name: name, options: options)
@@ -120,9 +121,16 @@ struct NVRTCLibrary: @unchecked Sendable {
     _ source: [UInt8], name: String, options: [String]
   ) throws(EngineError) -> Output {
     var program: nvrtc_program?
-    // The compiler takes text that ends with NUL.
-    let text = source.map { CChar(bitPattern: $0) } + [0]
-    try check("nvrtcCreateProgram", unsafe createProgram(&program, text, name, 0, nil, nil))
+    let created = unsafe withCStrings([String(decoding: source, as: UTF8.self)]) { source in
+      unsafe withCStrings(KernelHeader.all.map { String(decoding: $0.text, as: UTF8.self) }) {
+        texts in
+        unsafe withCStrings(KernelHeader.all.map(\.name)) { names in
+          unsafe createProgram(
+            &program, source[0], name, Int32(texts.count), texts.baseAddress, names.baseAddress)
+        }
+      }
+    }
+    try check("nvrtcCreateProgram", created)
     defer { _ = unsafe destroyProgram(&program) }
     let result = unsafe withCStrings(options) { options in
       unsafe compileProgram(program, Int32(options.count), options.baseAddress)
@@ -169,11 +177,4 @@ private func withCStrings<Result>(
   defer { unsafe copies.forEach { copy in unsafe free(copy) } }
   var pointers = unsafe copies.map { unsafe UnsafePointer($0) }
   return unsafe pointers.withUnsafeMutableBufferPointer { unsafe body($0) }
-}
-
-/// The value of an environment variable that is set and not empty.
-func environmentValue(_ name: String) -> String? {
-  guard let value = unsafe getenv(name) else { return nil }
-  let text = unsafe String(cString: value)
-  return text.isEmpty ? nil : text
 }

@@ -1,6 +1,6 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
-import Synchronization
 
 /// One GPU: its primary context, which PyTorch uses as well, and the kernels that are loaded on it.
 /// Made once a process and ordinal, and never let go.
@@ -18,9 +18,9 @@ public final class CUDADevice: Sendable {
   let faults: FaultWord
   let context: DeviceContext
   private let compiler: KernelCompiler
-  private let kernels = Mutex(LoadedKernels())
+  private let kernels = Locked(LoadedKernels())
 
-  private static let devices = Mutex<[Int: CUDADevice]>([:])
+  private static let devices = Locked<[Int: CUDADevice]>([:])
 
   /// The device of a number. The first caller's `nvrtcPath` is a place to look for the compiler.
   public static func shared(_ ordinal: Int, nvrtcPath: String?) throws(EngineError) -> CUDADevice {

@@ -1,12 +1,12 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
-import Synchronization
 
 /// NVIDIA's driver, initialised. Opened once a process.
 @safe
 public final class CUDADriver: Sendable {
   static let soname = "libcuda.so.1"
-  private static let opened = Mutex<CUDADriver?>(nil)
+  private static let opened = Locked<CUDADriver?>(nil)
 
   let functions: DriverFunctions
 

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 
 /// A kernel that is loaded on a device, and stays so until the process ends.
@@ -8,6 +9,10 @@ final class CUDAKernel: @unchecked Sendable {
   private let function: cuda_function
   private let context: DeviceContext
   private let driver: CUDADriver
+  #if DEBUG
+    /// Bytes of each parameter; nil where the driver does not say.
+    private let parameterSizes: [Int]?
+  #endif
 
   /// Finds a kernel in a module and allows it all the shared memory that a block can have; the
   /// context is current.
@@ -30,18 +35,27 @@ final class CUDAKernel: @unchecked Sendable {
       "cuFuncSetAttribute",
       unsafe functions.funcSetAttribute(
         function, cuda_function_max_dynamic_shared_bytes, Int32(sharedBytesPerBlock) - staticBytes))
+    #if DEBUG
+      parameterSizes = unsafe driver.parameterSizes(of: function)
+    #endif
     self.name = name
     unsafe self.function = unsafe function
     self.context = context
     self.driver = driver
   }
 
-  /// Puts a launch into a stream; an empty grid is no launch. Arguments are those of the kernel, in
-  /// their order and of their sizes.
+  /// Enqueues a launch on a stream; an empty grid is no launch. Arguments are those of the kernel, in
+  /// their order. A debug build compares their sizes with the kernel's own and throws if they differ,
+  /// so that tests find out on any machine.
   func launch<each Argument: KernelArgument>(
     grid: LaunchSize, block: LaunchSize, sharedBytes: Int = 0, cluster: LaunchSize? = nil,
     on stream: CUDAStream, _ arguments: repeat each Argument
   ) throws(EngineError) {
+    #if DEBUG
+      var sizes: [Int] = []
+      for type in repeat (each Argument).self { sizes.append(type.byteCount) }
+      try check(argumentSizes: sizes)
+    #endif
     if grid.isEmpty { return }
     let (grid, block) = (try grid.checked("grid"), try block.checked("block"))
     let cluster = try cluster?.checked("cluster")
@@ -61,7 +75,31 @@ final class CUDAKernel: @unchecked Sendable {
     }
     try driver.check("cuLaunchKernelEx of \(name)", result)
   }
+
+  #if DEBUG
+    private func check(argumentSizes sizes: [Int]) throws(EngineError) {
+      guard let parameterSizes, parameterSizes != sizes else { return }
+      throw EngineError(
+        .internal,
+        "a launch of \(name) has arguments of \(sizes) bytes; the kernel takes \(parameterSizes)")
+    }
+  #endif
 }
+
+#if DEBUG
+  extension CUDADriver {
+    /// Bytes of each parameter of a kernel.
+    fileprivate func parameterSizes(of function: cuda_function) -> [Int]? {
+      guard let getInfo = unsafe functions.funcGetParamInfo else { return nil }
+      var sizes: [Int] = []
+      var (offset, size) = (0, 0)
+      while unsafe getInfo(function, sizes.count, &offset, &size) == cuda_success {
+        sizes.append(size)
+      }
+      return sizes
+    }
+  }
+#endif
 
 /// Lends an array of pointers to the arguments' bits, on the stack unless they are many.
 private func withPointers<each Argument: KernelArgument, Result>(

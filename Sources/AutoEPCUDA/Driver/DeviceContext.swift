@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 
 /// A device's primary context, which all of the process shares. Retained until the process ends.

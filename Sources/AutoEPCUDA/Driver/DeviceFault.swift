@@ -1,20 +1,28 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
+import CKernels
 
-/// What a kernel met in its data: kernels write it to a word of host memory, and the next call on a
+/// Bad data that a kernel met: kernels write its code to a word of host memory, and the next call on a
 /// context of the device throws it.
-enum DeviceFault: UInt32, CaseIterable {
-  // The numbers are those of Kernels/fault.cuh.
-  case topkIdx = 1
-  case logits = 2
+enum DeviceFault: CaseIterable {
+  case topkIdx
+  case logits
+
+  var code: UInt32 {
+    switch self {
+    case .topkIdx: UInt32(FAULT_TOPK_IDX)
+    case .logits: UInt32(FAULT_LOGITS)
+    }
+  }
 
   var error: EngineError {
     switch self {
     case .topkIdx:
       EngineError(
         .invalidArgument,
-        "an earlier call on this device was given topk_idx with a choice outside [0, E): that choice"
-          + " was dropped, and contributed nothing")
+        "an earlier call on this device was given topk_idx with a choice that is neither in [0, E) nor -1:"
+          + " that slot got no row, and contributed nothing")
     case .logits:
       EngineError(
         .invalidArgument,
@@ -55,7 +63,7 @@ struct FaultWord: @unchecked Sendable {
     let code = unsafe memory.pointee
     guard code != 0 else { return }
     unsafe memory.pointee = 0
-    throw DeviceFault(rawValue: code)?.error
+    throw DeviceFault.allCases.first { $0.code == code }?.error
       ?? EngineError(.internal, "a kernel reported the unknown fault \(code)")
   }
 }

@@ -1,3 +1,4 @@
+import AutoEPSystem
 import CCUDA
 
 /// The functions of the driver's library that are used here.
@@ -17,6 +18,10 @@ struct DriverFunctions: @unchecked Sendable {
   let moduleGetFunction: cuModuleGetFunction_t
   let funcGetAttribute: cuFuncGetAttribute_t
   let funcSetAttribute: cuFuncSetAttribute_t
+  #if DEBUG
+    /// nil for drivers older than 12.4.
+    let funcGetParamInfo: cuFuncGetParamInfo_t?
+  #endif
   let launchKernelEx: cuLaunchKernelEx_t
   let memHostAlloc: cuMemHostAlloc_t
   let memHostGetDevicePointer: cuMemHostGetDevicePointer_v2_t
@@ -37,6 +42,9 @@ struct DriverFunctions: @unchecked Sendable {
     unsafe moduleGetFunction = try library.function("cuModuleGetFunction")
     unsafe funcGetAttribute = try library.function("cuFuncGetAttribute")
     unsafe funcSetAttribute = try library.function("cuFuncSetAttribute")
+    #if DEBUG
+      unsafe funcGetParamInfo = try? library.function("cuFuncGetParamInfo")
+    #endif
     unsafe launchKernelEx = try library.function("cuLaunchKernelEx")
     unsafe memHostAlloc = try library.function("cuMemHostAlloc")
     unsafe memHostGetDevicePointer = try library.function("cuMemHostGetDevicePointer_v2")

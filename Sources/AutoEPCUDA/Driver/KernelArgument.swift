@@ -5,34 +5,35 @@ import CCUDA
 protocol KernelArgument {
   associatedtype Bits: BitwiseCopyable
   var bits: Bits { get }
-  // Requirements, so that each type has its own: what is generic over many arguments does not ask at run
-  // time what `Bits` is.
+  /// What C++ aligns the type to, which is part of its size there.
+  static var alignment: Int { get }
+  // Declared as requirements so that the variadic launch calls a specialised witness instead of looking
+  // up `Bits` at run time.
   static var byteCount: Int { get }
   @unsafe func store(at address: UnsafeMutableRawPointer)
 }
 
 extension KernelArgument {
-  static var byteCount: Int { MemoryLayout<Bits>.size }
+  static var alignment: Int { MemoryLayout<Bits>.alignment }
+  static var byteCount: Int {
+    (MemoryLayout<Bits>.size + alignment - 1) / alignment * alignment
+  }
   @unsafe func store(at address: UnsafeMutableRawPointer) {
     unsafe address.storeBytes(of: bits, as: Bits.self)
   }
 }
 
-/// A place in a device's memory.
-struct DeviceAddress: Sendable, Hashable, KernelArgument {
-  let bits: UInt64
-
-  init(_ bits: UInt64) { self.bits = bits }
-
-  /// The address some bytes further on.
-  static func + (address: DeviceAddress, byteCount: Int) -> DeviceAddress {
-    DeviceAddress(address.bits + UInt64(byteCount))
-  }
-}
+extension DeviceAddress: KernelArgument {}
 
 extension TensorView {
-  /// The first element's place; 0 for a tensor without elements.
-  var address: DeviceAddress { DeviceAddress(UInt64(unsafe UInt(bitPattern: data))) }
+  /// The first element's address; 0 for a tensor without elements.
+  var address: DeviceAddress {
+    guard case .device(let address) = storage else {
+      assert(storage.isNull, "a kernel cannot reach the host's memory")
+      return DeviceAddress(0)
+    }
+    return address
+  }
 }
 
 extension TensorView: KernelArgument {

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 
 /// Blocks of a grid or a cluster, or threads of a block.
 struct LaunchSize: Sendable, ExpressibleByIntegerLiteral {

@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
 
 /// How the tensor memory accelerator of sm_90 sees a tensor; a kernel takes it by value as

@@ -1,38 +1,41 @@
 import AutoEPCore
 import CCUDA
+import CKernels
 
-// The structs that sm90_epilogue_*.cuh take by value, field by field: maps first, which C aligns to 64
-// bytes, so that both languages lay them out alike.
+// The structs that Hopper's kernels take by value, field by field. Maps, which C++ aligns to 64 bytes, come
+// first, so that both languages place the fields alike.
 
 extension cuda_tensor_map: KernelArgument {
   var bits: cuda_tensor_map { self }
 }
 
-/// `Target` of sm90_tiles.cuh.
+/// `Target` of sm90_pipeline.cuh.
 struct HopperTarget: BitwiseCopyable {
   let chunks: cuda_tensor_map
   let rows: cuda_tensor_map
 }
 
-/// `Epilogue::Arguments` of sm90_epilogue_store.cuh.
+/// `StoreEpilogue::Arguments`.
 struct HopperStoreArguments: BitwiseCopyable, KernelArgument {
   let out: HopperTarget
   let bias: UInt64
   let columns: Int32
 
+  static var alignment: Int { TensorMap.alignment }
   var bits: Self { self }
 }
 
-/// `Epilogue::Arguments` of sm90_epilogue_swiglu.cuh.
+/// `SwiGLUEpilogue::Arguments`.
 struct HopperSwiGLUArguments: BitwiseCopyable, KernelArgument {
   let hidden: HopperTarget
   let out: HopperTarget
   let columns: Int32
 
+  static var alignment: Int { TensorMap.alignment }
   var bits: Self { self }
 }
 
-/// `Epilogue::Arguments` of sm90_epilogue_swiglu_backward.cuh.
+/// `SwiGLUBackwardEpilogue::Arguments`.
 struct HopperSwiGLUBackwardArguments: BitwiseCopyable, KernelArgument {
   let hidden: UInt64
   let gradHidden: UInt64
@@ -44,15 +47,20 @@ struct HopperSwiGLUBackwardArguments: BitwiseCopyable, KernelArgument {
   var bits: Self { self }
 }
 
-/// `RowsAhead` of sm90_rows_ahead.cuh; all zeros where the rows stand there already.
-struct HopperRowsAheadArguments: BitwiseCopyable, KernelArgument {
-  var tokens: UInt64 = 0
-  var rows: UInt64 = 0
-  var slotOfRow: UInt64 = 0
-  var rowCount: UInt64 = 0
-  var counters: UInt64 = 0
-  var topK: Int32 = 0
-  var vectors: Int32 = 0
+/// `InPlace::Arguments`: an empty struct, which C++ passes as one byte.
+struct HopperInPlaceArguments: KernelArgument {
+  var bits: UInt8 { 0 }
+}
+
+/// `CopiedAhead::Arguments`.
+struct HopperCopiedAheadArguments: BitwiseCopyable, KernelArgument {
+  let tokens: UInt64
+  let rows: UInt64
+  let slotOfRow: UInt64
+  let rowCount: UInt64
+  let counters: UInt64
+  let topK: Int32
+  let vectors: Int32
 
   var bits: Self { self }
 }
@@ -84,6 +92,6 @@ struct HopperWeights {
       ? [depth, columns, halves, tensor.shape[0]] : [columns, halves, depth, tensor.shape[0]]
   }
 
-  /// What one copy moves: half of a tile's columns, or 64 of them.
-  var box: InlineArray<4, Int> { isDepthInner ? [64, 128, 1, 1] : [64, 1, 64, 1] }
+  /// The box that one TMA load moves: half of a tile's columns, or `BOX` of them.
+  var box: InlineArray<4, Int> { isDepthInner ? [TILE_K, TILE_N / 2, 1, 1] : [BOX, 1, TILE_K, 1] }
 }

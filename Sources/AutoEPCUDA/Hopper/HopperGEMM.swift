@@ -1,58 +1,51 @@
 import AutoEPCore
+import AutoEPSystem
 import CCUDA
+import CKernels
 
-/// The grouped GEMMs of sm_90 in bf16: TMA, WGMMA, one launch for all experts. Rows stand in expert
-/// order.
+/// The grouped GEMMs of sm_90 in bf16: TMA, WGMMA, one launch for all experts. Rows are in expert order.
 struct HopperGEMM {
   let backend: CUDABackend
   let expertOffsets: TensorView
   let tiles: RowTiles
 
-  /// Elements of a stage's depth, and of a tile's columns; as in sm90_tiles.cuh.
-  private static let (depth, columns) = (64, 256)
-
-  /// Whether these kernels take rows and weights of such widths: the TMA wants rows of whole 16 bytes.
+  /// Whether these kernels take rows and weights of such widths: the TMA needs rows of whole 16 bytes.
   static func takes(_ dtype: DataType, widths: [Int]) -> Bool {
     dtype == .bf16 && widths.allSatisfy { $0 % 8 == 0 }
   }
 
-  /// Whether the TMA reaches tensors of the host program: it wants multiples of 16 bytes.
+  /// Whether the TMA can access tensors of the host program: it needs addresses that are multiples of 16.
   static func reaches(_ tensors: [TensorView]) -> Bool {
     tensors.allSatisfy { $0.address.bits % 16 == 0 }
   }
 
-  /// Whether a weight's gradient can be written here.
-  func writes(_ gradWeights: TensorView) -> Bool {
-    Self.reaches([gradWeights]) && (gradWeights.dtype == .bf16 || gradWeights.dtype == .f32)
-  }
-
-  /// out [N,n] = rows [N,k] times the weights of their experts (+ bias).
+  /// out [R,n] = rows [R,k] times the weights of their experts (+ bias).
   func product(
     _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, bias: TensorView?,
     into out: TensorView
   ) throws(EngineError) {
     try launch(
       .store, rows: rows,
-      HopperWeights(weights, layout, halves: 1), columns: Self.columns,
+      HopperWeights(weights, layout, halves: 1), columns: TILE_N,
       HopperStoreArguments(
         out: target(out, halves: 1), bias: bias.bits, columns: Int32(out.shape[1])))
   }
 
-  /// hidden [N,2F] = rows times the gate and up weights; activated [N,F] = silu(gate) · up.
+  /// hidden [R,2F] = rows times the gate and up weights; activated [R,F] = silu(gate) · up.
   func swiGLU(
     _ rows: TensorView, _ weights: TensorView, _ layout: WeightLayout, hidden: TensorView,
     into activated: TensorView
   ) throws(EngineError) {
     try launch(
       .swiGLU, rows: rows,
-      HopperWeights(weights, layout, halves: 2), columns: Self.columns / 2,
+      HopperWeights(weights, layout, halves: 2), columns: TILE_N / 2,
       HopperSwiGLUArguments(
         hidden: target(hidden, halves: 2), out: target(activated, halves: 1),
         columns: Int32(activated.shape[1])))
   }
 
-  /// From the gradient of the experts' output [N,H], not yet weighted, to that of hidden [N,2F];
-  /// activated [N,F] becomes each row's weight times its activation, and dots [N, tiles of F] the parts
+  /// From the gradient of the experts' output [R,H], not yet weighted, to that of hidden [R,2F];
+  /// activated [R,F] becomes each row's weight times its activation, and dots [R, tiles of F] the parts
   /// of the gradient to that weight.
   func swiGLUBackward(
     _ gradRows: TensorView, _ down: TensorView, _ layout: WeightLayout, hidden: TensorView,
@@ -60,7 +53,7 @@ struct HopperGEMM {
   ) throws(EngineError) {
     try launch(
       .swiGLUBackward, rows: gradRows,
-      HopperWeights(down, layout.transposed, halves: 1), columns: Self.columns,
+      HopperWeights(down, layout.transposed, halves: 1), columns: TILE_N,
       HopperSwiGLUBackwardArguments(
         hidden: hidden.bits, gradHidden: gradHidden.bits, scaled: activated.bits,
         rowWeights: rowWeights.bits, dots: dots.bits,
@@ -68,11 +61,11 @@ struct HopperGEMM {
   }
 
   /// Column tiles of F, each of which leaves a part of the dots.
-  static func dotCount(ffnSize: Int) -> Int { (ffnSize + columns - 1) / columns }
+  static func dotCount(ffnSize: Int) -> Int { (ffnSize + TILE_N - 1) / TILE_N }
 
-  /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [N,out] ⊗ rows [N,in];
+  /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [R,out] ⊗ rows [R,in];
   /// zeros for an expert without. Written in the dtype of gradWeights; `accumulate`: added to f32.
-  /// `ahead`: where the rows come from, if they are not there yet.
+  /// `ahead`: the tokens to copy the rows from, if they are not in place yet.
   func weightGradient(
     gradOut: TensorView, rows: TensorView, ahead: RowsAhead?, _ layout: WeightLayout,
     into gradWeights: TensorView, accumulate: Bool
@@ -83,14 +76,28 @@ struct HopperGEMM {
       gradWeights.dtype == .bf16 ? .bf16 : accumulate ? .addedToF32 : .f32
     let out =
       output == .bf16
-      ? try map(gradWeights, sizes: [n, m, gradWeights.shape[0]], box: [64, 16, 1])
+      ? try map(gradWeights, sizes: [n, m, gradWeights.shape[0]], box: [CHUNK_N, SLAB_M, 1])
       : cuda_tensor_map()
-    try backend.kernel(.hopperWeightGradient, "sm90_bf16_weight_grad", output.defines).launch(
-      grid: grid, block: 384, sharedBytes: HopperGradientOutput.memory.byteCount,
-      on: backend.stream,
-      try map(left, sizes: [m, left.shape[0]], box: [64, Self.depth]),
-      try map(right, sizes: [n, right.shape[0]], box: [64, Self.depth]), out, gradWeights,
-      expertOffsets, Int32(gradWeights.shape[0]), Int32(m), Int32(n), copying(ahead))
+    let (leftMap, rightMap) = (
+      try map(left, sizes: [m, left.shape[0]], box: [BOX, TILE_K]),
+      try map(right, sizes: [n, right.shape[0]], box: [BOX, TILE_K])
+    )
+    func launch(
+      _ source: HopperRowSource, _ arguments: some KernelArgument
+    ) throws(EngineError) {
+      try backend.kernel(
+        .hopperWeightGradient, "sm90_bf16_weight_grad", output.defines + source.defines
+      ).launch(
+        grid: grid, block: LaunchSize(SM90_THREADS),
+        sharedBytes: HopperGradientOutput.memory.byteCount, on: backend.stream, leftMap, rightMap,
+        out, gradWeights, expertOffsets, Int32(gradWeights.shape[0]), Int32(m), Int32(n), arguments)
+    }
+    if let ahead {
+      try backend.clear(ahead.counters)
+      try launch(.copiedAhead, ahead.arguments)
+    } else {
+      try launch(.inPlace, HopperInPlaceArguments())
+    }
   }
 
   private func launch(
@@ -102,29 +109,23 @@ struct HopperGEMM {
     try backend.kernel(
       .hopperGEMM, "sm90_bf16_grouped_gemm", epilogue.defines(isDepthInner: weights.isDepthInner)
     ).launch(
-      grid: grid, block: 384, sharedBytes: epilogue.memory.byteCount, on: backend.stream,
-      try map(rows, sizes: [depth, rows.shape[0]], box: [Self.depth, 64]), weightMap,
-      tiles.pairs, tiles.singlesBefore, tiles.pairCount,
-      Int32((depth + Self.depth - 1) / Self.depth),
+      grid: grid, block: LaunchSize(SM90_THREADS), sharedBytes: epilogue.memory.byteCount,
+      on: backend.stream,
+      try map(rows, sizes: [depth, rows.shape[0]], box: [TILE_K, BOX]), weightMap,
+      tiles.pairs, tiles.tailTilesBefore, tiles.pairCount,
+      Int32((depth + TILE_K - 1) / TILE_K),
       Int32((weights.columns + columns - 1) / columns), arguments)
   }
 
-  /// What a kernel is told of rows that it is to copy, with the counters at zero.
-  private func copying(_ ahead: RowsAhead?) throws(EngineError) -> HopperRowsAheadArguments {
-    guard let ahead else { return HopperRowsAheadArguments() }
-    try backend.clear(ahead.counters)
-    return ahead.arguments
-  }
-
-  /// Every processor has a block, which takes tiles until there are no more; two blocks are a cluster.
-  private var grid: LaunchSize { LaunchSize(backend.device.processorCount / 2 * 2) }
+  /// A block per processor, which computes tiles until none is left; two blocks form a cluster.
+  private var grid: LaunchSize { LaunchSize(backend.device.processorCount / CLUSTER * CLUSTER) }
 
   /// An output of `halves` matrices side by side.
   private func target(_ out: TensorView, halves: Int) throws(EngineError) -> HopperTarget {
     let sizes: InlineArray<3, Int> = [out.shape[1] / halves, halves, out.shape[0]]
     return HopperTarget(
-      chunks: try map(out, sizes: sizes, box: [64, 1, 16]),
-      rows: try map(out, sizes: sizes, box: [64, 1, 1]))
+      chunks: try map(out, sizes: sizes, box: [CHUNK_N, 1, SLAB_M]),
+      rows: try map(out, sizes: sizes, box: [CHUNK_N, 1, 1]))
   }
 
   private func map<let rank: Int>(

@@ -1,46 +1,41 @@
+import CKernels
+
 extension KernelSource {
   /// The products of rows and their experts' weights, with what follows them fused.
   static let hopperGEMM = KernelSource(
-    "sm90_bf16_grouped_gemm.cu", .sm90a,
+    "sm90_bf16_grouped_gemm.cu", PackageResources.sm90_bf16_grouped_gemm_cu, .sm90a,
     axes: [
       HopperEpilogue.allCases.flatMap { epilogue in
         [true, false].map { epilogue.defines(isDepthInner: $0) }
       }
-    ]
-  ) {
-    [
-      PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
-      PackageResources.sm90_tiles_cuh, PackageResources.sm90_schedule_cuh,
-      PackageResources.sm90_epilogue_store_cuh,
-      PackageResources.sm90_epilogue_swiglu_cuh,
-      PackageResources.sm90_epilogue_swiglu_backward_cuh,
-      PackageResources.sm90_bf16_grouped_gemm_cu,
-    ]
-  }
+    ])
 
   /// The gradient of the weights.
   static let hopperWeightGradient = KernelSource(
-    "sm90_bf16_weight_grad.cu", .sm90a,
-    axes: [HopperGradientOutput.allCases.map(\.defines)]
-  ) {
-    [
-      PackageResources.sm90_instructions_cuh, PackageResources.sm90_tile_cuh,
-      PackageResources.sm90_tiles_cuh, PackageResources.sm90_schedule_cuh,
-      PackageResources.sm90_rows_ahead_cuh, PackageResources.sm90_bf16_weight_grad_cu,
-    ]
-  }
+    "sm90_bf16_weight_grad.cu", PackageResources.sm90_bf16_weight_grad_cu, .sm90a,
+    axes: [
+      HopperGradientOutput.allCases.flatMap { output in
+        HopperRowSource.allCases.map { output.defines + $0.defines }
+      }
+    ])
 
-  /// The row tiles of all experts.
-  static let hopperTileList = KernelSource("sm90_tile_list.cu") {
-    [PackageResources.sm90_tile_cuh, PackageResources.sm90_tile_list_cu]
-  }
+  /// The list of row pairs.
+  static let hopperRowPairs = KernelSource("sm90_row_pairs.cu", PackageResources.sm90_row_pairs_cu)
 }
 
-/// What a product is turned into before it leaves the registers; raw values are the kernel's.
-enum HopperEpilogue: Int, CaseIterable {
-  case store = 1
-  case swiGLU = 2
-  case swiGLUBackward = 3
+/// What happens to a product before it is stored.
+enum HopperEpilogue: CaseIterable {
+  case store
+  case swiGLU
+  case swiGLUBackward
+
+  private var code: Int {
+    switch self {
+    case .store: EPILOGUE_STORE
+    case .swiGLU: EPILOGUE_SWIGLU
+    case .swiGLUBackward: EPILOGUE_SWIGLU_BACKWARD
+    }
+  }
 
   /// The backward's consumers stage a whole tile, which leaves room for fewer stages.
   var memory: HopperMemory {
@@ -50,24 +45,44 @@ enum HopperEpilogue: Int, CaseIterable {
 
   func defines(isDepthInner: Bool) -> KernelSource.Choice {
     memory.defines + KernelVariant.define("B_MAJOR", isDepthInner ? 0 : 1)
-      + KernelVariant.define("EPILOGUE", rawValue)
+      + KernelVariant.define("EPILOGUE", code)
   }
 }
 
-/// How a weight's gradient is written; raw values are the kernel's.
-enum HopperGradientOutput: Int, CaseIterable {
-  case bf16 = 0
-  case f32 = 1
-  case addedToF32 = 2
+/// How a weight's gradient is written.
+enum HopperGradientOutput: CaseIterable {
+  case bf16
+  case f32
+  case addedToF32
 
   static let memory = HopperMemory(stages: 4, stagingChunks: 2)
 
+  private var code: Int {
+    switch self {
+    case .bf16: GRADIENT_BF16
+    case .f32: GRADIENT_F32
+    case .addedToF32: GRADIENT_ADDED_TO_F32
+    }
+  }
+
   var defines: KernelSource.Choice {
-    Self.memory.defines + KernelVariant.define("OUTPUT", rawValue)
+    Self.memory.defines + KernelVariant.define("OUTPUT", code)
   }
 }
 
-/// How a kernel of sm90_tiles.cuh shares out its block's memory.
+/// Where the rows of a product come from.
+enum HopperRowSource: CaseIterable {
+  /// They are in memory before the launch.
+  case inPlace
+  /// The kernel copies them from the tokens; see `RowsAhead`.
+  case copiedAhead
+
+  var defines: KernelSource.Choice {
+    KernelVariant.define("ROWS", self == .inPlace ? ROWS_IN_PLACE : ROWS_COPIED_AHEAD)
+  }
+}
+
+/// How a product divides its block's shared memory; see sm90_pipeline.cuh.
 struct HopperMemory {
   let stages: Int
   let stagingChunks: Int
@@ -76,10 +91,5 @@ struct HopperMemory {
     KernelVariant.define("STAGES", stages) + KernelVariant.define("STAGING_CHUNKS", stagingChunks)
   }
 
-  /// The layout of sm90_tiles.cuh, and what aligning its start may take.
-  var byteCount: Int {
-    let (stage, chunk, consumerWarps, barrier) = (48 << 10, 2 << 10, 8, 8)
-    return 1023 + stages * stage + consumerWarps * stagingChunks * chunk
-      + (2 * stages + 2 * consumerWarps) * barrier
-  }
+  var byteCount: Int { Int(sm90_shared_bytes(Int32(stages), Int32(stagingChunks))) }
 }

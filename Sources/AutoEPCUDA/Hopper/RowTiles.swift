@@ -1,58 +1,61 @@
 import AutoEPCore
+import AutoEPSystem
+import CKernels
 
-/// The row tiles of all experts, in the pairs that clusters take and the groups that run together; see
-/// sm90_tile.cuh.
+/// The list of row pairs, which the clusters take their work from; sm90_pipeline.cuh explains the words.
 struct RowTiles {
-  /// Rows of a pair; as in sm90_tile.cuh.
-  private static let pairRows = 256
-  /// Pairs of a group; as there.
-  private static let raster = 8
-
-  /// `[pairs,3]` i32, with room for the most pairs there can be.
+  /// First row, number of rows and expert of each pair: `[pairs,3]` i32, with room for the most pairs
+  /// there can be.
   let pairs: TensorView
-  /// Odd tiles before each group, and in the end those of all: `[groups+1]` i32.
-  let singlesBefore: TensorView
+  /// The number of tail tiles before each raster group and, last, of all: `[groups+1]` i32.
+  let tailTilesBefore: TensorView
   /// `[1]` i32.
   let pairCount: TensorView
 
-  /// Takes the list's memory.
+  /// Takes the list from the arena.
   init(_ arena: inout Arena, rows: Int, numExperts: Int) throws(EngineError) {
     let most = Self.mostPairs(rows: rows, numExperts: numExperts)
     pairs = try arena.take(Self.pairsShape(most), .i32)
-    singlesBefore = try arena.take(Self.groupsShape(most), .i32)
+    tailTilesBefore = try arena.take(Self.groupsShape(most), .i32)
     pairCount = try arena.take([1], .i32)
   }
 
-  /// Bytes that the list takes up.
-  static func byteCount(rows: Int, numExperts: Int) -> Int {
-    let most = mostPairs(rows: rows, numExperts: numExperts)
-    return [pairsShape(most), groupsShape(most), [1]].reduce(0) {
-      $0 + Arena.footprint($1, .i32)
-    }
+  /// Bytes that the list takes up at most, per token of K rows.
+  static func byteCount(topK: Int, numExperts: Int) -> ByteCount {
+    let pairBytes = ROW_PAIR_INTS * 4
+    let pairRows = 2 * TILE_M
+    return .part(byteCount: numExperts * pairBytes)
+      + .part(byteCount: (numExperts / RASTER + 3) * 4) + .part(byteCount: 4)
+      + ByteCount(
+        fixed: 2 * Arena.alignment,
+        perItem: (topK * pairBytes + pairRows - 1) / pairRows
+          + (topK * 4 + pairRows * RASTER - 1) / (pairRows * RASTER))
   }
 
-  /// Whether an expert's odd tile stands behind all pairs: where a group's rows, 8 MiB at this depth, are
-  /// too many to stay in the L2 cache beside the weights. Measured: in the group products of a depth up to
-  /// 2048 are up to 12 % faster, deeper ones slower.
-  static func hasSinglesLast(depth: Int) -> Bool { depth > 2048 }
+  /// Whether tail tiles come after all full pairs instead of last in their raster group. Above this depth
+  /// the rows of a group take more than 8 MiB and do not stay in the L2 cache beside the weights. Measured:
+  /// with tail tiles in their groups, products are up to 12 % faster up to a depth of 2048, and slower
+  /// beyond.
+  static func hasTailTilesLast(depth: Int) -> Bool { depth > 2048 }
 
-  /// Each expert has at most one pair that is not full.
+  /// Each expert has at most one pair of fewer rows.
   private static func mostPairs(rows: Int, numExperts: Int) -> Int {
-    rows / pairRows + min(numExperts, rows)
+    rows / (2 * TILE_M) + min(numExperts, rows)
   }
 
-  private static func pairsShape(_ most: Int) -> [Int] { [most, 3] }
+  private static func pairsShape(_ most: Int) -> [Int] { [most, ROW_PAIR_INTS] }
 
-  private static func groupsShape(_ most: Int) -> [Int] { [(most + raster - 1) / raster + 1] }
+  private static func groupsShape(_ most: Int) -> [Int] { [(most + RASTER - 1) / RASTER + 1] }
 }
 
 extension CUDABackend {
-  /// Lists the row tiles of `expertOffsets` [E+1] for products of at most this depth.
+  /// Lists the row pairs of `expertOffsets` [E+1] for products of at most this depth.
   func list(_ tiles: RowTiles, expertOffsets: TensorView, depth: Int) throws(EngineError) {
     let numExperts = expertOffsets.shape[0] - 1
-    try kernel(.hopperTileList, "sm90_list_tiles").launch(
-      grid: 1, block: 512, sharedBytes: 2 * numExperts * DataType.i32.byteCount, on: stream,
-      expertOffsets, Int32(numExperts), RowTiles.hasSinglesLast(depth: depth) ? 1 as Int32 : 0,
-      tiles.pairs, tiles.singlesBefore, tiles.pairCount)
+    try kernel(.hopperRowPairs, "sm90_list_row_pairs").launch(
+      grid: 1, block: LaunchSize(LIST_THREADS),
+      sharedBytes: 2 * numExperts * DataType.i32.byteCount, on: stream,
+      expertOffsets, Int32(numExperts), RowTiles.hasTailTilesLast(depth: depth) ? 1 as Int32 : 0,
+      tiles.pairs, tiles.tailTilesBefore, tiles.pairCount)
   }
 }

@@ -1,17 +1,22 @@
 // out [R,F] = activation of hidden [R,G].
 //   -DELEMENT, -DVECTOR: see element.cuh;  -DACTIVATION, -DGATE: see activation.cuh
-// num_vectors is of F. rows_in_use, on the device, may be NULL: then all num_rows are.
-// Grid: x strides over rows, a warp a row; y takes segments of 32 * PER_LANE vectors.
+// num_vectors counts vectors of F. rows_in_use is on the device; NULL means all num_rows.
+// Grid: x strides over rows, a warp per row; y counts segments of 32 * ACTIVATE_PER_LANE vectors.
 
-constexpr int PER_LANE = 2;
+#include "activation.cuh"
+#include "element.cuh"
+#include "host_and_device.h"
+#include "warp.cuh"
+
+constexpr int PER_LANE = ACTIVATE_PER_LANE;
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-activate(const Vector* __restrict__ hidden, const int* __restrict__ rows_in_use,
-         Vector* __restrict__ out, int num_rows, int num_vectors, float alpha, float limit) {
+    activate(const Vector* __restrict__ hidden, const int* __restrict__ rows_in_use,
+             Vector* __restrict__ out, int num_rows, int num_vectors, float alpha, float limit) {
   constexpr int HIDDEN_PARTS = GATE == GATE_NONE ? 1 : 2;
-  int end = rows_in_use == nullptr ? num_rows : min(*rows_in_use, num_rows);
-  int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
-  for (long long row = first_row_of_warp(); row < end; row += row_step_of_warp()) {
+  const int end = rows_in_use == nullptr ? num_rows : min(*rows_in_use, num_rows);
+  const int first = blockIdx.y * (WARP * PER_LANE) + lane_index();
+  for (i64 row = first_row_of_warp(); row < end; row += row_step_of_warp()) {
     const Vector* source = hidden + row * HIDDEN_PARTS * num_vectors;
     Vector* target = out + row * num_vectors;
 #pragma unroll
@@ -20,8 +25,7 @@ activate(const Vector* __restrict__ hidden, const int* __restrict__ rows_in_use,
       float gate[VECTOR], up[VECTOR], values[VECTOR];
       load_hidden(source, num_vectors, i, gate, up);
 #pragma unroll
-      for (int j = 0; j < VECTOR; j++)
-        values[j] = activation(gate[j], up[j], {alpha, limit}).value;
+      for (int j = 0; j < VECTOR; ++j) values[j] = activation(gate[j], up[j], {alpha, limit}).value;
       target[i] = rounded(values);
     }
   }

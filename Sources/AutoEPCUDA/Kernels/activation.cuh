@@ -1,74 +1,76 @@
 // The activations of the experts, in f32.
-//   -DACTIVATION=1..6  autoep_activation: silu, gelu, gelu_tanh, relu_squared, clamped_swiglu,
-//                      clamped_silu
-//   -DGATE=1|2|3       autoep_gate: none, concatenated, interleaved
+//   -DACTIVATION=ACTIVATION_...;  -DGATE=GATE_...
 
-enum { SILU = 1, GELU, GELU_TANH, RELU_SQUARED, CLAMPED_SWIGLU, CLAMPED_SILU };
-enum { GATE_NONE = 1, GATE_CONCATENATED = 2, GATE_INTERLEAVED = 3 };
+#pragma once
 
-// Of the clamped activations; CLAMPED_SILU's alpha is 1.
+#include "element.cuh"
+#include "host_and_device.h"
+#include "numbers.cuh"
+
+// Parameters of the clamped activations; the alpha of CLAMPED_SILU is 1.
 struct Clamp {
   float alpha, limit;
 };
 
-// A function of one variable, and its derivative.
+// The value of a function of one variable, and its derivative.
 struct Slope {
   float value, derivative;
 };
 
-// x * sigmoid(u(x)), where u has the given value and derivative.
+// x * sigmoid(u(x)), for the given value and derivative of u.
 __device__ __forceinline__ Slope times_sigmoid(float x, float u, float u_derivative) {
-  float s = sigmoid(u);
+  const float s = sigmoid(u);
   return {x * s, s + x * s * (1.0f - s) * u_derivative};
 }
 
 template <int KIND>
 __device__ __forceinline__ Slope slope(float x) {
-  if constexpr (KIND == SILU) return times_sigmoid(x, x, 1.0f);
-  if constexpr (KIND == GELU) {
-    // x times the normal distribution.
-    float distribution = 0.5f * (1.0f + erff(x * 0.70710678f));
+  if constexpr (KIND == ACTIVATION_SILU) return times_sigmoid(x, x, 1.0f);
+  if constexpr (KIND == ACTIVATION_GELU) {
+    // x times the cumulative normal distribution.
+    const float distribution = 0.5f * (1.0f + erff(x * 0.70710678f));
     return {x * distribution, distribution + x * 0.39894228f * expf(-0.5f * x * x)};
   }
-  if constexpr (KIND == GELU_TANH) {
+  if constexpr (KIND == ACTIVATION_GELU_TANH) {
     // (1 + tanh(v)) / 2 is sigmoid(2 v), with v = sqrt(2 / pi) (x + 0.044715 x^3).
-    float u = 1.5957691f * (x + 0.044715f * x * x * x);
+    const float u = 1.5957691f * (x + 0.044715f * x * x * x);
     return times_sigmoid(x, u, 1.5957691f * (1.0f + 3.0f * 0.044715f * x * x));
   }
-  if constexpr (KIND == RELU_SQUARED) return {x < 0 ? 0 : x * x, x < 0 ? 0 : 2.0f * x};
+  if constexpr (KIND == ACTIVATION_RELU_SQUARED) return {x < 0 ? 0 : x * x, x < 0 ? 0 : 2.0f * x};
 }
 
-// What an expert's activation makes of a gate and an up (1 for plain experts), and its derivatives.
+// The activation of a gate and an up value (up is 1 for plain experts), and its derivatives by
+// both.
 struct Activated {
   float value, by_gate, by_up;
 };
 
-// g = min(gate, limit), u = clamp(up, +-limit) + OFFSET: u g sigmoid(alpha g). Beyond a limit the
-// derivative is zero; NaN passes.
+// u g sigmoid(alpha g), where g = min(gate, limit) and u = clamp(up, +-limit) + OFFSET. Beyond a
+// limit the derivative is zero; NaN passes through.
 template <int OFFSET>
 __device__ __forceinline__ Activated clamped_swiglu(float gate, float up, Clamp clamp) {
-  float g = gate > clamp.limit ? clamp.limit : gate;
-  float u = (up > clamp.limit ? clamp.limit : up < -clamp.limit ? -clamp.limit : up) + OFFSET;
-  float s = sigmoid(clamp.alpha * g);
-  float by_gate = u * (s + clamp.alpha * g * s * (1.0f - s));
-  bool is_up_clamped = up > clamp.limit || up < -clamp.limit;
+  const float g = gate > clamp.limit ? clamp.limit : gate;
+  const float u = (up > clamp.limit ? clamp.limit : up < -clamp.limit ? -clamp.limit : up) + OFFSET;
+  const float s = sigmoid(clamp.alpha * g);
+  const float by_gate = u * (s + clamp.alpha * g * s * (1.0f - s));
+  const bool is_up_clamped = up > clamp.limit || up < -clamp.limit;
   return {u * g * s, gate > clamp.limit ? 0 : by_gate, is_up_clamped ? 0 : g * s};
 }
 
 __device__ __forceinline__ Activated activation(float gate, float up, Clamp clamp) {
-  if constexpr (ACTIVATION == CLAMPED_SWIGLU) {
+  if constexpr (ACTIVATION == ACTIVATION_CLAMPED_SWIGLU) {
     return clamped_swiglu<1>(gate, up, clamp);
-  } else if constexpr (ACTIVATION == CLAMPED_SILU) {
+  } else if constexpr (ACTIVATION == ACTIVATION_CLAMPED_SILU) {
     return clamped_swiglu<0>(gate, up, clamp);
   } else {
-    Slope gate_slope = slope<ACTIVATION>(gate);
+    const Slope gate_slope = slope<ACTIVATION>(gate);
     return {gate_slope.value * up, gate_slope.derivative * up, gate_slope.value};
   }
 }
 
-// Where gate and up stand in a row of hidden [G].
+// ---- The places of gate and up in a row of hidden [G] ----
 
-// Reads what belongs to vector `index` of the F outputs; up is 1 for plain experts.
+// Reads the gate and up values of vector `index` of the F outputs; up is 1 for plain experts.
 __device__ __forceinline__ void load_hidden(const Vector* row, int num_vectors, int index,
                                             float (&gate)[VECTOR], float (&up)[VECTOR]) {
   if constexpr (GATE == GATE_INTERLEAVED) {
@@ -76,7 +78,7 @@ __device__ __forceinline__ void load_hidden(const Vector* row, int num_vectors, 
     widen(row[2 * index], pairs[0]);
     widen(row[2 * index + 1], pairs[1]);
 #pragma unroll
-    for (int i = 0; i < VECTOR; i++) {
+    for (int i = 0; i < VECTOR; ++i) {
       gate[i] = pairs[2 * i / VECTOR][2 * i % VECTOR];
       up[i] = pairs[(2 * i + 1) / VECTOR][(2 * i + 1) % VECTOR];
     }
@@ -86,19 +88,19 @@ __device__ __forceinline__ void load_hidden(const Vector* row, int num_vectors, 
       widen(row[num_vectors + index], up);
     } else {
 #pragma unroll
-      for (int i = 0; i < VECTOR; i++) up[i] = 1.0f;
+      for (int i = 0; i < VECTOR; ++i) up[i] = 1.0f;
     }
   }
 }
 
-// Writes there; plain experts have no up.
+// Writes them there; plain experts have no up.
 __device__ __forceinline__ void store_hidden(Vector* row, int num_vectors, int index,
                                              const float (&gate)[VECTOR],
                                              const float (&up)[VECTOR]) {
   if constexpr (GATE == GATE_INTERLEAVED) {
     float pairs[2][VECTOR];
 #pragma unroll
-    for (int i = 0; i < VECTOR; i++) {
+    for (int i = 0; i < VECTOR; ++i) {
       pairs[2 * i / VECTOR][2 * i % VECTOR] = gate[i];
       pairs[(2 * i + 1) / VECTOR][(2 * i + 1) % VECTOR] = up[i];
     }

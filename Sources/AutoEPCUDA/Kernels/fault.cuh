@@ -1,9 +1,10 @@
-// What a kernel says of bad data that it met: it goes on in bounds, and the next call on a context of
-// the device throws. The word is in host memory; any of several faults may be the one that stays.
-// The numbers are those of DeviceFault in Swift.
-enum Fault : unsigned {
-  FAULT_TOPK_IDX = 1,  // a choice outside [0, E)
-  FAULT_LOGITS = 2,    // a logit that is NaN or +inf, or a token without a finite one
-};
+// How a kernel reports bad data: it writes a FAULT_ code of host_and_device.h to a word in host
+// memory and goes on within bounds; the next call on a context of the device throws. If several
+// faults are reported, any one of them may remain.
 
-__device__ inline void report(volatile unsigned *fault, Fault what) { *fault = what; }
+#pragma once
+
+#include "host_and_device.h"
+#include "integers.cuh"
+
+__device__ __forceinline__ void report(volatile u32* fault, u32 code) { *fault = code; }

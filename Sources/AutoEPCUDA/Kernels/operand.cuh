@@ -1,5 +1,9 @@
-// An operand of a matrix product, in global memory: `outer` runs over the rows or columns of the product,
-// `depth` over what is summed.
+// An operand of a matrix product, in global memory: `outer` counts rows or columns of the product,
+// `depth` the terms of its sums.
+
+#pragma once
+
+#include "element.cuh"
 
 enum Order { DEPTH_CONTIGUOUS, OUTER_CONTIGUOUS };
 
@@ -8,15 +12,14 @@ template <Order ORDER>
 struct Operand {
   // Element (outer 0, depth 0).
   const Element* base;
-  // From one row in memory to the next.
+  // Elements from one row in memory to the next.
   int pitch;
-  // Outer indices and depths there are; beyond them zeros are read.
+  // Outer indices and depths that exist; zeros are read beyond them.
   int outer;
-  long long depth;
+  i64 depth;
 
-  __device__ __forceinline__ const Element* at(int outer_index, long long depth_index) const {
-    return ORDER == DEPTH_CONTIGUOUS
-               ? base + static_cast<long long>(outer_index) * pitch + depth_index
-               : base + depth_index * pitch + outer_index;
+  __device__ __forceinline__ const Element* at(int outer_index, i64 depth_index) const {
+    return ORDER == DEPTH_CONTIGUOUS ? base + i64(outer_index) * pitch + depth_index
+                                     : base + depth_index * pitch + outer_index;
   }
 };

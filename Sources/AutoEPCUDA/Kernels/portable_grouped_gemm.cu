@@ -1,24 +1,32 @@
-// out [R,N] = rows [R,D] times the weight of each row's group, + bias [E,N] of the group, or NULL.
-//   -DELEMENT: see element.cuh;  -DGROUPS: see groups.cuh;  -DALIGNED: see tensor_core_tile.cuh
-//   -DLAYOUT=1|2  autoep_weight_layout: weights [E,N,D] or [E,D,N]
-// Persistent: any grid; a block takes every gridDim.x-th tile of all groups. A row's result does not depend
-// on where it stands: its sums run over the depth in one order, and no other row is in them.
+// out [R,N] = rows [R,D] times the weight of each row's group, plus the group's row of bias [E,N],
+// or NULL.
+//   -DELEMENT: see element.cuh;  -DGROUPS: see groups.cuh;  -DALIGNED: see chunk.cuh
+//   -DLAYOUT=LAYOUT_...: weights [E,N,D] or [E,D,N]
+// Persistent: any grid will do; a block computes every gridDim.x-th tile of all groups. A row's
+// result does not depend on its place: its sums run over the depth in one order and contain no
+// other row.
+
+#include "element.cuh"
+#include "groups.cuh"
+#include "host_and_device.h"
+#include "operand.cuh"
+#include "product_tile.cuh"
 
 struct alignas(2 * sizeof(Element)) Pair {
   Element at[2];
 };
 
-// The groups' tiles, one group after another; in a group, those of the same columns follow each other, so
-// that blocks that run together share weights.
+// The tiles of all groups, one group after another. In a group, tiles of the same columns follow
+// each other, so that blocks that run together share weights.
 struct Tiles {
   Group group;
-  // Of the group: the number of its first tile, and its tiles along the rows.
-  long long first, num_row_tiles;
+  // The number of the group's first tile, and how many tiles its rows need.
+  i64 first, num_row_tiles;
 };
 
-// Moves on to the group that tile `index` is in; false when there is none.
-__device__ __forceinline__ bool find_tile(Tiles& tiles, long long index, const GroupSize* groups,
-                                          int num_groups, long long num_rows, int num_column_tiles) {
+// Moves on to the group of tile `index`; returns false if there is no such tile.
+__device__ __forceinline__ bool find_tile(Tiles& tiles, i64 index, const GroupSize* groups,
+                                          int num_groups, i64 num_rows, int num_column_tiles) {
   while (index >= tiles.first + tiles.num_row_tiles * num_column_tiles) {
     if (tiles.group.index == num_groups - 1) return false;
     tiles.first += tiles.num_row_tiles * num_column_tiles;
@@ -31,41 +39,41 @@ __device__ __forceinline__ bool find_tile(Tiles& tiles, long long index, const G
 __device__ __forceinline__ TileSums multiply_rows(Operand<DEPTH_CONTIGUOUS> rows,
                                                   const Element* weight, int num_columns,
                                                   int first_column) {
-  int columns = num_columns - first_column;
-#if LAYOUT == 1
-  Operand<DEPTH_CONTIGUOUS> columns_of_weight = {weight + first_column * rows.depth, rows.pitch,
-                                                 columns, rows.depth};
-#else
-  Operand<OUTER_CONTIGUOUS> columns_of_weight = {weight + first_column, num_columns, columns,
-                                                 rows.depth};
-#endif
-  return multiply_tile(rows, columns_of_weight);
+  const int columns = num_columns - first_column;
+  if constexpr (LAYOUT == LAYOUT_OUT_IN) {
+    Operand<DEPTH_CONTIGUOUS> columns_of_weight = {weight + first_column * rows.depth, rows.pitch,
+                                                   columns, rows.depth};
+    return multiply_tile(rows, columns_of_weight);
+  } else {
+    Operand<OUTER_CONTIGUOUS> columns_of_weight = {weight + first_column, num_columns, columns,
+                                                   rows.depth};
+    return multiply_tile(rows, columns_of_weight);
+  }
 }
 
 extern "C" __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM)
-portable_grouped_gemm(const Element* __restrict__ rows, const Element* __restrict__ weights,
-                      const Element* __restrict__ bias, const GroupSize* __restrict__ groups,
-                      Element* __restrict__ out, int num_groups, long long num_rows,
-                      int num_columns, int depth) {
-  int num_column_tiles = (num_columns + TILE - 1) / TILE;
+    portable_grouped_gemm(const Element* __restrict__ rows, const Element* __restrict__ weights,
+                          const Element* __restrict__ bias, const GroupSize* __restrict__ groups,
+                          Element* __restrict__ out, int num_groups, i64 num_rows, int num_columns,
+                          int depth) {
+  const int num_column_tiles = (num_columns + TILE - 1) / TILE;
   Tiles tiles = {{-1, 0, 0}, 0, 0};
-  for (long long index = blockIdx.x;
+  for (i64 index = blockIdx.x;
        find_tile(tiles, index, groups, num_groups, num_rows, num_column_tiles);
        index += gridDim.x) {
-    long long in_group = index - tiles.first;
-    long long first_row = tiles.group.begin + in_group % tiles.num_row_tiles * TILE;
-    int first_column = static_cast<int>(in_group / tiles.num_row_tiles) * TILE;
-    int group = tiles.group.index;
-    int rows_left = static_cast<int>(min(tiles.group.end - first_row, static_cast<long long>(TILE)));
-    TileSums sums = multiply_rows(
-        {rows + first_row * depth, depth, rows_left, depth},
-        weights + static_cast<long long>(group) * num_columns * depth, num_columns, first_column);
-    const Element* group_bias =
-        bias == nullptr ? nullptr : bias + static_cast<long long>(group) * num_columns;
+    const i64 in_group = index - tiles.first;
+    const i64 first_row = tiles.group.begin + in_group % tiles.num_row_tiles * TILE;
+    const int first_column = int(in_group / tiles.num_row_tiles) * TILE;
+    const int group = tiles.group.index;
+    const int rows_left = int(min(tiles.group.end - first_row, i64(TILE)));
+    TileSums sums =
+        multiply_rows({rows + first_row * depth, depth, rows_left, depth},
+                      weights + i64(group) * num_columns * depth, num_columns, first_column);
+    const Element* group_bias = bias == nullptr ? nullptr : bias + i64(group) * num_columns;
     for_each_pair(sums, [&](int row, int column_in_tile, float first, float second) {
-      int column = first_column + column_in_tile;
+      const int column = first_column + column_in_tile;
       if (row >= rows_left || column >= num_columns) return;
-      bool has_second = column + 1 < num_columns;
+      const bool has_second = column + 1 < num_columns;
       if (group_bias != nullptr) {
         first += widen(group_bias[column]);
         if (has_second) second += widen(group_bias[column + 1]);

@@ -1,15 +1,22 @@
-// Chooses K experts a token and weighs them: autoep_route.
+// Chooses K experts per token and their weights: autoep_route.
 //   -DELEMENT, -DPER_LANE: see router.cuh
-//   logits [T,E];  selection_bias [E] f32 or NULL;  topk_idx [T,K] i32, topk_weights [T,K] f32 and
-//   tokens_per_expert [E] i32 or NULL are out; the last is zeros before, and is added to
-// Ties go to the lowest index. A token whose logits cannot be used reports a fault, and is routed as if they
-// were zeros.
-// Shared memory: E ints, then 4 E numbers a warp: scores; the scores that the choice is made by, later the
-// weights; which groups are open; and the groups' scores, later the chosen experts.
+//   In: logits [T,E]; selection_bias [E] f32 or NULL.
+//   Out: topk_idx [T,K] i32; topk_weights [T,K] f32; tokens_per_expert [E] i32 or NULL, which must
+//   be zeros before and is added to.
+// Ties go to the lowest index. Unusable logits are reported as a fault, and the token is routed as
+// if they were zeros. Shared memory: E ints, then ROUTE_NUMBERS * E numbers per warp: scores; the
+// scores that the choice is made by, later the weights; which groups are open; and the groups'
+// scores, later the chosen experts.
+
+#include "element.cuh"
+#include "fault.cuh"
+#include "host_and_device.h"
+#include "router.cuh"
+#include "warp.cuh"
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-// Loses against every index.
+// Loses a tie against every index.
 constexpr int NO_INDEX = 0x7fffffff;
 
 struct Candidate {
@@ -17,12 +24,13 @@ struct Candidate {
   int index;
 };
 
-// The candidate of the highest score, of equals the one of the lowest index; the same in all lanes.
+// The candidate with the highest score, among equals the one with the lowest index; the same in all
+// lanes.
 __device__ __forceinline__ Candidate warp_best(Candidate own) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2) {
-    Candidate other = {__shfl_xor_sync(ALL_LANES, own.score, distance),
-                       __shfl_xor_sync(ALL_LANES, own.index, distance)};
+    const Candidate other = {__shfl_xor_sync(ALL_LANES, own.score, distance),
+                             __shfl_xor_sync(ALL_LANES, own.index, distance)};
     bool is_better =
         other.score > own.score || (other.score == own.score && other.index < own.index);
     if (is_better) own = other;
@@ -30,44 +38,44 @@ __device__ __forceinline__ Candidate warp_best(Candidate own) {
   return own;
 }
 
-// A number that is larger for larger values, and above 0 for all: 0 and -0 are the same.
-__device__ __forceinline__ unsigned key_of(float value) {
-  unsigned bits = __float_as_uint(value + 0.0f);
+// A positive number that grows with the value; 0 and -0 have the same.
+__device__ __forceinline__ u32 key_of(float value) {
+  const u32 bits = __float_as_uint(value + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// Takes the expert of the largest key of all lanes, of equals the one of the lowest index. Its key becomes
-// 0, which is that of experts that cannot be chosen.
-__device__ __forceinline__ int take_best(unsigned (&keys)[PER_LANE]) {
-  unsigned own = 0;
+// Removes and returns the expert with the largest key of all lanes, among equals the one with the
+// lowest index. Its key becomes 0, the key of experts that cannot be chosen.
+__device__ __forceinline__ int take_best(u32 (&keys)[PER_LANE]) {
+  u32 own = 0;
   int index = NO_INDEX;
 #pragma unroll
-  for (int i = 0; i < PER_LANE; i++) {
+  for (int i = 0; i < PER_LANE; ++i) {
     if (keys[i] <= own) continue;
     own = keys[i];
     index = expert_at(i);
   }
-  unsigned largest = __reduce_max_sync(ALL_LANES, own);
-  int best = __reduce_min_sync(ALL_LANES, own == largest ? index : NO_INDEX);
+  const u32 largest = __reduce_max_sync(ALL_LANES, own);
+  const int best = __reduce_min_sync(ALL_LANES, own == largest ? index : NO_INDEX);
 #pragma unroll
-  for (int i = 0; i < PER_LANE; i++)
+  for (int i = 0; i < PER_LANE; ++i)
     if (expert_at(i) == best) keys[i] = 0;
   return best;
 }
 
-// A bit for each of this lane's experts that there is.
-__device__ __forceinline__ unsigned all_open(int num_experts) {
-  unsigned open = 0;
+// A bit for each of this lane's experts that exists.
+__device__ __forceinline__ u32 all_open(int num_experts) {
+  u32 open = 0;
 #pragma unroll
-  for (int i = 0; i < PER_LANE; i++)
+  for (int i = 0; i < PER_LANE; ++i)
     if (expert_at(i) < num_experts) open |= 1u << i;
   return open;
 }
 
-// A group's best score, or the sum of its two best (group_score 2); its experts' are scores [size].
+// The score of a group from the scores [size] of its experts: the best, or the sum of the two best.
 __device__ __forceinline__ float score_of_group(int group_score, const float* scores, int size) {
   float best = -INFINITE, second = -INFINITE;
-  for (int i = 0; i < size; i++) {
+  for (int i = 0; i < size; ++i) {
     if (scores[i] > best) {
       second = best;
       best = scores[i];
@@ -75,10 +83,10 @@ __device__ __forceinline__ float score_of_group(int group_score, const float* sc
       second = scores[i];
     }
   }
-  return group_score == 1 || size == 1 ? best : best + second;
+  return group_score == GROUP_SCORE_MAX || size == 1 ? best : best + second;
 }
 
-// Takes the best group that is not open yet, and opens it.
+// Opens the best group that is not open yet.
 __device__ __forceinline__ void open_best_group(const float* group_scores, int num_groups,
                                                 int* group_is_open) {
   Candidate best = {-INFINITE, NO_INDEX};
@@ -92,14 +100,14 @@ __device__ __forceinline__ void open_best_group(const float* group_scores, int n
   __syncwarp();
 }
 
-// The experts of the best groups. The pointers are to memory for E numbers each.
-__device__ __forceinline__ unsigned open_in_best_groups(const RouteConfig& config, int num_experts,
-                                                        const float (&choice)[PER_LANE],
-                                                        float* by_expert, float* group_scores,
-                                                        int* group_is_open) {
-  int size = num_experts / config.num_groups;
+// A bit for each of this lane's experts in the best groups. Each pointer has memory for E numbers.
+__device__ __forceinline__ u32 open_in_best_groups(const RouteConfig& config, int num_experts,
+                                                   const float (&choice)[PER_LANE],
+                                                   float* by_expert, float* group_scores,
+                                                   int* group_is_open) {
+  const int size = num_experts / config.num_groups;
 #pragma unroll
-  for (int i = 0; i < PER_LANE; i++)
+  for (int i = 0; i < PER_LANE; ++i)
     if (expert_at(i) < num_experts) by_expert[expert_at(i)] = choice[i];
   __syncwarp();
   for (int group = lane_index(); group < config.num_groups; group += WARP) {
@@ -107,20 +115,21 @@ __device__ __forceinline__ unsigned open_in_best_groups(const RouteConfig& confi
     group_is_open[group] = 0;
   }
   __syncwarp();
-  for (int taken = 0; taken < config.topk_groups; taken++)
+  for (int taken = 0; taken < config.topk_groups; ++taken)
     open_best_group(group_scores, config.num_groups, group_is_open);
-  unsigned open = 0;
+  u32 open = 0;
 #pragma unroll
-  for (int i = 0; i < PER_LANE; i++)
+  for (int i = 0; i < PER_LANE; ++i)
     if (expert_at(i) < num_experts && group_is_open[expert_at(i) / size]) open |= 1u << i;
   return open;
 }
 
-// What experts are chosen by: scores, or logits for SINKHORN, + bias. NaN counts as -infinity.
+// Adds the bias to what experts are chosen by: scores, or logits for SCORE_SINKHORN. NaN counts as
+// -infinity.
 __device__ __forceinline__ void add_bias(const float* selection_bias, int num_experts,
                                          float (&choice)[PER_LANE]) {
 #pragma unroll
-  for (int i = 0; i < PER_LANE; i++) {
+  for (int i = 0; i < PER_LANE; ++i) {
     if (expert_at(i) < num_experts) choice[i] += selection_bias[expert_at(i)];
     if (isnan(choice[i])) choice[i] = -INFINITE;
   }
@@ -130,45 +139,46 @@ __device__ __forceinline__ void write_weights(const RouteConfig& config, const f
                                               float* topk_weights) {
   float factor = config.scale;
   if (config.normalize) {
-    float sum = sum_over_k(config.top_k, [&](int k) { return weights[k]; });
+    const float sum = sum_over_k(config.top_k, [&](int k) { return weights[k]; });
     factor = __fdividef(factor, sum + config.normalize_epsilon);
   }
   for (int k = lane_index(); k < config.top_k; k += WARP) topk_weights[k] = weights[k] * factor;
 }
 
-extern "C" __global__ void __launch_bounds__(128, 1)
-route(const Element* __restrict__ logits, const float* __restrict__ selection_bias,
-      int* __restrict__ topk_idx, float* __restrict__ topk_weights,
-      int* __restrict__ tokens_per_expert, long long num_tokens, int num_experts,
-      RouteConfig config, volatile unsigned* fault) {
+extern "C" __global__ void __launch_bounds__(ROUTE_THREADS, 1)
+    route(const Element* __restrict__ logits, const float* __restrict__ selection_bias,
+          int* __restrict__ topk_idx, float* __restrict__ topk_weights,
+          int* __restrict__ tokens_per_expert, i64 num_tokens, int num_experts, RouteConfig config,
+          volatile u32* fault) {
   int* counts = reinterpret_cast<int*>(shared_memory);
-  float* scores = reinterpret_cast<float*>(counts + num_experts) + warp_index() * 4 * num_experts;
+  float* scores =
+      reinterpret_cast<float*>(counts + num_experts) + warp_index() * ROUTE_NUMBERS * num_experts;
   float* by_expert = scores + num_experts;
   int* group_is_open = reinterpret_cast<int*>(by_expert + num_experts);
   int* chosen = group_is_open + num_experts;
   for (int expert = threadIdx.x; expert < num_experts; expert += blockDim.x) counts[expert] = 0;
   __syncthreads();
-  for (long long token = first_row_of_warp(); token < num_tokens; token += row_step_of_warp()) {
+  for (i64 token = first_row_of_warp(); token < num_tokens; token += row_step_of_warp()) {
     float own[PER_LANE], choice[PER_LANE];
-    bool is_usable = load_logits(logits + token * num_experts, num_experts, own);
+    const bool is_usable = load_logits(logits + token * num_experts, num_experts, own);
     if (!is_usable && lane_index() == 0) report(fault, FAULT_LOGITS);
 #pragma unroll
-    for (int i = 0; i < PER_LANE; i++) choice[i] = own[i];
+    for (int i = 0; i < PER_LANE; ++i) choice[i] = own[i];
     score(kind_of(config), own);
 #pragma unroll
-    for (int i = 0; i < PER_LANE; i++) {
-      if (config.score != SINKHORN) choice[i] = own[i];
+    for (int i = 0; i < PER_LANE; ++i) {
+      if (config.score != SCORE_SINKHORN) choice[i] = own[i];
       if (expert_at(i) < num_experts) scores[expert_at(i)] = own[i];
     }
     if (selection_bias != nullptr) add_bias(selection_bias, num_experts, choice);
-    unsigned open = config.group_score == 0
-                        ? all_open(num_experts)
-                        : open_in_best_groups(config, num_experts, choice, by_expert,
-                                              reinterpret_cast<float*>(chosen), group_is_open);
-    unsigned keys[PER_LANE];
+    const u32 open = config.group_score == GROUP_SCORE_NONE
+                         ? all_open(num_experts)
+                         : open_in_best_groups(config, num_experts, choice, by_expert,
+                                               reinterpret_cast<float*>(chosen), group_is_open);
+    u32 keys[PER_LANE];
 #pragma unroll
-    for (int i = 0; i < PER_LANE; i++) keys[i] = (open >> i & 1) != 0 ? key_of(choice[i]) : 0;
-    for (int k = 0; k < config.top_k; k++) {
+    for (int i = 0; i < PER_LANE; ++i) keys[i] = (open >> i & 1) != 0 ? key_of(choice[i]) : 0;
+    for (int k = 0; k < config.top_k; ++k) {
       int expert = take_best(keys);
       if (lane_index() == 0) {
         chosen[k] = expert;
@@ -176,10 +186,10 @@ route(const Element* __restrict__ logits, const float* __restrict__ selection_bi
       }
     }
     __syncwarp();
-    // The memory of the choice's scores is free by now.
+    // The memory of the scores that the choice was made by is free now.
     gather_weights(kind_of(config), config.top_k, scores, chosen, by_expert);
     write_weights(config, by_expert, topk_weights + token * config.top_k);
-  for (int k = lane_index(); k < config.top_k; k += WARP)
+    for (int k = lane_index(); k < config.top_k; k += WARP)
       topk_idx[token * config.top_k + k] = chosen[k];
     __syncwarp();
   }

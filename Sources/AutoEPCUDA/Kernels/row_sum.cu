@@ -1,50 +1,55 @@
-// sums [E,width]: for each group, the sum over its rows r of s * rows[r], s the weight of the row's slot
-// (1 with WEIGHT=0): the gradient of a bias. An empty group gets zeros.
-//   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh;  -DGROUPS: see groups.cuh
-//   -DOUT=1|2|3      the type of sums
-//   -DACCUMULATE=0|1 whether sums are added to what is there (OUT=1)
-// Grid: x takes COLUMNS vectors of the width, y a group. Each of ROWS threads a column adds up every
-// ROWS-th row; these sums are added in pairs. Shared memory: a float for each thread and element of a vector.
+// sums [E,width]: for each group, the sum over its rows r of row_weights[r] * rows[r] (row_weights
+// NULL: of rows[r]): the gradient of a bias. An empty group gets zeros.
+//   -DELEMENT, -DVECTOR: see element.cuh;  -DGROUPS: see groups.cuh
+//   -DOUT=TYPE_...: the type of sums
+//   -DACCUMULATE=0|1: whether the results are added to sums (OUT=TYPE_F32 only)
+// Grid: a block along x per COLUMNS vectors of the width, along y per group. Each of the ROWS
+// threads of a column adds up every ROWS-th row; these sums are added in pairs. Shared memory: a
+// float per thread and element of a vector.
+
+#include "element.cuh"
+#include "groups.cuh"
+#include "host_and_device.h"
 
 typedef Scalar<OUT>::Stored Out;
 
-constexpr int THREADS = 256;
-constexpr int COLUMNS = VECTOR == 1 ? WARP : 8;
+constexpr int THREADS = ROW_SUM_THREADS;
+constexpr int COLUMNS = VECTOR == 1 ? ROW_SUM_COLUMNS_BY_ELEMENT : ROW_SUM_COLUMNS;
 constexpr int ROWS = THREADS / COLUMNS;
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
-        const int* __restrict__ slot_of_row, const Weight* __restrict__ topk_weights,
-        Out* __restrict__ sums, long long num_rows, int num_vectors) {
+    row_sum(const Vector* __restrict__ rows, const GroupSize* __restrict__ groups,
+            const float* __restrict__ row_weights, Out* __restrict__ sums, i64 num_rows,
+            int num_vectors) {
   float* parts = reinterpret_cast<float*>(shared_memory);
-  Group group = group_at(groups, blockIdx.y, num_rows);
-  int column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
+  const Group group = group_at(groups, blockIdx.y, num_rows);
+  const int column = blockIdx.x * COLUMNS + threadIdx.x % COLUMNS;
   float own[VECTOR] = {};
   if (column < num_vectors) {
 #pragma unroll 4
-    for (long long row = group.begin + threadIdx.x / COLUMNS; row < group.end; row += ROWS) {
+    for (i64 row = group.begin + threadIdx.x / COLUMNS; row < group.end; row += ROWS) {
       float values[VECTOR];
       widen(rows[row * num_vectors + column], values);
-      float weight = weight_at(topk_weights, WEIGHT == NONE ? 0 : slot_of_row[row]);
+      float weight = row_weights == nullptr ? 1.0f : row_weights[row];
 #pragma unroll
-      for (int j = 0; j < VECTOR; j++) own[j] += weight * values[j];
+      for (int j = 0; j < VECTOR; ++j) own[j] += weight * values[j];
     }
   }
 #pragma unroll
-  for (int j = 0; j < VECTOR; j++) parts[j * THREADS + threadIdx.x] = own[j];
+  for (int j = 0; j < VECTOR; ++j) parts[j * THREADS + threadIdx.x] = own[j];
   for (int half = THREADS / 2; half >= COLUMNS; half /= 2) {
     __syncthreads();
     if (threadIdx.x >= half) continue;
 #pragma unroll
-    for (int j = 0; j < VECTOR; j++)
+    for (int j = 0; j < VECTOR; ++j)
       parts[j * THREADS + threadIdx.x] += parts[j * THREADS + threadIdx.x + half];
   }
   if (threadIdx.x >= COLUMNS || column >= num_vectors) return;
-  Out* target = sums + (static_cast<long long>(blockIdx.y) * num_vectors + column) * VECTOR;
+  Out* target = sums + (i64(blockIdx.y) * num_vectors + column) * VECTOR;
 #pragma unroll
-  for (int j = 0; j < VECTOR; j++) {
+  for (int j = 0; j < VECTOR; ++j) {
     float sum = parts[j * THREADS + threadIdx.x];
 #if ACCUMULATE
     sum += target[j];

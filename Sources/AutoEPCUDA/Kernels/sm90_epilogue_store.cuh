@@ -1,21 +1,25 @@
-// The product itself, with a bias where there is one.
+// Stores the product itself, plus a bias if there is one.
 
-#if EPILOGUE == 1
+#pragma once
 
-struct Epilogue {
+#include "sm90_pipeline.cuh"
+
+struct StoreEpilogue {
   struct Arguments {
-    Target out;                  // [rows, 1, columns]
-    const unsigned short* bias;  // bf16 [E, columns], or null
+    Target out;       // [rows, 1, columns]
+    const u16* bias;  // bf16 [E, columns], or null
     int columns;
   };
 
-  static constexpr int COLUMNS = TILE_N;  // output columns of a tile
+  static constexpr int COLUMNS = TILE_N;      // output columns of a tile
+  static constexpr int STAGING_NEEDED = 1;    // chunks that a warp stages at least
+  static constexpr bool NEEDS_WARPS = false;  // whether finish_staged does anything
   static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = 232;
 
   __device__ __forceinline__ static void finish(const Arguments& arguments, const Layout& layout,
                                                 const Slab& slab, float (&sums)[128], u32&) {
-    const int lane = threadIdx.x & 31;
+    const int lane = lane_index();
     wait_sent<0>();
 #pragma unroll
     for (int chunk = 0; chunk < TILE_N / CHUNK_N; ++chunk) {
@@ -23,7 +27,7 @@ struct Epilogue {
       if (column >= arguments.columns) break;
       float* values = sums + chunk * 32;
       if (arguments.bias != nullptr) {
-        add_bias(arguments.bias + (long long)slab.expert * arguments.columns, arguments.columns,
+        add_bias(arguments.bias + i64(slab.expert) * arguments.columns, arguments.columns,
                  column + 2 * (lane & 3), values);
       }
       const u32 place = layout.chunk(slab.warp, chunk % STAGING_CHUNKS);
@@ -35,8 +39,13 @@ struct Epilogue {
     }
   }
 
-  __device__ __forceinline__ static void add_bias(const unsigned short* bias, int columns,
-                                                  int column, float* values) {
+  // Nothing is left for the other warps.
+  template <typename Units>
+  __device__ __forceinline__ static void finish_staged(const Arguments&, const Layout&, Units) {}
+
+ private:
+  __device__ __forceinline__ static void add_bias(const u16* bias, int columns, int column,
+                                                  float* values) {
 #pragma unroll
     for (int group = 0; group < 8; ++group) {
 #pragma unroll
@@ -49,5 +58,3 @@ struct Epilogue {
     }
   }
 };
-
-#endif

@@ -1,9 +1,11 @@
-// hidden = [gate | up], kept for the backward, and silu(gate) * up. A tile holds 128 columns of gate
-// and the same columns of up, 128 further in each thread's sums.
+// Stores hidden = [gate | up], for the backward, and out = silu(gate) * up. A tile has 128 columns
+// of gate and the same 128 columns of up, which lie 64 further in each thread's sums.
 
-#if EPILOGUE == 2
+#pragma once
 
-struct Epilogue {
+#include "sm90_pipeline.cuh"
+
+struct SwiGLUEpilogue {
   struct Arguments {
     Target hidden;  // [rows, 2, columns]
     Target out;     // [rows, 1, columns]
@@ -11,6 +13,8 @@ struct Epilogue {
   };
 
   static constexpr int COLUMNS = TILE_N / 2;
+  static constexpr int STAGING_NEEDED = 1;
+  static constexpr bool NEEDS_WARPS = false;
   static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = 232;
 
@@ -23,15 +27,20 @@ struct Epilogue {
       if (column >= arguments.columns) break;
       float* gate = sums + chunk * 32;
       float* up = gate + 64;
-      // Three stores a round take turns with two places.
+      // The three stores of a round take turns with the staged chunks.
       send(arguments.hidden, layout, slab, 3 * chunk, gate, column, 0);
       send(arguments.hidden, layout, slab, 3 * chunk + 1, up, column, 1);
 #pragma unroll
-      for (int i = 0; i < 32; ++i) gate[i] = gate[i] * sigmoid(gate[i]) * up[i];
+      for (int i = 0; i < 32; ++i) gate[i] = gate[i] * fast_sigmoid(gate[i]) * up[i];
       send(arguments.out, layout, slab, 3 * chunk + 2, gate, column, 0);
     }
   }
 
+  // Nothing is left for the other warps.
+  template <typename Units>
+  __device__ __forceinline__ static void finish_staged(const Arguments&, const Layout&, Units) {}
+
+ private:
   __device__ __forceinline__ static void send(const Target& target, const Layout& layout,
                                               const Slab& slab, int turn, const float* values,
                                               int column, int half) {
@@ -43,5 +52,3 @@ struct Epilogue {
     stores_commit();
   }
 };
-
-#endif

@@ -1,17 +1,16 @@
-// Hopper's instructions that CUDA C++ has no names for. PTX ISA 8.0 and later, section numbers of 8.7:
-// 9.7.13.15 mbarrier, 9.7.9.25 cp.async.bulk (TMA), 9.7.15 wgmma, 9.7.12.4 barrier.cluster.
+// Instructions of Hopper that CUDA C++ has no names for. PTX ISA 8.0 and later, section numbers
+// of 8.7: 9.7.13.15 mbarrier, 9.7.9.25 cp.async.bulk (TMA), 9.7.15 wgmma, 9.7.12.4 barrier.cluster.
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
+#pragma once
 
-// A CUtensorMap: how the TMA finds a box of a tensor.
+#include "instructions.cuh"
+#include "integers.cuh"
+#include "warp.cuh"
+
+// A CUtensorMap: tells the TMA where the boxes of a tensor are.
 struct alignas(64) TensorMap {
   u64 opaque[16];
 };
-
-__device__ __forceinline__ u32 shared_address(const void* pointer) {
-  return static_cast<u32>(__cvta_generic_to_shared(pointer));
-}
 
 // ---- Clusters ----
 
@@ -21,7 +20,8 @@ __device__ __forceinline__ u32 cluster_rank() {
   return rank;
 }
 
-// All threads of both blocks; makes their writes to shared memory visible to each other.
+// Synchronises all threads of both blocks and makes their writes to shared memory visible to each
+// other.
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
@@ -42,7 +42,7 @@ __device__ __forceinline__ void barrier_expect_bytes(u32 barrier, u32 bytes) {
                : "memory");
 }
 
-// Arrives at the barrier that stands at the same place in block `rank` of the cluster.
+// Arrives at the barrier at the same address in block `rank` of the cluster.
 __device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 rank) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
@@ -52,10 +52,10 @@ __device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 rank) {
       : "memory");
 }
 
-// A warp arrives at a barrier of its block: what its lanes have read and written comes before.
+// A warp arrives at a barrier of its block, after all that its lanes have read and written.
 __device__ __forceinline__ void barrier_arrive_as_warp(u32 barrier) {
   __syncwarp();
-  if ((threadIdx.x & 31) == 0) {
+  if (lane_index() == 0) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
   }
 }
@@ -74,12 +74,13 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
 
 // ---- TMA ----
 
-// Writes by ordinary stores become visible to the TMA and to wgmma.
+// Makes ordinary stores to shared memory visible to the TMA and to wgmma.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// The same of global memory, on both sides of what tells of the writes.
+// Orders ordinary accesses of global memory and those of the TMA; needed by writer and reader
+// alike.
 __device__ __forceinline__ void fence_async_proxy_global() {
   asm volatile("fence.proxy.async.global;" ::: "memory");
 }
@@ -111,13 +112,13 @@ __device__ __forceinline__ void load_box(u32 target, const TensorMap* map, u32 b
       : "memory");
 }
 
-// The box arrives at the same place in both blocks of the cluster, as do its bytes at the barriers.
+// Loads a box to the same address in both blocks of the cluster; its bytes count at both barriers.
 __device__ __forceinline__ void load_box_for_both(u32 target, const TensorMap* map, u32 barrier,
                                                   int c0, int c1) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
       ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(target),
-      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "h"((unsigned short)3)
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "h"(u16(3))
       : "memory");
 }
 
@@ -126,23 +127,23 @@ __device__ __forceinline__ void load_box_for_both(u32 target, const TensorMap* m
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
       ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(target),
-      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "h"((unsigned short)3)
+      "l"(map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "h"(u16(3))
       : "memory");
 }
 
 __device__ __forceinline__ void store_box(const TensorMap* map, u32 source, int c0, int c1,
                                           int c2) {
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::
-                   "l"(map),
-               "r"(source), "r"(c0), "r"(c1), "r"(c2)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+      "r"(source), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
 }
 
 __device__ __forceinline__ void stores_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-// Until at most `pending` of this thread's groups of stores still read shared memory.
+// Waits until at most `pending` of this thread's groups of stores still read shared memory.
 template <int pending>
 __device__ __forceinline__ void stores_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(pending) : "memory");
@@ -150,11 +151,11 @@ __device__ __forceinline__ void stores_wait_read() {
 
 // ---- wgmma ----
 
-// Describes an operand in shared memory under the 128-byte swizzle; strides in bytes. K-major: `stride`
-// from 8 rows to the next 8. MN-major: `stride` from 8 k to the next 8, `leading` from 64 rows to the
-// next 64.
+// Describes an operand in shared memory under the 128-byte swizzle, with distances in bytes.
+// K-major: `stride` from 8 rows to the next 8. MN-major: `stride` from 8 k to the next 8, `leading`
+// from 64 rows to the next 64.
 __device__ __forceinline__ u64 operand(u32 address, u32 leading, u32 stride) {
-  return (u64)((address & 0x3FFFF) >> 4) | (u64)(leading >> 4) << 16 | (u64)(stride >> 4) << 32 |
+  return u64((address & 0x3FFFF) >> 4) | u64(leading >> 4) << 16 | u64(stride >> 4) << 32 |
          1ull << 62;
 }
 
@@ -163,8 +164,8 @@ __device__ __forceinline__ void clear(float (&sums)[128]) {
   for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
 }
 
-// Before the first of all products, which does not read the sums. Where they are not defined, the assembler
-// of CUDA 12 lets each product wait for the one before (C7515).
+// To be called before the first product of all, which does not read the sums. If the sums are
+// undefined, the assembler of CUDA 12 makes each product wait for the one before (C7515).
 __device__ __forceinline__ void products_define(float (&sums)[128]) {
 #if __CUDACC_VER_MAJOR__ < 13
   clear(sums);
@@ -184,13 +185,13 @@ __device__ __forceinline__ void products_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-#define SUMS_8(s, i)                                                                      \
+#define SUMS_8(s, i)                                                                          \
   "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]), \
       "+f"(s[i + 6]), "+f"(s[i + 7])
 #define SUMS_32(s, i) SUMS_8(s, i), SUMS_8(s, i + 8), SUMS_8(s, i + 16), SUMS_8(s, i + 24)
 
-// sums [64,256] += a [64,16] b [16,256]; `accumulate` 0 starts from zero. The major of an operand is 1
-// for MN-major.
+// sums [64,256] += a [64,16] b [16,256]; with `accumulate` 0 the sums start from zero. An operand's
+// major is 0 for K-major, 1 for MN-major.
 template <int a_major, int b_major>
 __device__ __forceinline__ void multiply_64x256x16(float (&sums)[128], u64 a, u64 b,
                                                    int accumulate) {
@@ -210,25 +211,15 @@ __device__ __forceinline__ void multiply_64x256x16(float (&sums)[128], u64 a, u6
       : "l"(a), "l"(b), "r"(accumulate), "n"(a_major), "n"(b_major));
 }
 
-// Waits for all products. Tied to the sums, so that no use of them is moved before it.
+// Waits for all products. The sums are operands, so that the compiler moves no use of them before
+// it.
 __device__ __forceinline__ void products_wait_all(float (&sums)[128]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;"
-               : SUMS_32(sums, 0), SUMS_32(sums, 32), SUMS_32(sums, 64), SUMS_32(sums, 96)::"memory");
+               : SUMS_32(sums, 0), SUMS_32(sums, 32), SUMS_32(sums, 64),
+                 SUMS_32(sums, 96)::"memory");
 }
 
-// ---- Fragments of 8x8 matrices of bf16 ----
-
-// Two floats as bf16, `low` in the low half: one rounding each.
-__device__ __forceinline__ u32 to_bf16x2(float low, float high) {
-  u32 packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
-__device__ __forceinline__ float bf16_low(u32 packed) { return __uint_as_float(packed << 16); }
-__device__ __forceinline__ float bf16_high(u32 packed) {
-  return __uint_as_float(packed & 0xFFFF0000u);
-}
+// ---- 8x8 matrices of 16-bit elements ----
 
 __device__ __forceinline__ void store_matrices(u32 address, const u32 (&m)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
@@ -236,9 +227,9 @@ __device__ __forceinline__ void store_matrices(u32 address, const u32 (&m)[4]) {
                : "memory");
 }
 
-// ---- 16 bytes ----
+// ---- 16 bytes at a time ----
 
-// From global memory, for one use.
+// Loads from global memory what is used only once.
 __device__ __forceinline__ void load_once(const void* address, u32 (&v)[4]) {
   asm volatile("ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
@@ -259,9 +250,9 @@ __device__ __forceinline__ void store_global(void* address, const u32 (&v)[4]) {
                : "memory");
 }
 
-// ---- Numbers that blocks tell each other ----
+// ---- Counters shared by blocks ----
 
-// What this thread's warp has written before its last __syncwarp comes first.
+// Adds after all that this thread's warp has written before its last __syncwarp.
 __device__ __forceinline__ void add_release(int* address, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }

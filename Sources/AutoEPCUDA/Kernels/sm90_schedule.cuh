@@ -1,9 +1,14 @@
-// The units of work of a persistent kernel: a cluster takes every so-many-th, until there are no more.
+// The units of a persistent kernel: with n clusters, a cluster computes every n-th unit.
 //
-// A warp's lanes look one unit up each, so that it is done once for 32 of them: while a consumer waits for
-// what a look-up loads, and divides, it multiplies nothing. All warps look up the same.
+// A look-up costs a load and two divisions, during which the tensor cores idle. The lanes of a warp
+// therefore look up 32 units at once, one each. All warps look up the same units.
 
-// What another lane has of a struct of ints.
+#pragma once
+
+#include "host_and_device.h"
+#include "warp.cuh"
+
+// The value of another lane, for a struct of ints.
 template <typename Ints>
 __device__ __forceinline__ Ints of_lane(const Ints& value, int lane) {
   static_assert(sizeof(Ints) % sizeof(int) == 0, "a struct of ints");
@@ -11,33 +16,36 @@ __device__ __forceinline__ Ints of_lane(const Ints& value, int lane) {
 #pragma unroll
   for (int i = 0; i < sizeof(Ints) / sizeof(int); ++i) {
     reinterpret_cast<int*>(&result)[i] =
-        __shfl_sync(~0u, reinterpret_cast<const int*>(&value)[i], lane);
+        __shfl_sync(ALL_LANES, reinterpret_cast<const int*>(&value)[i], lane);
   }
   return result;
 }
 
-// For a warp. The kernel has Unit unit_at(arguments, index), whose `n` is -1 past the last unit.
-template <typename Unit, typename Arguments>
+// A warp's view of the units. Work has a type Unit and a function Unit unit_at(index), whose result
+// has n -1 past the last unit.
+template <typename Work>
 struct Schedule {
-  const Arguments& arguments;
-  int index;      // of the unit that lane 0 looks up next
-  int lane = 32;  // that has the next unit
+  typedef typename Work::Unit Unit;
+
+  const Work& work;
+  int index;        // of the unit that lane 0 looks up next
+  int lane = WARP;  // the lane that has the next unit
   Unit own;
 
-  __device__ __forceinline__ explicit Schedule(const Arguments& arguments)
-      : arguments(arguments), index(blockIdx.x / CLUSTER) {}
+  __device__ __forceinline__ explicit Schedule(const Work& work)
+      : work(work), index(blockIdx.x / CLUSTER) {}
 
-  // Puts the next unit into `unit`; false when there is none.
+  // Stores the next unit in `unit`; returns false if there is none.
   __device__ __forceinline__ bool take(Unit& unit) {
-    if (lane == 32) look_up();
+    if (lane == WARP) look_up();
     unit = of_lane(own, lane++);
     return unit.n >= 0;
   }
 
   __device__ __forceinline__ void look_up() {
     const int clusters = gridDim.x / CLUSTER;
-    own = unit_at(arguments, index + (threadIdx.x & 31) * clusters);
-    index += 32 * clusters;
+    own = work.unit_at(index + lane_index() * clusters);
+    index += WARP * clusters;
     lane = 0;
   }
 };

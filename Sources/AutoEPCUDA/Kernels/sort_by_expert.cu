@@ -1,14 +1,21 @@
-// The stable counting sort of the slots by expert: count, scan and place, a launch each, or all in one block.
-//   -DINDEX_BYTES=4|8  topk_idx is i32 or i64
+// The stable counting sort of the slots by expert: count, scan and place, in a launch each, or all
+// in one block.
+//   -DINDEX_BYTES=4|8: topk_idx is i32 or i64
 //
-// The slots are cut into CHUNKS runs. A bucket is an expert, or bucket E, which takes the slots whose
-// expert is none of [0, E): these come last, their row_of_slot is -1, and a fault is reported.
-// slot_of_row is therefore always a permutation of [0, N).
+// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots
+// without one: these come last, and their row_of_slot is -1. slot_of_row is therefore always a
+// permutation of [0, N). An index of -1 is no expert; for any other outside [0, E) a fault is
+// reported besides.
 
-constexpr int CHUNKS = 128;
+#include "fault.cuh"
+#include "host_and_device.h"
+#include "integers.cuh"
+#include "warp.cuh"
+
+constexpr int CHUNKS = SORT_CHUNKS;
 
 #if INDEX_BYTES == 8
-typedef long long Index;
+typedef i64 Index;
 #else
 typedef int Index;
 #endif
@@ -16,66 +23,70 @@ typedef int Index;
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 struct Slots {
-  long long begin, end;
+  i64 begin, end;
 };
 
-__device__ __forceinline__ long long round_up(long long value, int multiple) {
+__device__ __forceinline__ i64 round_up(i64 value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// The part of [begin, end) that is share `index` of `count` equal ones, in whole warps of slots.
+// Share `index` of `count` equal shares of the slots, in whole warps of slots.
 __device__ __forceinline__ Slots share(Slots all, int index, int count) {
-  long long size = round_up((all.end - all.begin + count - 1) / count, WARP);
-  long long begin = min(all.begin + index * size, all.end);
+  const i64 size = round_up((all.end - all.begin + count - 1) / count, WARP);
+  const i64 begin = min(all.begin + index * size, all.end);
   return {begin, min(begin + size, all.end)};
 }
 
-__device__ __forceinline__ Slots slots_of_chunk(long long num_slots) {
+__device__ __forceinline__ Slots slots_of_chunk(i64 num_slots) {
   return share({0, num_slots}, blockIdx.x, CHUNKS);
 }
 
 __device__ __forceinline__ int bucket_of(Index expert, int num_experts) {
-  bool is_expert = expert >= 0 && expert < num_experts;
-  return is_expert ? static_cast<int>(expert) : num_experts;
+  const bool is_expert = expert >= 0 && expert < num_experts;
+  return is_expert ? int(expert) : num_experts;
 }
 
-// chunk_counts [E+1, CHUNKS] = slots of each bucket in each chunk. Grid: CHUNKS blocks. Shared memory:
-// E+1 ints.
+// Whether an index is neither an expert nor the -1 of a slot without one.
+__device__ __forceinline__ bool is_bad(Index expert, int num_experts) {
+  return expert < -1 || expert >= num_experts;
+}
+
+// chunk_counts [E+1, CHUNKS] = the number of slots of each bucket in each chunk. Grid: CHUNKS
+// blocks. Shared memory: E+1 ints.
 extern "C" __global__ void __launch_bounds__(512)
-sort_count(const Index* __restrict__ topk_idx, long long num_slots, int num_experts,
-           int* __restrict__ chunk_counts, volatile unsigned* fault) {
+    sort_count(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
+               int* __restrict__ chunk_counts, volatile u32* fault) {
   int* counts = reinterpret_cast<int*>(shared_memory);
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) counts[bucket] = 0;
   __syncthreads();
   Slots slots = slots_of_chunk(num_slots);
+  bool found_bad = false;
 #pragma unroll 4
-  for (long long slot = slots.begin + threadIdx.x; slot < slots.end; slot += blockDim.x)
-    atomicAdd(&counts[bucket_of(topk_idx[slot], num_experts)], 1);
+  for (i64 slot = slots.begin + threadIdx.x; slot < slots.end; slot += blockDim.x) {
+    Index expert = topk_idx[slot];
+    found_bad |= is_bad(expert, num_experts);
+    atomicAdd(&counts[bucket_of(expert, num_experts)], 1);
+  }
+  if (found_bad) report(fault, FAULT_TOPK_IDX);
   __syncthreads();
-  if (threadIdx.x == 0 && counts[num_experts] > 0) report(fault, FAULT_TOPK_IDX);
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x)
-    chunk_counts[static_cast<long long>(bucket) * CHUNKS + blockIdx.x] = counts[bucket];
+    chunk_counts[i64(bucket) * CHUNKS + blockIdx.x] = counts[bucket];
 }
 
-// chunk_counts becomes, for each chunk, its bucket's slots in the chunks before it;
-// bucket_counts [E+1] and tokens_per_expert [E] (or NULL) the totals. A warp a bucket, a lane four chunks.
+// Turns chunk_counts into the number of the bucket's slots in the chunks before each chunk, and
+// writes the totals to bucket_counts [E+1] and tokens_per_expert [E] (or NULL). A warp per bucket,
+// four chunks per lane.
 extern "C" __global__ void __launch_bounds__(256)
-sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ bucket_counts,
-          int* __restrict__ tokens_per_expert) {
-  static_assert(CHUNKS == 4 * WARP, "a lane takes four chunks");
-  int bucket = static_cast<int>(first_row_of_warp());
+    sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ bucket_counts,
+              int* __restrict__ tokens_per_expert) {
+  static_assert(CHUNKS == 4 * WARP, "four chunks per lane");
+  const int bucket = int(first_row_of_warp());
   if (bucket > num_experts) return;
-  int4* place = reinterpret_cast<int4*>(chunk_counts) + static_cast<long long>(bucket) * WARP +
-                lane_index();
+  int4* place = reinterpret_cast<int4*>(chunk_counts) + i64(bucket) * WARP + lane_index();
   int4 counts = *place;
-  int own = counts.x + counts.y + counts.z + counts.w;
-  int until = own;
-#pragma unroll
-  for (int distance = 1; distance < WARP; distance *= 2) {
-    int before = __shfl_up_sync(ALL_LANES, until, distance);
-    if (lane_index() >= distance) until += before;
-  }
-  int first = until - own;
+  const int own = counts.x + counts.y + counts.z + counts.w;
+  const int until = warp_sum_through(own);
+  const int first = until - own;
   *place = {first, first + counts.x, first + counts.x + counts.y, until - counts.w};
   if (lane_index() == WARP - 1) {
     bucket_counts[bucket] = until;
@@ -83,58 +94,59 @@ sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ buc
   }
 }
 
-// Replaces counts [size] in shared memory by the sums of those before; one warp.
+// Replaces each of counts [size] in shared memory by the sum of the counts before it; one warp.
 __device__ __forceinline__ void scan_by_warp(int* counts, int size) {
   int carry = 0;
   for (int base = 0; base < size; base += WARP) {
-    int index = base + lane_index();
-    int own = index < size ? counts[index] : 0;
-    int until = own;
-#pragma unroll
-    for (int distance = 1; distance < WARP; distance *= 2) {
-      int before = __shfl_up_sync(ALL_LANES, until, distance);
-      if (lane_index() >= distance) until += before;
-    }
+    const int index = base + lane_index();
+    const int own = index < size ? counts[index] : 0;
+    const int until = warp_sum_through(own);
     if (index < size) counts[index] = carry + until - own;
     carry += __shfl_sync(ALL_LANES, until, WARP - 1);
   }
 }
 
-// Counts a warp's share of the slots. counts [E+1] of the warp are zeros before.
-__device__ __forceinline__ void count_share(const Index* topk_idx, Slots own, int num_experts,
+// Counts a warp's share of the slots into its counts [E+1], which are zeros before. Returns whether
+// this thread found a bad index.
+__device__ __forceinline__ bool count_share(const Index* topk_idx, Slots own, int num_experts,
                                             int* counts) {
-  for (long long slot = own.begin + lane_index(); slot < own.end; slot += WARP)
-    atomicAdd(&counts[bucket_of(topk_idx[slot], num_experts)], 1);
+  bool found_bad = false;
+  for (i64 slot = own.begin + lane_index(); slot < own.end; slot += WARP) {
+    Index expert = topk_idx[slot];
+    found_bad |= is_bad(expert, num_experts);
+    atomicAdd(&counts[bucket_of(expert, num_experts)], 1);
+  }
+  return found_bad;
 }
 
-// counts [warps, E+1] become, for each warp, the row of its first slot in a bucket, whose first in the block goes
-// to first_row [E+1].
+// Turns counts [warps, E+1] into the row of each warp's first slot of each bucket; first_row [E+1]
+// has the block's first row of each bucket.
 __device__ __forceinline__ void counts_to_rows(int* counts, const int* first_row, int num_experts) {
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     int row = first_row[bucket];
-    for (int warp = 0; warp < warps_per_block(); warp++) {
-      int count = counts[warp * (num_experts + 1) + bucket];
+    for (int warp = 0; warp < warps_per_block(); ++warp) {
+      const int count = counts[warp * (num_experts + 1) + bucket];
       counts[warp * (num_experts + 1) + bucket] = row;
       row += count;
     }
   }
 }
 
-// Gives a warp's slots their rows, 32 slots after another: lanes of one bucket in lane order.
+// Assigns rows to a warp's slots, 32 slots at a time; lanes with the same bucket in lane order.
 __device__ __forceinline__ void place_slots(const Index* topk_idx, Slots own, int num_experts,
                                             int* next, int* row_of_slot, int* slot_of_row) {
-  for (long long base = own.begin; base < own.end; base += WARP) {
-    long long slot = base + lane_index();
-    bool is_slot = slot < own.end;
-    // Lanes past the end share a bucket of their own.
-    int bucket = is_slot ? bucket_of(topk_idx[slot], num_experts) : num_experts + 1;
-    unsigned peers = __match_any_sync(ALL_LANES, bucket);
-    int rank = __popc(peers & ((1u << lane_index()) - 1));
-    int first = is_slot ? next[bucket] : 0;
+  for (i64 base = own.begin; base < own.end; base += WARP) {
+    const i64 slot = base + lane_index();
+    const bool is_slot = slot < own.end;
+    // The lanes past the end share a bucket of their own.
+    const int bucket = is_slot ? bucket_of(topk_idx[slot], num_experts) : num_experts + 1;
+    const u32 peers = __match_any_sync(ALL_LANES, bucket);
+    const int rank = __popc(peers & ((1u << lane_index()) - 1));
+    const int first = is_slot ? next[bucket] : 0;
     __syncwarp();
     if (is_slot) {
-      int row = first + rank;
-      if (slot_of_row != nullptr) slot_of_row[row] = static_cast<int>(slot);
+      const int row = first + rank;
+      if (slot_of_row != nullptr) slot_of_row[row] = int(slot);
       row_of_slot[slot] = bucket < num_experts ? row : -1;
       if (rank == 0) next[bucket] = first + __popc(peers);
     }
@@ -145,10 +157,10 @@ __device__ __forceinline__ void place_slots(const Index* topk_idx, Slots own, in
 // expert_offsets [E+1], row_of_slot [N], slot_of_row [N]. Grid: CHUNKS blocks. Shared memory:
 // (warps + 1) * (E+1) ints.
 extern "C" __global__ void __launch_bounds__(512)
-sort_place(const Index* __restrict__ topk_idx, long long num_slots, int num_experts,
-           const int* __restrict__ chunk_counts, const int* __restrict__ bucket_counts,
-           int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
-           int* __restrict__ slot_of_row) {
+    sort_place(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
+               const int* __restrict__ chunk_counts, const int* __restrict__ bucket_counts,
+               int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
+               int* __restrict__ slot_of_row) {
   int* first_row = reinterpret_cast<int*>(shared_memory);
   int* next = first_row + num_experts + 1;
   int* own_next = next + warp_index() * (num_experts + 1);
@@ -157,13 +169,14 @@ sort_place(const Index* __restrict__ topk_idx, long long num_slots, int num_expe
   for (int i = threadIdx.x; i < warps_per_block() * (num_experts + 1); i += blockDim.x) next[i] = 0;
   __syncthreads();
   if (warp_index() == 0) scan_by_warp(first_row, num_experts + 1);
-  Slots own = share(slots_of_chunk(num_slots), warp_index(), warps_per_block());
+  const Slots own = share(slots_of_chunk(num_slots), warp_index(), warps_per_block());
   count_share(topk_idx, own, num_experts, own_next);
   __syncthreads();
-  // From here on of this chunk. The first row of bucket E is the number of rows in use.
+  // From here on first_row is that of this chunk. The first row of bucket E is the number of rows
+  // in use.
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     if (blockIdx.x == 0) expert_offsets[bucket] = first_row[bucket];
-    first_row[bucket] += chunk_counts[static_cast<long long>(bucket) * CHUNKS + blockIdx.x];
+    first_row[bucket] += chunk_counts[i64(bucket) * CHUNKS + blockIdx.x];
   }
   __syncthreads();
   counts_to_rows(next, first_row, num_experts);
@@ -171,28 +184,27 @@ sort_place(const Index* __restrict__ topk_idx, long long num_slots, int num_expe
   place_slots(topk_idx, own, num_experts, own_next, row_of_slot, slot_of_row);
 }
 
-// All of it by one block, without memory between launches: for few slots. expert_offsets and slot_of_row may be
-// NULL. Shared memory: (warps + 1) * (E+1) ints.
+// The whole sort in one block, for few slots: it needs no memory between launches. expert_offsets
+// and slot_of_row may be NULL. Shared memory: (warps + 1) * (E+1) ints.
 extern "C" __global__ void __launch_bounds__(512)
-sort_in_one_block(const Index* __restrict__ topk_idx, long long num_slots, int num_experts,
-                  int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
-                  int* __restrict__ slot_of_row, int* __restrict__ tokens_per_expert,
-                  volatile unsigned* fault) {
+    sort_in_one_block(const Index* __restrict__ topk_idx, i64 num_slots, int num_experts,
+                      int* __restrict__ expert_offsets, int* __restrict__ row_of_slot,
+                      int* __restrict__ slot_of_row, int* __restrict__ tokens_per_expert,
+                      volatile u32* fault) {
   int* first_row = reinterpret_cast<int*>(shared_memory);
   int* next = first_row + num_experts + 1;
   int* own_next = next + warp_index() * (num_experts + 1);
   for (int i = threadIdx.x; i < warps_per_block() * (num_experts + 1); i += blockDim.x) next[i] = 0;
   __syncthreads();
   Slots own = share({0, num_slots}, warp_index(), warps_per_block());
-  count_share(topk_idx, own, num_experts, own_next);
+  if (count_share(topk_idx, own, num_experts, own_next)) report(fault, FAULT_TOPK_IDX);
   __syncthreads();
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     int count = 0;
-    for (int warp = 0; warp < warps_per_block(); warp++)
+    for (int warp = 0; warp < warps_per_block(); ++warp)
       count += next[warp * (num_experts + 1) + bucket];
     first_row[bucket] = count;
     if (tokens_per_expert != nullptr && bucket < num_experts) tokens_per_expert[bucket] = count;
-    if (bucket == num_experts && count > 0) report(fault, FAULT_TOPK_IDX);
   }
   __syncthreads();
   if (warp_index() == 0) scan_by_warp(first_row, num_experts + 1);

@@ -18,3 +18,6 @@ void add_scaled_bf16(float factor, const uint16_t *from, float *sums, ptrdiff_t 
 /* The inner product: 64 running sums, added up at the end. */
 float dot_f32(const float *a, const float *b, ptrdiff_t count);
 float dot_bf16(const uint16_t *a, const uint16_t *b, ptrdiff_t count);
+/* parts[i] = the inner product of the i-th parts of 64 bytes, in a fixed order. */
+void dot_parts_f32(const float *a, const float *b, float *parts, ptrdiff_t count);
+void dot_parts_f64(const double *a, const double *b, double *parts, ptrdiff_t count);

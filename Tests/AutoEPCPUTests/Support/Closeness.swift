@@ -15,15 +15,16 @@ func tolerance(_ dtype: DataType) -> Double {
   }
 }
 
-/// Expects ‖tensor − reference‖ ≤ tolerance · ‖reference‖, and a written element everywhere.
+/// Expects ‖tensor − reference‖ ≤ tolerance · ‖reference‖, and a written element everywhere. The tolerance is that of
+/// the dtype, or what is allowed.
 func expectClose(
-  _ tensor: Tensor, _ reference: [Double], _ label: String = "",
+  _ tensor: Tensor, _ reference: [Double], _ label: String = "", allowing allowed: Double? = nil,
   sourceLocation: SourceLocation = #_sourceLocation
 ) {
   let values = tensor.values
   #expect(values.count == reference.count, sourceLocation: sourceLocation)
   let difference = norm(zip(values, reference).map { $0 - $1 })
-  let bound = tolerance(tensor.view.dtype) * norm(reference)
+  let bound = (allowed ?? tolerance(tensor.view.dtype)) * norm(reference)
   #expect(
     difference <= bound, "\(label) \(tensor.view.dtype.name) \(tensor.view.shape)",
     sourceLocation: sourceLocation)

@@ -1,34 +1,44 @@
 import AutoEPCPU
 import AutoEPCore
 
-/// Random tensors of one permutation, and what its operations make of them.
+/// Random tensors of one permutation, and what its operations make of them. Some slots may be without a row, and
+/// then as many rows without a slot.
 struct PermutationData {
   let backend: CPUBackend
   let x: Tensor
   let rows: Tensor
   let rowOfSlot: Tensor
   private let size: PermutationCase
-  private let map: [Int]
+  /// The row of each slot; -1 for none.
+  let map: [Int]
 
-  init(_ size: PermutationCase, _ dtype: DataType, _ random: inout Random) {
+  init(
+    _ size: PermutationCase, _ dtype: DataType, hasAbsentSlots: Bool = false,
+    _ random: inout Random
+  ) {
     self.size = size
     backend = testBackend(threads: 3)
-    map = Array(0..<size.numTokens * size.topK).shuffled(using: &random)
+    let rows = Array(0..<size.numTokens * size.topK).shuffled(using: &random)
+    map = rows.enumerated().map { hasAbsentSlots && $0 % 3 == 0 ? -1 : $1 }
     x = random.tensor([size.numTokens, size.width], dtype)
-    rows = random.tensor([map.count, size.width], dtype)
+    self.rows = random.tensor([map.count, size.width], dtype)
     rowOfSlot = Tensor(integers: map, [size.numTokens, size.topK])
   }
 
   var numRows: Int { map.count }
 
+  /// Random weights; that of a slot without a row is NaN, for nothing may read it.
   func weights(_ dtype: DataType, _ random: inout Random) -> Tensor {
-    random.tensor([size.numTokens, size.topK], dtype)
+    let weights = random.tensor([size.numTokens, size.topK], dtype)
+    weights.values = zip(weights.values, map).map { $1 < 0 ? .nan : $0 }
+    return weights
   }
 
-  func referenceRows(_ weights: [Double]?) -> [Double] {
-    var result = [Double](repeating: .nan, count: numRows * size.width)
+  /// Rows that no slot has keep what they hold: `untouched`.
+  func referenceRows(_ weights: [Double]?, untouched: Double = .nan) -> [Double] {
+    var result = [Double](repeating: untouched, count: numRows * size.width)
     let x = self.x.values
-    for (slot, row) in map.enumerated() {
+    for (slot, row) in map.enumerated() where row >= 0 {
       for h in 0..<size.width {
         result[row * size.width + h] =
           (weights?[slot] ?? 1) * x[slot / size.topK * size.width + h]
@@ -40,7 +50,7 @@ struct PermutationData {
   func referenceSums(_ weights: [Double]?) -> [Double] {
     var result = [Double](repeating: 0, count: size.numTokens * size.width)
     let rows = self.rows.values
-    for (slot, row) in map.enumerated() {
+    for (slot, row) in map.enumerated() where row >= 0 {
       for h in 0..<size.width {
         result[slot / size.topK * size.width + h] +=
           (weights?[slot] ?? 1) * rows[row * size.width + h]
@@ -52,9 +62,11 @@ struct PermutationData {
   func referenceDots() -> [Double] {
     let (x, rows) = (self.x.values, self.rows.values)
     return map.enumerated().map { slot, row in
-      (0..<size.width).reduce(0) {
-        $0 + x[slot / size.topK * size.width + $1] * rows[row * size.width + $1]
-      }
+      row < 0
+        ? 0
+        : (0..<size.width).reduce(0) {
+          $0 + x[slot / size.topK * size.width + $1] * rows[row * size.width + $1]
+        }
     }
   }
 }

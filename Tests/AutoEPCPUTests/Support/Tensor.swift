@@ -33,7 +33,16 @@ final class Tensor {
 
   /// The elements.
   var values: [Double] {
-    get { (0..<view.elementCount).map { load($0) } }
+    get {
+      switch view.dtype {
+      case .f32: unsafe elements(Float.self).map { Double($0) }
+      case .f64: unsafe Array(elements(Double.self))
+      case .bf16: unsafe elements(BFloat16.self).map { Double($0.float) }
+      case .f16: unsafe elements(Float16.self).map { Double($0) }
+      case .i32: unsafe elements(Int32.self).map { Double($0) }
+      case .i64: unsafe elements(Int64.self).map { Double($0) }
+      }
+    }
     set { for index in newValue.indices { store(newValue[index], at: index) } }
   }
 
@@ -50,16 +59,11 @@ final class Tensor {
     return unsafe TensorView(data: memory + number * byteCount, shape: shape, dtype: view.dtype)
   }
 
-  private func load(_ index: Int) -> Double {
-    let place = unsafe memory + index * view.dtype.byteCount
-    return switch view.dtype {
-    case .f32: Double(unsafe place.load(as: Float.self))
-    case .f64: unsafe place.load(as: Double.self)
-    case .bf16: Double(unsafe place.load(as: BFloat16.self).float)
-    case .f16: Double(unsafe place.load(as: Float16.self))
-    case .i32: Double(unsafe place.load(as: Int32.self))
-    case .i64: Double(unsafe place.load(as: Int64.self))
-    }
+  /// The memory; nobody writes to it meanwhile.
+  @unsafe
+  private func elements<Element>(_: Element.Type) -> UnsafeBufferPointer<Element> {
+    unsafe UnsafeBufferPointer(
+      start: memory.assumingMemoryBound(to: Element.self), count: view.elementCount)
   }
 
   private func store(_ value: Double, at index: Int) {

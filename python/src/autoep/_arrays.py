@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-# Alignment of workspaces that the engine asks for.
+# Of the memory that the engine takes as bytes.
 _ALIGNMENT = 64
 
 
@@ -42,8 +42,8 @@ def is_numpy(x: Any) -> bool:
     return numpy is not None and isinstance(x, numpy.ndarray)
 
 
-def plain(name: str, x: Any, ndim: int | None) -> Array:
-    """Returns `x` as the engine takes it: dense, row-major and outside of autograd.
+def check_array(name: str, x: Any, ndim: int | None) -> None:
+    """Checks that `x` is a tensor or an array that the engine can be given.
 
     Args:
         name: What error texts call it.
@@ -51,29 +51,40 @@ def plain(name: str, x: Any, ndim: int | None) -> Array:
         ndim: The number of dimensions it must have; None for any.
     """
     if is_torch(x):
-        torch = sys.modules["torch"]
-        if type(x) is not torch.Tensor and hasattr(x, "to_local"):
+        if hasattr(x, "to_local") and type(x) is not sys.modules["torch"].Tensor:
             raise InvalidArgumentError(
                 f"{name}: got a DTensor; pass its own part, {name}.to_local()"
             )
-        if x.layout is not torch.strided:
+        if x.layout is not sys.modules["torch"].strided:
             raise InvalidArgumentError(f"{name}: expected a dense tensor, got layout {x.layout}")
-        dense = x.detach().contiguous()
-    elif is_numpy(x):
-        dense = sys.modules["numpy"].ascontiguousarray(x) if x.ndim else x
-    else:
+    elif not is_numpy(x):
         raise InvalidArgumentError(
             f"{name}: expected a torch.Tensor or a numpy.ndarray, got {type(x).__name__}"
         )
-    if ndim is not None and dense.ndim != ndim:
+    if ndim is not None and x.ndim != ndim:
         raise InvalidArgumentError(f"{name}: expected {ndim} dimensions, got shape {list(x.shape)}")
-    return dense
+
+
+def dense(x: Array | None) -> Array | None:
+    """Returns an array as the engine takes it: row-major and outside of autograd."""
+    if x is None:
+        return None
+    if is_torch(x):
+        return (x.detach() if x.requires_grad else x).contiguous()
+    return sys.modules["numpy"].ascontiguousarray(x) if x.ndim else x
+
+
+def plain(name: str, x: Any, ndim: int | None) -> Array:
+    """Checks an array, and returns it as the engine takes it; `check_array` has the arguments."""
+    check_array(name, x, ndim)
+    return dense(x)
 
 
 def same_kind(first_name: str, first: Any, **others: Any) -> None:
     """Checks that all arrays are of the first one's library; None is of any."""
+    of_torch = is_torch(first)
     for name, other in others.items():
-        if other is not None and is_torch(other) != is_torch(first):
+        if other is not None and is_torch(other) != of_torch:
             raise InvalidArgumentError(
                 f"{name}: expected the library of {first_name} ({_library(first)}), got"
                 f" {type(other).__name__}"
@@ -99,18 +110,19 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
         shape: The new array's shape.
         dtype: The new array's dtype by name; that of `like` if None.
     """
-    library = sys.modules[_library(like)]
+    of_torch = is_torch(like)
+    library = sys.modules["torch" if of_torch else "numpy"]
     new_dtype = like.dtype if dtype is None else getattr(library, dtype)
-    if is_torch(like) and not like.is_cpu:
+    if of_torch and not like.is_cpu:
         return like.new_empty(tuple(shape), dtype=new_dtype)
     # The CPU, also where torch has another default.
-    device = {"device": "cpu"} if is_torch(like) else {}
+    device = {"device": "cpu"} if of_torch else {}
     count = math.prod(shape)
-    size = count * (new_dtype if is_torch(like) else library.dtype(new_dtype)).itemsize
+    size = count * (new_dtype if of_torch else library.dtype(new_dtype)).itemsize
     if size < LARGE or not _is_in_host_memory(like):
         return library.empty(tuple(shape), dtype=new_dtype, **device)
     flat = library.frombuffer(pool.take(size), dtype=new_dtype, count=count)
-    if not is_torch(like):
+    if not of_torch:
         return flat.reshape(*shape)
     # No view of `flat`: what is a view when a Function returns it cannot be changed in place.
     whole = library.empty(0, dtype=new_dtype, **device)
@@ -132,11 +144,11 @@ def array_of(values: Sequence[int], like: Array) -> Array:
     return library.asarray(values, dtype=library.int64, **options)
 
 
-def workspace(like: Array, size: int) -> Array | None:
-    """Returns `size` bytes of scratch memory, aligned as the engine wants; None for 0."""
-    if size == 0:
-        return None
-    memory = empty(like, [size + _ALIGNMENT], "uint8")
-    address = memory.data_ptr() if is_torch(memory) else memory.ctypes.data
-    start = -address % _ALIGNMENT
-    return memory[start : start + size]
+def memory(like: Array, size: int) -> Array:
+    """Returns uninitialised bytes, aligned for the engine, of the library and device of `like`."""
+    if is_torch(like):
+        # torch aligns what it allocates to 64 bytes on the CPU, and to more on GPUs.
+        return empty(like, (size,), "uint8")
+    block = empty(like, (size + _ALIGNMENT,), "uint8")
+    start = -block.ctypes.data % _ALIGNMENT
+    return block[start : start + size]

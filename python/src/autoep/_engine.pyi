@@ -7,12 +7,14 @@ written in place.
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from autoep.errors import Error
+
 class _Transport(Protocol):
     def start(self, send: list[memoryview], receive: list[memoryview]) -> Any: ...
     def wait(self, request: Any, timeout_seconds: float) -> Sequence[int]: ...
 
 class Handle:
-    """Owns a context, a communicator or a plan of the engine."""
+    """Owns a context, a communicator or a layer of the engine."""
 
     @property
     def is_open(self) -> bool: ...
@@ -31,6 +33,8 @@ def comm_create_callback(transport: _Transport, rank: int, size: int, timeout: f
 def comm_create_mpi(library_path: str, ranks: Sequence[int] | None, timeout: float) -> Handle: ...
 def mpi_finalize() -> None: ...
 def comm_rank(comm: Handle) -> tuple[int, int]: ...
+def comm_abort(comm: Handle, reason: str | None) -> None: ...
+def comm_health(comm: Handle) -> Error | None: ...
 def all_to_all(
     comm: Handle,
     send: Any,
@@ -96,69 +100,87 @@ def grouped_gemm_weight_grad(
     context: Handle, grad_out: Any, rows: Any, layout: int, rows_per_group: Any, grad_weights: Any
 ) -> None: ...
 def expert_range(num_experts: int, num_ranks: int, rank: int) -> tuple[int, int]: ...
-def experts_plan(
-    context: Handle, comm: Handle, config: tuple, topk_idx: Any
-) -> tuple[Handle, tuple[int, ...]]: ...
-def plan_tokens_per_expert(plan: Handle) -> tuple[list[int], list[int]]: ...
-def experts_forward(
+def layer_create(
+    context: Handle, config: tuple, comm: Handle | None
+) -> tuple[Handle, tuple[int, int, int, int, int, int, int, int]]: ...
+def layer_workspace(
     context: Handle,
-    plan: Handle,
-    weights: tuple,
-    x: Any,
-    topk_weights: Any,
-    rows: Any,
-    hidden: Any,
-    expert_rows: Any,
-    y: Any,
-    workspace: Any,
-) -> None: ...
-def experts_backward(
-    context: Handle,
-    plan: Handle,
-    weights: tuple,
-    grad_y: Any,
-    x: Any,
-    topk_weights: Any,
-    rows: Any,
-    hidden: Any,
-    expert_rows: Any,
-    grad_hidden: Any,
-    grad_x: Any,
-    grad_topk_weights: Any,
-    grad_weights: tuple,
-    workspace: Any,
-) -> None: ...
-def local_experts_describe(
-    context: Handle, config: tuple, num_tokens: int, top_k: int
+    layer: Handle,
+    num_tokens: int,
+    rows_capacity: int,
+    overwrite_saved: bool,
+    lends_gate_up: bool,
+    lends_grad_x: bool,
 ) -> tuple[int, int, int, int]: ...
-def local_experts_forward(
+def layer_plan(
     context: Handle,
-    config: tuple,
+    layer: Handle,
+    topk_idx: Any,
+    plan: Any,
+    tokens_per_expert: Any,
+    rows_per_expert: Any,
+    workspace: Any,
+) -> tuple[int, int]: ...
+def layer_forward(
+    context: Handle,
+    layer: Handle,
     weights: tuple,
     x: Any,
-    topk_idx: Any,
     topk_weights: Any,
-    routing: Any,
-    hidden: Any,
+    topk_idx: Any,
     tokens_per_expert: Any,
+    plan: Any,
+    rows_capacity: int,
+    saved: Any,
     y: Any,
     workspace: Any,
 ) -> None: ...
-def local_experts_backward(
+def layer_backward(
     context: Handle,
-    config: tuple,
+    layer: Handle,
     weights: tuple,
     grad_y: Any,
     x: Any,
     topk_weights: Any,
-    routing: Any,
-    hidden: Any,
-    grad_hidden: Any,
-    activated: Any,
+    plan: Any,
+    rows_capacity: int,
+    saved: Any,
+    overwrite_saved: bool,
     grad_x: Any,
     grad_topk_weights: Any,
     grad_weights: tuple,
     accumulate: bool,
-    scratch: Any,
+    workspace: Any,
+) -> None: ...
+def dispatch(
+    context: Handle,
+    layer: Handle,
+    plan: Any,
+    rows_capacity: int,
+    x: Any,
+    topk_weights: Any,
+    rows: Any,
+    workspace: Any,
+) -> None: ...
+def combine(
+    context: Handle,
+    layer: Handle,
+    plan: Any,
+    rows_capacity: int,
+    rows: Any,
+    topk_weights: Any,
+    y: Any,
+    workspace: Any,
+) -> None: ...
+def combine_backward(
+    context: Handle,
+    layer: Handle,
+    plan: Any,
+    rows_capacity: int,
+    grad_y: Any,
+    rows: Any,
+    topk_weights: Any,
+    grad_rows: Any,
+    grad_topk_weights: Any,
     workspace: Any,
 ) -> None: ...

@@ -16,16 +16,16 @@ def is_kept_as_it_is() -> bool:
     return _top_hooks(True) is None
 
 
-def take_hidden(ctx: FunctionCtx, hidden: torch.Tensor) -> bool:
-    """Whether the backward may work in the memory of the saved pre-activation.
+def take_saved(ctx: FunctionCtx, saved: torch.Tensor) -> bool:
+    """Whether the backward may work in the memory that the engine's forward saved.
 
     If so it counts as changed: a second backward, after one that failed on its way, is refused.
 
     Args:
-        ctx: Has `is_hidden_ours`, of the forward.
-        hidden: The pre-activation.
+        ctx: Has `is_saved_ours`, of the forward.
+        saved: What the forward saved.
     """
-    if not ctx.is_hidden_ours or torch._C._autograd._get_current_graph_task_keep_graph():
+    if not ctx.is_saved_ours or torch._C._autograd._get_current_graph_task_keep_graph():
         return False
-    torch.autograd.graph.increment_version(hidden)
+    torch.autograd.graph.increment_version(saved)
     return True

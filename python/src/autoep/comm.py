@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import sys
 import weakref
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from autoep._native import MPI_LIBRARY, engine
 from autoep._options import counts, integer, real
-from autoep.errors import InvalidArgumentError, MissingLibraryError
+from autoep.errors import Error, InvalidArgumentError, InvalidHandleError, MissingLibraryError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from autoep.functional._layers import Layers
 
 # Seconds that an exchange waits for a rank before it raises.
 DEFAULT_TIMEOUT = 600.0
@@ -29,11 +32,16 @@ class Communicator:
     Attributes:
         rank: This rank, from 0.
         size: The number of ranks.
+        key: Its number among the communicators of this process, from 1; for compiled graphs.
+        layers: The engine's layers that share experts over these ranks; None before the first.
     """
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
         self.rank, self.size = engine.comm_rank(handle)
+        self.key = next(_keys)
+        self.layers: Layers | None = None
+        _by_key[self.key] = self
 
     @classmethod
     def alone(cls) -> Communicator:
@@ -95,9 +103,44 @@ class Communicator:
         """Returns when every rank has entered; collective."""
         engine.barrier(self.handle)
 
+    def abort(self, reason: str | None = None) -> None:
+        """Gives the group up on this rank: every later exchange raises at once.
+
+        The other ranks of a group inside this process fail likewise; those of other processes
+        find out at their deadline. May be called while another thread is in an exchange.
+
+        Args:
+            reason: A text for the errors that follow.
+        """
+        engine.comm_abort(self.handle, reason)
+
+    def health(self) -> Error | None:
+        """Returns the failure after which the group cannot be used any more, or None.
+
+        Never waits. The error's `step` and `ranks` say where it came from.
+        """
+        return engine.comm_health(self.handle)
+
     def close(self) -> None:
         """Frees the communicator at once; without this it is freed with its last reference."""
+        if self.layers is not None:
+            self.layers.close()
         self.handle.close()
+
+
+# All communicators that there are, by their numbers.
+_keys = itertools.count(1)
+_by_key: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValueDictionary()
+
+
+def communicator_of(key: int) -> Communicator | None:
+    """Returns a communicator by its number; None for 0, which stands for a rank alone."""
+    if key == 0:
+        return None
+    comm = _by_key.get(key)
+    if comm is None:
+        raise InvalidHandleError(f"the communicator of a compiled graph, number {key}, is gone")
+    return comm
 
 
 def handle_of(comm: Communicator) -> Any:

@@ -1,18 +1,18 @@
-"""The experts path out of its single steps, for experts that have a function of their own inside.
+"""Experts of dispatch, products and combine, for those that have a function of their own inside.
 
-Shapes: T tokens, H hidden size, K experts a token, N = T*K copies, E experts, P ranks, e experts
-of this rank, R rows that it receives, G and F the width of a row before and after the activation.
+Shapes: T tokens, H hidden size, K experts per token, E experts, e of this rank, R rows of this
+rank's experts, G and F the width of a row before and after the activation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 
 from autoep import functional
 from autoep.comm import Communicator
+from autoep.functional import ExpertsWeights, Layout, ScoreApply
 
 RowFunction = Callable[[torch.Tensor], torch.Tensor]
 
@@ -21,14 +21,12 @@ def composed_experts(
     x_TH: torch.Tensor,
     topk_idx_TK: torch.Tensor,
     topk_weights_TK: torch.Tensor,
-    gate_up: torch.Tensor,
-    down: torch.Tensor,
-    gate_up_bias: torch.Tensor | None,
-    down_bias: torch.Tensor | None,
+    weights: ExpertsWeights,
     *,
     num_experts: int,
     comm: Communicator | None,
-    layout: str,
+    layout: Layout,
+    score_apply: ScoreApply,
     activate: RowFunction,
     normalize: RowFunction | None = None,
 ) -> torch.Tensor:
@@ -36,84 +34,61 @@ def composed_experts(
 
     Args:
         x_TH: [T, H]; differentiable, as the weights are.
-        topk_idx_TK: [T, K], each in [0, num_experts).
+        topk_idx_TK: [T, K], each in [0, num_experts), or -1 for no expert.
         topk_weights_TK: [T, K].
-        gate_up: [e, G, H], or [e, H, G] for the layout "in_out".
-        down: [e, H, F], or [e, F, H].
-        gate_up_bias: [e, G] or None.
-        down_bias: [e, H] or None.
+        weights: Those of this rank's experts.
         num_experts: E.
         comm: The ranks; None for this rank alone.
         layout: "out_in" or "in_out".
+        score_apply: Whether a token's weight multiplies the experts' results ("after") or their
+            input ("before").
         activate: [R, G] to [R, F].
         normalize: [R, H] to [R, H], of each expert's result, before it is weighted.
 
     Returns:
         [T, H].
     """
-    sent = functional.permute(x_TH, topk_idx_TK, num_experts)
-    arrived = _dispatch(sent.rows, sent.tokens_per_expert, comm)
-    groups = arrived.tokens_per_expert
-    hidden_RG = functional.grouped_gemm(arrived.rows, gate_up, groups, layout=layout)
-    hidden_RF = activate(_add_bias(hidden_RG, gate_up_bias, groups))
-    rows_RH = functional.grouped_gemm(hidden_RF.to(x_TH.dtype), down, groups, layout=layout)
-    rows_RH = _add_bias(rows_RH, down_bias, groups)
+    on_input, on_output = topk_weights_TK, None
+    if score_apply == "after":
+        on_input, on_output = None, topk_weights_TK
+    rows_RH, groups, plan = functional.dispatch(
+        x_TH, topk_idx_TK, num_experts=num_experts, comm=comm, topk_weights=on_input
+    )
+    is_alone = plan.comm is None or plan.comm.size == 1
+    product = _Product(groups, layout, has_gaps=x_TH.is_cuda and is_alone)
+    hidden_RG = product(rows_RH, weights.gate_up, weights.gate_up_bias)
+    hidden_RF = activate(hidden_RG).to(x_TH.dtype)
+    rows_RH = product(hidden_RF, weights.down, weights.down_bias)
     if normalize is not None:
         rows_RH = normalize(rows_RH)
-    back_NH = _combine(rows_RH, arrived, comm)
-    return functional.unpermute(back_NH, sent.row_of_slot, topk_weights_TK)
+    return functional.combine(rows_RH, plan, on_output)
 
 
-class _Arrived(NamedTuple):
-    """The rows of this rank's experts, and how they came.
+class _Product:
+    """Multiplies rows by the weights of their experts, and adds the biases."""
 
-    Attributes:
-        rows: [R, H], by expert.
-        tokens_per_expert: [e].
-        send_rows: [P].
-        receive_rows: [P].
-        row_of_arrival: [R, 1], where in `rows` each one that arrived stands.
-    """
+    def __init__(self, groups: torch.Tensor, layout: Layout, has_gaps: bool) -> None:
+        self._groups = groups
+        self._layout = layout
+        # Whether there is memory behind the rows, which only the device can tell apart.
+        self._has_gaps = has_gaps
 
-    rows: torch.Tensor
-    tokens_per_expert: torch.Tensor
-    send_rows: list[int]
-    receive_rows: list[int]
-    row_of_arrival: torch.Tensor | None
-
-
-def _dispatch(rows_NH: torch.Tensor, counts_E: torch.Tensor, comm: Communicator | None) -> _Arrived:
-    """Sends rows in expert order to the ranks of their experts; collective."""
-    if comm is None or comm.size == 1:
-        return _Arrived(rows_NH, counts_E, [], [], None)
-    ranges = [functional.expert_range(len(counts_E), comm.size, p) for p in range(comm.size)]
-    experts_of_rank = [count for _, count in ranges]
-    own = experts_of_rank[comm.rank]
-    counts_Pe = functional.all_to_all(
-        counts_E.unsqueeze(1), experts_of_rank, [own] * comm.size, comm=comm
-    ).view(comm.size, own)
-    # NOTE: the host reads how many rows come and go.
-    send_rows = [int(part.sum()) for part in counts_E.split(experts_of_rank)]
-    receive_rows = counts_Pe.sum(1).tolist()
-    arriving_RH = functional.all_to_all(rows_NH, send_rows, receive_rows, comm=comm)
-    expert_of_row_R = torch.arange(own, device=counts_Pe.device).repeat(comm.size)
-    expert_of_row_R = expert_of_row_R.repeat_interleave(counts_Pe.reshape(-1).long())
-    # A rank without experts has no rows, and the sort wants an expert.
-    by_expert = functional.permute(arriving_RH, expert_of_row_R.unsqueeze(1), max(own, 1))
-    groups_e = by_expert.tokens_per_expert[:own]
-    return _Arrived(by_expert.rows, groups_e, send_rows, receive_rows, by_expert.row_of_slot)
-
-
-def _combine(rows_RH: torch.Tensor, arrived: _Arrived, comm: Communicator) -> torch.Tensor:
-    """Sends rows back to where they came from; collective."""
-    if arrived.row_of_arrival is None:
-        return rows_RH
-    leaving_RH = functional.unpermute(rows_RH, arrived.row_of_arrival)
-    return functional.all_to_all(leaving_RH, arrived.receive_rows, arrived.send_rows, comm=comm)
-
-
-def _add_bias(rows: torch.Tensor, bias: torch.Tensor | None, groups: torch.Tensor) -> torch.Tensor:
-    if bias is None:
-        return rows
-    # With the number of rows given, nobody waits for the device to count them.
-    return rows + bias.repeat_interleave(groups.long(), dim=0, output_size=len(rows))
+    def __call__(
+        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        count = len(rows)
+        groups = self._groups.long()
+        if self._has_gaps:
+            used = groups.sum()
+            is_row = (torch.arange(count, device=rows.device) < used).unsqueeze(1)
+            # On both sides: neither what is behind the rows nor its gradient is anybody's.
+            rows = torch.where(is_row, rows, 0)
+        out = functional.grouped_gemm(rows, weight, self._groups, layout=self._layout)
+        if self._has_gaps:
+            out = torch.where(is_row, out, 0)
+            groups = torch.cat([groups, (count - used).view(1)])
+            bias = None if bias is None else torch.cat([bias, bias.new_zeros(1, bias.shape[1])])
+        if bias is None:
+            return out
+        # With the number of rows given, nobody waits for the device to count them.
+        return out + bias.repeat_interleave(groups, dim=0, output_size=count)

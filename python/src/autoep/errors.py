@@ -2,7 +2,15 @@
 
 
 class Error(Exception):
-    """The base of every error that AutoEP raises."""
+    """The base of every error that AutoEP raises.
+
+    Attributes:
+        step: The exchange between ranks that failed, such as "dispatch"; None for other failures.
+        ranks: The ranks that did not join it or failed, where they are known.
+    """
+
+    step: str | None = None
+    ranks: tuple[int, ...] = ()
 
 
 class InvalidArgumentError(Error, ValueError):
@@ -10,7 +18,7 @@ class InvalidArgumentError(Error, ValueError):
 
 
 class InvalidHandleError(Error):
-    """A communicator or plan was closed, or belongs to another process."""
+    """A communicator, layer or plan was closed, or belongs to another process."""
 
 
 class UnsupportedError(Error):

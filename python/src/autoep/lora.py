@@ -16,7 +16,7 @@ from torch import nn
 from autoep.detection import MoELayer, MoELayerSpec
 from autoep.detection.find import WRAPPED, without_wrappers
 from autoep.errors import ModelError
-from autoep.experts_module import ExpertsWeights
+from autoep.functional import ExpertsWeights
 
 
 class ExpertAdapters:

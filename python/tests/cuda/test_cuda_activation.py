@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import kernels
-import lab
 import pytest
 import torch
 import torch.nn.functional as functional
-from lab import assert_close, assert_same_bits, launch, poisoned
+from support.cuda import kernels, lab
+from support.cuda.lab import assert_close, assert_same_bits, launch, poisoned
 
 pytestmark = lab.needs_gpu
 
@@ -93,79 +92,68 @@ def test_activate_far_out() -> None:
         assert_close(out, reference(kind, NO_GATE, hidden.double()))
 
 
-def backward(kind, gate, hidden, grad_out, routing, in_place=False):
-    """Returns grad_hidden, activated and grad_topk_weights."""
-    slot_of_row, weights, offsets, grad_rows, bias = routing
+def backward(kind, gate, hidden, grad_out, rows, in_place=False):
+    """Returns grad_hidden, activated and dots."""
+    weights, offsets, grad_rows, bias = rows
     num_rows, width = grad_out.shape
     defines = {
         **defines_of(kind, gate, hidden.dtype, width, H),
-        "WEIGHT": kernels.CODES[weights.dtype if weights is not None else None],
         "DOWN_BIAS": int(bias is not None),
     }
     vector = defines["VECTOR"]
     grad_hidden = poisoned(*hidden.shape, dtype=hidden.dtype)
+    activated = poisoned(num_rows, width, dtype=hidden.dtype)
     if in_place:
-        activated = poisoned(num_rows, width, dtype=hidden.dtype)
         activated.copy_(grad_out)
         grad_out = activated
-    else:
-        activated = poisoned(num_rows, width, dtype=hidden.dtype)
-    grad_weights = None if weights is None else poisoned(num_rows, dtype=weights.dtype)
-    inputs = (hidden, grad_out, slot_of_row, weights, offsets, grad_rows, bias)
-    tensors = (*inputs, grad_hidden, activated, grad_weights)
+    dots = poisoned(num_rows, dtype=torch.float32)
+    tensors = (hidden, grad_out, weights, offsets, grad_rows, bias, grad_hidden, activated, dots)
     launch(
         *("activate_backward", "activate_backward", (3,), 64),
         (*tensors, num_rows, E, width // vector, H // vector, ALPHA, LIMIT),
         shared_bytes=8,
         **defines,
     )
-    return grad_hidden, activated, grad_weights
+    return grad_hidden, activated, dots
 
 
-# Each activation and gate in f32 weights; each type of weights, and a bias, with SwiGLU.
+# Each activation and gate with weights; SwiGLU without, and with a bias.
 BACKWARDS = [
-    *((kind, gate, torch.float32, False) for kind, gate in KINDS),
-    (SILU, CONCATENATED, None, False),
-    *((SILU, CONCATENATED, weight_dtype, True) for weight_dtype in TYPES),
+    *((kind, gate, True, False) for kind, gate in KINDS),
+    (SILU, CONCATENATED, False, False),
+    (SILU, CONCATENATED, True, True),
 ]
 
 
-@pytest.mark.parametrize(("kind", "gate", "weight_dtype", "with_bias"), BACKWARDS)
+@pytest.mark.parametrize(("kind", "gate", "weighted", "with_bias"), BACKWARDS)
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_activate_backward(shape, dtype, kind, gate, weight_dtype, with_bias) -> None:
+def test_activate_backward(shape, dtype, kind, gate, weighted, with_bias) -> None:
     in_use, num_rows, width = shape
     hidden = lab.random(num_rows, width * (1 if gate == NO_GATE else 2), dtype=dtype)
     grad_out = lab.random(num_rows, width, dtype=dtype, seed=1)
-    slot_of_row = torch.randperm(num_rows, generator=torch.Generator().manual_seed(4)).int()
-    slot_of_row = slot_of_row.to(lab.DEVICE)
-    weights = None if weight_dtype is None else lab.random(num_rows, dtype=weight_dtype, seed=2)
+    weights = lab.random(num_rows, dtype=torch.float32, seed=2) if weighted else None
     counts = torch.tensor([0, in_use // 2, 0, in_use - in_use // 2])
     offsets = torch.cat([torch.zeros(1), counts.cumsum(0)]).int().to(lab.DEVICE)
     grad_rows = lab.random(num_rows, H, dtype=dtype, seed=5)
     bias = lab.random(E, H, dtype=dtype, seed=6) if with_bias else None
-    routing = (slot_of_row, weights, offsets, grad_rows, bias)
-    results = backward(kind, gate, hidden, grad_out, routing)
+    rows = (weights, offsets, grad_rows, bias)
+    results = backward(kind, gate, hidden, grad_out, rows)
 
     used = slice(0, in_use)
-    slots = slot_of_row[used].long()
-    scale = torch.ones(num_rows) if weights is None else weights.double()
-    scale = scale.to(lab.DEVICE)[slots].unsqueeze(-1)
+    scale = torch.ones(num_rows, device=lab.DEVICE) if weights is None else weights
+    scale = scale.double()[used].unsqueeze(-1)
     wide_hidden = hidden[used].double().requires_grad_()
     value = reference(kind, gate, wide_hidden)
     value.backward(scale * grad_out[used].double())
     assert_close(results[0][used], wide_hidden.grad)
     assert_close(results[1][used], scale * value.detach())
-    if weights is not None:
-        expected = torch.zeros(num_rows, dtype=torch.float64, device=lab.DEVICE)
-        expected[slots] = (grad_out[used].double() * value.detach()).sum(-1)
-        if bias is not None:
-            experts = torch.repeat_interleave(torch.arange(E), counts).to(lab.DEVICE)
-            expected[slots] += (grad_rows[used].double() * bias[experts].double()).sum(-1)
-        assert_close(results[2], expected)
+    dots = (grad_out[used].double() * value.detach()).sum(-1)
+    if bias is not None:
+        experts = torch.repeat_interleave(torch.arange(E), counts).to(lab.DEVICE)
+        dots += (grad_rows[used].double() * bias[experts].double()).sum(-1)
+    assert_close(results[2][used], dots)
     for again in (False, True):
-        repeated = backward(kind, gate, hidden, grad_out, routing, in_place=again)
-        assert_same_bits(repeated[0][used], results[0][used])
-        assert_same_bits(repeated[1][used], results[1][used])
-        if weights is not None:
-            assert_same_bits(repeated[2], results[2])
+        repeated = backward(kind, gate, hidden, grad_out, rows, in_place=again)
+        for part, first in zip(repeated, results, strict=True):
+            assert_same_bits(part[used], first[used])

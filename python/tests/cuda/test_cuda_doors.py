@@ -10,10 +10,10 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from conftest import assert_close
-from lab import DEVICE, needs_gpu
-from test_door_experts import KINDS, ModuleConfig, case, results
-from test_fused_router import KNOWN, layer_of, routed, tokens
+from support.compare import assert_close
+from support.cuda.lab import DEVICE, needs_gpu
+from support.experts_classes import KINDS, ModuleConfig, case, results
+from support.routers import KNOWN, layer_of, routed, tokens
 
 from autoep.routing.fused import FusedForward, fuse_routers
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_close
+from support.compare import assert_close_or_equal
 
 import autoep
 from autoep import functional
@@ -57,11 +57,7 @@ def on_both(function: Callable[..., Any], *tensors: torch.Tensor) -> list[list[t
 
 def assert_same_on_both(function: Callable[..., Any], *tensors: torch.Tensor) -> None:
     on_cpu, on_gpu = on_both(function, *tensors)
-    for a, e in zip(on_gpu, on_cpu, strict=True):
-        if e.is_floating_point():
-            assert_close([a], [e])
-        else:
-            assert torch.equal(a, e)
+    assert_close_or_equal(on_gpu, on_cpu)
 
 
 @pytest.mark.parametrize("options", ROUTES, ids=str)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import kernels
-import lab
 import pytest
 import torch
-from lab import assert_close, assert_same_bits, launch, long, poisoned
-from test_cuda_rows import group_sizes
+from support.cuda import kernels, lab
+from support.cuda.lab import assert_close, assert_same_bits, group_sizes, launch, long, poisoned
 
 pytestmark = lab.needs_gpu
 

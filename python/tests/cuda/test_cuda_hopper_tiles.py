@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from local_experts import Data, Layer, Run, expected
-from test_cuda_local_experts import (
+from support.cuda.local_experts import (
+    Data,
+    Layer,
+    Run,
     assert_same_bits,
     bits,
     both_with_dropped_choices,
     context_of,
     error,
+    expected,
 )
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

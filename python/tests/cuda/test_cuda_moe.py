@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_close
-from test_moe import COMPUTING, LEAVES, ROUTING, K, apart, assert_same, inputs, results, together
+from support.compare import assert_close
+from support.moe import COMPUTING, LEAVES, ROUTING, K, apart, assert_same, inputs, results, together
 from torch.utils.checkpoint import checkpoint
 
 from autoep import functional
@@ -219,7 +219,7 @@ def test_a_backward_after_one_that_failed_is_refused(monkeypatch: pytest.MonkeyP
         raise torch.cuda.OutOfMemoryError("no memory")
 
     with monkeypatch.context() as context:
-        context.setattr("autoep.functional._local_moe.run_route_backward", fail)
+        context.setattr("autoep.functional._torch_layer.run_route_backward", fail)
         with pytest.raises(torch.cuda.OutOfMemoryError):
             y.sum().backward()
     with pytest.raises(RuntimeError, match="inplace"):

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import sys
-from pathlib import Path
 
-import kernels
-import lab
 import pytest
 import torch
-from lab import assert_close, assert_same_bits, launch, long, poisoned
-
-sys.path.append(str(Path(__file__).parents[1]))
-import reference
+from support import reference
+from support.cuda import kernels, lab
+from support.cuda.lab import assert_close, assert_same_bits, launch, long, poisoned
 
 pytestmark = lab.needs_gpu
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import kernels
-import lab
 import pytest
 import torch
-from lab import assert_close, assert_same_bits, launch, long, poisoned
+from support.cuda import kernels, lab
+from support.cuda.lab import assert_close, assert_same_bits, launch, long, poisoned
 
 pytestmark = lab.needs_gpu
 

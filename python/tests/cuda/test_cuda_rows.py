@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 
-import kernels
-import lab
 import pytest
 import torch
-from lab import assert_close, assert_same_bits, launch, long, poisoned
+from support.cuda import kernels, lab
+from support.cuda.lab import assert_close, assert_same_bits, group_sizes, launch, long, poisoned
 
 pytestmark = lab.needs_gpu
 
@@ -142,58 +141,82 @@ def test_slot_dot(shape, dtype, weight_dtype, dropped) -> None:
     assert_same_bits(out, slot_dot(x, rows, row_of_slot, weight_dtype))
 
 
-@pytest.mark.parametrize("weight_dtype", TYPES)
+def test_slot_dot_of_rows() -> None:
+    """Without a map, each row has its own slot."""
+    left, right = (lab.random(37, 264, dtype=torch.bfloat16, seed=seed) for seed in (1, 2))
+    out = poisoned(37, 1, dtype=torch.float32)
+    defines = defines_of(torch.bfloat16, torch.float32, 264)
+    arguments = (left, right, None, out, long(37), 1, 37, 264 // defines["VECTOR"])
+    launch("slot_dot", "slot_dot", (3,), 256, arguments, **defines)
+    assert_close(out, (left.double() * right.double()).sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_scatter_to_rows(dtype) -> None:
+    row_of_slot, in_use = routing(41, 3, dropped=True)
+    values = lab.random(41, 3, dtype=dtype)
+    values[row_of_slot < 0] = float("nan")
+    rows = poisoned(in_use, 1, dtype=torch.float32)
+    arguments = (values, row_of_slot, rows, long(41 * 3), in_use)
+    weight = kernels.CODES[dtype]
+    launch("scatter_to_rows", "scatter_to_rows", (1,), 256, arguments, WEIGHT=weight)
+    expected = torch.empty_like(rows)
+    used = row_of_slot >= 0
+    expected[row_of_slot[used].long(), 0] = values[used].float()
+    assert_same_bits(rows, expected)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("num_partials", [1, 6, 13])
-def test_gather_partials(num_partials, weight_dtype) -> None:
+def test_gather_from_rows(num_partials, dtype) -> None:
     row_of_slot, in_use = routing(41, 3, dropped=True)
     partials = lab.random(in_use, num_partials, dtype=torch.float32)
-    out = poisoned(41, 3, dtype=weight_dtype)
+    out = poisoned(41, 3, dtype=dtype)
     arguments = (partials, row_of_slot, out, long(41 * 3), in_use, num_partials)
-    weight = kernels.CODES[weight_dtype]
-    launch("gather_partials", "gather_partials", (2,), 256, arguments, WEIGHT=weight)
+    weight = kernels.CODES[dtype]
+    launch("gather_from_rows", "gather_from_rows", (2,), 256, arguments, WEIGHT=weight)
     expected = torch.zeros(41, 3, dtype=torch.float64, device=lab.DEVICE)
     used = row_of_slot >= 0
     expected[used] = partials[row_of_slot[used].long()].double().sum(-1)
     assert_close(out, expected)
 
 
+def test_gather_from_rows_without_a_map() -> None:
+    partials = lab.random(41, 6, dtype=torch.float32)
+    out = poisoned(41, 1, dtype=torch.float32)
+    arguments = (partials, None, out, long(41), 41, 6)
+    launch("gather_from_rows", "gather_from_rows", (2,), 256, arguments, WEIGHT=kernels.F32)
+    assert_close(out, partials.double().sum(-1, keepdim=True))
+
+
 @pytest.mark.parametrize(("out_dtype", "accumulate"), [(None, 0), (torch.float32, 1)])
-@pytest.mark.parametrize(
-    ("groups", "weight_dtype"), [*((0, weight) for weight in WEIGHTS), (4, None), (8, None)]
-)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("groups", [0, 4, 8])
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("width", [8, 7, 600])
-def test_row_sum(width, dtype, weight_dtype, groups, out_dtype, accumulate) -> None:
+def test_row_sum(width, dtype, groups, weighted, out_dtype, accumulate) -> None:
     counts = torch.tensor([3, 0, 70, 0, 1, 33])
     num_rows, num_groups = int(counts.sum()), counts.numel()
     rows = lab.random(num_rows, width, dtype=dtype)
-    slot_of_row = torch.randperm(num_rows, generator=torch.Generator().manual_seed(1)).int()
-    slot_of_row = slot_of_row.to(lab.DEVICE)
-    weights = weights_of(torch.Size([num_rows]), weight_dtype)
+    weights = lab.random(num_rows, dtype=torch.float32, seed=3) if weighted else None
     out_dtype = out_dtype or dtype
     before = lab.random(num_groups, width, dtype=out_dtype, seed=9)
     sizes = group_sizes(counts, groups)
     sums = poisoned(num_groups, width, dtype=out_dtype)
     if accumulate:
         sums.copy_(before)
-    defines = defines_of(dtype, weight_dtype, width)
-    vector = defines["VECTOR"]
+    vector = lab.vector_of(dtype, width)
     columns = 32 if vector == 1 else 8
     launch(
         *("row_sum", "row_sum", (-(-width // vector // columns), num_groups), 256),
-        (rows, sizes, slot_of_row, weights, sums, long(num_rows), width // vector),
-        **{**defines, "GROUPS": groups, "OUT": kernels.CODES[out_dtype], "ACCUMULATE": accumulate},
+        (rows, sizes, weights, sums, long(num_rows), width // vector),
+        ELEMENT=kernels.CODES[dtype],
+        VECTOR=vector,
+        GROUPS=groups,
+        OUT=kernels.CODES[out_dtype],
+        ACCUMULATE=accumulate,
         shared_bytes=256 * vector * ctypes.sizeof(ctypes.c_float),
     )
-    scaled = rows.double()
-    if weights is not None:
-        scaled = scaled * weights[slot_of_row.long()].double().unsqueeze(-1)
+    scaled = rows.double() if weights is None else rows.double() * weights.double().unsqueeze(-1)
     expected = torch.stack([part.sum(0) for part in scaled.split(counts.tolist())])
     assert_close(sums, expected + before.double() if accumulate else expected)
-
-
-def group_sizes(counts: torch.Tensor, groups: int) -> torch.Tensor:
-    """What kernels read the groups from: offsets (0), or i32 or i64 counts."""
-    if groups == 0:
-        counts = torch.cat([torch.zeros(1, dtype=counts.dtype), counts.cumsum(0)])
-    return counts.to(torch.int64 if groups == 8 else torch.int32).to(lab.DEVICE)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import lab
 import pytest
 import torch
-from lab import launch, long, poisoned
+from support.cuda import lab
+from support.cuda.lab import launch, long, poisoned
 
 pytestmark = lab.needs_gpu
 
@@ -73,7 +73,8 @@ def check(topk_idx: torch.Tensor, num_experts: int, result: Sorted) -> None:
     assert torch.equal(result.offsets.cpu().long(), counts.cumsum(0) - counts)
     assert torch.equal(result.slot_of_row.cpu().long(), order)
     assert torch.equal(result.row_of_slot.cpu().long(), torch.where(dropped, -1, rows))
-    assert result.fault.item() == int(dropped.any())
+    # -1 is no expert; any other that is none is reported.
+    assert result.fault.item() == int((dropped & (flat != -1)).any())
 
 
 def choices(case: str, num_tokens: int, top_k: int, num_experts: int) -> torch.Tensor:
@@ -127,6 +128,17 @@ def test_choices_of_no_expert_are_dropped(index_dtype: torch.dtype, one_block: b
     topk_idx[6] = torch.iinfo(index_dtype).min
     topk_idx = topk_idx.to(lab.DEVICE)
     check(topk_idx, 16, sort_by_expert(topk_idx, 16, one_block=one_block))
+
+
+@pytest.mark.parametrize("one_block", [False, True])
+def test_no_expert_is_no_fault(one_block: bool) -> None:
+    topk_idx = choices("random", 200, 4, 16)
+    topk_idx[::3, 1] = -1
+    topk_idx[7] = -1
+    topk_idx = topk_idx.to(lab.DEVICE)
+    check(topk_idx, 16, sort_by_expert(topk_idx, 16, one_block=one_block))
+    nobody = torch.full((50, 2), -1, dtype=torch.int32, device=lab.DEVICE)
+    check(nobody, 16, sort_by_expert(nobody, 16, one_block=one_block))
 
 
 def test_indices_of_64_bits_are_read_whole() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TOLERANCES, assert_close
+from support import models
+from support.compare import assert_as_good, assert_close
 
 import autoep
 from autoep.layer import ExpertLoad
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
-import models
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -33,17 +30,6 @@ def batch(seed: int) -> models.Batch:
 
 def on_cpu(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.detach().cpu() for tensor in tensors]
-
-
-def assert_as_good(
-    ours: list[torch.Tensor], theirs: list[torch.Tensor], exact: list[torch.Tensor]
-) -> None:
-    """No tensor is further from float64 than two roundings of its operations put plain torch."""
-    floor = 1e-6 * max(e.norm().item() for e in exact)
-    for index, (a, t, e) in enumerate(zip(ours, theirs, exact, strict=True)):
-        scale = max(e.norm().item(), floor)
-        error, other = ((x.double().cpu() - e).norm().item() / scale for x in (a, t))
-        assert error <= max(TOLERANCES[torch.float32], 2 * other), f"tensor {index}: {error:.3g}"
 
 
 def gradients(model: torch.nn.Module) -> list[torch.Tensor]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import parity
-import tiny
 import torch
 import torch.distributed as dist
-from conftest import assert_close
+from support.compare import assert_close
+from support.families import parity, tiny
 from torch.distributed.tensor import DTensor
 from transformers.distributed import DistributedConfig
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import assert_close
+from support.compare import assert_close
 from torch import nn
 from torch.nn import functional as torch_functional
 

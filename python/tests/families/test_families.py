@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import transformers
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "parallel"))
-import table
-import tiny
-from parity import WORKS, Found
+from support.families import table, tiny
+from support.families.parity import WORKS, Found
+from support.launches import launch, mpirun, torchrun
 
 HERE = Path(__file__).parent
-MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", sys.executable]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 # Why a family is refused, for those that are.
 REFUSED_OF_4 = {
@@ -42,22 +35,8 @@ REFUSED = REFUSED_OF_4 if transformers.__version__.startswith("4.") else REFUSED
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
     """What each family came to; one launch tries them all."""
     folder = tmp_path_factory.mktemp("families")
-    command = MPIRUN if shutil.which("mpirun") else TORCHRUN
-    paths = [str(HERE.parent), str(HERE.parent / "parallel"), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "AUTOEP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(paths).rstrip(os.pathsep),
-    }
-    launched = subprocess.run(
-        [*command, str(HERE / "parity.py"), str(folder)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=600,
-        check=False,
-    )
+    command = mpirun(2) if shutil.which("mpirun") else torchrun(2)
+    launched = launch(command, HERE / "run_families.py", str(folder), timeout=600)
     assert launched.returncode == 0, f"{launched.stdout[-2000:]}\n{launched.stderr[-8000:]}"
     of_ranks = [
         {entry.pop("model_type"): Found(**entry) for entry in map(json.loads, lines)}

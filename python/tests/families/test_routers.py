@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 
 import pytest
-import tiny
 import torch
-from conftest import assert_close
+from support.compare import assert_close
+from support.families import tiny
 
 import autoep
 from autoep.detection import MoELayer

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import assert_close
+from support.compare import assert_close
 from torch import nn
 from torch.nn import functional as torch_functional
 

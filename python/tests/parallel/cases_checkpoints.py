@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from unittest import mock
 
-import models
 import pytest
 import torch
-from cases_engine import BF16, full, train
-from cases_parity import ADAMW, start
-from registry import Ranks, case
+from support import models
+from support.cases import Ranks, case
+from support.engines import ADAMW, BF16, full, start, train
 
 import autoep
 

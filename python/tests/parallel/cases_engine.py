@@ -6,51 +6,20 @@ import os
 from functools import partial
 from unittest import mock
 
-import models
 import pytest
 import torch
 import torch.distributed as dist
-from cases_parity import ADAMW, start
-from conftest import assert_close
-from registry import Ranks, case
+from support import models
+from support.cases import Ranks, case
+from support.compare import assert_close
+from support.engines import ADAMW, BF16, full, start, train
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import autoep
 from autoep import functional
-from autoep.engine import Engine
 from autoep.launch import join_world
-
-BF16 = [False, True]
-
-
-def train(engine: Engine, ranks: Ranks, steps: range, **options) -> list[float]:
-    """Trains, and returns this rank's losses."""
-    losses = []
-    accumulation = engine.gradient_accumulation_steps()
-    for step in steps:
-        for of_ranks in models.micro_batches(step, accumulation, ranks.size):
-            loss = engine(**of_ranks[ranks.rank], **options).loss
-            losses.append(loss.item())
-            engine.backward(loss)
-            engine.step()
-    return losses
-
-
-def full(
-    ranks: Ranks, bf16: bool, ep_size: int | None = None, optimizer: dict = ADAMW, **changes
-) -> Engine:
-    """An engine with everything a run may have."""
-    return start(
-        models.tiny("mixtral", attention_dropout=0.1, **changes),
-        ep_size,
-        optimizer=optimizer,
-        scheduler={"type": "WarmupLR", "params": {"warmup_max_lr": 0.01, "warmup_num_steps": 3}},
-        bf16={"enabled": bf16},
-        gradient_accumulation_steps=2,
-        gradient_clipping=0.5,
-    )
 
 
 @case(bf16=BF16, ep_size=[1, 2, 4])

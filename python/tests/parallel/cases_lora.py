@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from functools import partial
 
-import models
 import pytest
 import torch
 import transformers
-from cases_parity import ADAMW, start
-from conftest import assert_close
-from models import PlainRun
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from registry import Ranks, case
+from peft import LoraConfig, PeftModel, get_peft_model
+from support import models
+from support.cases import Ranks, case
+from support.compare import assert_close
+from support.engines import ADAMW, start
+from support.models import PlainRun
 
 import autoep
 
@@ -45,15 +45,7 @@ def train_beside_plain(ranks: Ranks, model: PeftModel, ep_size: int) -> None:
         models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float64)
         plain.step()
     models.assert_same_weights(engine, plain.model)
-    assert_same_adapters(engine.module, plain.model)
-
-
-def assert_same_adapters(mine: PeftModel, theirs: PeftModel) -> None:
-    """What PEFT would save is whole on every rank, under its own names."""
-    mine, theirs = get_peft_model_state_dict(mine), get_peft_model_state_dict(theirs)
-    assert mine.keys() == theirs.keys()
-    assert any("experts" in name for name in mine)
-    assert_close(list(mine.values()), [theirs[name] for name in mine])
+    models.assert_same_adapters(engine.module, plain.model)
 
 
 @case(targets=[TARGETS, TARGETS[:1]], experts=[8, 7], ep_size=[1, 2, 4])

@@ -7,24 +7,17 @@ import itertools
 from functools import partial
 from typing import Any
 
-import models
 import torch
 import torch.distributed as dist
-from conftest import assert_close
-from models import PRESET_NAMES, PlainRun
-from registry import Ranks, case
+from support import models
+from support.cases import Ranks, case
+from support.compare import assert_close
+from support.engines import ADAMW, start
+from support.models import PRESET_NAMES, PlainRun
 
-import autoep
 from autoep.engine import Engine
 
-ADAMW = {"type": "AdamW", "params": {"lr": 1e-2, "weight_decay": 0.1}}
 DTYPES = {"f64": torch.float64, "f32": torch.float32}
-
-
-def start(model, ep_size: int | None = None, **config) -> Engine:
-    config.setdefault("expert_parallel", {})["autoep_size"] = ep_size or "auto"
-    config["expert_parallel"]["timeout"] = 60.0
-    return autoep.initialize(model=model, config=config)[0]
 
 
 @case(preset=list(PRESET_NAMES), dtype=list(DTYPES), ep_size=[1, 2, 4])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 
-import models
 import pytest
 import torch
 import torch.distributed as dist
-from cases_parity import ADAMW, start
-from conftest import assert_close
-from models import PlainRun
-from registry import Ranks, case
+from support import models
+from support.cases import Ranks, case
+from support.compare import assert_close
+from support.engines import ADAMW, start
+from support.models import PlainRun
 
 import autoep
 from autoep.engine import Engine

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from functools import partial
 
-import models
 import pytest
 import torch
-from cases_parity import ADAMW, start
-from conftest import assert_close
-from models import PlainRun
-from registry import Ranks, case
+from support import models
+from support.cases import Ranks, case
+from support.compare import assert_close
+from support.engines import ADAMW, start
+from support.models import PlainRun
 from torch import nn
 
 import autoep
@@ -23,13 +23,6 @@ def started(ranks: Ranks, model, accumulation: int = 1):
     return plain, start(model, optimizer=ADAMW, gradient_accumulation_steps=accumulation)
 
 
-def assert_steps_agree(engine, plain: PlainRun) -> None:
-    models.assert_same_gradients(engine, plain.model)
-    engine.step()
-    plain.step()
-    models.assert_same_weights(engine, plain.model)
-
-
 @case()
 def a_model_in_eval_mode_is_trained_too(ranks: Ranks) -> None:
     """As `from_pretrained` returns it."""
@@ -39,7 +32,7 @@ def a_model_in_eval_mode_is_trained_too(ranks: Ranks) -> None:
         batches = models.micro_batches(step, 1, ranks.size)
         plain.backward(batches)
         engine.backward(engine(**batches[0][ranks.rank]).loss)
-        assert_steps_agree(engine, plain)
+        models.assert_steps_agree(engine, plain)
     assert engine.expert_load().sum() > 0
 
 
@@ -49,7 +42,7 @@ def a_model_called_by_itself_is_trained_too(ranks: Ranks) -> None:
     batches = models.micro_batches(0, 1, ranks.size)
     plain.backward(batches)
     engine.backward(engine.module(**batches[0][ranks.rank]).loss)
-    assert_steps_agree(engine, plain)
+    models.assert_steps_agree(engine, plain)
 
 
 @case()
@@ -61,7 +54,7 @@ def forwards_may_come_before_their_backwards(ranks: Ranks) -> None:
     engine.backward(losses[0])
     engine.step()
     engine.backward(losses[1])
-    assert_steps_agree(engine, plain)
+    models.assert_steps_agree(engine, plain)
 
 
 @case()
@@ -72,7 +65,7 @@ def backwards_of_one_step_add_up(ranks: Ranks) -> None:
         batches = models.micro_batches(seed, 1, ranks.size)
         plain.backward(batches)
         engine.backward(engine(**batches[0][ranks.rank]).loss)
-    assert_steps_agree(engine, plain)
+    models.assert_steps_agree(engine, plain)
 
 
 @case()
@@ -83,7 +76,7 @@ def a_loss_may_be_dropped(ranks: Ranks) -> None:
     plain.backward(batches)
     engine.backward(engine(**batches[0][ranks.rank]).loss)
     engine(**batches[0][ranks.rank])
-    assert_steps_agree(engine, plain)
+    models.assert_steps_agree(engine, plain)
 
 
 @case()
@@ -96,7 +89,7 @@ def weights_need_not_be_row_major(ranks: Ranks) -> None:
     batches = models.micro_batches(0, 1, ranks.size)
     plain.backward(batches)
     engine.backward(engine(**batches[0][ranks.rank]).loss)
-    assert_steps_agree(engine, plain)
+    models.assert_steps_agree(engine, plain)
 
 
 @case()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import models
+from support import models
 
 import autoep
 

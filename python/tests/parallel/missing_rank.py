@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-import models
+from support import models
 
 import autoep
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoep.errors import ModelError
-from autoep.functional import Activation, Gate, Layout, ScoreApply
+from autoep.functional import Activation, Computing, Gate, Layout, ScoreApply
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+_COMPUTING = tuple(Computing.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class MoELayerSpec:
             self.down_bias: (num_experts, hidden_size),
         }
         return shapes | {name: shape for name, shape in biases.items() if name is not None}
+
+    def computing(self) -> Computing:
+        """The options of `functional.experts`, for experts that the engine computes as a whole."""
+        return {name: getattr(self, name) for name in _COMPUTING}
 
     def fused(self) -> bool:
         """Whether the engine computes an expert as a whole."""

@@ -1,4 +1,4 @@
-"""`experts_implementation="autoep"`: the engine's experts path, in one process."""
+"""`experts_implementation="autoep"`: the engine's experts, in one process."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ def experts_forward(
     Args:
         experts: The experts module.
         hidden_states: [T, H].
-        top_k_index: [T, K]. Where the experts are a part of a larger set, `num_experts` stands
-            for those that are not among them.
+        top_k_index: [T, K]. Where the experts are a part of a larger set, `num_experts` and
+            above stand for those that are not among them.
         top_k_weights: [T, K].
 
     Returns:
         [T, H] in the dtype of `hidden_states`.
     """
-    weights = weights_of(experts, spec_of(experts))
+    spec = spec_of(experts)
+    weights = weights_of(experts, spec)
     num_experts = weights.down.shape[0]
     # Before transformers 5.23 a module does not tell whether it is a part.
     if getattr(experts, "_is_expert_parallel", True):
-        elsewhere = top_k_index >= num_experts
-        top_k_index = top_k_index.masked_fill(elsewhere, 0)
-        top_k_weights = top_k_weights.masked_fill(elsewhere, 0.0)
+        top_k_index = top_k_index.masked_fill(top_k_index >= num_experts, -1)
     # Under autocast the weights' dtype decides, as in transformers.
     y_TH = run_experts(
         experts,
@@ -40,5 +39,7 @@ def experts_forward(
         top_k_index,
         top_k_weights,
         num_experts=num_experts,
+        spec=spec,
+        weights=weights,
     )
     return y_TH.to(hidden_states.dtype)

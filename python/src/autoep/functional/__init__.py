@@ -4,11 +4,19 @@ On torch tensors each operation is differentiable. On numpy arrays (float32, flo
 numpy arrays, torch need not be installed, and the function `<name>_backward` gives the gradients.
 
 Shapes, here and in every function: T tokens of this rank, H hidden size, F expert FFN size,
-E experts, K experts a token, N = T*K routed copies, P ranks, e experts of this rank, R rows that
-this rank receives, G = 2F for gated experts and F for plain ones.
+E experts, K experts per token, P ranks, e experts of this rank, R rows of this rank's experts,
+G = 2F for gated experts and F for plain ones. Slot (t, k) is the k-th choice of token t; N = T*K.
 """
 
+from autoep._options import Activation, Computing, ExpertsWeights, Gate, Layout, ScoreApply
 from autoep.functional._all_to_all import all_to_all, all_to_all_backward, exchange_counts
+from autoep.functional._dispatch import (
+    Dispatched,
+    combine,
+    combine_backward,
+    dispatch,
+    dispatch_backward,
+)
 from autoep.functional._experts import (
     ExpertsGradients,
     ExpertsSaved,
@@ -27,15 +35,7 @@ from autoep.functional._permutation import (
     unpermute,
     unpermute_backward,
 )
-from autoep.functional._plan import (
-    Activation,
-    Gate,
-    Layout,
-    Plan,
-    ScoreApply,
-    expert_range,
-    experts_plan,
-)
+from autoep.functional._plan import Plan, expert_range, experts_plan
 from autoep.functional._routing import (
     Routing,
     jitter,
@@ -55,8 +55,11 @@ from autoep.functional._runtime import (
 
 __all__ = [
     "Activation",
+    "Computing",
+    "Dispatched",
     "ExpertsGradients",
     "ExpertsSaved",
+    "ExpertsWeights",
     "Gate",
     "GradBuffers",
     "Layout",
@@ -68,6 +71,10 @@ __all__ = [
     "Statistics",
     "all_to_all",
     "all_to_all_backward",
+    "combine",
+    "combine_backward",
+    "dispatch",
+    "dispatch_backward",
     "exchange_counts",
     "expert_range",
     "experts",

@@ -9,6 +9,7 @@ from autoep._native import engine
 from autoep._options import counts
 from autoep.comm import Communicator, handle_of
 from autoep.errors import InvalidArgumentError
+from autoep.functional._torch_op import torch_op
 
 
 def exchange_counts(send_rows: Sequence[int], *, comm: Communicator) -> list[int]:
@@ -49,9 +50,7 @@ def all_to_all(
         else counts("receive_rows", receive_rows)
     )
     if is_torch(x):
-        from autoep._autograd import AllToAll
-
-        return AllToAll.apply(x, sends, receives, comm)
+        return torch_op("all_to_all")(x, sends, receives, comm)
     return all_to_all_forward(x, sends, receives, comm)
 
 

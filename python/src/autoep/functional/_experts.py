@@ -1,61 +1,53 @@
-"""The experts of a layer, wherever they are: dispatch, compute, combine."""
+"""The experts of a layer, wherever they are: dispatch, compute, combine.
+
+Shapes, beside those of the package: E experts of all ranks, e of this rank, R rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from autoep._arrays import (
     Array,
+    check_array,
+    dense,
     dtype_name,
     empty,
     is_torch,
-    on_gpu,
+    memory,
     plain,
     same_kind,
-    workspace,
 )
 from autoep._native import engine
-from autoep._options import ACTIVATIONS, GATES, LAYOUTS, SCORE_APPLIES, choice, real
-from autoep.comm import Communicator
-from autoep.errors import InvalidArgumentError, UnsupportedError
-from autoep.functional._plan import (
-    Activation,
-    Gate,
-    Layout,
-    Plan,
-    ScoreApply,
-    experts_options,
-    experts_plan,
-)
+from autoep._options import Computing, ExpertsOptions, ExpertsWeights, experts_options
+from autoep.comm import Communicator, handle_of
+from autoep.errors import InvalidArgumentError
+from autoep.functional._layers import Layer, layer_of
+from autoep.functional._plan import Plan, check_plan
+from autoep.functional._runtime import context_of
+from autoep.functional._torch_op import torch_op
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class ExpertsSaved(NamedTuple):
     """What `experts_backward` needs of a forward.
 
     Attributes:
-        plan: The plan it followed.
+        plan: The plan that it followed.
+        saved: The engine's bytes.
         x: [T, H]; None where the backward does not read it.
         topk_weights: [T, K].
-        gate_up: [e, G, H], or [e, H, G] for the layout "in_out".
-        gate_up_bias: [e, G] or None.
-        down: [e, H, F], or [e, F, H].
-        down_bias: [e, H] or None.
-        rows: [S, H], what this rank received, where the experts did not read it from x.
-        hidden: [R, G], the pre-activation.
-        expert_rows: [N, H], each copy's result; None if the weights were applied before.
+        weights: Those of this rank's experts.
     """
 
     plan: Plan
+    saved: Array
     x: Array | None
     topk_weights: Array
-    gate_up: Array
-    gate_up_bias: Array | None
-    down: Array
-    down_bias: Array | None
-    rows: Array
-    hidden: Array
-    expert_rows: Array | None
+    weights: ExpertsWeights
 
 
 class ExpertsGradients(NamedTuple):
@@ -64,7 +56,7 @@ class ExpertsGradients(NamedTuple):
     Those that were not wanted, and those to biases that there are not, are None.
     """
 
-    x: Array
+    x: Array | None
     topk_weights: Array | None
     gate_up: Array | None
     gate_up_bias: Array | None
@@ -72,29 +64,12 @@ class ExpertsGradients(NamedTuple):
     down_bias: Array | None
 
 
-class GradBuffers(NamedTuple):
-    """Where a backward adds the gradients of the weights: float32, dense, of their shapes.
-
-    None for a weight that there is not, or that requires no gradient.
-    """
-
-    gate_up: Array | None
-    gate_up_bias: Array | None
-    down: Array | None
-    down_bias: Array | None
-
+# Where a backward adds the gradients of the weights: float32 (float64 for float64), dense, of their
+# shapes. None for a weight that there is not, or that requires no gradient.
+GradBuffers = ExpertsWeights
 
 # The gradients that a caller can do without.
-OPTIONAL_GRADIENTS = ("topk_weights", "gate_up", "gate_up_bias", "down", "down_bias")
-
-_DEFAULTS = {
-    "activation": "silu",
-    "gate": "concatenated",
-    "layout": "out_in",
-    "score_apply": "after",
-    "swiglu_alpha": 1.702,
-    "swiglu_limit": 7.0,
-}
+OPTIONAL_GRADIENTS = ExpertsGradients._fields[1:]
 
 
 def experts(
@@ -109,31 +84,28 @@ def experts(
     num_experts: int | None = None,
     comm: Communicator | None = None,
     plan: Plan | None = None,
-    activation: Activation = "silu",
-    gate: Gate = "concatenated",
-    layout: Layout = "out_in",
-    score_apply: ScoreApply = "after",
-    swiglu_alpha: float = 1.702,
-    swiglu_limit: float = 7.0,
     grad_buffers: GradBuffers | None = None,
+    **computing: Unpack[Computing],
 ) -> Array:
     """Sends each token to its experts and returns the weighted sum of their results; collective.
 
     y[t] is the sum over k, in k order, of topk_weights[t, k] times expert topk_idx[t, k] of x[t].
-    The result and the gradient to x have the same bits for every number of ranks.
+    A slot whose topk_idx is -1 has no expert: it adds nothing, its weight is not read, and the
+    gradient of its weight is 0. The result and the gradient to x have the same bits for every
+    number of ranks.
 
     Every rank makes the call, and its backward, also one that has no tokens or no experts: such
     a rank passes tensors of zero rows. The backward is a collective of its own.
 
-    On a GPU this rank is alone: there is neither plan nor communicator. Nothing waits for the
-    device; a choice outside of [0, E) contributes nothing, and a later call raises for it. Under
-    autocast x, the weights and y are of its dtype, as with `torch.nn.functional.linear`.
+    On a GPU nothing waits for the device; a choice outside [-1, E) adds nothing, and a later call
+    raises for it. Under autocast x, the weights and y are of its dtype, as with
+    `torch.nn.functional.linear`; topk_weights stay as they are.
 
     Args:
         x: [T, H] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16);
             differentiable, as all that follow but topk_idx.
-        topk_idx: [T, K] int32 or int64, each in [0, num_experts); not read with `plan`, which
-            has it already.
+        topk_idx: [T, K] int32 or int64, each in [0, num_experts) or -1; not read with `plan`,
+            which has it already.
         topk_weights: [T, K] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16).
         gate_up: [e, G, H], or [e, H, G] for the layout "in_out": this rank's experts.
         down: [e, H, F], or [e, F, H].
@@ -143,84 +115,200 @@ def experts(
         comm: The ranks; None for this rank alone.
         plan: From `experts_plan`, to follow one made before. It decides the choices, the ranks
             and the options; giving others beside it is an error.
-        activation: As in `experts_plan`, like the rest.
-        gate: "concatenated", "interleaved" or "none".
-        layout: "out_in" or "in_out".
-        score_apply: "after" or "before".
-        swiglu_alpha: Of "clamped_swiglu".
-        swiglu_limit: Of the clamped activations.
-        grad_buffers: On a GPU, where the backward adds the gradients of the weights; their `grad`
-            stays None.
+        grad_buffers: Of torch tensors; where the backward adds the gradients of the weights, whose
+            `grad` stays None. Dense, float32 (float64 for float64), of their shapes; None for a
+            weight that requires no gradient.
+        **computing: activation, gate, layout, score_apply, swiglu_alpha and swiglu_limit;
+            `Computing` documents them.
 
     Returns:
         y, [T, H] in the dtype of x.
     """
-    if on_gpu(x):
-        from autoep.functional._local_experts import local_experts
-
-        _check_alone(gate_up, num_experts, comm, plan)
-        return local_experts(
-            x,
-            topk_idx,
-            topk_weights,
-            (gate_up, gate_up_bias, down, down_bias),
-            local_options(
-                activation=activation,
-                gate=gate,
-                layout=layout,
-                score_apply=score_apply,
-                swiglu_alpha=swiglu_alpha,
-                swiglu_limit=swiglu_limit,
-            ),
-            None if grad_buffers is None else tuple(grad_buffers),
+    weights = ExpertsWeights(gate_up, gate_up_bias, down, down_bias)
+    check_tensors(x, weights, topk_weights=topk_weights)
+    if comm is not None:
+        handle_of(comm)
+    if is_torch(x):
+        x, weights = torch_op("autocast")(x, weights)
+    if plan is None:
+        check_array("topk_idx", topk_idx, 2)
+        same_kind("x", x, topk_idx=topk_idx)
+        options = options_of(x, topk_idx.shape[1], weights, num_experts, comm, computing)
+    else:
+        check_plan(plan, num_experts, comm)
+        _check_computing(plan.options, computing)
+        options, comm = plan.options, plan.comm
+    if is_torch(x):
+        return torch_op("experts")(
+            options, comm, plan, grad_buffers, x, topk_idx, topk_weights, weights
         )
     if grad_buffers is not None:
-        raise UnsupportedError("grad_buffers: gradients are added to buffers on GPUs only")
-    options = {
-        "activation": activation,
-        "gate": gate,
-        "layout": layout,
-        "score_apply": score_apply,
-        "swiglu_alpha": swiglu_alpha,
-        "swiglu_limit": swiglu_limit,
-    }
+        raise InvalidArgumentError("grad_buffers: expected None, as x is no torch tensor")
     if plan is None:
-        plan = _plan(x, topk_idx, gate_up, down, num_experts, comm, options)
-    else:
-        _check_options(plan, num_experts, comm, options)
-    if is_torch(x):
-        from autoep._autograd import Experts
+        return forward(layer_of(x, options, comm), x, topk_idx, topk_weights, weights).y
+    given = (plan.memory, plan.rows_capacity)
+    return forward(plan.layer, x, None, topk_weights, weights, *given).y
 
-        return Experts.apply(plan, x, topk_weights, gate_up, gate_up_bias, down, down_bias)
-    y, _ = experts_forward(
-        x,
-        topk_weights,
-        gate_up,
-        down,
-        gate_up_bias=gate_up_bias,
-        down_bias=down_bias,
-        plan=plan,
+
+def check_tensors(x: Array, weights: ExpertsWeights, **others: Array) -> None:
+    """Checks the kinds and dimensions of a layer's tensors; `others` have two dimensions."""
+    check_array("x", x, 2)
+    for name, tensor in others.items():
+        check_array(name, tensor, 2)
+    for name, tensor in zip(weights._fields, weights, strict=True):
+        if tensor is not None or not name.endswith("_bias"):
+            check_array(name, tensor, 2 if name.endswith("_bias") else 3)
+    same_kind("x", x, **others, **weights._asdict())
+
+
+def options_of(
+    x: Array,
+    top_k: int,
+    weights: ExpertsWeights,
+    num_experts: int | None,
+    comm: Communicator | None,
+    computing: Computing,
+) -> ExpertsOptions:
+    """The options of one call. Of the tensors only shapes and the dtype are read."""
+    is_in_out = computing.get("layout") == "in_out"
+    if num_experts is None:
+        if comm is not None and comm.size > 1:
+            raise InvalidArgumentError(
+                "num_experts: expected the number of experts over all ranks, got None; it may be"
+                " left out when a rank is alone only"
+            )
+        num_experts = weights.gate_up.shape[0]
+    return experts_options(
+        num_experts,
+        top_k,
+        x.shape[1],
+        weights.down.shape[1 if is_in_out else 2],
+        dtype_name(x),
+        **computing,
     )
-    return y
 
 
-def local_options(
+def _check_computing(made: ExpertsOptions, computing: Computing) -> None:
+    """Checks that options given beside a plan are those that it was made with."""
+    if not computing:
+        return
+    sizes = (made.num_experts, made.top_k, made.hidden_size, made.ffn_size)
+    if experts_options(*sizes, "float32", **computing)._replace(dtype=made.dtype) != made:
+        raise InvalidArgumentError(
+            "options: the plan was made with others; leave them out or give the same"
+        )
+
+
+class Forward(NamedTuple):
+    """What a forward leaves: y [T, H], the bytes that it saved, and those of its plan."""
+
+    y: Array
+    saved: Array
+    plan: Array
+
+
+def forward(
+    layer: Layer,
+    x: Array,
+    topk_idx: Array | None,
+    topk_weights: Array,
+    weights: ExpertsWeights,
+    plan: Array | None = None,
+    capacity: int = 0,
+    tokens_per_expert: Array | None = None,
+) -> Forward:
+    """Computes a layer outside of autograd; collective.
+
+    Args:
+        layer: The layer.
+        x: [T, H].
+        topk_idx: [T, K]; not read with a plan.
+        topk_weights: [T, K].
+        weights: Those of this rank's experts.
+        plan: The bytes of a plan made before; None to make one.
+        capacity: That plan's.
+        tokens_per_expert: [E] int32, filled where the forward makes the plan; None to leave it.
+    """
+    x_TH, idx_TK = dense(x), None
+    tokens = x_TH.shape[0]
+    if plan is None and layer.counts_rows:
+        plan, *_, capacity = layer.plan(dense(topk_idx))
+    elif plan is None:
+        idx_TK = dense(topk_idx)
+        plan = memory(x_TH, layer.plan_size(tokens))
+    rows = capacity if idx_TK is None else tokens * layer.options.top_k
+    saved = memory(x_TH, layer.saved_size(rows))
+    y_TH = empty(x_TH, x_TH.shape)
+    engine.layer_forward(
+        context_of(x_TH),
+        layer.handle,
+        tuple(map(dense, weights)),
+        x_TH,
+        dense(topk_weights),
+        idx_TK,
+        tokens_per_expert,
+        plan,
+        capacity,
+        saved,
+        y_TH,
+        memory(x_TH, layer.workspace(x_TH, tokens, capacity).forward),
+    )
+    return Forward(y_TH, saved, plan)
+
+
+def backward(
+    layer: Layer,
+    grad_y: Array,
+    x: Array | None,
+    topk_weights: Array,
+    weights: ExpertsWeights,
+    plan: Array,
+    saved: Array,
+    gradients: ExpertsGradients,
     *,
-    activation: Activation = "silu",
-    gate: Gate = "concatenated",
-    layout: Layout = "out_in",
-    score_apply: ScoreApply = "after",
-    swiglu_alpha: float = 1.702,
-    swiglu_limit: float = 7.0,
-) -> tuple[int, int, int, int, float, float]:
-    """The options of the experts on one GPU, in the engine's numbers."""
-    return (
-        choice("activation", activation, ACTIVATIONS),
-        choice("gate", gate, GATES),
-        choice("layout", layout, LAYOUTS),
-        choice("score_apply", score_apply, SCORE_APPLIES),
-        real("swiglu_alpha", swiglu_alpha),
-        real("swiglu_limit", swiglu_limit),
+    overwrite_saved: bool = False,
+    accumulate: bool = False,
+) -> None:
+    """Fills the gradients of `forward` that are not None; collective.
+
+    Args:
+        layer: The layer.
+        grad_y: [T, H].
+        x: [T, H]; may be None where the layer's backward does not read it.
+        topk_weights: [T, K].
+        weights: Those of this rank's experts.
+        plan: The bytes of the plan that the forward followed.
+        saved: What the forward saved.
+        gradients: Where they go; that to x is None for a rank alone only.
+        overwrite_saved: Whether `saved` may be worked in.
+        accumulate: Whether the gradients of the weights, float32 then, are added to.
+    """
+    grad_TH = dense(grad_y)
+    tokens = grad_TH.shape[0]
+    capacity = layer.capacity(layer.saved_rows(saved), tokens)
+    sizes = layer.workspace(
+        grad_TH,
+        tokens,
+        capacity,
+        overwrite_saved=overwrite_saved,
+        lends_gate_up=gradients.gate_up is not None and not accumulate,
+        lends_grad_x=gradients.x is not None,
+    )
+    engine.layer_backward(
+        context_of(grad_TH),
+        layer.handle,
+        tuple(map(dense, weights)),
+        grad_TH,
+        dense(x),
+        dense(topk_weights),
+        plan,
+        capacity,
+        saved,
+        overwrite_saved,
+        *gradients[:2],
+        gradients[2:],
+        accumulate,
+        memory(grad_TH, sizes.backward),
     )
 
 
@@ -248,50 +336,13 @@ def experts_forward(
     Returns:
         y [T, H], and what `experts_backward` takes.
     """
-    x_TH = plain("x", x, 2)
-    weights_TK = plain("topk_weights", topk_weights, 2)
-    weights = _plain_weights(gate_up, gate_up_bias, down, down_bias)
-    same_kind(
-        "x",
-        x,
-        topk_weights=topk_weights,
-        gate_up=gate_up,
-        gate_up_bias=gate_up_bias,
-        down=down,
-        down_bias=down_bias,
-    )
-    options = plan.options
-    hidden_size = options.hidden_size
-    rows_SH = empty(x_TH, (plan.saved_rows, hidden_size))
-    hidden_RG = empty(x_TH, (plan.rows_received, options.gate_up_size))
-    expert_rows_NH = empty(x_TH, (plan.rows_sent, hidden_size))
-    y_TH = empty(x_TH, (plan.num_tokens, hidden_size))
-    engine.experts_forward(
-        plan.context,
-        plan.handle,
-        weights,
-        x_TH,
-        weights_TK,
-        rows_SH,
-        hidden_RG,
-        expert_rows_NH,
-        y_TH,
-        workspace(x_TH, plan.forward_workspace_bytes),
-    )
-    before = options.score_apply == SCORE_APPLIES["before"]
-    saved = ExpertsSaved(
-        plan=plan,
-        x=x if before or plan.saved_rows < plan.rows_received else None,
-        topk_weights=topk_weights,
-        gate_up=gate_up,
-        gate_up_bias=gate_up_bias,
-        down=down,
-        down_bias=down_bias,
-        rows=rows_SH,
-        hidden=hidden_RG,
-        expert_rows=None if before else expert_rows_NH,
-    )
-    return y_TH, saved
+    weights = ExpertsWeights(gate_up, gate_up_bias, down, down_bias)
+    check_tensors(x, weights, topk_weights=topk_weights)
+    check_plan(plan, None, None)
+    layer = plan.layer
+    y, saved, _ = forward(layer, x, None, topk_weights, weights, plan.memory, plan.rows_capacity)
+    kept_x = x if layer.backward_reads_x else None
+    return y, ExpertsSaved(plan, saved, kept_x, topk_weights, weights)
 
 
 def experts_backward(
@@ -309,110 +360,25 @@ def experts_backward(
         wanted: The gradients to compute beside that to x, by name.
         overwrite_saved: Whether `saved` is not read again: its memory is worked in.
     """
-    plan = saved.plan
     grad_TH = plain("grad_y", grad_y, 2)
-    same_kind("grad_y", grad_y, rows=saved.rows)
-    weights = (saved.gate_up, saved.gate_up_bias, saved.down, saved.down_bias)
+    same_kind("grad_y", grad_y, topk_weights=saved.topk_weights)
+    of = {"topk_weights": saved.topk_weights, **saved.weights._asdict()}
     gradients = ExpertsGradients(
-        x=empty(grad_TH, (plan.num_tokens, plan.options.hidden_size)),
-        **{
-            name: empty(of, of.shape) if name in wanted and of is not None else None
-            for name, of in ((name, getattr(saved, name)) for name in OPTIONAL_GRADIENTS)
-        },
+        empty(grad_TH, grad_TH.shape),
+        *(
+            empty(of[name], of[name].shape) if name in wanted and of[name] is not None else None
+            for name in OPTIONAL_GRADIENTS
+        ),
     )
-    workspace_bytes = plan.backward_workspace_bytes
-    if gradients.gate_up is not None:
-        # Its memory is worked in too.
-        workspace_bytes = plan.gate_up_backward_workspace_bytes
-    engine.experts_backward(
-        plan.context,
-        plan.handle,
-        _plain_weights(*weights),
+    backward(
+        saved.plan.layer,
         grad_TH,
-        None if saved.x is None else plain("x", saved.x, 2),
-        plain("topk_weights", saved.topk_weights, 2),
-        saved.rows,
-        saved.hidden,
-        saved.expert_rows,
-        saved.hidden if overwrite_saved else empty(grad_TH, saved.hidden.shape),
-        gradients.x,
-        gradients.topk_weights,
-        (gradients.gate_up, gradients.gate_up_bias, gradients.down, gradients.down_bias),
-        workspace(grad_TH, workspace_bytes),
+        saved.x,
+        saved.topk_weights,
+        saved.weights,
+        saved.plan.memory,
+        saved.saved,
+        gradients,
+        overwrite_saved=overwrite_saved,
     )
     return gradients
-
-
-def _plain_weights(
-    gate_up: Array, gate_up_bias: Array | None, down: Array, down_bias: Array | None
-) -> tuple[Array, Array | None, Array, Array | None]:
-    return (
-        plain("gate_up", gate_up, 3),
-        None if gate_up_bias is None else plain("gate_up_bias", gate_up_bias, 2),
-        plain("down", down, 3),
-        None if down_bias is None else plain("down_bias", down_bias, 2),
-    )
-
-
-def _plan(
-    x: Array,
-    topk_idx: Array | None,
-    gate_up: Array,
-    down: Array,
-    num_experts: int | None,
-    comm: Communicator | None,
-    options: dict[str, Any],
-) -> Plan:
-    """Makes the plan of one call; the sizes are those of the tensors."""
-    down_shape = plain("down", down, 3).shape
-    if num_experts is None:
-        if comm is not None and comm.size > 1:
-            raise InvalidArgumentError(
-                "num_experts: expected the number of experts over all ranks, got None; it may be"
-                " left out when a rank is alone only"
-            )
-        num_experts = plain("gate_up", gate_up, 3).shape[0]
-    return experts_plan(
-        topk_idx,
-        num_experts=num_experts,
-        hidden_size=plain("x", x, 2).shape[1],
-        ffn_size=down_shape[1 if options["layout"] == "in_out" else 2],
-        dtype=dtype_name(x),
-        comm=comm,
-        **options,
-    )
-
-
-def _check_alone(
-    gate_up: Array, num_experts: int | None, comm: Communicator | None, plan: Plan | None
-) -> None:
-    """Checks that a call on a GPU asks for no other rank."""
-    if plan is not None or (comm is not None and comm.size > 1):
-        raise UnsupportedError(
-            f"{'comm' if plan is None else 'plan'}: x is on a GPU, and expert parallelism over"
-            " several GPUs is not in this version yet; leave it out, with all experts on this GPU"
-        )
-    if num_experts not in (None, gate_up.shape[0]):
-        raise InvalidArgumentError(
-            f"num_experts: gate_up has {gate_up.shape[0]} experts, got {num_experts}"
-        )
-
-
-def _check_options(
-    plan: Plan, num_experts: int | None, comm: Communicator | None, options: dict[str, Any]
-) -> None:
-    """Checks that what is given beside a plan is what the plan was made with."""
-    if not isinstance(plan, Plan):
-        raise InvalidArgumentError(f"plan: expected a Plan, got {type(plan).__name__}")
-    made = plan.options
-    sizes = (made.num_experts, made.hidden_size, made.ffn_size, made.dtype_name)
-    if num_experts not in (None, made.num_experts):
-        raise InvalidArgumentError(
-            f"num_experts: the plan was made for {made.num_experts}, got {num_experts}"
-        )
-    if comm is not None and comm is not plan.comm:
-        raise InvalidArgumentError("comm: the plan was made for another one; leave it out")
-    if options != _DEFAULTS and experts_options(*sizes, **options) != made:
-        raise InvalidArgumentError(
-            "options: the plan was made with others; leave them out or give the same"
-        )

@@ -8,6 +8,7 @@ from autoep._arrays import Array, array_of, empty, is_numpy, is_torch, plain, sa
 from autoep._native import engine
 from autoep._options import LAYOUTS, choice, counts
 from autoep.functional._runtime import context_of
+from autoep.functional._torch_op import torch_op
 
 _Layout = Literal["out_in", "in_out"]
 _TRANSPOSED = {"out_in": "in_out", "in_out": "out_in"}
@@ -31,9 +32,7 @@ def grouped_gemm(
         [R, out] in the dtype of rows.
     """
     if is_torch(rows):
-        from autoep._autograd import GroupedGEMM
-
-        return GroupedGEMM.apply(rows, weights, _groups(rows_per_group, rows), layout)
+        return torch_op("grouped_gemm")(rows, weights, _groups(rows_per_group, rows), layout)
     return grouped_gemm_forward(rows, weights, rows_per_group, layout)
 
 

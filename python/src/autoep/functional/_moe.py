@@ -6,9 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from autoep._arrays import Array, on_gpu
-from autoep.functional._experts import experts, local_options
+from autoep._arrays import Array, check_array, on_gpu, same_kind
+from autoep._options import Computing, ExpertsWeights
+from autoep.errors import InvalidArgumentError
+from autoep.functional._experts import check_tensors, experts, options_of
 from autoep.functional._routing import route, route_options
+from autoep.functional._torch_op import torch_op
 
 
 class MoE(NamedTuple):
@@ -38,7 +41,7 @@ def moe(
     down_bias: Array | None = None,
     selection_bias: Array | None = None,
     routing: Mapping[str, Any] | None = None,
-    computing: Mapping[str, Any] | None = None,
+    computing: Computing | None = None,
 ) -> MoE:
     """Routes tokens by a linear map, and returns the weighted sum of their experts' results.
 
@@ -59,12 +62,19 @@ def moe(
             swiglu_limit.
     """
     routing, computing = routing or {}, computing or {}
-    weights = (gate_up, gate_up_bias, down, down_bias)
+    weights = ExpertsWeights(gate_up, gate_up_bias, down, down_bias)
+    check_tensors(x, weights, router=router)
+    if selection_bias is not None:
+        check_array("selection_bias", selection_bias, 1)
+        same_kind("x", x, selection_bias=selection_bias)
+    if router.shape[0] != gate_up.shape[0]:
+        raise InvalidArgumentError(
+            f"router: expected a row for each of {gate_up.shape[0]} experts, got {router.shape[0]}"
+        )
+    route_as = route_options(top_k, **routing)
     if on_gpu(x) and not sys.modules["torch"].is_autocast_enabled("cuda"):
-        from autoep.functional._local_moe import local_moe
-
-        route_as, compute_as = route_options(top_k, **routing), local_options(**computing)
-        return MoE(*local_moe(route_as, compute_as, x, router, selection_bias, *weights))
+        compute_as = options_of(x, route_as.top_k, weights, None, None, computing)
+        return MoE(*torch_op("moe")(route_as, compute_as, x, router, selection_bias, weights))
     logits = x @ router.T
     routed = route(logits, top_k, selection_bias=selection_bias, **routing)
     y = experts(

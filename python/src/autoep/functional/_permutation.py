@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoep._arrays import Array, empty, is_torch, plain, same_kind
+from autoep._arrays import Array, empty, is_torch, on_gpu, plain, same_kind
 from autoep._native import engine
 from autoep._options import integer
 from autoep.functional._runtime import context_of
+from autoep.functional._torch_op import torch_op
 
 
 class Permuted(NamedTuple):
     """Tokens in expert order.
 
     Attributes:
-        rows: [N, H], the routed copies by expert, then token, then k.
-        row_of_slot: [T, K] int32, the row of each copy.
+        rows: [N, H], the routed copies by expert, then token, then k; behind them zeros for the
+            slots without an expert.
+        row_of_slot: [T, K] int32, the row of each copy; -1 for a slot without an expert.
         tokens_per_expert: [E] int32.
     """
 
@@ -28,7 +30,7 @@ def sort_by_expert(topk_idx: Array, num_experts: int) -> tuple[Array, Array]:
     """Sorts the routed copies by expert, stably: by expert, then token, then k.
 
     Args:
-        topk_idx: [T, K] int32 or int64, each in [0, num_experts).
+        topk_idx: [T, K] int32 or int64, each in [0, num_experts), or -1 for no expert.
         num_experts: E.
 
     Returns:
@@ -47,7 +49,7 @@ def permute(x: Array, topk_idx: Array, num_experts: int) -> Permuted:
 
     Args:
         x: [T, H] float32, float64 or bfloat16; the rows are differentiable with respect to it.
-        topk_idx: [T, K] int32 or int64, each in [0, num_experts).
+        topk_idx: [T, K] int32 or int64, each in [0, num_experts), or -1 for no expert.
         num_experts: E.
 
     Returns:
@@ -56,9 +58,7 @@ def permute(x: Array, topk_idx: Array, num_experts: int) -> Permuted:
     same_kind("x", x, topk_idx=topk_idx)
     row_of_slot, tokens_per_expert = sort_by_expert(topk_idx, num_experts)
     if is_torch(x):
-        from autoep._autograd import Permute
-
-        rows = Permute.apply(x, row_of_slot)
+        rows = torch_op("permute")(x, row_of_slot)
     else:
         rows = permute_forward(x, row_of_slot)
     return Permuted(rows, row_of_slot, tokens_per_expert)
@@ -68,7 +68,7 @@ def permute_forward(x: Array, row_of_slot: Array) -> Array:
     """The rows [N, H] of x [T, H], outside of autograd."""
     x_TH = plain("x", x, 2)
     slots_TK = plain("row_of_slot", row_of_slot, 2)
-    rows_NH = empty(x_TH, (slots_TK.shape[0] * slots_TK.shape[1], x_TH.shape[1]))
+    rows_NH = _empty_rows(x_TH, slots_TK)
     engine.permute(context_of(x_TH), x_TH, slots_TK, rows_NH)
     return rows_NH
 
@@ -100,9 +100,7 @@ def unpermute(rows: Array, row_of_slot: Array, topk_weights: Array | None = None
         [T, H] in the dtype of rows.
     """
     if is_torch(rows):
-        from autoep._autograd import Unpermute
-
-        return Unpermute.apply(rows, row_of_slot, topk_weights)
+        return torch_op("unpermute")(rows, row_of_slot, topk_weights)
     return unpermute_forward(rows, row_of_slot, topk_weights)
 
 
@@ -136,9 +134,17 @@ def unpermute_backward(
     rows_NH = None if rows is None else plain("rows", rows, 2)
     weights_TK = None if topk_weights is None else plain("topk_weights", topk_weights, 2)
     same_kind("grad_y", grad_y, rows=rows, row_of_slot=row_of_slot, topk_weights=topk_weights)
-    grad_rows_NH = empty(grad_TH, (slots_TK.shape[0] * slots_TK.shape[1], grad_TH.shape[1]))
+    grad_rows_NH = _empty_rows(grad_TH, slots_TK)
     grad_weights_TK = None if weights_TK is None else empty(weights_TK, weights_TK.shape)
     engine.unpermute_backward(
         context_of(grad_TH), grad_TH, rows_NH, slots_TK, weights_TK, grad_rows_NH, grad_weights_TK
     )
     return grad_rows_NH, grad_weights_TK
+
+
+def _empty_rows(tokens: Array, slots_TK: Array) -> Array:
+    """Memory for a row per slot; zeros where a slot may have none, which the engine leaves."""
+    rows_NH = empty(tokens, (slots_TK.shape[0] * slots_TK.shape[1], tokens.shape[1]))
+    if on_gpu(tokens) or (slots_TK < 0).any():
+        rows_NH[...] = 0
+    return rows_NH

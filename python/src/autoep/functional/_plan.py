@@ -1,34 +1,21 @@
-"""Plans: where each routed copy goes, for one set of choices."""
+"""Plans: where each slot's row goes, for one set of choices."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import sys
+from typing import TYPE_CHECKING
 
-from autoep._arrays import Array, plain
+from autoep._arrays import Array, check_array, dense, is_torch
 from autoep._native import engine
-from autoep._options import (
-    ACTIVATIONS,
-    DTYPES,
-    GATES,
-    LAYOUTS,
-    SCORE_APPLIES,
-    ExpertsOptions,
-    choice,
-    integer,
-    real,
-)
+from autoep._options import Computing, ExpertsOptions, experts_options, integer
 from autoep.comm import Communicator, handle_of
-from autoep.functional._runtime import context
+from autoep.errors import InvalidArgumentError, InvalidHandleError
+from autoep.functional._layers import Layer, Planned, layer_of
+from autoep.functional._torch_op import torch_op
 
 if TYPE_CHECKING:
     import torch
-
-_INT64_MAX = 2**63 - 1
-
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu_squared", "clamped_swiglu", "clamped_silu"]
-Gate = Literal["none", "concatenated", "interleaved"]
-Layout = Literal["out_in", "in_out"]
-ScoreApply = Literal["after", "before"]
+    from typing_extensions import Unpack
 
 
 def expert_range(num_experts: int, num_ranks: int, rank: int) -> tuple[int, int]:
@@ -50,51 +37,69 @@ def expert_range(num_experts: int, num_ranks: int, rank: int) -> tuple[int, int]
 
 
 class Plan:
-    """Where each routed copy goes. Made by `experts_plan`; serves any number of passes.
+    """Where each slot's row goes. Made by `experts_plan`; serves any number of passes.
 
     Attributes:
         options: What the experts compute, as the engine takes it.
-        comm: The ranks.
+        comm: The ranks; None for this rank alone.
         num_tokens: T.
-        rows_sent: N.
-        rows_received: R.
-        first_expert: This rank's first expert.
-        local_experts: e, the number of this rank's experts.
-        saved_rows: S, the rows that a forward keeps for its backward beside x: R, or 0 where the
-            experts read their rows from x.
+        rows: R, the rows of this rank's experts; T*K where only the device knows it.
+        rows_capacity: The rows that the engine makes room for: R over several ranks, T*K on one.
+        rows_per_expert: [e] int32, in the memory of the device.
     """
 
-    def __init__(self, topk_idx: Array, options: ExpertsOptions, comm: Communicator) -> None:
+    def __init__(
+        self,
+        options: ExpertsOptions,
+        comm: Communicator | None,
+        num_tokens: int,
+        planned: Planned,
+        layer: Layer | None = None,
+    ) -> None:
         self.options = options
+        self._layer = layer
         self.comm = comm
-        # The plan keeps the threads and the counters that it was made with.
-        self.context = context()
-        self.handle, info = engine.experts_plan(
-            self.context, handle_of(comm), tuple(options), plain("topk_idx", topk_idx, 2)
+        self.num_tokens = num_tokens
+        memory, self._tokens_per_expert, self.rows_per_expert, self.rows, self.rows_capacity = (
+            planned
         )
-        (
-            self.num_tokens,
-            self.rows_sent,
-            self.rows_received,
-            self.first_expert,
-            self.local_experts,
-            self.saved_rows,
-            self.forward_workspace_bytes,
-            self.backward_workspace_bytes,
-            self.gate_up_backward_workspace_bytes,
-        ) = info
+        self._memory: Array | None = memory
+
+    @property
+    def memory(self) -> Array:
+        """The plan as the engine takes it: bytes on its device."""
+        if self._memory is None:
+            raise InvalidHandleError("the plan was closed")
+        return self._memory
+
+    @property
+    def layer(self) -> Layer:
+        """The engine's layer that the plan is for."""
+        return self._layer or layer_of(self.memory, self.options, self.comm)
+
+    @property
+    def first_expert(self) -> int:
+        """This rank's first expert."""
+        return self.layer.first_expert
+
+    @property
+    def local_experts(self) -> int:
+        """The number of this rank's experts, e."""
+        return self.layer.local_experts
 
     def tokens_per_expert_sent(self) -> list[int]:
-        """Returns how many copies this rank routed to each expert, [E]."""
-        return engine.plan_tokens_per_expert(self.handle)[0]
+        """Returns how many slots of this rank each expert has, [E]; on a GPU this waits for it."""
+        _ = self.memory
+        return self._tokens_per_expert.tolist()
 
     def tokens_per_expert_received(self) -> list[int]:
-        """Returns how many copies arrived for each of this rank's experts, [e]."""
-        return engine.plan_tokens_per_expert(self.handle)[1]
+        """Returns how many rows each of this rank's experts has, [e]; on a GPU this waits."""
+        _ = self.memory
+        return self.rows_per_expert.tolist()
 
     def close(self) -> None:
-        """Frees the plan at once; without this it is freed with its last reference."""
-        self.handle.close()
+        """Frees the plan's memory at once; without this it is freed with its last reference."""
+        self._memory = None
 
 
 def experts_plan(
@@ -105,74 +110,67 @@ def experts_plan(
     ffn_size: int,
     dtype: str | torch.dtype,
     comm: Communicator | None = None,
-    activation: Activation = "silu",
-    gate: Gate = "concatenated",
-    layout: Layout = "out_in",
-    score_apply: ScoreApply = "after",
-    swiglu_alpha: float = 1.702,
-    swiglu_limit: float = 7.0,
+    **computing: Unpack[Computing],
 ) -> Plan:
     """Sorts the choices by expert and tells the ranks what they will receive; collective.
 
     Args:
-        topk_idx: [T, K] int32 or int64, each in [0, num_experts).
+        topk_idx: [T, K] int32 or int64, each in [0, num_experts), or -1 for no expert.
         num_experts: E, over all ranks.
         hidden_size: H.
         ffn_size: F.
-        dtype: Of x, the weights and y: "float32", "float64", "bfloat16", or torch's own.
+        dtype: Of x, the weights and y: "float32", "float64", "bfloat16", or torch's own; on a GPU
+            "float32", "bfloat16" or "float16".
         comm: The ranks; None for this rank alone.
-        activation: "silu", "gelu" (erf), "gelu_tanh", "relu_squared"; with
-            g = min(gate, limit) and u = up within ±limit, "clamped_swiglu", which is gpt-oss's,
-            (u + 1) g sigmoid(alpha g), or "clamped_silu", u silu(g).
-        gate: "concatenated": the pre-activation is [gate | up]. "interleaved": gate, up, gate,
-            up, ... "none": it has no gate.
-        layout: "out_in": weights are [e, G, H] and [e, H, F]. "in_out": [e, H, G] and [e, F, H].
-        score_apply: Whether a token's weight multiplies the experts' results ("after") or their
-            input ("before").
-        swiglu_alpha: Of "clamped_swiglu".
-        swiglu_limit: Of the clamped activations; above 0.
+        **computing: activation, gate, layout, score_apply, swiglu_alpha and swiglu_limit;
+            `Computing` documents them.
 
     Returns:
         The plan.
     """
+    check_array("topk_idx", topk_idx, 2)
     options = experts_options(
-        num_experts,
-        hidden_size,
-        ffn_size,
-        dtype,
-        activation=activation,
-        gate=gate,
-        layout=layout,
-        score_apply=score_apply,
-        swiglu_alpha=swiglu_alpha,
-        swiglu_limit=swiglu_limit,
+        num_experts, topk_idx.shape[1], hidden_size, ffn_size, dtype, **computing
     )
-    return Plan(topk_idx, options, Communicator.alone() if comm is None else comm)
+    return make_plan(topk_idx, options, comm)
 
 
-def experts_options(
-    num_experts: int,
-    hidden_size: int,
-    ffn_size: int,
-    dtype: str | torch.dtype,
-    *,
-    activation: Activation,
-    gate: Gate,
-    layout: Layout,
-    score_apply: ScoreApply,
-    swiglu_alpha: float,
-    swiglu_limit: float,
-) -> ExpertsOptions:
-    """Checks the types of the options; whether they fit together is the engine's to say."""
-    return ExpertsOptions(
-        num_experts=integer("num_experts", num_experts, 1),
-        hidden_size=integer("hidden_size", hidden_size, 1, _INT64_MAX),
-        ffn_size=integer("ffn_size", ffn_size, 1, _INT64_MAX),
-        dtype=choice("dtype", str(dtype).removeprefix("torch."), DTYPES),
-        activation=choice("activation", activation, ACTIVATIONS),
-        gate=choice("gate", gate, GATES),
-        weight_layout=choice("layout", layout, LAYOUTS),
-        score_apply=choice("score_apply", score_apply, SCORE_APPLIES),
-        swiglu_alpha=real("swiglu_alpha", swiglu_alpha),
-        swiglu_limit=real("swiglu_limit", swiglu_limit),
-    )
+def make_plan(topk_idx: Array, options: ExpertsOptions, comm: Communicator | None) -> Plan:
+    """Makes a plan of options that were checked before; collective."""
+    if comm is not None:
+        handle_of(comm)
+    tokens = topk_idx.shape[0]
+    if is_torch(topk_idx) and sys.modules["torch"].compiler.is_compiling():
+        return Plan(options, comm, tokens, torch_op("plan")(topk_idx, options, comm))
+    idx_TK = dense(topk_idx)
+    layer = layer_of(idx_TK, options, comm)
+    return Plan(options, comm, tokens, layer.plan(idx_TK), layer)
+
+
+def check_plan(plan: Plan, num_experts: int | None, comm: Communicator | None) -> None:
+    """Checks that what is given beside a plan is what the plan was made with."""
+    if not isinstance(plan, Plan):
+        raise InvalidArgumentError(f"plan: expected a Plan, got {type(plan).__name__}")
+    made_for = plan.options.num_experts
+    if num_experts not in (None, made_for):
+        raise InvalidArgumentError(
+            f"num_experts: the plan was made for {made_for}, got {num_experts}"
+        )
+    if comm is not None and comm is not plan.comm:
+        raise InvalidArgumentError("comm: the plan was made for another one; leave it out")
+
+
+def check_tokens(name: str, array: Array, plan: Plan) -> None:
+    """Checks that an array has a row per token of the plan."""
+    if array.shape[0] != plan.num_tokens:
+        raise InvalidArgumentError(
+            f"{name}: the plan was made for {plan.num_tokens} tokens, got {array.shape[0]}"
+        )
+
+
+def check_rows(name: str, array: Array, plan: Plan) -> None:
+    """Checks that an array has the plan's rows, as `dispatch` returned them."""
+    if array.shape[0] != plan.rows:
+        raise InvalidArgumentError(
+            f"{name}: dispatch returned {plan.rows} rows of this plan, got {array.shape[0]}"
+        )

@@ -9,6 +9,7 @@ from autoep._native import engine
 from autoep._options import GROUP_SCORES, SCORES, RouteOptions, choice, integer, real
 from autoep.errors import InvalidArgumentError
 from autoep.functional._runtime import context_of
+from autoep.functional._torch_op import torch_op
 
 _UINT64_MAX = 2**64 - 1
 
@@ -82,9 +83,7 @@ def route(
         sinkhorn_iterations=sinkhorn_iterations,
     )
     if is_torch(logits):
-        from autoep._autograd import Route
-
-        return Routing(*Route.apply(options, logits, selection_bias))
+        return Routing(*torch_op("route")(options, logits, selection_bias))
     return route_forward(options, logits, selection_bias)
 
 
@@ -184,9 +183,7 @@ def router_z_loss(logits: Array) -> Array:
         A scalar of float32 (float64 for float64 logits); 0 when T is 0.
     """
     if is_torch(logits):
-        from autoep._autograd import RouterZLoss
-
-        return RouterZLoss.apply(logits)
+        return torch_op("router_z_loss")(logits)
     return router_z_loss_forward(logits)
 
 
@@ -225,9 +222,7 @@ def jitter(x: Array, epsilon: float, seed: int) -> Array:
         [T, H] in the dtype of x.
     """
     if is_torch(x):
-        from autoep._autograd import Jitter
-
-        return Jitter.apply(x, epsilon, seed)
+        return torch_op("jitter")(x, epsilon, seed)
     return jitter_forward(x, epsilon, seed)
 
 

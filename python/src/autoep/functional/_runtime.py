@@ -20,14 +20,14 @@ _process = 0
 
 
 class Statistics(NamedTuple):
-    """Counters of the experts path since the process began, or since they were reset.
+    """Counters of layers since the process began, or since they were reset.
 
     Attributes:
         forward_calls: Calls of `experts`.
         backward_calls: Backward passes of it.
-        rows_sent: Routed copies of this rank's tokens, wherever they went.
-        rows_sent_remote: Those that went to another rank.
-        rows_received: Copies that arrived for this rank's experts.
+        rows_sent: Slots of this rank with a row, wherever it went.
+        rows_sent_remote: Those whose row went to another rank.
+        rows_received: Rows of this rank's experts.
         bytes_sent_remote: Row bytes that left this rank, forward and backward.
     """
 
@@ -61,8 +61,6 @@ def context() -> engine.Handle:
 def set_num_threads(count: int) -> None:
     """Sets the number of threads that the engine computes with, and clears the statistics.
 
-    Plans made before keep the threads they were made with.
-
     Args:
         count: 1 or more; 0 for the default: `AUTOEP_NUM_THREADS`, else the cores that this
             process may use.
@@ -88,7 +86,7 @@ def num_threads() -> int:
 
 
 def statistics() -> Statistics:
-    """Returns the counters of the experts path."""
+    """Returns the counters of layers."""
     counters = [engine.context_statistics(each) for each in _all_contexts()]
     return Statistics(*map(sum, zip(*counters, strict=True)))
 

@@ -1,0 +1,32 @@
+import Glibc
+
+/// All tables of handles. They are made together, whichever is used first, and a fork waits until no
+/// other thread is in one of them: in the child there is nobody to release a lock that is held.
+private struct HandleTables: Sendable {
+  let contexts = HandleTable<EngineContext>("context", tag: 1)
+  let communicators = HandleTable<Communicator>("communicator", tag: 2)
+  let layers = HandleTable<Layer>("layer", tag: 3)
+
+  static let shared: HandleTables = {
+    pthread_atfork(
+      { HandleTables.shared.lock() }, { HandleTables.shared.unlock() },
+      { HandleTables.shared.unlock() })
+    return HandleTables()
+  }()
+
+  private func lock() {
+    contexts.lock()
+    communicators.lock()
+    layers.lock()
+  }
+
+  private func unlock() {
+    layers.unlock()
+    communicators.unlock()
+    contexts.unlock()
+  }
+}
+
+var contexts: HandleTable<EngineContext> { HandleTables.shared.contexts }
+var communicators: HandleTable<Communicator> { HandleTables.shared.communicators }
+var layers: HandleTable<Layer> { HandleTables.shared.layers }

@@ -1,0 +1,98 @@
+import AutoEPCore
+import AutoEPSystem
+import CAutoEP
+
+/// The checks that all calls of a layer share: its context, its sizes, its plan, its workspace.
+struct LayerCall {
+  let context: EngineContext
+  let layer: Layer
+  let placed: PlacedLayer
+  var check: TensorChecker
+
+  /// Finds both, which must be of one device; binds what the layer's sizes are.
+  init(
+    _ context: autoep_context, _ layer: autoep_layer, _ function: StaticString = #function
+  ) throws(EngineError) {
+    self.context = try contexts.find(context)
+    self.layer = try layers.find(layer)
+    check = TensorChecker(on: self.context, function)
+    guard self.context.place == self.layer.place else {
+      throw check.error(
+        "context",
+        "is of \(self.context.place.name); expected one of \(self.layer.place.name), where the layer"
+          + " computes")
+    }
+    placed = self.layer.on(try self.context.backend())
+    let configuration = self.layer.configuration
+    check.bind("E", configuration.numExperts, from: "the layer's config")
+    check.bind("e", placed.dispatcher.experts.count, from: "the layer's ranks")
+    check.bind("K", configuration.topK, from: "the layer's config")
+    check.bind("H", configuration.hiddenSize, from: "the layer's config")
+    check.bind("F", configuration.ffnSize, from: "the layer's config")
+    check.bind("G", configuration.gateUpSize, from: "the layer's config")
+  }
+
+  var configuration: ExpertsConfiguration { layer.configuration }
+  /// Of x, the weights and y.
+  var dtype: [DataType] { [configuration.dtype] }
+
+  /// T, once a tensor has bound it; T·K is what 32 bits number.
+  func numTokens() throws(EngineError) -> Int {
+    let numTokens = try check.size("T")
+    try check.slotCount(numTokens, configuration.topK)
+    return numTokens
+  }
+
+  /// The rows of a plan, as its info has told.
+  mutating func rowCount(_ capacity: Int64, numTokens: Int) throws(EngineError) -> RowCount {
+    let slots = numTokens * configuration.topK
+    guard !layer.countsRows else {
+      guard (0...Int64(Int32.max)).contains(capacity) else {
+        throw check.error("rows_capacity", "is \(capacity); expected that of the plan's info")
+      }
+      check.bind("R", Int(capacity), from: "rows_capacity")
+      return .exact(Int(capacity))
+    }
+    guard capacity == 0 || capacity == Int64(slots) else {
+      throw check.error(
+        "rows_capacity", "is \(capacity); expected 0, or the T * K = \(slots) slots")
+    }
+    check.bind("R", slots, from: "T * K")
+    return .atMost(slots)
+  }
+
+  /// The memory of a plan of T tokens.
+  func planMemory(_ buffer: autoep_buffer, numTokens: Int) throws(EngineError) -> Arena {
+    try unsafe check.buffer(buffer, "plan", placed.dispatcher.planBytes.of(numTokens))
+  }
+
+  /// What a forward saves for so many rows.
+  func saved(_ buffer: autoep_buffer, rows: Int) throws(EngineError) -> Arena {
+    try unsafe check.buffer(buffer, "saved", placed.experts.savedBytes.of(rows))
+  }
+
+  /// Counts a pass.
+  func traffic(_ plan: DispatchPlan) -> (DispatchTraffic, rowBytes: Int) {
+    (
+      placed.dispatcher.traffic(plan),
+      rowBytes: configuration.hiddenSize * configuration.dtype.byteCount
+    )
+  }
+}
+
+extension TensorChecker {
+  /// A buffer of at least so many bytes.
+  func buffer(
+    _ buffer: autoep_buffer, _ name: String, _ byteCount: Int
+  ) throws(EngineError) -> Arena {
+    let (data, given) = unsafe (buffer.data, buffer.bytes)
+    guard given >= byteCount, unsafe byteCount == 0 || data != nil else {
+      let what = unsafe data == nil ? "is NULL" : "has \(given) bytes"
+      throw error(name, "\(what); expected \(byteCount) bytes")
+    }
+    guard UInt(bitPattern: data) % UInt(Arena.alignment) == 0 else {
+      throw error(name, "is not aligned to \(Arena.alignment) bytes")
+    }
+    return unsafe Arena(base: place.storage(data), byteCount: byteCount)
+  }
+}

@@ -1,0 +1,136 @@
+import AutoEPSystem
+
+/// All experts are on this rank: tokens are read where they are, and rows go nowhere.
+public struct LocalDispatcher: TokenDispatcher {
+  private let backend: any ComputeBackend
+  private let layer: UInt64
+  private let configuration: ExpertsConfiguration
+
+  /// A dispatcher of the layer of this number.
+  public init(
+    backend: any ComputeBackend, configuration: ExpertsConfiguration, layer: UInt64
+  ) {
+    self.backend = backend
+    self.configuration = configuration
+    self.layer = layer
+  }
+
+  /// All.
+  public var experts: Range<Int> { 0..<configuration.numExperts }
+
+  private var shape: PlanLayout.Shape {
+    PlanLayout.Shape(
+      localExperts: configuration.numExperts, topK: configuration.topK,
+      details: .part(perItem: configuration.topK * DataType.i32.byteCount),
+      prepared: backend.preparedBytes(configuration, localExperts: configuration.numExperts))
+  }
+
+  /// The sizes of a plan's memory.
+  public var planBytes: ByteCount { shape.byteCount }
+
+  /// What sorting takes.
+  public func planScratchBytes(numTokens: Int) -> Int {
+    backend.sortScratchBytes(numExperts: configuration.numExperts)
+  }
+
+  /// Nothing.
+  public func openBytes(rowsCapacity: Int) -> Int { 0 }
+
+  /// Nothing.
+  public func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int { 0 }
+
+  /// Rows are copied from x again where they are needed.
+  public var receivesRows: Bool { false }
+
+  /// Sorts the slots by expert.
+  public func plan(
+    _ topkIdx: TensorView, counts: PlanCounts, in memory: Arena, _ arena: inout Arena
+  ) throws(EngineError) -> RowCount {
+    guard counts.tokensPerExpert == nil || counts.rowsPerExpert == nil else {
+      throw EngineError(
+        .invalidArgument,
+        "rows_per_expert is given beside tokens_per_expert; expected one of them, for a rank alone both are"
+          + " the same")
+    }
+    let layout = try PlanLayout(shape, numTokens: topkIdx.shape[0], in: memory)
+    // A plan that was in this memory ends here, also where this one fails.
+    if let header = layout.header { PlanHeader.erase(header) }
+    try backend.sort(
+      topkIdx, numExperts: configuration.numExperts,
+      into: SlotSort(
+        offsets: layout.expertOffsets, rowOfSlot: layout.rowOfSlot,
+        slotOfRow: try slotOfRow(layout, topkIdx.shape[0]),
+        tokensPerExpert: counts.tokensPerExpert ?? counts.rowsPerExpert), &arena)
+    try backend.prepare(groups(layout), configuration, rowsCapacity: topkIdx.elementCount)
+    let slots = topkIdx.elementCount
+    if let header = layout.header {
+      PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: slots).write(to: header)
+    }
+    return RowCount(capacity: slots, exact: groups(layout).rowCount)
+  }
+
+  /// The plan in `memory`.
+  public func open(
+    _ memory: Arena, numTokens: Int, rowCount: RowCount, _ arena: inout Arena
+  ) throws(EngineError) -> DispatchPlan {
+    let layout = try PlanLayout(shape, numTokens: numTokens, in: memory)
+    if let header = layout.header {
+      let made = try PlanHeader(reading: header, layer: layer, numTokens: numTokens)
+      try made.check(rowCount)
+    }
+    return DispatchPlan(
+      numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups(layout),
+      rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details)
+  }
+
+  /// The tokens where they are, or weighted copies.
+  public func dispatch(
+    _ x: TensorView, weights: TensorView?, _ plan: DispatchPlan, room: TensorView,
+    _ arena: inout Arena
+  ) throws(EngineError) -> ExpertRows {
+    guard let weights else {
+      var details = plan.details
+      let slotOfRow = try details.take([plan.rowsCapacity], .i32)
+      return ExpertRows(x, .tokens(SlotMap(rowOfSlot: plan.rowOfSlot, slotOfRow: slotOfRow)))
+    }
+    try backend.permute(x, rowOfSlot: plan.rowOfSlot, weights: weights, into: room)
+    return ExpertRows(room)
+  }
+
+  /// Sums the rows of each token.
+  public func combine(
+    _ rows: TensorView, weights: TensorView?, _ plan: DispatchPlan, into y: TensorView?,
+    dots: SlotDots?, _ arena: inout Arena
+  ) throws(EngineError) {
+    try backend.combineSlots(rows, weights: weights, plan.rowOfSlot, into: y, dots: dots)
+  }
+
+  /// Each slot's number at its row.
+  public func sendValues(
+    _ values: TensorView, _ plan: DispatchPlan, into rows: TensorView, _ arena: inout Arena
+  ) throws(EngineError) {
+    try backend.scatterToRows(values, rowOfSlot: plan.rowOfSlot, into: rows)
+  }
+
+  /// Each row's sum at its slot.
+  public func sendBack(
+    _ partials: TensorView, _ plan: DispatchPlan, into values: TensorView, _ arena: inout Arena
+  ) throws(EngineError) {
+    try backend.gatherFromRows(partials, rowOfSlot: plan.rowOfSlot, into: values)
+  }
+
+  /// All rows stay.
+  public func traffic(_ plan: DispatchPlan) -> DispatchTraffic {
+    let rows = plan.rowsInUse ?? plan.rowsCapacity
+    return DispatchTraffic(sent: rows, sentRemote: 0, received: rows, receivedRemote: 0)
+  }
+
+  private func groups(_ layout: PlanLayout) -> RowGroups {
+    RowGroups(.offsets(layout.expertOffsets), prepared: layout.prepared)
+  }
+
+  private func slotOfRow(_ layout: PlanLayout, _ numTokens: Int) throws(EngineError) -> TensorView {
+    var details = layout.details
+    return try details.take([numTokens * configuration.topK], .i32)
+  }
+}

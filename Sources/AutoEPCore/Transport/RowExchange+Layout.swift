@@ -1,0 +1,64 @@
+import AutoEPSystem
+
+extension RowExchange {
+  /// Throws unless the exchange has a row count for each of `size` ranks, and host memory whose size in
+  /// bytes can be told. Transports call it before anything else of this file.
+  package func check(size: Int) throws(EngineError) {
+    guard rowBytes >= 0 else {
+      throw EngineError(.invalidArgument, "\(step): row_bytes is \(rowBytes), expected 0 or more")
+    }
+    guard case .host = send, case .host = receive else {
+      throw EngineError(.unsupported, "\(step): this transport moves host memory only", step: step)
+    }
+    try checkRows(sendRows, name: "send_rows", size: size, hasMemory: !send.isNull)
+    try checkRows(receiveRows, name: "receive_rows", size: size, hasMemory: !receive.isNull)
+  }
+
+  /// The memory of the rows to each rank.
+  package var sendParts: [UnsafeRawBufferPointer] {
+    unsafe byteRanges(sendRows).map { bytes in
+      let start = unsafe sendPointer.map { unsafe $0 + bytes.lowerBound }
+      return unsafe UnsafeRawBufferPointer(start: start, count: bytes.count)
+    }
+  }
+
+  /// The memory for the rows from each rank.
+  package var receiveParts: [UnsafeMutableRawBufferPointer] {
+    unsafe byteRanges(receiveRows).map { bytes in
+      let start = unsafe receivePointer.map { unsafe $0 + bytes.lowerBound }
+      return unsafe UnsafeMutableRawBufferPointer(start: start, count: bytes.count)
+    }
+  }
+
+  private func byteRanges(_ rows: [Int]) -> [Range<Int>] {
+    var offset = 0
+    return rows.map { count in
+      defer { offset += count * rowBytes }
+      return offset..<offset + count * rowBytes
+    }
+  }
+
+  private func checkRows(
+    _ rows: [Int], name: String, size: Int, hasMemory: Bool
+  ) throws(EngineError) {
+    guard rows.count == size else {
+      throw EngineError(
+        .invalidArgument, "\(step): \(name) has \(rows.count) entries, expected one a rank: \(size)"
+      )
+    }
+    var total = 0
+    for (rank, count) in rows.enumerated() {
+      let (sum, overflow) = total.addingReportingOverflow(count)
+      guard count >= 0, !overflow else {
+        throw EngineError(.invalidArgument, "\(step): \(name)[\(rank)] is \(count), out of range")
+      }
+      total = sum
+    }
+    let (bytes, overflow) = total.multipliedReportingOverflow(by: rowBytes)
+    guard !overflow, hasMemory || bytes == 0 else {
+      let what = overflow ? "do not fit memory" : "have no memory: the pointer is null"
+      throw EngineError(
+        .invalidArgument, "\(step): \(total) rows of \(rowBytes) bytes (\(name)) \(what)")
+    }
+  }
+}

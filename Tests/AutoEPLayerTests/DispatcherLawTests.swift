@@ -1,0 +1,64 @@
+import AutoEPCPU
+import AutoEPCore
+import AutoEPLayerLaws
+import AutoEPSystem
+import Testing
+
+@Suite struct DispatcherLawTests {
+  @Test(arguments: [1, 3])
+  func localDispatcher(threads: Int) throws {
+    let backend = try CPUBackend(numThreads: threads)
+    try checkDispatcher(on: backend, .ranks([1])) { configuration, _ in
+      [LocalDispatcher(backend: backend, configuration: configuration, layer: nextLayer())]
+    }
+  }
+
+  @Test(arguments: [1, 3])
+  func allToAllDispatcherAlone(threads: Int) throws {
+    let backend = try CPUBackend(numThreads: threads)
+    try checkDispatcher(on: backend, .ranks([1])) { configuration, _ in
+      let layer = nextLayer()
+      return [
+        AllToAllDispatcher(
+          backend: backend, transport: SelfTransport(), configuration: configuration, layer: layer)
+      ]
+    }
+  }
+
+  @Test(arguments: [1, 3])
+  func allToAllDispatcher(threads: Int) throws {
+    let backend = try CPUBackend(numThreads: threads)
+    try checkDispatcher(on: backend, .ranks([2, 3, 4])) { try allToAll(backend, $0, ranks: $1) }
+  }
+}
+
+extension DispatcherSetting {
+  /// Worlds of these sizes.
+  static func ranks(_ sizes: [Int]) -> DispatcherSetting {
+    var setting = DispatcherSetting()
+    setting.sizes = sizes
+    return setting
+  }
+}
+
+private let layers = Locked<UInt64>(0)
+
+/// The number of no other layer.
+func nextLayer() -> UInt64 {
+  layers.withLock { last in
+    last += 1
+    return last
+  }
+}
+
+/// A world whose ranks are threads.
+func allToAll(
+  _ backend: any ComputeBackend, _ configuration: ExpertsConfiguration, ranks: Int,
+  timeout: Double = 60
+) throws -> [any TokenDispatcher] {
+  let layer = nextLayer()
+  return try InProcessTransport.makeWorld(size: ranks, timeout: timeout).map {
+    AllToAllDispatcher(
+      backend: backend, transport: $0, configuration: configuration, layer: layer)
+  }
+}

@@ -1,0 +1,130 @@
+"""What torch.compile puts into its graphs for a layer: operators, and the shapes of their results.
+
+Elsewhere the same functions are called past torch's dispatcher, which takes longer than a launch.
+An operator's last arguments are the layer's options, the number of its communicator, and the
+engine's version: compiled graphs are cached on disk, and have the sizes of one version in them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from autoep._native import engine
+from autoep._options import ExpertsOptions, ExpertsWeights
+from autoep.comm import communicator_of
+from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
+from autoep.functional._experts import ExpertsGradients, backward, forward
+from autoep.functional._layers import Layer, layer_of
+from autoep.functional._torch_schema import arguments_of, library
+
+Tensor = torch.Tensor
+
+VERSION = engine.version()
+_LAYER = f"{arguments_of(ExpertsOptions)}, int comm, str version"
+_WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
+_GRADIENTS = ", ".join(
+    f"Tensor({alias}!)? grad_{name}"
+    for alias, name in zip("abcdef", ExpertsGradients._fields, strict=True)
+)
+for schema in (
+    f"plan(Tensor topk_idx, {_LAYER})"
+    " -> (Tensor plan, Tensor tokens_per_expert, Tensor rows_per_expert, Tensor rows)",
+    f"experts(Tensor x, Tensor? topk_idx, Tensor topk_weights, {_WEIGHTS}, Tensor? plan,"
+    f" SymInt capacity, {_LAYER}) -> (Tensor y, Tensor saved, Tensor made_plan)",
+    f"experts_backward(Tensor grad_y, Tensor? x, Tensor topk_weights, {_WEIGHTS}, Tensor plan,"
+    f" Tensor saved, {_GRADIENTS}, bool accumulate, {_LAYER}) -> ()",
+    f"dispatch(Tensor x, Tensor? topk_weights, Tensor plan, SymInt rows, {_LAYER}) -> Tensor",
+    f"combine(Tensor rows, Tensor? topk_weights, Tensor plan, SymInt tokens, {_LAYER}) -> Tensor",
+    f"combine_backward(Tensor grad_y, Tensor rows, Tensor topk_weights, Tensor plan, {_LAYER})"
+    " -> (Tensor grad_rows, Tensor grad_topk_weights)",
+):
+    library.define(schema)
+
+
+def _layer(like: Tensor, layer: tuple) -> Layer:
+    *options, comm, _ = layer
+    return layer_of(like, ExpertsOptions(*options), communicator_of(comm))
+
+
+def _plan(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
+    plan, sent, received, *counts = _layer(topk_idx, layer).plan(topk_idx.contiguous())
+    # An operator does not return one tensor twice, as it is for a rank alone.
+    received = received.clone() if received is sent else received
+    return plan, sent, received, torch.tensor(counts, device="cpu")
+
+
+def _plan_results(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
+    made_for = _layer(topk_idx, layer)
+    return (
+        topk_idx.new_empty((made_for.plan_size(topk_idx.shape[0]),), dtype=torch.uint8),
+        topk_idx.new_empty((made_for.options.num_experts,), dtype=torch.int32),
+        topk_idx.new_empty((made_for.local_experts,), dtype=torch.int32),
+        torch.empty((2,), dtype=torch.int64, device="cpu"),
+    )
+
+
+def _experts(x: Tensor, topk_idx: Tensor | None, topk_weights: Tensor, *others: Any) -> tuple:
+    *weights, plan, capacity = others[:6]
+    y, saved, followed = forward(
+        _layer(x, others[6:]), x, topk_idx, topk_weights, ExpertsWeights(*weights), plan, capacity
+    )
+    # An operator does not return what it is given.
+    return y, saved, followed if plan is None else followed.new_empty(0)
+
+
+def _experts_results(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    plan, capacity = others[6:8]
+    layer, tokens = _layer(x, others[8:]), x.shape[0]
+    sizes = layer.saved_size(capacity), 0
+    if plan is None:
+        sizes = layer.saved_size(tokens * layer.options.top_k), layer.plan_size(tokens)
+    return x.new_empty(x.shape), *(x.new_empty((size,), dtype=torch.uint8) for size in sizes)
+
+
+def _experts_backward(grad_y: Tensor, x: Tensor | None, topk_weights: Tensor, *others: Any) -> None:
+    weights, (plan, saved), gradients = others[:4], others[4:6], others[6:12]
+    backward(
+        *(_layer(grad_y, others[13:]), grad_y, x, topk_weights, ExpertsWeights(*weights)),
+        *(plan, saved, ExpertsGradients(*gradients)),
+        accumulate=others[12],
+    )
+
+
+def _dispatch(
+    x: Tensor, topk_weights: Tensor | None, plan: Tensor, rows: int, *layer: Any
+) -> Tensor:
+    return dispatch_forward(_layer(x, layer), x, topk_weights, plan, rows)
+
+
+def _combine(
+    rows: Tensor, topk_weights: Tensor | None, plan: Tensor, tokens: int, *layer: Any
+) -> Tensor:
+    return combine_forward(_layer(rows, layer), rows, topk_weights, plan, tokens)
+
+
+def _combine_backward(
+    grad_y: Tensor, rows: Tensor, topk_weights: Tensor, plan: Tensor, *layer: Any
+) -> tuple[Tensor, Tensor]:
+    return combine_gradients(_layer(rows, layer), grad_y, rows, topk_weights, plan)
+
+
+def _rows_like(first: Tensor, _weights: Any, _plan: Any, count: int, *_: Any) -> Tensor:
+    return first.new_empty((count, first.shape[1]))
+
+
+def _combine_gradients(_grad: Any, rows: Tensor, weights: Tensor, *_: Any) -> tuple:
+    return rows.new_empty(rows.shape), weights.new_empty(weights.shape)
+
+
+for name, function, results in (
+    ("plan", _plan, _plan_results),
+    ("experts", _experts, _experts_results),
+    ("experts_backward", _experts_backward, lambda *_: None),
+    ("dispatch", _dispatch, _rows_like),
+    ("combine", _combine, _rows_like),
+    ("combine_backward", _combine_backward, _combine_gradients),
+):
+    library.impl(name, function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"autoep::{name}", results, lib=library)

@@ -1,0 +1,1 @@
+"""Kernels without the engine: compiler, launches, watched memory."""

@@ -1,0 +1,99 @@
+"""docs/families.md: what the parity tests found, a section for each version of transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import transformers
+
+from support.families.parity import Found
+
+PATH = Path(__file__).parents[4] / "docs" / "families.md"
+
+# Those that are tried in transformers' own expert parallelism.
+TRIED = [
+    "deepseek_v3",  # shared experts, a bias for the choice
+    "gpt_oss",  # transposed, biases, interleaved, clamped
+    "nemotron_h",  # no gate
+    "minimax_m3_vl_text",  # clamped, concatenated
+    "aria_text",  # transposed
+    "ernie4_5_moe",
+    "granitemoe",
+    "jamba",
+    "lfm2_moe",
+    "afmoe",
+    "hunyuan_v1_moe",
+]
+
+_HEAD = """# Families
+
+What the tests in `python/tests/families` found; they write this file (`make families`) and fail
+where it is not what they find. A family is a `model_type` of transformers whose configuration
+speaks of experts, as a tiny model with random weights. "works": logits, router logits, aux loss and
+every gradient are those of the same model in one plain process, to 1e-12 in float64 (3e-6 in
+float32 for the families whose own code computes in it).
+
+- `initialize`: `autoep.initialize` on two ranks, with the experts on each rank and over both.
+- `experts_implementation`: `model.set_experts_implementation("autoep")`. Empty where
+  transformers does not offer the choice for the family.
+- `ep_implementation`: `DistributedConfig(ep_size=..., ep_implementation="autoep")`. "offered":
+  transformers has a plan for the family, which no test tries; those that are tried have one of
+  each kind of experts.
+
+Experts that a model keeps apart (most of transformers 4, DBRX, most models of one's own) are
+stacked by `autoep.initialize`: they then have the names and shapes of transformers 5,
+`experts.gate_up_proj` [E, 2F, H] (`up_proj` [E, F, H] without a gate), `experts.down_proj`
+[E, H, F] and `_bias`, in the model, in its checkpoints and in the optimizer. JetMoe's attention
+experts stay whole on each rank. Where only some batches reach a model's experts (those for images
+of ERNIE 4.5 VL, say), every rank's batch must, or none's.
+"""
+
+
+def section(results: Mapping[str, Found]) -> str:
+    """The section of the installed version of transformers."""
+    found = results.items()
+    lines = [
+        f"## transformers {transformers.__version__}",
+        "",
+        "| family | initialize | experts_implementation | ep_implementation |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {_cell(it.initialize)} | {it.implementation} | {_tried(name, it)} |"
+            for name, it in found
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def is_committed(results: Mapping[str, Found]) -> bool:
+    """Whether the committed file says what was found."""
+    begins = PATH.exists() and PATH.read_text().startswith(_HEAD)
+    return begins and _sections().get(transformers.__version__) == section(results)
+
+
+def write(results: Mapping[str, Found]) -> None:
+    """Replaces the section of the installed version."""
+    sections = _sections() | {transformers.__version__: section(results)}
+    newest_first = [sections[version] for version in sorted(sections, reverse=True)]
+    PATH.parent.mkdir(exist_ok=True)
+    PATH.write_text("\n".join([_HEAD, *newest_first]))
+
+
+def _sections() -> dict[str, str]:
+    text = PATH.read_text() if PATH.exists() else ""
+    parts = re.split(r"^(?=## transformers )", text, flags=re.M)[1:]
+    return {part.split(None, 3)[2]: part.rstrip("\n") + "\n" for part in parts}
+
+
+def _tried(name: str, found: Found) -> str:
+    return "works" if found.parallelism and name in TRIED else found.parallelism
+
+
+def _cell(result: str) -> str:
+    if result == "works":
+        return result
+    # Without the layer's name, numbers, and the advice.
+    reason = re.sub(r"^\S+: | \(.*?\)", "", result).split(". ")[0]
+    return f"refused: {reason.replace('|', '/')}"
