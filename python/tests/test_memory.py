@@ -235,3 +235,15 @@ def test_gradients_on_kept_memory_behave_as_others() -> None:
     torch.testing.assert_close(weight.grad, 2 * once)
     torch.optim.AdamW([weight], foreach=True).step()
     assert weight.grad.untyped_storage().nbytes() >= weight.grad.nbytes
+
+
+def test_brief_memory_is_on_an_idle_block_of_any_size() -> None:
+    blocks = BlockPool()
+    large = blocks.take(64 << 20)
+    del large
+    held = blocks.held_bytes()
+    brief = blocks.take(4 << 20, brief=True)
+    assert blocks.held_bytes() == held, "the large block was lent, and not let go of"
+    del brief
+    kept = blocks.take(4 << 20)
+    assert len(kept) < 8 << 20, "what stays has a block of its own"

@@ -100,7 +100,9 @@ def dtype_name(x: Array) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
+def empty(
+    like: Array, shape: Sequence[int], dtype: str | None = None, *, brief: bool = False
+) -> Array:
     """Returns an uninitialised array of the library and device of `like`.
 
     Large ones in host memory are on memory that is kept (`_memory`).
@@ -109,6 +111,7 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
         like: The array to follow.
         shape: The new array's shape.
         dtype: The new array's dtype by name; that of `like` if None.
+        brief: Whether it is used for one call only, and may be on a larger piece of that memory.
     """
     of_torch = is_torch(like)
     library = sys.modules["torch" if of_torch else "numpy"]
@@ -121,7 +124,7 @@ def empty(like: Array, shape: Sequence[int], dtype: str | None = None) -> Array:
     size = count * (new_dtype if of_torch else library.dtype(new_dtype)).itemsize
     if size < LARGE or not _is_in_host_memory(like):
         return library.empty(tuple(shape), dtype=new_dtype, **device)
-    flat = library.frombuffer(pool.take(size), dtype=new_dtype, count=count)
+    flat = library.frombuffer(pool.take(size, brief=brief), dtype=new_dtype, count=count)
     if not of_torch:
         return flat.reshape(*shape)
     # No view of `flat`: what is a view when a Function returns it cannot be changed in place.
@@ -144,11 +147,16 @@ def array_of(values: Sequence[int], like: Array) -> Array:
     return library.asarray(values, dtype=library.int64, **options)
 
 
-def memory(like: Array, size: int) -> Array:
+def workspace(like: Array, size: int) -> Array:
+    """Returns `memory` that is used for one call only."""
+    return memory(like, size, brief=True)
+
+
+def memory(like: Array, size: int, *, brief: bool = False) -> Array:
     """Returns uninitialised bytes, aligned for the engine, of the library and device of `like`."""
     if is_torch(like):
         # torch aligns what it allocates to 64 bytes on the CPU, and to more on GPUs.
-        return empty(like, (size,), "uint8")
-    block = empty(like, (size + _ALIGNMENT,), "uint8")
+        return empty(like, (size,), "uint8", brief=brief)
+    block = empty(like, (size + _ALIGNMENT,), "uint8", brief=brief)
     start = -block.ctypes.data % _ALIGNMENT
     return block[start : start + size]

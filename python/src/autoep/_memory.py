@@ -44,13 +44,21 @@ class BlockPool:
         self._most_used = 0
         self._lock = threading.Lock()
 
-    def take(self, size: int) -> mmap.mmap:
-        """Returns memory of at least `size` bytes, uninitialised; hold it as long as it is used."""
+    def take(self, size: int, *, brief: bool = False) -> mmap.mmap:
+        """Returns memory of at least `size` bytes, uninitialised; hold it as long as it is used.
+
+        Args:
+            size: Bytes.
+            brief: Whether it is given back before anything large is taken: it may then be on an
+                idle block of any size, which would else have to make room for it.
+        """
         size = _rounded(size)
         with self._lock:
             idle = [block for block in self._blocks if block.is_idle()]
-            fitting = [block for block in idle if size <= block.size <= size + size // 4]
-            used = self.held_bytes() - sum(block.size for block in idle)
+            idle_sizes = [block.size for block in idle]
+            largest = max(idle_sizes, default=0) if brief else size + size // 4
+            fitting = [block for block in idle if size <= block.size <= largest]
+            used = self.held_bytes() - sum(idle_sizes)
             most_used = max(self._most_used, used + size)
             if fitting:
                 block = min(fitting, key=lambda block: block.size)

@@ -14,10 +14,10 @@ from autoep._arrays import (
     dtype_name,
     empty,
     is_torch,
-    memory,
     on_gpu,
     plain,
     same_kind,
+    workspace,
 )
 from autoep._native import engine
 from autoep._options import experts_options
@@ -179,7 +179,7 @@ def dispatch_forward(
         x_TH,
         dense(topk_weights),
         rows_CH,
-        memory(x_TH, layer.workspace(x_TH, tokens, capacity).dispatch),
+        workspace(x_TH, layer.workspace(x_TH, tokens, capacity).dispatch),
     )
     return _first(rows_CH, rows)
 
@@ -199,7 +199,7 @@ def combine_forward(
         rows_CH,
         dense(topk_weights),
         y_TH,
-        memory(rows_CH, layer.workspace(rows_CH, tokens, capacity).dispatch),
+        workspace(rows_CH, layer.workspace(rows_CH, tokens, capacity).dispatch),
     )
     return y_TH
 
@@ -224,7 +224,7 @@ def combine_gradients(
         weights_TK,
         grad_rows_CH,
         grad_weights_TK,
-        memory(grad_TH, layer.workspace(grad_TH, tokens, capacity).dispatch),
+        workspace(grad_TH, layer.workspace(grad_TH, tokens, capacity).dispatch),
     )
     return _first(grad_rows_CH, rows.shape[0]), grad_weights_TK
 

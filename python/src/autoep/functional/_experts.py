@@ -18,6 +18,7 @@ from autoep._arrays import (
     memory,
     plain,
     same_kind,
+    workspace,
 )
 from autoep._native import engine
 from autoep._options import Computing, ExpertsOptions, ExpertsWeights, experts_options
@@ -251,7 +252,7 @@ def forward(
         capacity,
         saved,
         y_TH,
-        memory(x_TH, layer.workspace(x_TH, tokens, capacity).forward),
+        workspace(x_TH, layer.workspace(x_TH, tokens, capacity).forward),
     )
     return Forward(y_TH, saved, plan)
 
@@ -308,7 +309,7 @@ def backward(
         *gradients[:2],
         gradients[2:],
         accumulate,
-        memory(grad_TH, sizes.backward),
+        workspace(grad_TH, sizes.backward),
     )
 
 

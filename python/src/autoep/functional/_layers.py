@@ -9,7 +9,7 @@ import os
 import weakref
 from typing import NamedTuple
 
-from autoep._arrays import Array, empty, memory, on_gpu
+from autoep._arrays import Array, empty, memory, on_gpu, workspace
 from autoep._native import engine
 from autoep._options import ExpertsOptions
 from autoep.comm import Communicator
@@ -129,7 +129,7 @@ class Layer:
         sent_E = empty(idx_TK, (self.options.num_experts,), "int32")
         # For a rank alone both are the same, and the engine counts once.
         received_e = empty(idx_TK, (self.local_experts,), "int32") if self.counts_rows else None
-        scratch = memory(idx_TK, self.workspace(idx_TK, tokens).plan)
+        scratch = workspace(idx_TK, self.workspace(idx_TK, tokens).plan)
         rows, capacity = engine.layer_plan(
             context_of(idx_TK), self.handle, idx_TK, plan, sent_E, received_e, scratch
         )
