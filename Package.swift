@@ -77,7 +77,7 @@ let package = Package(
       name: "AutoEPTransportLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
       path: "Tests/AutoEPTransportLaws",
       swiftSettings: testing),
-    // What every token dispatcher and every backend must do, checked by tests, under mpirun and on GPUs.
+    // The laws of every token dispatcher and every backend. Tests check them, also under mpirun and on GPUs.
     .target(
       name: "AutoEPLayerLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
       path: "Tests/AutoEPLayerLaws", swiftSettings: laws),

@@ -23,7 +23,7 @@ struct DevicePlace: Sendable, Equatable {
       ? unsafe .host(address) : .device(DeviceAddress(UInt64(UInt(bitPattern: address))))
   }
 
-  /// What tensors of floats can be there.
+  /// The floating-point dtypes that tensors on this device may have.
   var floatTypes: [DataType] { type == .cpu ? [.f32, .f64, .bf16] : [.f32, .bf16, .f16] }
 
   var name: String {

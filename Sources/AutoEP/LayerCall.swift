@@ -66,7 +66,7 @@ struct LayerCall {
     try unsafe check.buffer(buffer, "plan", placed.dispatcher.planBytes.of(numTokens))
   }
 
-  /// What a forward saves for so many rows.
+  /// Checks the buffer that a forward fills for its backward, for this number of rows.
   func saved(_ buffer: autoep_buffer, rows: Int) throws(EngineError) -> Arena {
     try unsafe check.buffer(buffer, "saved", placed.experts.savedBytes.of(rows))
   }

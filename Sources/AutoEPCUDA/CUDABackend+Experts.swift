@@ -114,7 +114,7 @@ extension CUDABackend {
     return HopperGEMM(backend: self, expertOffsets: groups.tensor, tiles: tiles)
   }
 
-  /// The same, if the activation is one that they compute inside.
+  /// Hopper's products with SwiGLU in their epilogue; nil unless the layer's activation is SwiGLU without a clamp.
   private func fusedGEMM(
     _ experts: ExpertsCall, rows: Int, _ tensors: [TensorView]
   ) throws(EngineError) -> HopperGEMM? {

@@ -30,7 +30,7 @@ extension CUDABackend {
   }
 }
 
-/// What the launches of a sort hand on.
+/// The counters that the launches of one sort share.
 struct SortCounts {
   /// Runs of slots that the sort cuts its work into.
   static let chunkCount = SORT_CHUNKS

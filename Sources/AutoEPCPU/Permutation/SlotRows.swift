@@ -48,9 +48,9 @@ struct SlotRows {
 
 /// Floats of any type as the backend computes with them, one per slot or row.
 struct WideValues<R: Real> {
-  /// Those of a tensor that has them in this type.
+  /// The elements of the tensor itself, if its dtype is that of `R`.
   private let own: Elements<R>
-  /// Those of any other.
+  /// Converted copies, if its dtype is another one.
   private let converted: [R]
 
   init(_ tensor: TensorView) {

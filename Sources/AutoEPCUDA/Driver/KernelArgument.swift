@@ -5,7 +5,7 @@ import CCUDA
 protocol KernelArgument {
   associatedtype Bits: BitwiseCopyable
   var bits: Bits { get }
-  /// What C++ aligns the type to, which is part of its size there.
+  /// The alignment of the type in C++, whose `sizeof` includes the padding at the end.
   static var alignment: Int { get }
   // Declared as requirements so that the variadic launch calls a specialised witness instead of looking
   // up `Bits` at run time.

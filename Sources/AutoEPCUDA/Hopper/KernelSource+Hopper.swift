@@ -23,7 +23,7 @@ extension KernelSource {
   static let hopperRowPairs = KernelSource("sm90_row_pairs.cu", PackageResources.sm90_row_pairs_cu)
 }
 
-/// What happens to a product before it is stored.
+/// The epilogue: how a kernel processes its product before it stores it.
 enum HopperEpilogue: CaseIterable {
   case store
   case swiGLU
