@@ -77,9 +77,13 @@ let package = Package(
       name: "AutoEPTransportLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
       path: "Tests/AutoEPTransportLaws",
       swiftSettings: testing),
+    // Routers and activations in f64, with exact gradients: what backends are compared with.
+    .target(
+      name: "AutoEPReferences", dependencies: ["AutoEPCore"], path: "Tests/AutoEPReferences",
+      swiftSettings: laws),
     // The laws of every token dispatcher and every backend. Tests check them, also under mpirun and on GPUs.
     .target(
-      name: "AutoEPLayerLaws", dependencies: ["AutoEPCore", "AutoEPSystem"],
+      name: "AutoEPLayerLaws", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPReferences"],
       path: "Tests/AutoEPLayerLaws", swiftSettings: laws),
     // The laws of transports and dispatchers over MPI; a test starts it with mpirun.
     .executableTarget(
@@ -113,7 +117,8 @@ let package = Package(
       swiftSettings: testing),
     // The CPU backend against naive loops in f64.
     .testTarget(
-      name: "AutoEPCPUTests", dependencies: ["AutoEPCPU", "AutoEPCore", "AutoEPSystem"],
+      name: "AutoEPCPUTests",
+      dependencies: ["AutoEPCPU", "AutoEPCore", "AutoEPSystem", "AutoEPReferences"],
       swiftSettings: strict),
     // A CUDA driver that only remembers what it is told, for tests on machines without one.
     .target(name: "FakeCUDA", path: "Tests/FakeCUDA", swiftSettings: testing),

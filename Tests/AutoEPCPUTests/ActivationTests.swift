@@ -1,43 +1,7 @@
 import AutoEPCPU
 import AutoEPCore
+import AutoEPReferences
 import Testing
-
-/// An activation in f64, as its paper writes it.
-struct ReferenceActivation {
-  let configuration: ExpertsConfiguration
-
-  /// A row `[F]` from a row `[G]`.
-  func callAsFunction(_ hidden: [Dual]) -> [Dual] {
-    let width = configuration.ffnSize
-    return (0..<width).map { index in
-      switch configuration.gate {
-      case .none: activate(hidden[index])
-      case .concatenated: gated(hidden[index], hidden[width + index])
-      case .interleaved: gated(hidden[2 * index], hidden[2 * index + 1])
-      }
-    }
-  }
-
-  private func gated(_ gate: Dual, _ up: Dual) -> Dual {
-    guard configuration.activation.isClamped else { return activate(gate) * up }
-    let limit = configuration.swigluLimit
-    let g = gate.value > limit ? Dual(limit) : gate
-    let u = abs(up.value) > limit ? Dual(up.value > 0 ? limit : -limit) : up
-    let offset: Double = configuration.activation == .clampedSwiGLU ? 1 : 0
-    return (u + offset) * g * (configuration.gateAlpha * g).sigmoid
-  }
-
-  private func activate(_ x: Dual) -> Dual {
-    switch configuration.activation {
-    case .silu: x * x.sigmoid
-    case .gelu: 0.5 * x * ((0.5.squareRoot() * x).erf + 1)
-    case .geluTanh:
-      0.5 * x * (((2 / Double.pi).squareRoot() * (x + 0.044715 * (x * x * x))).tanh + 1)
-    case .reluSquared: x.value > 0 ? x * x : Dual(0)
-    case .clampedSwiGLU, .clampedSiLU: Dual(.nan)
-    }
-  }
-}
 
 @Suite struct ActivationTests {
   typealias Activation = ExpertsConfiguration.Activation
@@ -95,8 +59,8 @@ struct ReferenceActivation {
     let backend = try CPUBackend(numThreads: 1)
     let groups = RowGroups(counts: [1])
     try backend.activate(experts, hidden: hidden.view, groups: groups, into: out.view)
-    let reference = ReferenceActivation(configuration: experts)
-    expectClose(out, reference(hidden.values.map { Dual($0) }).map(\.value))
+    let reference = PlainActivation(configuration: experts)
+    expectClose(out, reference.row(hidden.values.map { Dual($0) }).map(\.value))
     try backend.activateBackward(
       experts, groups: groups,
       ActivationGradient(
@@ -171,14 +135,14 @@ private struct ActivationData {
     counts = [numRows / 3, 0, numRows - numRows / 3]
     hidden = random.tensor([numRows, experts.gateUpSize], experts.dtype)
     gradOut = random.tensor([numRows, experts.ffnSize], experts.dtype)
-    let reference = ReferenceActivation(configuration: experts)
+    let reference = PlainActivation(configuration: experts)
     referenceActivation = rows(hidden.values, numRows).flatMap { row in
-      reference(row.map { Dual($0) }).map(\.value)
+      reference.row(row.map { Dual($0) }).map(\.value)
     }
     let gradOut = rows(gradOut.values, numRows)
     referenceGradient = rows(hidden.values, numRows).enumerated().flatMap { row, point in
       gradient(at: point) { hidden in
-        zip(reference(hidden), gradOut[row]).reduce(Dual(0)) { $0 + $1.1 * $1.0 }
+        zip(reference.row(hidden), gradOut[row]).reduce(Dual(0)) { $0 + $1.1 * $1.0 }
       }
     }
   }

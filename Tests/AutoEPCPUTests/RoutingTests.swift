@@ -1,5 +1,6 @@
 import AutoEPCPU
 import AutoEPCore
+import AutoEPReferences
 import Testing
 
 @Suite struct RoutingTests {

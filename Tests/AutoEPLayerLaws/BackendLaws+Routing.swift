@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPReferences
 
 extension BackendLaw {
   static let routingLaws = [

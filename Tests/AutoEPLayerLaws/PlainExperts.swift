@@ -1,4 +1,5 @@
 import AutoEPCore
+import AutoEPReferences
 
 /// The experts of a rank in f64, out of plain loops.
 struct PlainExperts {

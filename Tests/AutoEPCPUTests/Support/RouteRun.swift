@@ -1,5 +1,6 @@
 import AutoEPCPU
 import AutoEPCore
+import AutoEPReferences
 
 /// One forward of a router, with its inputs and outputs.
 struct RouteRun {
@@ -27,11 +28,11 @@ struct RouteRun {
 
   /// What the reference chooses, and its weights.
   func reference() -> (experts: [Int], weights: [Double]) {
-    let reference = ReferenceRouter(
+    let reference = PlainRouter(
       configuration: router.configuration, selectionBias: selectionBias?.values)
     let rows = self.rows
     let iterations = router.configuration.sinkhornIterations
-    let balanced = iterations > 0 ? referenceSinkhorn(rows, iterations: iterations) : nil
+    let balanced = iterations > 0 ? plainSinkhorn(rows, iterations: iterations) : nil
     var experts: [Int] = []
     var weights: [Double] = []
     for (token, row) in rows.enumerated() {
@@ -44,7 +45,7 @@ struct RouteRun {
 
   /// The gradient to the logits for the choice that the backend made.
   func referenceGradient(_ gradWeights: [Double]) -> [Double] {
-    let reference = ReferenceRouter(configuration: router.configuration)
+    let reference = PlainRouter(configuration: router.configuration)
     let (topK, choice) = (router.configuration.topK, topkIdx.integers)
     return rows.enumerated().flatMap { token, row in
       let slots = token * topK..<(token + 1) * topK

@@ -1,16 +1,29 @@
 import AutoEPCore
 
 /// The activation of an expert in f64, as its paper writes it.
-struct PlainActivation {
-  let configuration: ExpertsConfiguration
+package struct PlainActivation {
+  package let configuration: ExpertsConfiguration
+
+  /// Describes the activation of these experts.
+  package init(configuration: ExpertsConfiguration) {
+    self.configuration = configuration
+  }
+
+  /// A row `[F]` from a row `[G]`, as numbers that carry a derivative.
+  package func row(_ hidden: [Dual]) -> [Dual] {
+    (0..<configuration.ffnSize).map { column in
+      let (gate, up) = places(row: 0, column: column)
+      return activate(hidden[gate], up.map { hidden[$0] } ?? Dual(1))
+    }
+  }
 
   /// Row by row from `[R,G]` to `[R,F]`.
-  func callAsFunction(_ hidden: [Double]) -> [Double] {
+  package func callAsFunction(_ hidden: [Double]) -> [Double] {
     map(hidden) { activate($0, $1).value }
   }
 
   /// The gradient to hidden of ⟨gradOut, activation⟩, `[R,G]`.
-  func gradient(_ hidden: [Double], _ gradOut: [Double]) -> [Double] {
+  package func gradient(_ hidden: [Double], _ gradOut: [Double]) -> [Double] {
     let byGate = map(hidden) { activate(Dual($0.value, slope: 1), $1).slope }
     let byUp = map(hidden) { activate($0, Dual($1.value, slope: 1)).slope }
     let width = configuration.ffnSize
