@@ -18,8 +18,8 @@ extension BackendLaw {
       }
     },
     BackendLaw("route: the choice, its weights and its counts") { run in
-      for item in RouterCase.all { try RouteLaw(run, item, numTokens: 33).checkForward() }
-      try RouteLaw(run, RouterCase.all[0], numTokens: 0).checkForward()
+      for item in RouterCase.tokenwise { try RouteLaw(run, item, numTokens: 33).checkForward() }
+      try RouteLaw(run, RouterCase.tokenwise[0], numTokens: 0).checkForward()
       try checkTies(run)
     },
     BackendLaw("route: logits that allow no choice are refused") { run in
@@ -36,7 +36,7 @@ extension BackendLaw {
       }
     },
     BackendLaw("routeBackward: the gradient of the weights to the logits") { run in
-      for item in RouterCase.all { try RouteLaw(run, item, numTokens: 9).checkBackward() }
+      for item in RouterCase.tokenwise { try RouteLaw(run, item, numTokens: 9).checkBackward() }
     },
     BackendLaw("routerZLoss: the loss and its gradient") { run in
       for (tokens, experts) in [(1, 1), (3, 17), (65, 130)] {
@@ -61,48 +61,6 @@ extension BackendLaw {
       try run.expect(
         own.view, x.values.enumerated().map { $1 * plainNoise($0, epsilon: 0.1, seed: 7) },
         "in place")
-    },
-  ]
-}
-
-/// A router's configuration, and for how many experts.
-private struct RouterCase {
-  let name: String
-  let configuration: RouteConfiguration
-  let numExperts: Int
-  let hasBias: Bool
-
-  private init(
-    _ name: String, _ score: RouteConfiguration.Score, topK: Int, of numExperts: Int,
-    hasBias: Bool = false, _ change: (inout RouteConfiguration) -> Void = { _ in }
-  ) {
-    var configuration = RouteConfiguration(score: score, topK: topK)
-    change(&configuration)
-    (self.name, self.configuration) = (name, configuration)
-    (self.numExperts, self.hasBias) = (numExperts, hasBias)
-  }
-
-  static let all = [
-    RouterCase("softmax, K = 1", .softmax, topK: 1, of: 5),
-    RouterCase("softmax, normalised", .softmax, topK: 2, of: 8) { $0.normalizeEpsilon = 0 },
-    RouterCase("softmax, K = E", .softmax, topK: 7, of: 7) { $0.normalizeEpsilon = 0 },
-    RouterCase("softmax, one expert", .softmax, topK: 1, of: 1),
-    RouterCase("softmax, many experts", .softmax, topK: 8, of: 128),
-    RouterCase("softmax, groups by their best", .softmax, topK: 3, of: 12) {
-      $0.scale = 16
-      $0.groupScore = .max
-      $0.numGroups = 4
-      $0.topkGroups = 2
-    },
-    RouterCase("softmax of the chosen", .topkSoftmax, topK: 4, of: 32),
-    RouterCase("softmax of the chosen, bias", .topkSoftmax, topK: 2, of: 9, hasBias: true),
-    RouterCase("sigmoid", .sigmoid, topK: 3, of: 17),
-    RouterCase("sigmoid, bias, groups", .sigmoid, topK: 4, of: 32, hasBias: true) {
-      $0.normalizeEpsilon = 1e-20
-      $0.scale = 2.5
-      $0.groupScore = .top2Sum
-      $0.numGroups = 8
-      $0.topkGroups = 4
     },
   ]
 }
@@ -139,16 +97,16 @@ private struct RouteLaw {
       item.configuration, logits: logits.view, selectionBias: bias?.view, topkIdx: topkIdx,
       topkWeights: topkWeights, tokensPerExpert: counts)
     let experts = self.experts
-    try run.expectExactly(topkIdx, experts.map { Double($0) }, "topk_idx of \(item.name)")
+    try run.expectExactly(topkIdx, experts.map { Double($0) }, "topk_idx of \(item.description)")
     let weights = rows.enumerated().flatMap { token, row in
       plain.weights(
         row.map { Dual($0) }, experts: Array(experts[token * topK..<(token + 1) * topK])
       ).map(\.value)
     }
-    try run.expect(topkWeights, weights, "topk_weights of \(item.name)")
+    try run.expect(topkWeights, weights, "topk_weights of \(item.description)")
     try run.expectExactly(
       counts, (0..<item.numExperts).map { expert in Double(experts.count { $0 == expert }) },
-      "tokens_per_expert of \(item.name)")
+      "tokens_per_expert of \(item.description)")
   }
 
   func checkBackward() throws {
@@ -169,13 +127,13 @@ private struct RouteLaw {
     }
     // What one expert alone gets does not depend on its logit: all of the gradient is the rounding of 1 - 1.
     if item.numExperts == 1 { return }
-    try run.expect(gradLogits, expected, item.name)
+    try run.expect(gradLogits, expected, item.description)
   }
 }
 
 /// Equal logits go to the lowest indices.
 private func checkTies(_ run: BackendRun) throws {
-  for item in RouterCase.all where !item.hasBias {
+  for item in RouterCase.tokenwise where !item.hasBias {
     let shape = [2, item.configuration.topK]
     let topkIdx = try run.output(shape, .i32)
     try run.backend.route(
@@ -185,7 +143,7 @@ private func checkTies(_ run: BackendRun) throws {
       ).view, selectionBias: nil, topkIdx: topkIdx,
       topkWeights: run.output(shape, run.dtype.sumType), tokensPerExpert: nil)
     let lowest = (0..<item.configuration.topK).map { Double($0) }
-    try run.expectExactly(topkIdx, lowest + lowest, "ties of \(item.name)")
+    try run.expectExactly(topkIdx, lowest + lowest, "ties of \(item.description)")
   }
 }
 

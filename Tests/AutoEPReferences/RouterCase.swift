@@ -1,19 +1,19 @@
 import AutoEPCore
-import Testing
 
 /// A router, as tests and their output name it.
-struct RouterCase: Sendable, CustomTestStringConvertible {
-  let testDescription: String
-  let configuration: RouteConfiguration
-  let numExperts: Int
-  var hasBias = false
+package struct RouterCase: Sendable, CustomStringConvertible {
+  package let description: String
+  package let configuration: RouteConfiguration
+  package let numExperts: Int
+  package let hasBias: Bool
 
   /// The kinds of router that HF's families use, and odd sizes of each.
-  static let all: [RouterCase] = [
+  package static let all: [RouterCase] = [
     RouterCase("softmax, K = 1", .softmax, topK: 1, of: 5),
     RouterCase("mixtral", .softmax, topK: 2, of: 8) { $0.normalizeEpsilon = 0 },
     RouterCase("qwen3, K = E", .softmax, topK: 7, of: 7) { $0.normalizeEpsilon = 0 },
     RouterCase("one expert", .softmax, topK: 1, of: 1),
+    RouterCase("many experts", .softmax, topK: 8, of: 128),
     RouterCase("deepseek-v2", .softmax, topK: 3, of: 12) {
       $0.scale = 16
       $0.groupScore = .max
@@ -47,13 +47,16 @@ struct RouterCase: Sendable, CustomTestStringConvertible {
     RouterCase("sinkhorn", .sinkhorn, topK: 3, of: 8) { $0.sinkhornIterations = 2 },
   ]
 
+  /// Those that look at one token at a time.
+  package static let tokenwise = all.filter { $0.configuration.score != .sinkhorn }
+
   private init(
     _ name: String, _ score: RouteConfiguration.Score, topK: Int, of numExperts: Int,
     hasBias: Bool = false, _ change: (inout RouteConfiguration) -> Void = { _ in }
   ) {
     var configuration = RouteConfiguration(score: score, topK: topK)
     change(&configuration)
-    testDescription = name
+    description = name
     self.configuration = configuration
     self.numExperts = numExperts
     self.hasBias = hasBias
