@@ -5,6 +5,7 @@ final class JobBoard: Sendable {
   private struct State {
     var job: Job?
     var jobNumber = 0
+    var arrivedWorkers = 0
     var activeWorkers = 0
     var isClosed = false
   }
@@ -16,7 +17,7 @@ final class JobBoard: Sendable {
 
   // The conditions of the monitor.
   private let jobPosted = 0
-  private let workersDone = 1
+  private let workersChanged = 1
   private let board = Monitor(State(), conditions: 2)
 
   /// Does the job together with the workers that come; returns when all of it is done. Workers that
@@ -27,16 +28,21 @@ final class JobBoard: Sendable {
       board.jobNumber += 1
     }
     job.takePart()
-    board.wait(on: workersDone) { board -> Void? in
+    board.wait(on: workersChanged) { board -> Void? in
       board.job = nil
       return board.activeWorkers == 0 ? () : nil
     }
     job.finish()
   }
 
+  /// Returns when `count` workers have arrived.
+  func waitForWorkers(_ count: Int) {
+    board.wait(on: workersChanged) { $0.arrivedWorkers == count ? () : nil }
+  }
+
   /// A worker's life.
   func work() {
-    var lastJobNumber = 0
+    var lastJobNumber: Int?
     while case .takePart(let job) = nextOrder(after: &lastJobNumber) {
       job.takePart()
       leave()
@@ -48,8 +54,14 @@ final class JobBoard: Sendable {
     board.change(waking: jobPosted) { $0.isClosed = true }
   }
 
-  private func nextOrder(after lastJobNumber: inout Int) -> Order {
+  /// Waits for a job after the worker's last one. A worker arrives here, where no type is left to be built.
+  private func nextOrder(after lastJobNumber: inout Int?) -> Order {
     board.wait(on: jobPosted) { board in
+      if lastJobNumber == nil {
+        lastJobNumber = board.jobNumber
+        board.arrivedWorkers += 1
+        self.board.wake(workersChanged)
+      }
       if board.isClosed { return .goHome }
       guard let job = board.job, board.jobNumber != lastJobNumber else { return nil }
       lastJobNumber = board.jobNumber
@@ -63,6 +75,6 @@ final class JobBoard: Sendable {
       board.activeWorkers -= 1
       return board.activeWorkers == 0
     }
-    if isLast { board.wake(workersDone) }
+    if isLast { board.wake(workersChanged) }
   }
 }

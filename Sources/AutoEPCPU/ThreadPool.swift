@@ -21,6 +21,8 @@ final class ThreadPool: Sendable {
     while team == nil, workers.count + 1 < threadCount, let worker = Self.startWorker(of: board) {
       workers.append(worker)
     }
+    // A thread's first use of a type takes locks of Swift's, and a fork leaves them locked in the child.
+    board.waitForWorkers(workers.count)
     self.board = board
     self.workers = workers
     self.team = team
