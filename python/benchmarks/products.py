@@ -15,8 +15,8 @@ from layers import EngineLayer, can_compute
 from passes import Case, Pass
 from torch import Tensor
 
-from autoep._native import engine
-from autoep.functional._runtime import context
+from autoep.core.contexts import context
+from autoep.core.native import engine
 
 _OUT_IN, _IN_OUT = 1, 2  # AUTOEP_WEIGHT_OUT_IN, AUTOEP_WEIGHT_IN_OUT
 

@@ -20,7 +20,7 @@ from shapes import DTYPES, Shape, shape_named, skew, tokens_of
 from torch import Tensor, nn
 
 from autoep import functional
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 
 def times_over_ranks(case: Case, ranks: int, threads: int, rounds: int) -> dict[str, list[float]]:

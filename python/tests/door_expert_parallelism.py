@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 
-from autoep.doors import ep_implementation
-from autoep.experts_module import run_experts
+from autoep.integrations.registry import ep_implementation
+from autoep.layers.experts import run_experts
 
 LAYOUTS: dict[int, list[dict[str, int]]] = {
     2: [{"fsdp_size": 2, "ep_size": 2}, {"tp_size": 2, "ep_size": 2}],

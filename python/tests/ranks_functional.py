@@ -13,7 +13,7 @@ from support.passes import rank_part
 
 import autoep
 from autoep import functional
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 EXPERTS, K = 7, 3
 SPLITS = {1: [13], 2: [13, 0], 3: [4, 0, 9]}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import autoep
-from autoep._native import engine
+from autoep.core.native import engine
 
 T, H, F, E, K = 4, 8, 6, 3, 2
 N = T * K

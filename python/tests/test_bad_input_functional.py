@@ -13,7 +13,7 @@ import torch
 
 import autoep
 from autoep import functional
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 T, H, F, E, K = 4, 8, 6, 3, 2
 HUGE = 10**30
@@ -380,7 +380,9 @@ def test_a_forked_child_cannot_use_a_handle_of_its_parent() -> None:
 
 
 def test_mpi_needs_its_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("autoep.comm.MPI_LIBRARY", tmp_path / "libautoep_mpi.so")
+    monkeypatch.setattr(
+        "autoep.distributed.communicator.MPI_LIBRARY", tmp_path / "libautoep_mpi.so"
+    )
     with pytest.raises(autoep.MissingLibraryError, match="libopenmpi-dev") as caught:
         Communicator.mpi()
     assert isinstance(caught.value, ImportError)

@@ -8,8 +8,8 @@ from support.routers import E, layer_of
 from torch import nn
 
 import autoep
-from autoep.routing.balance import BiasBalancer
-from autoep.routing.bias import selection_bias
+from autoep.layers.selection_bias import selection_bias
+from autoep.routers.balance import BiasBalancer
 
 # Where each family keeps its bias: on the router, on the block, in a module, as a parameter.
 FAMILIES = {

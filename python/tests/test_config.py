@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import autoep
-from autoep.config import BatchSizes, Config, read_config, resolve_batch_sizes
+from autoep.config.training import BatchSizes, Config, read_config, resolve_batch_sizes
 
 
 def test_a_path_a_dict_and_a_config_read_the_same(tmp_path: Path) -> None:

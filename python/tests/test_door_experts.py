@@ -20,7 +20,8 @@ from torch import nn
 
 import autoep
 from autoep import functional
-from autoep.experts_module import run_experts, spec_of
+from autoep.integrations.remembered_spec import spec_of
+from autoep.layers.experts import run_experts
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,7 +54,9 @@ def test_experts_over_ranks_give_what_one_rank_gives(kind: str, ranks: int) -> N
         )
         own_x.requires_grad_()
         own_weights.requires_grad_()
-        y = run_experts(mine, own_x, own_idx, own_weights, num_experts=E, comm=comm)
+        y = run_experts(
+            mine, own_x, own_idx, own_weights, num_experts=E, spec=spec_of(mine), comm=comm
+        )
         (y * own_direction).sum().backward()
         return [y, own_x.grad, own_weights.grad, *(p.grad for p in mine.parameters())]
 
@@ -243,7 +246,7 @@ def test_what_is_not_of_the_convention_is_refused() -> None:
     experts, (x, idx, weights) = case("silu", torch.float32)
     experts.down_proj = nn.Parameter(torch.randn(E, H, FFN + 1))
     with pytest.raises(autoep.ModelError, match=r"`gate_up_proj` is.*goes with .5, 26"):
-        run_experts(experts, x, idx, weights, num_experts=E, comm=autoep.Communicator.alone())
+        spec_of(experts)
     flat = make_class()(ModuleConfig("autoep"))
     flat.down_proj = nn.Parameter(torch.randn(E * H, FFN))
     with pytest.raises(autoep.ModelError, match="with three dimensions"):

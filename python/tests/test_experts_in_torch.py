@@ -26,9 +26,9 @@ from torch.utils.checkpoint import checkpoint
 
 import autoep
 from autoep import functional
-from autoep._native import engine
-from autoep._options import experts_options
-from autoep.comm import Communicator
+from autoep.core.native import engine
+from autoep.core.options import experts_options
+from autoep.distributed.communicator import Communicator
 
 T, K, E, H, FFN = 11, 2, 4, 6, 5
 

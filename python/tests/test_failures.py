@@ -11,7 +11,7 @@ import torch
 
 import autoep
 from autoep import functional
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 
 def test_an_error_of_one_rank_has_no_step_and_no_ranks() -> None:

@@ -15,8 +15,8 @@ from support.ranks import run_ranks
 
 import autoep
 from autoep import functional
-from autoep.comm import Communicator
-from autoep.composed import composed_experts
+from autoep.distributed.communicator import Communicator
+from autoep.layers.unfused import composed_experts
 
 T, K, E, H, F = 19, 3, 7, 16, 12
 SPLITS = {1: [T], 2: [11, 8], 4: [0, 9, 4, 6], 5: [3, 4, 0, 12, 0]}

@@ -11,7 +11,7 @@ from support.ranks import run_ranks
 
 import autoep
 from autoep import functional
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 # SENDS[p][q]: the rows that rank p sends to rank q; rank 1 sends nothing.
 SENDS = [[2, 0, 3], [0, 0, 0], [1, 4, 0]]
@@ -111,7 +111,7 @@ class Loopback:
 
 
 def over(transport: object) -> Communicator:
-    from autoep._native import engine
+    from autoep.core.native import engine
 
     return Communicator(engine.comm_create_callback(transport, 0, 1, 5.0))
 

@@ -17,7 +17,7 @@ sys.meta_path.insert(0, NoTorch())
 
 import numpy
 from autoep import functional
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 random = numpy.random.default_rng(3)
 T, H, F, E, K = 9, 8, 6, 4, 2

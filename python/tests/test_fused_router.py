@@ -11,8 +11,8 @@ from support.compare import assert_close
 from support.routers import GROUPS, KNOWN, E, H, K, layer_of, routed, tokens
 from torch import nn
 
-from autoep.routing.fused import FusedForward, fuse_routers
-from autoep.routing.maths import find_router_maths
+from autoep.routers.fused import FusedForward, fuse_routers
+from autoep.routers.maths import find_router_maths
 
 UNKNOWN = ["phimoe", "kolibri1"]
 

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 import autoep
 from autoep.detection.find import find_moe_layers
-from autoep.groups import choose_ep_size
-from autoep.sharding import check_ranks
+from autoep.distributed.groups import choose_ep_size
+from autoep.layers.sharding import check_ranks
 
 
 def initialize(**arguments):

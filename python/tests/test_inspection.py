@@ -14,9 +14,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 import autoep
-from autoep.__main__ import main
+from autoep.cli.main import main
 from autoep.detection import find
-from autoep.inspection.table import short_names
+from autoep.inspection.text import short_names
 
 _SMALL = dict(
     vocab_size=64,

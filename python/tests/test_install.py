@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import autoep
-from autoep._native import engine
+from autoep.core.native import engine
 
 PYTHON_FOLDER = Path(__file__).resolve().parents[1]
 CHECKOUT = PYTHON_FOLDER.parent

@@ -14,13 +14,13 @@ from support.ranks import run_ranks
 
 import autoep
 from autoep import functional
-from autoep._native import engine
-from autoep._options import ExpertsOptions, experts_options
-from autoep.comm import Communicator
-from autoep.functional import _layers
+from autoep.core.contexts import context
+from autoep.core.native import engine
+from autoep.core.options import ExpertsOptions, experts_options
+from autoep.distributed.communicator import Communicator
+from autoep.functional import _layer_handles
 from autoep.functional._experts import ExpertsWeights, options_of
-from autoep.functional._layers import Layers, layer_of
-from autoep.functional._runtime import context
+from autoep.functional._layer_handles import Layers, layer_of
 
 LIKE = torch.empty(0)
 
@@ -41,7 +41,7 @@ def test_a_layer_is_made_once_per_communicator_and_options() -> None:
 
 
 def test_they_are_kept_in_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_layers, "_MOST_LAYERS", 64)
+    monkeypatch.setattr(_layer_handles, "_MOST_LAYERS", 64)
     comm = Communicator.alone()
     made = [layer_of(LIKE, options(size), comm) for size in range(1, 100)]
     assert len(comm.layers._known) == 64
@@ -55,7 +55,7 @@ def test_sizes_are_remembered_in_a_bounded_number() -> None:
     layer = layer_of(LIKE, options(), Communicator.alone())
     for tokens in range(1000):
         layer.workspace(LIKE, tokens)
-    assert len(layer._workspaces) <= _layers._MOST_SIZES
+    assert len(layer._workspaces) <= _layer_handles._MOST_SIZES
 
 
 def test_they_go_with_their_communicator() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import autoep
-from autoep._native import engine
+from autoep.core.native import engine
 
 CPU = engine.context_create(1, 0, 1, 0, None)
 

@@ -12,8 +12,8 @@ import torch
 
 import autoep
 from autoep import functional
-from autoep._arrays import empty
-from autoep._memory import LARGE, BlockPool, pool
+from autoep.core.arrays import empty
+from autoep.core.host_memory import LARGE, BlockPool, pool
 
 MIB = 1 << 20
 
@@ -121,7 +121,7 @@ def test_a_second_step_takes_no_new_memory() -> None:
 
 def test_a_backward_works_in_the_gradient_of_gate_up(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = BlockPool()
-    monkeypatch.setattr("autoep._arrays.pool", blocks)
+    monkeypatch.setattr("autoep.core.arrays.pool", blocks)
     x = torch.randn(2048, 256, requires_grad=True)
     idx = torch.arange(4096).remainder(16).view(2048, 2)
     weights = torch.rand(2048, 2, requires_grad=True)
@@ -188,7 +188,7 @@ def test_nothing_is_worked_in_where_torch_cannot_tell_of_hooks(
 ) -> None:
     y, inputs = some_experts()
     expected = torch.autograd.grad(y.sum(), inputs)
-    monkeypatch.setattr("autoep._saved._top_hooks", None)
+    monkeypatch.setattr("autoep.functional._saved._top_hooks", None)
     y, inputs = some_experts()
     assert not y.grad_fn.is_saved_ours
     assert all(map(torch.equal, torch.autograd.grad(y.sum(), inputs), expected))

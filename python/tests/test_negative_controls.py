@@ -22,7 +22,7 @@ from support.families import parity
 from torch import Tensor, nn
 
 from autoep import functional
-from autoep.launch import World
+from autoep.distributed.launch import World
 
 
 def swap_two(values: Tensor, dim: int = 0) -> Tensor:

@@ -8,9 +8,9 @@ from support.compare import assert_close, assert_same_bits
 
 import autoep
 from autoep import functional
-from autoep._native import engine
+from autoep.core.contexts import context
+from autoep.core.native import engine
 from autoep.functional._routing import route_options, routing_of
-from autoep.functional._runtime import context
 
 K = 3
 

@@ -82,13 +82,13 @@ def test_a_forked_child_computes_on_several_threads() -> None:
 def test_a_child_forked_while_another_thread_is_in_the_package_computes() -> None:
     program = """
         import signal
-        from autoep._memory import pool
-        from autoep.functional import _runtime
+        from autoep.core.host_memory import pool
+        from autoep.core import contexts
 
         weights = torch.randn(3, 1024, 64)
         expected = multiply()
         assert expected.nbytes >= 1 << 20
-        with _runtime._lock, pool._lock:
+        with contexts._lock, pool._lock:
             child = os.fork()
             if child == 0:
                 signal.alarm(60)  # for a lock that nobody frees

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from autoep.doors import open_doors
 from autoep.errors import (
     CheckpointError,
     CommunicationError,
@@ -26,12 +25,13 @@ from autoep.errors import (
     OutOfMemoryError,
     UnsupportedError,
 )
+from autoep.integrations.registry import open_doors
 
 if TYPE_CHECKING:
     from autoep import functional
-    from autoep._initialize import initialize
-    from autoep.comm import Communicator
+    from autoep.distributed.communicator import Communicator
     from autoep.inspection import inspect
+    from autoep.training.initialize import initialize
 
 __version__ = "0.1.0"
 
@@ -56,9 +56,9 @@ __all__ = [
 
 # What is loaded on first use, and the module that has it.
 _LAZY = {
-    "initialize": "autoep._initialize",
+    "initialize": "autoep.training.initialize",
     "inspect": "autoep.inspection",
-    "Communicator": "autoep.comm",
+    "Communicator": "autoep.distributed.communicator",
 }
 
 

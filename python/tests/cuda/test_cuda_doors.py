@@ -15,7 +15,7 @@ from support.cuda.lab import DEVICE, needs_gpu
 from support.experts_classes import KINDS, ModuleConfig, case, results
 from support.routers import KNOWN, layer_of, routed, tokens
 
-from autoep.routing.fused import FusedForward, fuse_routers
+from autoep.routers.fused import FusedForward, fuse_routers
 
 pytestmark = needs_gpu
 

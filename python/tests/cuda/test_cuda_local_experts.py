@@ -24,7 +24,7 @@ from support.cuda.local_experts import (
 
 import autoep
 from autoep import functional
-from autoep._native import engine
+from autoep.core.native import engine
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -11,7 +11,7 @@ from support import models
 from support.compare import assert_as_good, assert_close
 
 import autoep
-from autoep.layer import ExpertLoad
+from autoep.layers.replace import ExpertLoad
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -15,7 +15,7 @@ import transformers
 from support.families import tiny
 from support.families.parity import TIMEOUT, check
 
-from autoep.launch import join_world
+from autoep.distributed.launch import join_world
 
 
 def main(folder: Path, model_types: list[str]) -> None:

@@ -10,10 +10,10 @@ from support.compare import assert_close
 from support.families import tiny
 
 import autoep
-from autoep.detection import MoELayer
 from autoep.detection.find import find_moe_layers
-from autoep.routing.bias import selection_bias
-from autoep.routing.fused import FusedForward, fuse_routers
+from autoep.layers.selection_bias import selection_bias
+from autoep.layers.spec import MoELayer
+from autoep.routers.fused import FusedForward, fuse_routers
 
 REFUSED = {"doge", "nllb-moe", "switch_transformers", "vitpose", "vitpose_backbone"}
 

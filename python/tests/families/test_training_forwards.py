@@ -99,7 +99,7 @@ class Capacity(Block):
         return y_TH.view(x.shape)
 
 
-def start(model: nn.Module, **keys: object) -> autoep.engine.Engine:
+def start(model: nn.Module, **keys: object) -> autoep.training.engine.Engine:
     return autoep.initialize(model=model, config={"expert_parallel": keys})[0]
 
 

@@ -11,7 +11,7 @@ from support.families import tiny
 import autoep
 
 
-def start(model: torch.nn.Module) -> autoep.engine.Engine:
+def start(model: torch.nn.Module) -> autoep.training.engine.Engine:
     return autoep.initialize(model=model.float(), config={})[0]
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import autoep
 from autoep import functional
-from autoep.launch import join_world
+from autoep.distributed.launch import join_world
 
 
 @case(bf16=BF16, ep_size=[1, 2, 4])

@@ -15,7 +15,7 @@ from support.compare import assert_close
 from support.engines import ADAMW, start
 from support.models import PRESET_NAMES, PlainRun
 
-from autoep.engine import Engine
+from autoep.training.engine import Engine
 
 DTYPES = {"f64": torch.float64, "f32": torch.float32}
 

@@ -14,9 +14,9 @@ from support.engines import ADAMW, start
 from support.models import PlainRun
 
 import autoep
-from autoep.engine import Engine
-from autoep.routing.bias import selection_bias
-from autoep.routing.fused import FusedForward
+from autoep.layers.selection_bias import selection_bias
+from autoep.routers.fused import FusedForward
+from autoep.training.engine import Engine
 
 COEFFICIENT = 0.05
 

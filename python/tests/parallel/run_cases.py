@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from support.cases import CASES, Ranks
 
-from autoep.launch import World, join_world
+from autoep.distributed.launch import World, join_world
 
 TIMEOUT = 60.0
 # Ranks that have not ended a case so many seconds after another rank failed in it are taken to wait

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import autoep
-from autoep.engine import Engine
+from autoep.training.engine import Engine
 from support import models
 from support.cases import Ranks
 

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from autoep.engine import Engine
+from autoep.training.engine import Engine
 from support.compare import assert_close
 
 VOCABULARY = 64

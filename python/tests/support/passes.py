@@ -8,7 +8,7 @@ import torch
 from random_layer import RandomLayer
 
 from autoep import functional
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 
 def backward(y: torch.Tensor) -> torch.Tensor:

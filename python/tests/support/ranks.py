@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 
 # Seconds after which a hanging exchange fails a test.
 TIMEOUT = 60.0

@@ -10,9 +10,9 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from autoep.detection import MoELayer
 from autoep.detection.find import find_moe_layers
-from autoep.routing.bias import selection_bias
+from autoep.layers.selection_bias import selection_bias
+from autoep.layers.spec import MoELayer
 
 E, H, K = 8, 32, 2
 _SIZES = dict(

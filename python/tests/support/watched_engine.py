@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from autoep._native import engine
+from autoep.core.native import engine
 from autoep.functional._experts import ExpertsGradients
 
 

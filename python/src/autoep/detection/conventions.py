@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as torch_functional
 
-from autoep.detection.spec import MoELayerSpec, own_activation
 from autoep.errors import ModelError
 from autoep.functional import Activation, Gate
+from autoep.layers.spec import MoELayerSpec, own_activation
 
 _MARKS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from autoep.config import ExpertParallelConfig
+from autoep.config.training import ExpertParallelConfig
 from autoep.detection.names import USUAL, Names
-from autoep.detection.spec import MoELayer
 from autoep.detection.unmarked import describe_unmarked
 from autoep.errors import ConfigError, ModelError
+from autoep.layers.spec import MoELayer
 
 
 def find_custom_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:

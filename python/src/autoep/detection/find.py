@@ -8,10 +8,11 @@ from collections.abc import Hashable, Iterator
 from torch import nn
 
 from autoep.detection.conventions import family_of, follows_convention, spec_by_convention
-from autoep.detection.presets import REFUSED_BLOCKS, WHOLE_BLOCKS
-from autoep.detection.spec import MoELayer, sizes_of
+from autoep.detection.exclusions import REFUSED_BLOCKS, WHOLE_BLOCKS
 from autoep.detection.unmarked import describe_unmarked
 from autoep.errors import ModelError
+from autoep.layers.spec import MoELayer, sizes_of
+from autoep.layers.wrappers import WRAPPED, without_wrappers
 
 _ROUTERS = ("gate", "router")
 
@@ -19,8 +20,6 @@ _PLAIN = (bool, int, float, str, type(None))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 # What differs between modules that compute alike.
 _OF_THE_PLACE = {"layer_idx", "training", *vars(nn.Module())}
-
-WRAPPED = "base_layer"  # PEFT's name of what a wrapper is around
 
 
 def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELayer]:
@@ -123,13 +122,6 @@ def _describe(model: nn.Module, name: str, experts: nn.Module) -> MoELayer:
     block = model.get_submodule(block_name)
     router = next((getattr(block, r) for r in _ROUTERS if hasattr(block, r)), None)
     return MoELayer(block_name, block, spec, router, experts, *sizes)
-
-
-def without_wrappers(name: str) -> str:
-    """The name that a module has where PEFT has put nothing around it."""
-    while name.endswith(f".{WRAPPED}"):
-        name = name.removesuffix(f".{WRAPPED}")
-    return name
 
 
 def _no_layers(model: nn.Module, preset: str | None, found: list[MoELayer]) -> ModelError:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoep.block import BlockForward, router_outputs
-from autoep.calls import CALLS
-from autoep.comm import Communicator
-from autoep.detection.spec import MoELayer
-from autoep.detection.twin import Shape, twin_of
+from autoep.detection.scratch_copy import Shape, twin_of
+from autoep.distributed.communicator import Communicator
 from autoep.errors import ModelError
-from autoep.experts_module import run_experts
-from autoep.stacking import StackedExperts, stacked_weights
+from autoep.layers.block import BlockForward, router_outputs
+from autoep.layers.call_styles import CALLS
+from autoep.layers.experts import run_experts
+from autoep.layers.spec import MoELayer
+from autoep.layers.stacking import StackedExperts, stacked_weights
 
 TOLERANCE = 1e-4
 # What is computed, at most. The other sizes are the model's: modules may know them.

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import nn
 
-from autoep.calls import CALLS
 from autoep.detection import probe
 from autoep.detection.conventions import (
     PLAIN_ACTIVATIONS,
@@ -23,10 +22,11 @@ from autoep.detection.conventions import (
     known_activation,
 )
 from autoep.detection.names import USUAL, Names
-from autoep.detection.spec import MoELayer, MoELayerSpec, Pieces, Routing, sizes_of
-from autoep.detection.twin import twin_of
+from autoep.detection.scratch_copy import twin_of
 from autoep.errors import InvalidArgumentError, ModelError, UnsupportedError
-from autoep.routing.bias import selection_bias
+from autoep.layers.call_styles import CALLS
+from autoep.layers.selection_bias import selection_bias
+from autoep.layers.spec import MoELayer, MoELayerSpec, Pieces, Routing, sizes_of
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation", "act")
 

@@ -8,7 +8,16 @@ E experts, K experts per token, P ranks, e experts of this rank, R rows of this 
 G = 2F for gated experts and F for plain ones. Slot (t, k) is the k-th choice of token t; N = T*K.
 """
 
-from autoep._options import Activation, Computing, ExpertsWeights, Gate, Layout, ScoreApply
+from __future__ import annotations
+
+from autoep.core.contexts import (
+    Statistics,
+    num_threads,
+    reset_statistics,
+    set_num_threads,
+    statistics,
+)
+from autoep.core.options import Activation, Computing, ExpertsWeights, Gate, Layout, ScoreApply
 from autoep.functional._all_to_all import all_to_all, all_to_all_backward, exchange_counts
 from autoep.functional._dispatch import (
     Dispatched,
@@ -45,13 +54,7 @@ from autoep.functional._routing import (
     router_z_loss,
     router_z_loss_backward,
 )
-from autoep.functional._runtime import (
-    Statistics,
-    num_threads,
-    reset_statistics,
-    set_num_threads,
-    statistics,
-)
+from autoep.functional._torch_op import Operations, load_operations_with
 
 __all__ = [
     "Activation",
@@ -100,3 +103,12 @@ __all__ = [
     "unpermute",
     "unpermute_backward",
 ]
+
+
+def _load_torch_operations() -> Operations:
+    from autoep.functional._torch import OPERATIONS
+
+    return OPERATIONS
+
+
+load_operations_with(_load_torch_operations)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoep._arrays import Array, empty, is_torch, plain
-from autoep._native import engine
-from autoep._options import counts
-from autoep.comm import Communicator, handle_of
+from autoep.core.arrays import Array, empty, is_torch, plain
+from autoep.core.native import engine
+from autoep.core.options import counts
+from autoep.distributed.communicator import Communicator, handle_of
 from autoep.errors import InvalidArgumentError
 from autoep.functional._torch_op import torch_op
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoep._arrays import (
+from autoep.core.arrays import (
     Array,
     check_array,
     dense,
@@ -19,13 +19,13 @@ from autoep._arrays import (
     same_kind,
     workspace,
 )
-from autoep._native import engine
-from autoep._options import experts_options
-from autoep.comm import Communicator
+from autoep.core.contexts import context_of
+from autoep.core.native import engine
+from autoep.core.options import experts_options
+from autoep.distributed.communicator import Communicator
 from autoep.errors import InvalidArgumentError
-from autoep.functional._layers import Layer
+from autoep.functional._layer_handles import Layer
 from autoep.functional._plan import Plan, check_plan, check_rows, check_tokens, make_plan
-from autoep.functional._runtime import context_of
 from autoep.functional._torch_op import torch_op
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
-from autoep._arrays import (
+from autoep.core.arrays import (
     Array,
     check_array,
     dense,
@@ -20,13 +20,13 @@ from autoep._arrays import (
     same_kind,
     workspace,
 )
-from autoep._native import engine
-from autoep._options import Computing, ExpertsOptions, ExpertsWeights, experts_options
-from autoep.comm import Communicator, handle_of
+from autoep.core.contexts import context_of
+from autoep.core.native import engine
+from autoep.core.options import Computing, ExpertsOptions, ExpertsWeights, experts_options
+from autoep.distributed.communicator import Communicator, handle_of
 from autoep.errors import InvalidArgumentError
-from autoep.functional._layers import Layer, layer_of
+from autoep.functional._layer_handles import Layer, layer_of
 from autoep.functional._plan import Plan, check_plan
-from autoep.functional._runtime import context_of
 from autoep.functional._torch_op import torch_op
 
 if TYPE_CHECKING:

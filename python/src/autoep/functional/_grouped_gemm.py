@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from autoep._arrays import Array, array_of, empty, is_numpy, is_torch, plain, same_kind
-from autoep._native import engine
-from autoep._options import LAYOUTS, choice, counts
-from autoep.functional._runtime import context_of
+from autoep.core.arrays import Array, array_of, empty, is_numpy, is_torch, plain, same_kind
+from autoep.core.contexts import context_of
+from autoep.core.native import engine
+from autoep.core.options import LAYOUTS, choice, counts
 from autoep.functional._torch_op import torch_op
 
 _Layout = Literal["out_in", "in_out"]

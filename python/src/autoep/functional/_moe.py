@@ -6,8 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from autoep._arrays import Array, check_array, on_gpu, same_kind
-from autoep._options import Computing, ExpertsWeights
+from autoep.core.arrays import Array, check_array, on_gpu, same_kind
+from autoep.core.options import Computing, ExpertsWeights
 from autoep.errors import InvalidArgumentError
 from autoep.functional._experts import check_tensors, experts, options_of
 from autoep.functional._routing import route, route_options

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from autoep._arrays import Array, empty, is_torch, on_gpu, plain, same_kind
-from autoep._native import engine
-from autoep._options import integer
-from autoep.functional._runtime import context_of
+from autoep.core.arrays import Array, empty, is_torch, on_gpu, plain, same_kind
+from autoep.core.contexts import context_of
+from autoep.core.native import engine
+from autoep.core.options import integer
 from autoep.functional._torch_op import torch_op
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from autoep._arrays import Array, check_array, dense, is_torch
-from autoep._native import engine
-from autoep._options import Computing, ExpertsOptions, experts_options, integer
-from autoep.comm import Communicator, handle_of
+from autoep.core.arrays import Array, check_array, dense, is_torch
+from autoep.core.native import engine
+from autoep.core.options import Computing, ExpertsOptions, experts_options, integer
+from autoep.distributed.communicator import Communicator, handle_of
 from autoep.errors import InvalidArgumentError, InvalidHandleError
-from autoep.functional._layers import Layer, Planned, layer_of
+from autoep.functional._layer_handles import Layer, Planned, layer_of
 from autoep.functional._torch_op import torch_op
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from autoep._arrays import Array, dtype_name, empty, is_torch, plain, same_kind
-from autoep._native import engine
-from autoep._options import GROUP_SCORES, SCORES, RouteOptions, choice, integer, real
+from autoep.core.arrays import Array, dtype_name, empty, is_torch, plain, same_kind
+from autoep.core.contexts import context_of
+from autoep.core.native import engine
+from autoep.core.options import GROUP_SCORES, SCORES, RouteOptions, choice, integer, real
 from autoep.errors import InvalidArgumentError
-from autoep.functional._runtime import context_of
 from autoep.functional._torch_op import torch_op
 
 _UINT64_MAX = 2**64 - 1

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.autograd.function import FunctionCtx
 
-from autoep._first_order import first_order_only
-from autoep.comm import Communicator
+from autoep.distributed.communicator import Communicator
 from autoep.functional import _torch_layer
 from autoep.functional._all_to_all import all_to_all_backward, all_to_all_forward
+from autoep.functional._first_order import first_order_only
 from autoep.functional._grouped_gemm import (
     grouped_gemm_forward,
     rows_gradient,

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import FunctionCtx
 
-from autoep._arrays import dense, empty
-from autoep._first_order import first_order_only
-from autoep._native import engine
-from autoep._options import ExpertsOptions, ExpertsWeights, RouteOptions, integer
-from autoep._saved import is_kept_as_it_is, take_saved
-from autoep.comm import Communicator
+from autoep.core.arrays import dense, empty
+from autoep.core.contexts import context_of
+from autoep.core.native import engine
+from autoep.core.options import ExpertsOptions, ExpertsWeights, RouteOptions, integer
+from autoep.distributed.communicator import Communicator
 from autoep.errors import InvalidArgumentError
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
 from autoep.functional._experts import ExpertsGradients, GradBuffers, backward, forward
-from autoep.functional._layers import Layer, Planned, layer_of
+from autoep.functional._first_order import first_order_only
+from autoep.functional._layer_handles import Layer, Planned, layer_of
 from autoep.functional._plan import Plan, make_plan
 from autoep.functional._routing import routing_of
-from autoep.functional._runtime import context_of
+from autoep.functional._saved import is_kept_as_it_is, take_saved
 from autoep.functional._torch_operators import VERSION
 from autoep.functional._torch_route import run_route, run_route_backward
 

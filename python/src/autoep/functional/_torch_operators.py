@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from autoep._native import engine
-from autoep._options import ExpertsOptions, ExpertsWeights
-from autoep.comm import communicator_of
+from autoep.core.native import engine
+from autoep.core.options import ExpertsOptions, ExpertsWeights
+from autoep.distributed.communicator import communicator_of
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
 from autoep.functional._experts import ExpertsGradients, backward, forward
-from autoep.functional._layers import Layer, layer_of
+from autoep.functional._layer_handles import Layer, layer_of
 from autoep.functional._torch_schema import arguments_of, library
 
 Tensor = torch.Tensor

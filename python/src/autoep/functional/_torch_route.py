@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.function import FunctionCtx
 
-from autoep._first_order import first_order_only
-from autoep._options import RouteOptions
+from autoep.core.options import RouteOptions
+from autoep.functional._first_order import first_order_only
 from autoep.functional._routing import route_forward, route_gradient, routing_of
 from autoep.functional._torch_schema import arguments_of, library
 

@@ -1,5 +1,6 @@
 """What AutoEP sees in a model, without its weights."""
 
-from autoep.inspection.report import Blocks, Inspection, Unsupported, inspect
+from autoep.inspection.model import Blocks, Inspection, Unsupported
+from autoep.inspection.report import inspect
 
 __all__ = ["Blocks", "Inspection", "Unsupported", "inspect"]

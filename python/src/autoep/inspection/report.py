@@ -3,107 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from autoep.detection import MoELayer, follows_convention
+from autoep.detection.conventions import follows_convention
 from autoep.detection.find import find_moe_layers
 from autoep.errors import ModelError
 from autoep.inspection.build import model_on_meta
+from autoep.inspection.model import Blocks, Inspection, Unsupported
 from autoep.inspection.routers import describe_router, maths_without_weights
-from autoep.inspection.table import as_text
+from autoep.layers.spec import MoELayer
 
 if TYPE_CHECKING:
     import transformers
 
 _SHARED = ("shared_experts", "shared_expert", "shared_mlp")
-_EP_SIZES = (1, 2, 4, 8, 16, 32, 64)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """MoE blocks of a model that are alike.
-
-    Attributes:
-        names: The blocks' names in the model.
-        family: Where they come from.
-        num_experts: E.
-        top_k: K; None where neither the router nor the config says.
-        hidden_size: H of the experts.
-        ffn_size: F.
-        activation: The engine's name of it; None for one that the module computes itself.
-        router: The router's maths, in words.
-        shared_experts: The block's experts that every token goes to, in words; empty for none.
-        parameters: Of the experts of one block.
-        expert_bytes: Of one expert.
-        doors: The ways that these experts can be reached: 1 `autoep.initialize`, 2
-            `experts_implementation`, 3 `ep_implementation`.
-    """
-
-    names: tuple[str, ...]
-    family: str
-    num_experts: int
-    top_k: int | None
-    hidden_size: int
-    ffn_size: int
-    activation: str | None
-    router: str
-    shared_experts: str
-    parameters: int
-    expert_bytes: int
-    doors: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Unsupported:
-    """Modules that look like experts, and why they are not spread.
-
-    Attributes:
-        names: Their names in the model.
-        reason: Why.
-    """
-
-    names: tuple[str, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What AutoEP sees in a model. Printed, it is a table.
-
-    Attributes:
-        model: The model's class.
-        blocks: Its MoE blocks; those that are alike are together.
-        unsupported: What is not spread.
-        parameters: Of the whole model.
-        dense_bytes: Of all weights but those of the experts that are spread.
-        dtype: Of the experts' weights.
-    """
-
-    model: str
-    blocks: tuple[Blocks, ...]
-    unsupported: tuple[Unsupported, ...]
-    parameters: int
-    dense_bytes: int
-    dtype: str
-
-    def expert_bytes(self, ep_size: int) -> int:
-        """The experts' weights on the rank that has most of them, in bytes."""
-        return sum(
-            len(blocks.names) * blocks.expert_bytes * -(-blocks.num_experts // ep_size)
-            for blocks in self.blocks
-        )
-
-    def ep_sizes(self) -> list[int]:
-        """The sizes that leave no rank without experts, among the powers of two."""
-        fewest = min((blocks.num_experts for blocks in self.blocks), default=1)
-        return [size for size in _EP_SIZES if size <= fewest]
-
-    def __str__(self) -> str:
-        return as_text(self)
 
 
 def inspect(

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoep.detection import MoELayer
-from autoep.routing.maths import RouterMaths, find_router_maths
+from autoep.layers.spec import MoELayer
+from autoep.routers.maths import RouterMaths, find_router_maths
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _SCORES = {"softmax": "softmax", "topk_softmax": "softmax of the chosen", "sigmoid": "sigmoid"}

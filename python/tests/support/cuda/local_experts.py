@@ -10,9 +10,9 @@ import torch
 from random_layer import LayerShape, random_layer
 
 import autoep
-from autoep._native import engine
-from autoep._options import ExpertsOptions, experts_options
-from autoep.functional import _layers as functional_layers
+from autoep.core.native import engine
+from autoep.core.options import ExpertsOptions, experts_options
+from autoep.functional import _layer_handles as functional_layers
 from support import reference
 
 DEVICE = "cuda"

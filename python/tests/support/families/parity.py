@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import autoep
-from autoep.detection import follows_convention
-from autoep.engine import Engine
-from autoep.launch import World
+from autoep.detection.conventions import follows_convention
+from autoep.distributed.launch import World
+from autoep.training.engine import Engine
 from support import models
 from support.compare import assert_close
 from support.families import tiny

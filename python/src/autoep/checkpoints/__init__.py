@@ -1,0 +1,1 @@
+"""Saving and loading a training run, and exporting its model."""

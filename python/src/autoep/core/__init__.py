@@ -1,0 +1,1 @@
+"""The seam to the engine: its library, arrays, contexts and options."""

@@ -1,0 +1,103 @@
+"""The engine's contexts of this process: its threads, its GPUs, and their counters."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import NamedTuple
+
+from autoep.core import options
+from autoep.core.arrays import Array, on_gpu
+from autoep.core.native import engine
+
+_CPU = 1  # AUTOEP_DEVICE_CPU
+
+# Written once a process, and again by set_num_threads. A forked child makes its own.
+_lock = threading.Lock()
+_context: engine.Handle | None = None
+_process = 0
+
+
+class Statistics(NamedTuple):
+    """Counters of layers since the process began, or since they were reset.
+
+    Attributes:
+        forward_calls: Calls of `experts`.
+        backward_calls: Backward passes of it.
+        rows_sent: Slots of this rank with a row, wherever it went.
+        rows_sent_remote: Those whose row went to another rank.
+        rows_received: Rows of this rank's experts.
+        bytes_sent_remote: Row bytes that left this rank, forward and backward.
+    """
+
+    forward_calls: int
+    backward_calls: int
+    rows_sent: int
+    rows_sent_remote: int
+    rows_received: int
+    bytes_sent_remote: int
+
+
+def context_of(array: Array) -> engine.Handle:
+    """Returns the context that computes on an array: of the CPU, or of its GPU's current stream."""
+    if on_gpu(array):
+        from autoep.core.cuda_contexts import cuda_context
+
+        return cuda_context(array.device.index)
+    return context()
+
+
+def context() -> engine.Handle:
+    """Returns this process's context of the CPU, made on first use."""
+    global _context, _process
+    with _lock:
+        if _context is None or _process != os.getpid():
+            _context = engine.context_create(_CPU, 0, 0, 0, None)
+            _process = os.getpid()
+        return _context
+
+
+def set_num_threads(count: int) -> None:
+    """Sets the number of threads that the engine computes with, and clears the statistics.
+
+    Args:
+        count: 1 or more; 0 for the default: `AUTOEP_NUM_THREADS`, else the cores that this
+            process may use.
+    """
+    global _context, _process
+    fresh = engine.context_create(_CPU, 0, options.integer("count", count), 0, None)
+    with _lock:
+        _context, _process = fresh, os.getpid()
+
+
+def _free_lock() -> None:
+    """Makes the lock free in a forked child, where the thread that may hold it is not."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_free_lock)
+
+
+def num_threads() -> int:
+    """Returns the number of threads that the engine computes with."""
+    return engine.context_num_threads(context())
+
+
+def statistics() -> Statistics:
+    """Returns the counters of layers."""
+    counters = [engine.context_statistics(each) for each in _all_contexts()]
+    return Statistics(*map(sum, zip(*counters, strict=True)))
+
+
+def reset_statistics() -> None:
+    """Sets the counters to zero."""
+    for each in _all_contexts():
+        engine.context_reset_statistics(each)
+
+
+def _all_contexts() -> list[engine.Handle]:
+    """The CPU's, and those of GPUs where they were used."""
+    cuda = sys.modules.get("autoep.core.cuda_contexts")
+    return [context(), *(cuda.cuda_contexts() if cuda else ())]

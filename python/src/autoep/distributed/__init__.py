@@ -1,0 +1,1 @@
+"""The ranks: how they start, their groups, and what carries their rows."""

@@ -1,0 +1,173 @@
+"""Communicators: the ranks that an exchange is between, and what carries it."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from autoep.core.native import MPI_LIBRARY, engine
+from autoep.core.options import counts, integer, real
+from autoep.errors import Error, InvalidArgumentError, InvalidHandleError, MissingLibraryError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+# Seconds that an exchange waits for a rank before it raises.
+DEFAULT_TIMEOUT = 600.0
+
+
+class Communicator:
+    """A group of ranks, of which this process (or thread) is one.
+
+    All ranks make the same collective calls in the same order. A call that waits longer than the
+    communicator's timeout raises `DeadlineError`, which names the ranks that did not join.
+
+    Attributes:
+        rank: This rank, from 0.
+        size: The number of ranks.
+        key: Its number among the communicators of this process, from 1; for compiled graphs.
+        layers: The layers that `autoep.functional` keeps for these ranks; None before the first.
+    """
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.rank, self.size = engine.comm_rank(handle)
+        self.key = next(_keys)
+        self.layers: Any = None
+        _by_key[self.key] = self
+
+    @classmethod
+    def alone(cls) -> Communicator:
+        """Returns a communicator of this rank alone."""
+        return cls(engine.comm_create_self())
+
+    @classmethod
+    def local(cls, size: int, timeout: float = DEFAULT_TIMEOUT) -> list[Communicator]:
+        """Returns the ranks of a group inside this process, each for a thread of its own.
+
+        For tests: the ranks share this process's cores.
+
+        Args:
+            size: The number of ranks.
+            timeout: Seconds.
+        """
+        seconds = real("timeout", timeout)
+        return [cls(handle) for handle in engine.comm_create_local(integer("size", size), seconds)]
+
+    @classmethod
+    def mpi(
+        cls, ranks: Sequence[int] | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> Communicator:
+        """Returns a communicator over MPI; collective over its ranks.
+
+        MPI is initialised if nobody did, and ended at the interpreter's exit in that case.
+
+        Args:
+            ranks: Ranks of MPI_COMM_WORLD, this one among them; None for all.
+            timeout: Seconds.
+        """
+        if not MPI_LIBRARY.exists():
+            raise MissingLibraryError(
+                "autoep was installed without MPI, because mpi.h was not found; install an MPI"
+                " with its development files (Debian: libopenmpi-dev) and install autoep again"
+            )
+        world = None if ranks is None else counts("ranks", ranks)
+        comm = cls(engine.comm_create_mpi(str(MPI_LIBRARY), world, real("timeout", timeout)))
+        _finalize_mpi_at_exit(comm)
+        return comm
+
+    @classmethod
+    def torch(
+        cls, process_group: ProcessGroup | None = None, timeout: float = DEFAULT_TIMEOUT
+    ) -> Communicator:
+        """Returns a communicator over torch.distributed, with a backend for CPU tensors (gloo).
+
+        Args:
+            process_group: The ranks; None for all.
+            timeout: Seconds.
+        """
+        from autoep.distributed.torch_transport import TorchTransport
+
+        transport = TorchTransport(process_group)
+        seconds = real("timeout", timeout)
+        return cls(engine.comm_create_callback(transport, transport.rank, transport.size, seconds))
+
+    def barrier(self) -> None:
+        """Returns when every rank has entered; collective."""
+        engine.barrier(self.handle)
+
+    def abort(self, reason: str | None = None) -> None:
+        """Gives the group up on this rank: every later exchange raises at once.
+
+        The other ranks of a group inside this process fail likewise; those of other processes
+        find out at their deadline. May be called while another thread is in an exchange.
+
+        Args:
+            reason: A text for the errors that follow.
+        """
+        engine.comm_abort(self.handle, reason)
+
+    def health(self) -> Error | None:
+        """Returns the failure after which the group cannot be used any more, or None.
+
+        Never waits. The error's `step` and `ranks` say where it came from.
+        """
+        return engine.comm_health(self.handle)
+
+    def close(self) -> None:
+        """Frees the communicator at once; without this it is freed with its last reference."""
+        if self.layers is not None:
+            self.layers.close()
+        self.handle.close()
+
+
+# All communicators that there are, by their numbers.
+_keys = itertools.count(1)
+_by_key: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValueDictionary()
+
+
+def communicator_of(key: int) -> Communicator | None:
+    """Returns a communicator by its number; None for 0, which stands for a rank alone."""
+    if key == 0:
+        return None
+    comm = _by_key.get(key)
+    if comm is None:
+        raise InvalidHandleError(f"the communicator of a compiled graph, number {key}, is gone")
+    return comm
+
+
+def handle_of(comm: Communicator) -> Any:
+    """Returns the engine's handle; raises for what is no communicator."""
+    if isinstance(comm, Communicator):
+        return comm.handle
+    raise InvalidArgumentError(f"comm: expected a Communicator, got {type(comm).__name__}")
+
+
+# The communicators that must be freed before MPI ends; None while MPI was not used.
+_over_mpi: weakref.WeakSet[Communicator] | None = None
+
+
+def _finalize_mpi_at_exit(comm: Communicator) -> None:
+    global _over_mpi
+    if _over_mpi is None:
+        _over_mpi = weakref.WeakSet()
+        atexit.register(_finalize_mpi, _over_mpi, os.getpid())
+    _over_mpi.add(comm)
+
+
+def _finalize_mpi(communicators: weakref.WeakSet[Communicator], process: int) -> None:
+    """Ends MPI in the process that began it, not in a forked child.
+
+    Nor after an exception that nobody caught: ending MPI waits for all ranks, and they for this
+    one; without it the launcher sees the failure and ends them.
+    """
+    if process != os.getpid() or getattr(sys, "last_value", None) is not None:
+        return
+    for comm in list(communicators):
+        comm.close()
+    engine.mpi_finalize()

@@ -1,0 +1,124 @@
+"""The ranks that share one set of experts (EP), and those that hold the same experts (EDP)."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+
+from autoep.distributed.communicator import Communicator
+from autoep.distributed.launch import World
+from autoep.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ExpertGroups:
+    """The groups of this rank.
+
+    Attributes:
+        ep_size: Ranks that share one set of experts.
+        ep_rank: This rank among them.
+        comm: What moves rows between them.
+        mesh: The ranks as [EDP, EP], dimensions named "edp" and "ep"; None for one rank alone.
+    """
+
+    ep_size: int
+    ep_rank: int
+    comm: Communicator
+    mesh: DeviceMesh | None
+
+    @property
+    def ep_mesh(self) -> DeviceMesh | None:
+        """The mesh that the experts are sharded over."""
+        return None if self.mesh is None else self.mesh["ep"]
+
+
+def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int:
+    """Checks the size of the EP groups, or chooses one.
+
+    Args:
+        wanted: From the configuration; None for the largest that leaves no rank idle.
+        world_size: The number of ranks.
+        num_experts: E of the layer that has the fewest.
+
+    Raises:
+        ConfigError: It does not divide the number of ranks.
+    """
+    divisors = [size for size in range(1, world_size + 1) if world_size % size == 0]
+    if wanted is None:
+        return max(size for size in divisors if size <= num_experts)
+    if wanted not in divisors:
+        raise ConfigError(
+            f"config: expert_parallel.autoep_size: given {wanted}; allowed with {world_size} ranks:"
+            f" {', '.join(map(str, divisors))}. Change it, or launch a multiple of {wanted} ranks."
+        )
+    return wanted
+
+
+def make_groups(world: World, ep_size: int, timeout: float) -> ExpertGroups:
+    """Makes the groups: consecutive ranks share experts; collective over all ranks.
+
+    Engines of the same size share them: a process group has threads and sockets of its own.
+
+    Args:
+        world: All ranks.
+        ep_size: Divides their number.
+        timeout: Seconds after which a missing rank is an error.
+    """
+    if world.size == 1:
+        return ExpertGroups(1, 0, Communicator.alone(), None)
+    return _make_groups(dist.group.WORLD, world, ep_size, timeout)
+
+
+@functools.cache
+def _make_groups(
+    everyone: dist.ProcessGroup, world: World, ep_size: int, timeout: float
+) -> ExpertGroups:
+    """Makes the groups once for each process group that has all ranks."""
+    grid = torch.arange(world.size).view(-1, ep_size)  # [EDP, EP]
+    # The EP group is one of its own even where it holds all ranks: its exchanges are not to mix
+    # with the all-reduces of the gradients.
+    ep_group = _own_group(grid.tolist(), world.rank, timeout)
+    edp_group = _own_group(grid.t().tolist(), world.rank, timeout)
+    mesh = DeviceMesh.from_group(
+        [edp_group, ep_group], "cpu", mesh=grid, mesh_dim_names=("edp", "ep")
+    )
+    comm = make_communicator(world, ep_group, timeout)
+    atexit.register(_let_go, mesh, comm, os.getpid())
+    return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
+
+
+def _let_go(mesh: DeviceMesh, comm: Communicator, process: int) -> None:
+    """Leaves the groups to whoever ends them: their threads live until nobody holds them.
+
+    A mesh does not give its groups back, and the experts' parameters hold it. A forked child lets
+    go of nothing.
+    """
+    if process != os.getpid():
+        return
+    comm.close()
+    getattr(mesh, "_pg_registry", {}).clear()
+    _make_groups.cache_clear()
+
+
+def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.ProcessGroup:
+    """Makes the groups of a partition, and returns the one that has this rank."""
+    wait = timedelta(seconds=timeout)
+    made = [dist.new_group(ranks, timeout=wait) for ranks in all_ranks]
+    return next(group for group, ranks in zip(made, all_ranks, strict=True) if rank in ranks)
+
+
+def make_communicator(world: World, ep_group: dist.ProcessGroup, timeout: float) -> Communicator:
+    """Makes what moves rows between the ranks of a group; collective over them."""
+    ranks = dist.get_process_group_ranks(ep_group)
+    if len(ranks) == 1:
+        return Communicator.alone()
+    if world.mpi:
+        return Communicator.mpi(ranks, timeout)
+    return Communicator.torch(ep_group, timeout)

@@ -1,0 +1,143 @@
+"""Starting the ranks: from mpirun, from torchrun, from the script itself, or one alone."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from autoep.core.native import engine
+from autoep.distributed.communicator import Communicator
+from autoep.errors import CommunicationError
+
+# What an MPI launcher tells its processes: the number of ranks, of this host's ranks, and which
+# of the latter this one is (Open MPI; MPICH and those that derive from it).
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_HOST_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
+_LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
+
+_ADDRESS_INTS = 256
+
+# The process group of all ranks, where this module began it.
+_begun: dist.ProcessGroup | None = None
+
+# The world that was joined over MPI, whose process group a second call finds started.
+_joined_over_mpi: World | None = None
+
+
+class World(NamedTuple):
+    """All ranks of the run, and this one among them.
+
+    Attributes:
+        rank: This rank, from 0.
+        size: The number of ranks; torch.distributed runs where it is above 1.
+        local_rank: This rank among those of its host.
+        mpi: Whether rows travel through MPI; else through torch.distributed.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    mpi: bool
+
+
+def join_world(timeout: float) -> World:
+    """Finds out how this process was launched, and starts torch.distributed if it has company.
+
+    A process group that the script started is used as it is.
+
+    Args:
+        timeout: Seconds after which a missing rank is an error.
+    """
+    if _joined_over_mpi is not None:
+        return _joined_over_mpi
+    if dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
+    if _from_environment("WORLD_SIZE") > 1 and "RANK" in os.environ:
+        _begin_process_group(timeout)
+        return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
+    if _from_environment(*_MPI_SIZES) > 1:
+        return _join_over_mpi(timeout)
+    return World(0, 1, 0, mpi=False)
+
+
+def _join_over_mpi(timeout: float) -> World:
+    global _joined_over_mpi
+    comm = Communicator.mpi(timeout=timeout)
+    announced = _from_environment(*_MPI_SIZES)
+    if comm.size != announced:
+        raise CommunicationError(
+            f"the launcher started {announced} ranks, but MPI knows {comm.size}: autoep was built"
+            " with another MPI than the mpirun in use; use one MPI for both"
+        )
+    store = _shared_store(comm, timeout)
+    _begin_process_group(timeout, store=store, rank=comm.rank, world_size=comm.size)
+    _joined_over_mpi = World(comm.rank, comm.size, _local_rank(), mpi=True)
+    return _joined_over_mpi
+
+
+def _begin_process_group(timeout: float, **how: Any) -> None:
+    global _begun
+    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout), **how)
+    _begun = dist.group.WORLD
+    atexit.register(_end_process_group, os.getpid())
+
+
+def _end_process_group(process: int) -> None:
+    """Ends the threads of the process group, in the process that began it, not in a forked child.
+
+    They may let go of a tensor later than the main thread does. Where the interpreter has gone by
+    then, that aborts the process. After an exception that nobody caught an exchange may be under
+    way, which they would wait for.
+    """
+    global _begun
+    ours = _begun is not None and dist.is_initialized() and dist.group.WORLD is _begun
+    _begun = None
+    if ours and process == os.getpid() and getattr(sys, "last_value", None) is None:
+        dist.destroy_process_group()
+
+
+def _shared_store(comm: Communicator, timeout: float) -> dist.TCPStore:
+    """Opens a store on a free port of rank 0, and tells the others where it is."""
+    wait = timedelta(seconds=timeout)
+    if comm.rank != 0:
+        host, port = _from_rank_zero(comm, "").rsplit(":", 1)
+        return dist.TCPStore(host, int(port), comm.size, is_master=False, timeout=wait)
+    host = _own_address(comm.size)
+    store = dist.TCPStore(host, 0, comm.size, is_master=True, timeout=wait, wait_for_workers=False)
+    _from_rank_zero(comm, f"{host}:{store.port}")
+    return store
+
+
+def _own_address(size: int) -> str:
+    one_host = _from_environment(*_HOST_SIZES) == size
+    return "127.0.0.1" if one_host else socket.getfqdn()
+
+
+def _from_rank_zero(comm: Communicator, text: str) -> str:
+    """Gives every rank the text of rank 0, at most 256 bytes; collective."""
+    letters = text.encode().ljust(_ADDRESS_INTS, b"\0")
+    row = torch.tensor([list(letters)], dtype=torch.int32)
+    is_sender = comm.rank == 0
+    sends = [int(is_sender)] * comm.size
+    rows = row.repeat(comm.size, 1) if is_sender else row[:0]
+    receives = [int(source == 0) for source in range(comm.size)]
+    received = torch.empty_like(row)
+    engine.all_to_all(comm.handle, rows, sends, received, receives)
+    return bytes(received[0].tolist()).rstrip(b"\0").decode()
+
+
+def _local_rank() -> int:
+    return _from_environment(*_LOCAL_RANKS)
+
+
+def _from_environment(*names: str) -> int:
+    """The first of these variables that is set to a number, or 0."""
+    values = (os.environ.get(name, "") for name in names)
+    return next((int(value) for value in values if value.isdecimal()), 0)

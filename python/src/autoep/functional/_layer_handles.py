@@ -1,0 +1,198 @@
+"""The engine's layers: made once per device, communicator and options, and kept.
+
+Shapes: T tokens, K experts per token, R rows of this rank's experts.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import NamedTuple
+
+from autoep.core.arrays import Array, empty, memory, on_gpu, workspace
+from autoep.core.contexts import context_of
+from autoep.core.native import engine
+from autoep.core.options import ExpertsOptions
+from autoep.distributed.communicator import Communicator
+
+# Layers that one communicator keeps: more than models have kinds of layers, for a traced backward
+# has to find the layer that made its plan. Workspaces that a layer remembers the sizes of.
+_MOST_LAYERS = 1024
+_MOST_SIZES = 256
+
+
+class Workspaces(NamedTuple):
+    """The bytes of scratch memory that the calls of one pass need."""
+
+    plan: int
+    forward: int
+    backward: int
+    dispatch: int
+
+
+class Planned(NamedTuple):
+    """What a plan comes to.
+
+    Attributes:
+        memory: The plan's bytes.
+        tokens_per_expert: [E] int32, the slots of this rank per expert.
+        rows_per_expert: [e] int32, the rows of each of this rank's experts.
+        rows: R; T*K where only the device knows it.
+        capacity: What the engine calls the plan's rows: R over several ranks, T*K on one.
+    """
+
+    memory: Array
+    tokens_per_expert: Array
+    rows_per_expert: Array
+    rows: int
+    capacity: int
+
+
+class Layer:
+    """One layer of the engine, for all streams of one device, and the sizes of its memory.
+
+    Attributes:
+        handle: The engine's handle.
+        options: What the layer computes.
+        first_expert: This rank's first expert.
+        local_experts: e, the number of this rank's experts.
+        counts_rows: Whether a forward needs a plan that was made before it.
+        backward_reads_x: Whether the backward needs x.
+    """
+
+    def __init__(
+        self, context: engine.Handle, options: ExpertsOptions, comm: engine.Handle | None
+    ) -> None:
+        self.options = options
+        self.handle, info = engine.layer_create(context, options, comm)
+        (
+            self.first_expert,
+            self.local_experts,
+            self.counts_rows,
+            self.backward_reads_x,
+            self._plan_bytes,
+            self._plan_bytes_per_token,
+            self._saved_bytes,
+            self._saved_bytes_per_row,
+        ) = info
+        self._workspaces: dict[tuple, Workspaces] = {}
+
+    def plan_size(self, tokens: int) -> int:
+        """The bytes of a plan of T tokens."""
+        return self._plan_bytes + tokens * self._plan_bytes_per_token
+
+    def saved_size(self, rows: int) -> int:
+        """The bytes that a forward saves for its backward."""
+        return self._saved_bytes + rows * self._saved_bytes_per_row
+
+    def saved_rows(self, saved: Array) -> int:
+        """The rows that a forward has saved."""
+        return (saved.shape[0] - self._saved_bytes) // self._saved_bytes_per_row
+
+    def capacity(self, rows: int, tokens: int) -> int:
+        """The rows that the engine has a plan of R rows make room for."""
+        return rows if self.counts_rows else tokens * self.options.top_k
+
+    def workspace(
+        self,
+        like: Array,
+        tokens: int,
+        rows: int = 0,
+        *,
+        overwrite_saved: bool = False,
+        lends_gate_up: bool = False,
+        lends_grad_x: bool = False,
+    ) -> Workspaces:
+        """The sizes of one pass on the device of `like`.
+
+        Args:
+            like: Any array of the pass.
+            tokens: T.
+            rows: The plan's capacity; 0 where the forward makes the plan.
+            overwrite_saved: Whether the backward may work in what the forward saved.
+            lends_gate_up: Whether it may work in the gradient of gate_up.
+            lends_grad_x: Whether it may work in the gradient of x.
+        """
+        key = (tokens, rows, overwrite_saved, lends_gate_up, lends_grad_x)
+        known = self._workspaces.get(key)
+        if known is None:
+            known = Workspaces(*engine.layer_workspace(context_of(like), self.handle, *key))
+            if len(self._workspaces) >= _MOST_SIZES:
+                self._workspaces.clear()
+            self._workspaces[key] = known
+        return known
+
+    def plan(self, idx_TK: Array) -> Planned:
+        """Makes a plan; collective."""
+        tokens = idx_TK.shape[0]
+        plan = memory(idx_TK, self.plan_size(tokens))
+        sent_E = empty(idx_TK, (self.options.num_experts,), "int32")
+        # For a rank alone both are the same, and the engine counts once.
+        received_e = empty(idx_TK, (self.local_experts,), "int32") if self.counts_rows else None
+        scratch = workspace(idx_TK, self.workspace(idx_TK, tokens).plan)
+        rows, capacity = engine.layer_plan(
+            context_of(idx_TK), self.handle, idx_TK, plan, sent_E, received_e, scratch
+        )
+        if received_e is None:
+            received_e = sent_E
+        if rows < 0:
+            rows = capacity
+        return Planned(plan, sent_E, received_e, rows, capacity)
+
+
+class Layers:
+    """The layers of one communicator, or those of this rank alone, by device and options."""
+
+    def __init__(self, comm: engine.Handle | None) -> None:
+        self._comm = comm
+        self._known: dict[tuple[int, ExpertsOptions], Layer] = {}
+        _everywhere.add(self)
+
+    def get(self, like: Array, options: ExpertsOptions) -> Layer:
+        """Returns the layer for the device of an array, made on first use."""
+        key = (like.device.index if on_gpu(like) else -1, options)
+        known = self._known.get(key)
+        if known is None:
+            # Of two threads that come here at once, one's layer is dropped.
+            made = Layer(context_of(like), options, self._comm)
+            known = self._known.setdefault(key, made)
+            for oldest in list(self._known)[:-_MOST_LAYERS]:
+                self._known.pop(oldest, None)
+        return known
+
+    def close(self) -> None:
+        """Frees the layers, and with them the engine's hold on the communicator."""
+        for layer in list(self._known.values()):
+            layer.handle.close()
+        self._known.clear()
+
+    def forget(self) -> None:
+        """Drops the layers in a forked child, where they are the parent's."""
+        self._known.clear()
+
+
+_everywhere: weakref.WeakSet[Layers] = weakref.WeakSet()
+_alone = Layers(None)
+
+
+def _forget_all() -> None:
+    for layers in list(_everywhere):
+        layers.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def layer_of(like: Array, options: ExpertsOptions, comm: Communicator | None) -> Layer:
+    """Returns the layer of some options on the device of an array.
+
+    Args:
+        like: Any array of the layer.
+        options: What the layer computes.
+        comm: The ranks that share the experts; None for this rank alone.
+    """
+    if comm is None:
+        return _alone.get(like, options)
+    if comm.layers is None:
+        comm.layers = Layers(comm.handle)
+    return comm.layers.get(like, options)

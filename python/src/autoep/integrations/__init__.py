@@ -1,0 +1,1 @@
+"""What transformers calls by name: its registries of experts and of expert parallelism."""

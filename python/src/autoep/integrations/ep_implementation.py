@@ -1,0 +1,83 @@
+"""`ep_implementation="autoep"`: transformers' own expert parallelism, with the engine inside.
+
+transformers shards the weights, loads them and reduces the gradients; the engine brings the tokens
+to their experts and computes these. The ranks of a tensor-parallel group hold the same batch, so
+each of them takes its part of the tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from transformers.distributed.expert_parallel import EPImplementation
+
+from autoep.distributed.communicator import DEFAULT_TIMEOUT, Communicator
+from autoep.distributed.groups import make_communicator
+from autoep.distributed.launch import join_world
+from autoep.distributed.threads import share_cores
+from autoep.integrations.remembered_spec import spec_of
+from autoep.layers.experts import run_experts
+
+
+class ExpertParallelism(EPImplementation):
+    """Brings the tokens of one layer to their experts; transformers makes one for each layer."""
+
+    def __init__(self, experts: nn.Module, ep_mesh: DeviceMesh, tp_mesh: DeviceMesh) -> None:
+        super().__init__(experts, ep_mesh, tp_mesh)
+        self._experts = experts
+        self._num_experts = experts.num_experts * ep_mesh.size()
+        self._comm = _communicator(ep_mesh.get_group())
+
+    def __call__(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Returns the weighted sums of the experts of each token, [T, H]; collective.
+
+        Args:
+            hidden_states: [T, H].
+            top_k_index: [T, K], each in [0, E).
+            top_k_weights: [T, K].
+        """
+        shape = hidden_states.shape
+        y_TH = run_experts(
+            self._experts,
+            *(self._own_part(t) for t in (hidden_states, top_k_index, top_k_weights)),
+            num_experts=self._num_experts,
+            spec=spec_of(self._experts),
+            comm=self._comm,
+        )
+        return self._joined(y_TH, shape)
+
+    def _own_part(self, tensor: torch.Tensor) -> torch.Tensor:
+        """This rank's tokens of a batch that the tensor-parallel group shares."""
+        if self.tp_mesh.size() == 1:
+            return tensor
+        shared = DTensor.from_local(tensor, self.tp_mesh, [Replicate()], run_check=False)
+        return shared.redistribute(self.tp_mesh, [Shard(0)]).to_local()
+
+    def _joined(self, y_TH: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """The results of the group's tokens, of which `y_TH` has this rank's."""
+        if self.tp_mesh.size() == 1:
+            return y_TH
+        part = DTensor.from_local(
+            y_TH, self.tp_mesh, [Shard(0)], run_check=False, shape=shape, stride=(shape[1], 1)
+        )
+        return part.full_tensor()
+
+
+@functools.cache
+def _communicator(ep_group: dist.ProcessGroup) -> Communicator:
+    """Makes what moves rows between the ranks of a group; once, for all layers.
+
+    Its exchanges are not to mix with others of the same group, so it has one of its own.
+    """
+    world = join_world(DEFAULT_TIMEOUT)
+    share_cores(world, None)
+    ranks = dist.get_process_group_ranks(ep_group)
+    own_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    return make_communicator(world, own_group, DEFAULT_TIMEOUT)

@@ -1,0 +1,1 @@
+"""What a MoE layer is, and what replaces its parts."""

@@ -1,0 +1,121 @@
+"""The forward that replaces a layer's experts: the same call, computed by the engine.
+
+Shapes: T tokens of this rank, H hidden size, K experts a token, E experts, e of this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from autoep.distributed.communicator import Communicator
+from autoep.functional import expert_range
+from autoep.layers.block import BlockForward
+from autoep.layers.call_styles import CALLS
+from autoep.layers.experts import run_experts, weights_of
+from autoep.layers.lora import ExpertAdapters
+from autoep.layers.spec import MoELayer
+
+
+class ExpertLoad:
+    """Tokens per expert of each layer, counted over the micro-batches of a step.
+
+    Attributes:
+        counting: Whether forwards count; off in eval and while activations are recomputed.
+        last: [layers, E] of the last whole step, of this rank's tokens.
+    """
+
+    def __init__(self, layers: list[MoELayer]) -> None:
+        self.counting = False
+        self._most = max((layer.num_experts for layer in layers), default=0)
+        device = next((p.device for layer in layers for p in layer.experts.parameters()), None)
+        # The last column is of choices that no expert with weights has.
+        self._current = torch.zeros(len(layers), self._most + 1, dtype=torch.long, device=device)
+        self.last = self._current[:, :-1].clone()
+
+    def add(self, index: int, topk_idx_TK: torch.Tensor) -> None:
+        """Counts the choices of one layer for one micro-batch."""
+        if self.counting:
+            chosen_N = topk_idx_TK.flatten().long()
+            is_one = (chosen_N >= 0) & (chosen_N < self._most)
+            column_N = torch.where(is_one, chosen_N, self._most)
+            self._current[index].scatter_add_(0, column_N, torch.ones_like(column_N))
+
+    @contextmanager
+    def counted(self, counting: bool) -> Iterator[None]:
+        """Whether the forwards within count."""
+        self.counting = counting
+        try:
+            yield
+        finally:
+            self.counting = False
+
+    def end_step(self) -> None:
+        """Keeps the counts as those of the last step, and begins anew."""
+        self.last = self._current[:, :-1]
+        self._current = torch.zeros_like(self._current)
+
+
+class ExpertsForward:
+    """Stands in for the forward of one layer's experts."""
+
+    def __init__(
+        self,
+        layer: MoELayer,
+        adapters: ExpertAdapters,
+        index: int,
+        comm: Communicator,
+        load: ExpertLoad,
+    ) -> None:
+        self._layer = layer
+        self._adapters = adapters
+        self._index = index
+        self._comm = comm
+        self._load = load
+        self._receive = CALLS.get(layer.call, CALLS["routed"]).receive
+        self._first, _ = expert_range(layer.num_experts, comm.size, comm.rank)
+
+    def __call__(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        """Sends the tokens to their experts and returns the weighted sums; collective.
+
+        Args:
+            *arguments: The tokens [..., H], T in all, and their choices, as the block gives them.
+            **named: The same, by name.
+
+        Returns:
+            [..., H].
+        """
+        layer = self._layer
+        x, topk_idx_TK, topk_weights_TK = self._receive(*arguments, **named)
+        weights = weights_of(layer.experts, layer.spec)
+        y_TH = run_experts(
+            layer.experts,
+            x.reshape(-1, layer.hidden_size),
+            topk_idx_TK,
+            topk_weights_TK,
+            num_experts=layer.num_experts,
+            comm=self._comm,
+            spec=layer.spec,
+            weights=self._adapters.add_to(weights, layer.spec, self._first),
+        )
+        self._load.add(self._index, topk_idx_TK)
+        return y_TH.view(x.shape)
+
+
+def replace_experts_forward(
+    layers: list[MoELayer], adapters: list[ExpertAdapters], comm: Communicator
+) -> ExpertLoad:
+    """Replaces the forward of each layer's experts, or what else calls them, by the engine's."""
+    load = ExpertLoad(layers)
+    for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
+        forward = ExpertsForward(layer, around, index, comm, load)
+        if layer.call == "block":
+            layer.block.forward = BlockForward(layer, layer.routing, forward)
+        elif layer.call == "moe":
+            layer.block.moe = forward
+        else:
+            around.called(layer.experts).forward = forward
+    return load

@@ -1,0 +1,155 @@
+"""Experts that a model keeps apart, stacked into the parameters that are sharded.
+
+transformers 4 and many models of one's own have a module for each expert; DBRX has all of them in
+two-dimensional weights. After `autoep.initialize` such a layer has the parameters that
+transformers 5 gives experts: `gate_up_proj` [E, 2F, H] (`up_proj` [E, F, H] without a gate) and
+`down_proj` [E, H, F], with `_bias` where there are biases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from autoep.errors import ModelError
+from autoep.layers.sharding import Replacements
+from autoep.layers.spec import MoELayer, Pieces
+
+Tensors = dict[str, torch.Tensor]
+
+
+class StackedExperts(nn.Module):
+    """Experts in stacked parameters; its forward is the engine's, given by `initialize`."""
+
+    def __init__(
+        self, weights: Tensors, act_fn: Callable[[torch.Tensor], torch.Tensor], trained: bool
+    ) -> None:
+        super().__init__()
+        for name, weight in weights.items():
+            self.register_parameter(name, nn.Parameter(weight, requires_grad=trained))
+        self.act_fn = act_fn
+
+
+def check_separate(model: nn.Module, layers: list[MoELayer]) -> None:
+    """Raises where experts that are to be stacked share a weight, which their stack would not.
+
+    Raises:
+        ModelError: Two experts, or an expert and another module, are tied.
+    """
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(parameter, []).append(f"{name}.{own}")
+    seen: set[nn.Module] = set()
+    for layer in layers:
+        if layer.pieces is None:
+            continue
+        modules = list(layer.experts) if isinstance(layer.experts, nn.ModuleList) else []
+        modules.append(layer.experts)
+        tied = [owners[p] for p in layer.experts.parameters() if len(owners[p]) > 1]
+        if tied or len(set(modules)) < len(modules) or seen & set(modules):
+            which = " and ".join(tied[0]) if tied else "a module that is there twice"
+            raise ModelError(
+                f"{layer.name}: experts are tied ({which}), and in the tensor that they are stacked"
+                " into each has weights of its own; give them copies, or set"
+                " expert_parallel.enabled to false"
+            )
+        seen |= set(modules)
+
+
+def stack_experts(layers: list[MoELayer]) -> tuple[list[MoELayer], Replacements]:
+    """Stacks the experts of the layers that keep theirs apart.
+
+    Args:
+        layers: The MoE layers.
+
+    Returns:
+        The layers as they are then, and the stacked parameter of each that went into one.
+
+    Raises:
+        ModelError: Some experts of a layer are frozen, and others not.
+    """
+    replaced: Replacements = {}
+    return [_stack(layer, replaced) for layer in layers], replaced
+
+
+def stacked_weights(experts: nn.Module, pieces: Pieces, num_experts: int) -> Tensors:
+    """The stacked weights of experts, by the names that transformers 5 has for them."""
+    first = "up_proj" if pieces.gate is None else "gate_up_proj"
+    wide = list(dict.fromkeys(part for part in (pieces.gate, pieces.up) if part is not None))
+    gathered = {first: wide, "down_proj": [pieces.down]}
+    weights = {
+        name: torch.cat([_gather(experts, p, "weight", pieces, num_experts) for p in parts], 1)
+        for name, parts in gathered.items()
+    }
+    if pieces.rows:
+        weights["down_proj"] = weights["down_proj"].transpose(1, 2)
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    if pieces.biases:
+        for name, parts in gathered.items():
+            weights[f"{name}_bias"] = torch.cat(
+                [_gather(experts, p, "bias", pieces, num_experts) for p in parts], 1
+            )
+    return weights
+
+
+def _gather(
+    experts: nn.Module, part: str, kind: str, pieces: Pieces, num_experts: int
+) -> torch.Tensor:
+    """One weight of all experts, [E, out, in], or bias, [E, out]."""
+    if pieces.stacked:
+        weight = experts.get_parameter(part).detach()
+        return weight.transpose(1, 2) if pieces.transposed else weight
+    if pieces.rows:
+        weight = experts.get_parameter(part).detach()
+        return weight.view(num_experts, -1, weight.shape[1])
+    return torch.stack([e.get_submodule(part).get_parameter(kind).detach() for e in experts])
+
+
+def _stack(layer: MoELayer, replaced: Replacements) -> MoELayer:
+    if layer.spec.identity_experts:
+        _cut_identity_experts(layer, replaced)
+    if layer.pieces is None:
+        return layer
+    separate = list(layer.experts.parameters())
+    trained = {parameter.requires_grad for parameter in separate}
+    if len(trained) > 1:
+        raise ModelError(
+            f"{layer.name}: some parameters of its experts are frozen and others not, but they"
+            " are stacked into one tensor; freeze all or none of a layer's experts"
+        )
+    weights = stacked_weights(layer.experts, layer.pieces, layer.num_experts)
+    stacked = StackedExperts(weights, layer.pieces.act_fn, trained.pop())
+    owners = _owners(layer, stacked)
+    for old in separate:
+        replaced[old] = owners[id(old)]
+        old.data = old.data.new_empty(0)
+    for name, module in layer.block.named_children():
+        if module is layer.experts:
+            setattr(layer.block, name, stacked)
+    return dataclasses.replace(layer, experts=stacked, pieces=None)
+
+
+def _owners(layer: MoELayer, stacked: StackedExperts) -> dict[int, nn.Parameter]:
+    """The stacked parameter that each separate one went into."""
+    owners = {}
+    for name, parameter in layer.experts.named_parameters():
+        whole = layer.pieces.rows or layer.pieces.stacked
+        part = name if whole else name.split(".", 1)[1].rpartition(".")[0]
+        into = "down_proj" if part == layer.pieces.down else layer.spec.gate_up
+        is_bias = not whole and name.endswith(".bias")
+        owners[id(parameter)] = stacked.get_parameter(f"{into}_bias" if is_bias else into)
+    return owners
+
+
+def _cut_identity_experts(layer: MoELayer, replaced: Replacements) -> None:
+    """Drops the weights that stand for experts which have none."""
+    whole = layer.experts.get_parameter(layer.spec.gate_up)
+    if whole.shape[0] > layer.num_experts:
+        own = nn.Parameter(whole.detach()[: layer.num_experts].clone(), whole.requires_grad)
+        replaced[whole] = own
+        setattr(layer.experts, layer.spec.gate_up, own)
+        whole.data = whole.data.new_empty(0)

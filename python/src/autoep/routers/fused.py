@@ -1,0 +1,47 @@
+"""The forward that replaces a router's where the engine computes the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoep.layers.spec import MoELayer
+from autoep.routers.maths import Routed, RouterMaths, find_router_maths
+
+
+class FusedForward:
+    """Stands in for the forward of one router: its linear map, then the engine's choice.
+
+    The router stays the model's own instance, with its weights, its hooks, and what it is given
+    and returns.
+    """
+
+    def __init__(self, router: nn.Module, maths: RouterMaths) -> None:
+        self._router = router
+        self._maths = maths
+        self._own_forward = router.forward
+
+    def __call__(
+        self, hidden_states: torch.Tensor, selection_bias: torch.Tensor | None = None
+    ) -> Routed:
+        """Returns (logits [T, E], topk_weights [T, K], topk_idx [T, K]), as the router does.
+
+        Args:
+            hidden_states: [..., H].
+            selection_bias: [E], where the router is called with one.
+        """
+        if torch.is_autocast_enabled(hidden_states.device.type):  # it would round elsewhere
+            given = () if selection_bias is None else (selection_bias,)
+            return self._own_forward(hidden_states, *given)
+        return self._maths.route(self._router, hidden_states, selection_bias)
+
+
+def fuse_routers(layers: list[MoELayer]) -> None:
+    """Replaces the forward of each router whose maths the engine has; others stay as they are."""
+    for layer in layers:
+        if layer.router is None:
+            continue
+        dtype = next(layer.experts.parameters()).dtype
+        maths = find_router_maths(layer.router, layer.num_experts, dtype)
+        if maths is not None:
+            layer.router.forward = FusedForward(layer.router, maths)

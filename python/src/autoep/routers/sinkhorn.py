@@ -1,0 +1,57 @@
+"""`"router": "sinkhorn"`: the model's routers choose by balanced assignment in training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoep import functional
+from autoep.errors import ModelError
+from autoep.layers.spec import MoELayer
+
+Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class SinkhornForward:
+    """Stands in for the forward of one router: its logits, and a choice made from them.
+
+    The router stays the model's own instance, with its weights, its hooks and what it returns.
+    The weights are Sinkhorn routing's, in training and in eval: the model's renormalisation and
+    scale are not applied to them.
+    """
+
+    def __init__(self, router: nn.Module) -> None:
+        self._router = router
+        self._own_forward = router.forward
+
+    def __call__(self, hidden_states: torch.Tensor) -> Routed:
+        """Returns (logits [T, E], topk_weights [T, K], topk_idx [T, K]), as the router does."""
+        logits, own_weights, own_idx = self._own_forward(hidden_states)
+        routing = functional.route(
+            logits, own_idx.shape[-1], score="sinkhorn", training=self._router.training
+        )
+        return (
+            logits,
+            routing.topk_weights.to(own_weights.dtype),
+            routing.topk_idx.to(own_idx.dtype),
+        )
+
+
+def check_routers(layers: list[MoELayer]) -> None:
+    """Raises where a layer's choice is not made by a router, whose place could be taken.
+
+    Raises:
+        ModelError: There is such a layer.
+    """
+    for layer in layers:
+        if layer.router is None or layer.call != "routed" or layer.pieces is not None:
+            raise ModelError(
+                f'config: expert_parallel.router: "sinkhorn" takes the place of a router, and'
+                f" {layer.name} chooses its experts in another way; remove the key"
+            )
+
+
+def balance_routers(layers: list[MoELayer]) -> None:
+    """Makes the routers of all layers choose by Sinkhorn's normalisation."""
+    for layer in layers:
+        layer.router.forward = SinkhornForward(layer.router)

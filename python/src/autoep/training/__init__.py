@@ -1,0 +1,1 @@
+"""The training engine, its optimizers, schedules and data."""

@@ -1,0 +1,115 @@
+"""The loader of the training data: every rank gets the same number of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+
+from autoep.config.training import Config
+from autoep.distributed.launch import World
+from autoep.errors import ConfigError
+
+
+class EvenLoader:
+    """A loader whose batches end on all ranks together, though some have more.
+
+    Every rank has to join every exchange of a step, so no rank may run a batch more than others.
+
+    Attributes:
+        epoch: The number of the next epoch, from 0, which decides its order. A checkpoint keeps
+            it; where a run stopped within an epoch is for the script to keep.
+    """
+
+    def __init__(self, loader: DataLoader, agrees: bool) -> None:
+        """Wraps a loader.
+
+        Args:
+            loader: This rank's own.
+            agrees: Whether the ranks ask each other before each batch; not needed where a
+                sampler makes them even.
+        """
+        self._loader = loader
+        self._agrees = agrees
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields the batches of one epoch, in a new order; collective where the ranks agree."""
+        set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(self.epoch)
+        self.epoch += 1
+        return self._together() if self._agrees else iter(self._loader)
+
+    def __len__(self) -> int:
+        """This rank's number of batches; where ranks differ, the fewest count."""
+        return len(self._loader)
+
+    def _together(self) -> Iterator[Any]:
+        batches = iter(self._loader)
+        ended = object()
+        while True:
+            batch = next(batches, ended)
+            everyone_has_one = torch.tensor(int(batch is not ended))
+            dist.all_reduce(everyone_has_one, op=dist.ReduceOp.MIN)
+            if not everyone_has_one:
+                return
+            yield batch
+
+
+def build_loader(
+    data: Dataset | DataLoader | None,
+    collate_fn: Callable[[list[Any]], Any] | None,
+    config: Config,
+    micro_batch_size: int,
+    world: World,
+) -> EvenLoader | None:
+    """Makes the loader of this rank's part of the data.
+
+    A dataset with a length is shuffled and split over the ranks, some samples given twice where
+    it does not divide. One without (`IterableDataset`), and a loader, are this rank's own: their
+    maker splits them, and they end on all ranks together.
+
+    Args:
+        data: A dataset or a loader; None for none.
+        collate_fn: Makes a batch of samples; None for torch's.
+        config: The seed, and whether to drop a last smaller batch.
+        micro_batch_size: Samples a batch.
+        world: All ranks.
+    """
+    if data is None:
+        return None
+    _check_given(data, collate_fn)
+    company = world.size > 1
+    if isinstance(data, DataLoader):
+        return EvenLoader(data, agrees=company)
+    options = {
+        "batch_size": micro_batch_size,
+        "collate_fn": collate_fn,
+        "drop_last": config.dataloader_drop_last,
+    }
+    if isinstance(data, IterableDataset):
+        return EvenLoader(DataLoader(data, **options), agrees=company)
+    sampler = DistributedSampler(
+        data, num_replicas=world.size, rank=world.rank, shuffle=True, seed=config.seed
+    )
+    return EvenLoader(DataLoader(data, sampler=sampler, **options), agrees=False)
+
+
+def _check_given(data: object, collate_fn: object) -> None:
+    sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    if not sized and not isinstance(data, DataLoader | IterableDataset):
+        raise ConfigError(
+            f"training_data: given {type(data).__name__}; allowed: a dataset with a length, a"
+            " torch IterableDataset, or a torch DataLoader"
+        )
+    if collate_fn is not None and not callable(collate_fn):
+        raise ConfigError(f"collate_fn: given {type(collate_fn).__name__}; allowed: a function")
+    if collate_fn is not None and isinstance(data, DataLoader):
+        raise ConfigError(
+            "collate_fn: given with a DataLoader, which has one of its own; pass the dataset as"
+            " training_data, or give the loader its collate_fn"
+        )

@@ -1,0 +1,240 @@
+"""The training engine: forward, backward, step."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from autoep.checkpoints import checkpoint
+from autoep.config.training import BatchSizes, Config
+from autoep.distributed.groups import ExpertGroups
+from autoep.distributed.launch import World
+from autoep.errors import Error
+from autoep.layers.replace import ExpertLoad
+from autoep.routers.balance import BiasBalancer
+from autoep.training.data import EvenLoader
+from autoep.training.gradients import Gradients
+from autoep.training.precision import Masters
+
+
+class Engine:
+    """Trains a model whose experts are spread over the ranks. Made by `autoep.initialize`.
+
+    Every rank makes the same calls in the same order.
+
+    Attributes:
+        module: The model, whose experts are this rank's part.
+        device: Where this rank computes.
+        config: The configuration.
+        optimizer: What steps the parameters, or None.
+        lr_scheduler: What sets their rates, or None.
+        training_dataloader: This rank's batches, or None.
+        groups: The ranks that share experts, and those that hold the same.
+        masters: The float32 weights of a bf16 run.
+        global_rank: This rank.
+        world_size: The number of ranks.
+        local_rank: This rank among those of its host.
+        global_steps: Optimizer steps done.
+        micro_steps: Micro-batches done.
+        training: Whether the model is in training mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        module: nn.Module,
+        device: torch.device,
+        config: Config,
+        batch_sizes: BatchSizes,
+        world: World,
+        groups: ExpertGroups,
+        masters: Masters,
+        optimizer: Optimizer | None,
+        lr_scheduler: LRScheduler | None,
+        training_dataloader: EvenLoader | None,
+        load: ExpertLoad,
+        balancer: BiasBalancer | None,
+    ) -> None:
+        self.module = module
+        self.device = device
+        self.config = config
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.training_dataloader = training_dataloader
+        self.groups = groups
+        self.masters = masters
+        self.global_rank, self.world_size, self.local_rank, _ = world
+        self.global_steps = 0
+        self.micro_steps = 0
+        self._batch_sizes = batch_sizes
+        self._gradients = Gradients(module, masters, groups, world.size)
+        self._load = load
+        self._balancer = balancer
+        self._global_norm: float | None = None
+        self._went_backward = False
+        self._reduced = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model's forward; collective."""
+        with self._load.counted(torch.is_grad_enabled()):
+            return self.module(*args, **kwargs)
+
+    def backward(self, loss: torch.Tensor) -> torch.Tensor:
+        """Adds the gradients of one micro-batch; collective.
+
+        Args:
+            loss: A scalar, this rank's mean over its micro-batch. It is divided by the number of
+                micro-batches of a step.
+
+        Returns:
+            The loss.
+        """
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            given = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise Error(f"engine.backward: given {given}; expected a loss, a tensor of one element")
+        if self._reduced:
+            raise Error("engine.backward comes before engine.reduce_gradients, not after it")
+        (loss / self._batch_sizes.accumulation).backward()
+        self._gradients.accumulate()
+        self._went_backward = True
+        return loss
+
+    def reduce_gradients(self) -> None:
+        """Averages the gradients of a step over the ranks, for scripts that read them; collective.
+
+        `step` does so by itself. Until then each rank has the sum of its own backwards.
+        """
+        if not self._reduced:
+            self._gradients.reduce()
+            self._reduced = True
+
+    def step(self) -> None:
+        """Ends a micro-batch; steps the optimizer after the last one of a step; collective."""
+        if not self._went_backward:
+            raise Error("engine.step() comes after engine.backward(loss), once for each")
+        self._went_backward = False
+        if self.is_gradient_accumulation_boundary():
+            self._step_optimizer()
+        self.micro_steps += 1
+
+    def train(self, mode: bool = True) -> Engine:
+        """Puts the model into training mode, or out of it."""
+        self.module.train(mode)
+        return self
+
+    def eval(self) -> Engine:
+        """Puts the model into evaluation mode."""
+        return self.train(False)
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is in training mode."""
+        return self.module.training
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model's `generate`, on all ranks until every one has finished; collective."""
+        return self.module.generate(*args, **kwargs)
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        """Whether the present micro-batch is the last one of a step."""
+        return (self.micro_steps + 1) % self._batch_sizes.accumulation == 0
+
+    def get_global_grad_norm(self) -> float | None:
+        """Returns the gradient norm of the last step, before clipping; None before the first."""
+        return self._global_norm
+
+    def get_lr(self) -> list[float]:
+        """Returns the rate of each parameter group."""
+        return [] if self.optimizer is None else [g["lr"] for g in self.optimizer.param_groups]
+
+    def train_batch_size(self) -> int:
+        """Returns the samples of a step, over all ranks."""
+        return self._batch_sizes.train
+
+    def train_micro_batch_size_per_gpu(self) -> int:
+        """Returns the samples that a rank computes at a time."""
+        return self._batch_sizes.micro
+
+    def gradient_accumulation_steps(self) -> int:
+        """Returns the micro-batches of a step."""
+        return self._batch_sizes.accumulation
+
+    def expert_load(self) -> torch.Tensor:
+        """Returns the tokens that each expert got in the last step; collective.
+
+        Returns:
+            [layers, E], over all ranks and micro-batches; each token counts K times. A layer with
+            fewer experts than others has zeros at the end.
+        """
+        load = self._load.last.clone()
+        if self.world_size > 1:
+            dist.all_reduce(load)
+        return load
+
+    def save_checkpoint(
+        self,
+        save_dir: str | PathLike[str],
+        tag: str | None = None,
+        client_state: dict[str, Any] | None = None,
+    ) -> bool:
+        """Writes what a run needs to go on, and names it in the file `latest`; collective.
+
+        A crash while writing leaves the checkpoint before as it was.
+
+        Args:
+            save_dir: A folder that all ranks see.
+            tag: The checkpoint's name; `global_step<N>` if None.
+            client_state: What the script wants back: numbers, strings, tensors, and lists, tuples
+                and dicts of them.
+
+        Returns:
+            True.
+        """
+        checkpoint.save(self, save_dir, tag or f"global_step{self.global_steps}", client_state)
+        return True
+
+    def load_checkpoint(
+        self, load_dir: str | PathLike[str], tag: str | None = None
+    ) -> tuple[str | None, dict[str, Any]]:
+        """Goes on from a checkpoint of the same number of ranks and autoep_size; collective.
+
+        Args:
+            load_dir: The folder given to `save_checkpoint`.
+            tag: Which one; the one that `latest` names if None.
+
+        Returns:
+            Its path and the client's state; (None, {}) where the folder has no checkpoint.
+        """
+        return checkpoint.load(self, load_dir, tag)
+
+    def _step_optimizer(self) -> None:
+        if self.optimizer is None:
+            raise Error("there is no optimizer: name one in the configuration, or pass one")
+        self.reduce_gradients()
+        self._global_norm = self._gradients.global_norm()
+        if self.config.gradient_clipping > 0:
+            self._gradients.clip(self._global_norm, self.config.gradient_clipping)
+        self.optimizer.step()
+        self.masters.publish()
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        self._gradients.clear()
+        self._reduced = False
+        self._load.end_step()
+        if self._balancer is not None:
+            self._balancer.update(self.expert_load())
+        self.global_steps += 1
+        self._report()
+
+    def _report(self) -> None:
+        every = self.config.steps_per_print
+        if every is not None and self.global_steps % every == 0 and self.global_rank == 0:
+            rates = ", ".join(f"{rate:.3g}" for rate in sorted(set(self.get_lr())))
+            norm = f"{self._global_norm:.4g}"
+            print(f"autoep: step {self.global_steps}, lr {rates}, grad norm {norm}", flush=True)

@@ -1,0 +1,253 @@
+"""`autoep.initialize`: from a model and a configuration to an engine that trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
+
+from autoep.checkpoints.hf_export import refuse_save_pretrained
+from autoep.config.training import Config, ExpertParallelConfig, read_config, resolve_batch_sizes
+from autoep.detection.custom import find_custom_layers
+from autoep.detection.find import find_moe_layers
+from autoep.detection.probe import check_specs
+from autoep.distributed.groups import choose_ep_size, make_groups
+from autoep.distributed.launch import join_world
+from autoep.distributed.threads import share_cores
+from autoep.errors import ConfigError, ModelError
+from autoep.layers.generation import keep_generate_in_step
+from autoep.layers.lora import ExpertAdapters
+from autoep.layers.replace import replace_experts_forward
+from autoep.layers.sharding import (
+    Replacements,
+    check_model,
+    check_ranks,
+    shard_experts,
+    start_from_rank_zero,
+)
+from autoep.layers.spec import MoELayer
+from autoep.layers.stacking import check_separate, stack_experts
+from autoep.routers.balance import BiasBalancer
+from autoep.routers.fused import fuse_routers
+from autoep.routers.sinkhorn import balance_routers, check_routers
+from autoep.training.data import EvenLoader, build_loader
+from autoep.training.engine import Engine
+from autoep.training.optimizers import (
+    ParameterGroups,
+    adopt_optimizer,
+    build_optimizer,
+    make_optimizer,
+)
+from autoep.training.precision import Masters, check_float32, compute_in_bf16
+from autoep.training.schedulers import build_scheduler
+
+Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
+
+
+def initialize(
+    args: Any = None,
+    model: nn.Module | None = None,
+    optimizer: Optimizer | Callable[..., Optimizer] | None = None,
+    model_parameters: ParameterGroups | None = None,
+    training_data: Dataset | DataLoader | None = None,
+    lr_scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
+    mpu: Any = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    config: str | PathLike[str] | Mapping[str, Any] | Config | None = None,
+) -> Initialized:
+    """Spreads a model's experts over the ranks and returns what trains it; collective.
+
+    Works in a single process, and under `mpirun -n P` or `torchrun --nproc_per_node P`. All ranks
+    start from rank 0's weights.
+
+    Args:
+        args: A namespace whose `deepspeed_config` is used where `config` is not given.
+        model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or,
+            in a single process, on a GPU.
+        optimizer: One that has not stepped, or a function of parameter groups; None for that of
+            the configuration.
+        model_parameters: What the configuration's optimizer, or the function, trains: parameters
+            or groups of them; None for all that require a gradient.
+        training_data: A dataset, or a loader of this rank's own batches.
+        lr_scheduler: One for `optimizer`, or a function of the optimizer; None for that of the
+            configuration.
+        mpu: Not supported: there is no model parallelism but that of the experts.
+        collate_fn: Makes a batch of samples of `training_data`.
+        config: A path of a JSON file or a dict, as DeepSpeed's.
+
+    Returns:
+        The engine, the optimizer, the loader of `training_data` and the scheduler.
+
+    Raises:
+        ConfigError: A key or an argument is wrong; the text says which, and what is allowed.
+        ModelError: The model has no MoE layer, or cannot be trained this way.
+    """
+    _check_arguments(model, mpu)
+    settings = read_config(getattr(args, "deepspeed_config", None) if config is None else config)
+    _check_given_once(settings, optimizer, lr_scheduler)
+    experts = settings.expert_parallel
+    layers = _find_layers(model, experts) if experts.enabled else []
+    adapters = [ExpertAdapters(layer) for layer in layers]
+    device = check_model(model)
+    check_specs(layers)
+    check_separate(model, layers)
+    if experts.router == "sinkhorn":
+        check_routers(layers)
+    coefficient = experts.load_balance_coeff
+    balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
+
+    world = join_world(experts.timeout)
+    check_ranks(device, world.size)
+    share_cores(world, experts.num_threads)
+    batch_sizes = resolve_batch_sizes(settings, world.size)
+    fewest = min((layer.num_experts for layer in layers), default=1)
+    ep_size = choose_ep_size(experts.autoep_size if layers else 1, world.size, fewest)
+    groups = make_groups(world, ep_size, experts.timeout)
+
+    loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
+    _rehearse(settings)
+
+    if world.size > 1:
+        start_from_rank_zero(model)
+        keep_generate_in_step(model)
+    layers, stacked = stack_experts(layers)
+    if stacked:
+        refuse_save_pretrained(model)
+    sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
+    rounded, masters = _choose_precision(model, settings, balancer)
+    load = replace_experts_forward(layers, adapters, groups.comm)
+    if experts.router == "sinkhorn":
+        balance_routers(layers)
+    elif experts.fused_router:
+        fuse_routers(layers)
+
+    stepped = _Stepped(model, (stacked, sharded, rounded), masters)
+    optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
+    lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
+    engine = Engine(
+        module=model,
+        device=device,
+        config=settings,
+        batch_sizes=batch_sizes,
+        world=world,
+        groups=groups,
+        masters=masters,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        training_dataloader=loader,
+        load=load,
+        balancer=balancer,
+    )
+    return engine, optimizer, loader, lr_scheduler
+
+
+class _Stepped:
+    """Gives what the optimizer steps for a parameter of the model as the caller knows it."""
+
+    def __init__(
+        self, model: nn.Module, replaced: tuple[Replacements, ...], masters: Masters
+    ) -> None:
+        self._present = set(model.parameters())
+        self._replaced = replaced
+        self._masters = masters
+
+    def __call__(self, parameter: nn.Parameter) -> nn.Parameter:
+        present = parameter
+        for replacements in self._replaced:
+            present = replacements.get(present, present)
+        if present not in self._present:
+            raise ModelError(
+                f"a parameter of shape {list(parameter.shape)} given to be trained is not one of"
+                " the model's; take them from model.parameters() before autoep.initialize"
+            )
+        return self._masters.of(present)
+
+
+def _check_arguments(model: object, mpu: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: given {type(model).__name__}; allowed: a torch.nn.Module")
+    if mpu is not None:
+        raise ConfigError(
+            "mpu: given, but there is no model parallelism besides that of the experts; leave it"
+            " out and set expert_parallel.autoep_size"
+        )
+
+
+def _find_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:
+    if config.moe_layer_pattern is None:
+        return find_moe_layers(model, config.preset_model)
+    return find_custom_layers(model, config)
+
+
+def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object) -> None:
+    for name, given, section in (
+        ("optimizer", optimizer, settings.optimizer),
+        ("lr_scheduler", lr_scheduler, settings.scheduler),
+    ):
+        if given is not None and section.type is not None:
+            raise ConfigError(
+                f"{name}: given to initialize, and named in the configuration"
+                f" ({section.type}); remove one of them"
+            )
+
+
+def _rehearse(settings: Config) -> None:
+    """Builds optimizer and scheduler for nothing: what is wrong shows while the model is whole."""
+    optimizer = build_optimizer(settings.optimizer, [nn.Parameter(torch.zeros(1))], lambda p: p)
+    if optimizer is not None:
+        build_scheduler(settings.scheduler, optimizer)
+
+
+def _choose_precision(
+    model: nn.Module, settings: Config, balancer: BiasBalancer | None
+) -> tuple[Replacements, Masters]:
+    if settings.bf16.enabled:
+        return compute_in_bf16(model, () if balancer is None else balancer.biases)
+    check_float32(model)
+    return {}, Masters()
+
+
+def _choose_optimizer(
+    given: Optimizer | Callable[..., Optimizer] | None,
+    settings: Config,
+    model_parameters: ParameterGroups | None,
+    model: nn.Module,
+    stepped: _Stepped,
+) -> Optimizer | None:
+    if isinstance(given, Optimizer):
+        if model_parameters is not None:
+            raise ConfigError("model_parameters: given with an optimizer, which has its own")
+        adopt_optimizer(given, stepped)
+        return given
+    parameters: Iterable[Any] = model.parameters() if model_parameters is None else model_parameters
+    if given is None:
+        return build_optimizer(settings.optimizer, parameters, stepped)
+    if not callable(given):
+        raise ConfigError(
+            f"optimizer: given {type(given).__name__}; allowed: a torch.optim.Optimizer, or a"
+            " function that makes one of parameter groups"
+        )
+    return make_optimizer(given, parameters, stepped)
+
+
+def _choose_scheduler(
+    given: LRScheduler | Callable[[Optimizer], LRScheduler] | None,
+    settings: Config,
+    optimizer: Optimizer | None,
+) -> LRScheduler | None:
+    if given is None:
+        return build_scheduler(settings.scheduler, optimizer)
+    if optimizer is None:
+        raise ConfigError("lr_scheduler: given without an optimizer; pass one, or name one")
+    scheduler = given if hasattr(given, "step") else given(optimizer)
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ConfigError(
+            "lr_scheduler: it schedules another optimizer; make it of the one given here"
+        )
+    return scheduler

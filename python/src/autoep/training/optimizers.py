@@ -1,0 +1,222 @@
+"""The optimizer: built from the configuration, or the caller's, pointed at what is trained."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from autoep.config.schema import AUTO, nearest
+from autoep.config.training import OptimizerConfig
+from autoep.errors import ConfigError, ModelError
+
+ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+Stepped = Callable[[nn.Parameter], nn.Parameter]
+
+# Optimizers of torch that an engine cannot step, each with the reason.
+_UNFIT = {
+    "LBFGS": "it computes the loss again within a step",
+    "SparseAdam": "gradients are dense",
+    "Adafactor": "its steps depend on norms of whole weights, and experts are sharded",
+    "Rprop": "torch's does not step sharded experts",
+    "Optimizer": "it is only the base of others",
+}
+
+
+def build_optimizer(
+    config: OptimizerConfig, parameters: ParameterGroups, stepped: Stepped
+) -> Optimizer | None:
+    """Builds the optimizer that the configuration names, or none.
+
+    Args:
+        config: The section `optimizer`.
+        parameters: The parameters to train, or groups of them with options of their own.
+        stepped: Gives what is stepped for a parameter that the caller knows.
+    """
+    if config.type is None:
+        if config.params:
+            raise ConfigError('config: optimizer.type: missing; name one, such as "AdamW"')
+        return None
+    name, params = _torch_names(config)
+    kind = find_class(torch.optim, Optimizer, name, "optimizer.type", exclude=_UNFIT)
+    groups = _split_sharded(_stepped_groups(parameters, stepped))
+    return construct(kind, groups, params, "optimizer.params")
+
+
+def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
+    """Points the caller's optimizer at what is stepped; groups and their options stay.
+
+    Raises:
+        ModelError: It has state, which belongs to the parameters that it had, or it is of a kind
+            that cannot step sharded experts.
+    """
+    _check_kind(optimizer)
+    if optimizer.state:
+        raise ModelError(
+            f"the optimizer ({type(optimizer).__name__}) already has state, which would be lost:"
+            " its parameters are replaced by sharded ones. Pass one that has not stepped, or a"
+            " function that makes it from the parameters, or name it in the configuration."
+        )
+    groups = optimizer.param_groups
+    parts = _distinct([stepped(p) for p in group["params"]] for group in groups)
+    for group, part in zip(groups, parts, strict=True):
+        group["params"] = part
+        _check_unmixed(group)
+
+
+def make_optimizer(
+    make: Callable[[list[dict[str, Any]]], Optimizer],
+    parameters: ParameterGroups,
+    stepped: Stepped,
+) -> Optimizer:
+    """Has the caller's function make the optimizer from groups of what is stepped."""
+    optimizer = make(_split_sharded(_stepped_groups(parameters, stepped)))
+    _check_kind(optimizer)
+    return optimizer
+
+
+def _check_kind(optimizer: Optimizer) -> None:
+    name = type(optimizer).__name__
+    if name in _UNFIT:
+        raise ModelError(f"the optimizer is {name}, which cannot be used here: {_UNFIT[name]}")
+
+
+def find_class(
+    module: Any,
+    base: type,
+    name: str,
+    path: str,
+    *,
+    exclude: Mapping[str, str],
+    also: Sequence[str] = (),
+) -> type:
+    """Finds a class of a module by its name, in any case of letters.
+
+    Args:
+        module: Where to look.
+        base: What it derives from.
+        name: The name given.
+        path: Where in the configuration it stands.
+        exclude: Classes that cannot be used, each with the reason.
+        also: Names that the error tells as well, because they are found elsewhere.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    known = {
+        attribute.lower(): value
+        for attribute, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and attribute not in exclude
+        if not attribute.startswith("_")
+    }
+    if name.lower() in known:
+        return known[name.lower()]
+    names = sorted({*also, *(value.__name__ for value in known.values())})
+    for excluded, reason in exclude.items():
+        if name.lower() == excluded.lower():
+            raise ConfigError(
+                f"config: {path}: given {name!r}, which cannot be used here: {reason}. Allowed:"
+                f" {', '.join(names)}."
+            )
+    raise ConfigError(
+        f"config: {path}: given {name!r}; allowed: {', '.join(names)}.{nearest(name, names)}"
+    )
+
+
+def construct(kind: type, first: Any, params: dict[str, Any], path: str) -> Any:
+    """Makes an optimizer or scheduler; "auto" leaves an argument at torch's default.
+
+    Raises:
+        ConfigError: It has no such argument, or refuses its value.
+    """
+    given = {name: value for name, value in params.items() if value != AUTO}
+    allowed = list(inspect.signature(kind).parameters)[1:]
+    for name in given:
+        if name not in allowed:
+            raise ConfigError(
+                f"config: {path}.{name}: {kind.__name__} has no such argument."
+                f"{nearest(name, allowed)} Allowed: {', '.join(allowed)}."
+            )
+    try:
+        return kind(first, **given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"config: {path}: {kind.__name__} refuses them: {error}") from error
+
+
+def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
+    """Translates DeepSpeed's Adam: its weight decay is AdamW's unless adam_w_mode is false."""
+    params = dict(config.params)
+    if config.type.lower() not in ("adam", "adamw"):
+        return config.type, params
+    params.pop("torch_adam", None)  # which of two implementations: there is one
+    decoupled = params.pop("adam_w_mode", AUTO)
+    if config.type.lower() == "adamw":
+        return config.type, params
+    if decoupled == AUTO and params.get("weight_decay", 0) not in (0, AUTO):
+        raise ConfigError(
+            f"config: optimizer.type: {config.type!r} with weight_decay means AdamW to DeepSpeed"
+            ' and L2 regularisation to torch. Write "AdamW", or set'
+            " optimizer.params.adam_w_mode to true or false."
+        )
+    return ("AdamW" if decoupled is True else config.type), params
+
+
+def _stepped_groups(parameters: ParameterGroups, stepped: Stepped) -> list[dict[str, Any]]:
+    given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    trained = _distinct([stepped(p) for p in _listed(group) if p.requires_grad] for group in groups)
+    return [{**group, "params": part} for group, part in zip(groups, trained, strict=True)]
+
+
+def _distinct(groups: Iterable[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
+    """Groups in which a parameter stands once: several experts may have become one of them.
+
+    Raises:
+        ModelError: It would stand in two groups.
+    """
+    distinct = [list(dict.fromkeys(group)) for group in groups]
+    if len({p for group in distinct for p in group}) < sum(map(len, distinct)):
+        raise ModelError(
+            "a parameter stands in two groups of the optimizer. The experts of a layer are stacked"
+            " into one tensor for each weight: give all experts of a layer to one group"
+        )
+    return distinct
+
+
+def _listed(group: object) -> list[nn.Parameter]:
+    params = group.get("params") if isinstance(group, dict) else None
+    listed = [params] if isinstance(params, torch.Tensor) else params
+    if isinstance(listed, Iterable):
+        listed = list(listed)
+        if all(isinstance(parameter, nn.Parameter) for parameter in listed):
+            return listed
+    raise ModelError(
+        "model_parameters: expected parameters of the model, or groups of them such as"
+        f' {{"params": [...], "lr": 1e-4}}; got {str(group)[:200]}'
+    )
+
+
+def _split_sharded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keeps plain and sharded parameters apart: torch's fused steps take one kind at a time."""
+    return [
+        {**group, "params": part}
+        for group in groups
+        for sharded in (False, True)
+        for part in [[p for p in group["params"] if isinstance(p, DTensor) == sharded]]
+        if part
+    ]
+
+
+def _check_unmixed(group: dict[str, Any]) -> None:
+    fused = [name for name in ("foreach", "fused") if group.get(name)]
+    if fused and len({isinstance(p, DTensor) for p in group["params"]}) == 2:
+        raise ModelError(
+            f"an optimizer group with {fused[0]}=True holds experts and other parameters, which"
+            " torch cannot step together. Give the experts a group of their own, or leave"
+            f" {fused[0]} out."
+        )
