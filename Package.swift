@@ -7,6 +7,9 @@ let strict: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
+// Loops over tensors: without optimisation the tests would take minutes more, and test other code than users run.
+let computing = strict + [.unsafeFlags(["-O"])]
+
 let testing: [SwiftSetting] = [.swiftLanguageMode(.v6), .treatAllWarnings(as: .error)]
 
 // References are plain loops over large arrays: without optimisation they take minutes.
@@ -36,7 +39,7 @@ let package = Package(
     .target(
       name: "AutoEPCPU",
       dependencies: ["AutoEPCore", "AutoEPSystem", "CMicroKernels", "COpenBLAS"],
-      swiftSettings: strict),
+      swiftSettings: computing),
     // Typedefs of the CUDA driver's and NVRTC's functions, which are looked up at run time.
     .systemLibrary(name: "CCUDA", path: "Sources/CCUDA"),
     // The numbers that kernels and their launches agree on; kernels include the same header.
