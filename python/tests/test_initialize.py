@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 
 import autoep
 from autoep.detection.find import find_moe_layers
+from autoep.distributed import devices
 from autoep.distributed.groups import choose_ep_size
-from autoep.layers.sharding import check_ranks
+from autoep.distributed.launch import World
 
 
 def initialize(**arguments):
@@ -125,11 +126,26 @@ def test_what_is_given_twice_is_refused() -> None:
         initialize(model=model, optimizer=sgd, lr_scheduler=schedule)
 
 
-def test_several_ranks_on_gpus_are_refused() -> None:
-    check_ranks(torch.device("cuda", 0), 1)
-    check_ranks(torch.device("cpu"), 4)
-    with pytest.raises(autoep.UnsupportedError, match=r"on cuda:0 .* 4 ranks.*several GPUs is not"):
-        check_ranks(torch.device("cuda", 0), 4)
+def seats_found(monkeypatch: pytest.MonkeyPatch, *seats: devices.Seat) -> None:
+    """Has the ranks be on these seats, and this one be the first of them."""
+
+    def gather(found: list[devices.Seat], _: devices.Seat) -> None:
+        found[:] = seats
+
+    monkeypatch.setattr(devices.dist, "all_gather_object", gather)
+
+
+def test_each_rank_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, world = torch.device("cpu"), World(0, 2, 0, mpi=False)
+    assert devices.device_of_rank(cpu, World(0, 1, 0, mpi=False)) == cpu
+    seats_found(monkeypatch, devices.Seat("a", ""), devices.Seat("a", ""))
+    assert devices.device_of_rank(cpu, world) == cpu
+    seats_found(monkeypatch, devices.Seat("a", ""), devices.Seat("b", "GPU-1"))
+    with pytest.raises(autoep.ModelError, match="rank 0 sees no GPU and rank 1 does"):
+        devices.device_of_rank(cpu, world)
+    seats_found(monkeypatch, devices.Seat("a", "GPU-1"), devices.Seat("a", "GPU-1"))
+    with pytest.raises(autoep.ModelError, match="ranks 0 and 1 are on the same GPU of a"):
+        devices.device_of_rank(cpu, world)
 
 
 def test_models_that_cannot_be_trained_are_refused() -> None:

@@ -27,11 +27,13 @@ class Launcher(NamedTuple):
         command: Before the script.
         size: The number of ranks.
         modules: The modules whose cases they run.
+        on_gpus: Whether the ranks see the GPUs.
     """
 
     command: list[str]
     size: int
     modules: tuple[str, ...]
+    on_gpus: bool = False
 
     def cases(self) -> list[str]:
         """The names of the cases that it runs, in their order."""
@@ -104,7 +106,9 @@ def run_cases(launcher: Launcher, names: list[str], folder: Path) -> Outcomes:
 def _launch(launcher: Launcher, folder: Path) -> Launched:
     arguments = (str(folder), *launcher.modules)
     try:
-        result = launch(launcher.command, RUN_CASES, *arguments, timeout=TIMEOUT)
+        result = launch(
+            launcher.command, RUN_CASES, *arguments, timeout=TIMEOUT, on_gpus=launcher.on_gpus
+        )
         returncode = result.returncode
         output = f"{result.stdout[-4000:]}\n{result.stderr[-8000:]}"
     except subprocess.TimeoutExpired as expired:

@@ -27,9 +27,12 @@ def torchrun(ranks: int) -> list[str]:
 
 
 def launch(
-    command: list[str], script: Path, *arguments: str, timeout: float
+    command: list[str], script: Path, *arguments: str, timeout: float, on_gpus: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script on every rank, each with one thread; skips the test where mpirun is missing."""
+    """Runs a script on every rank, each with one thread; skips the test where mpirun is missing.
+
+    The ranks see no GPU but with `on_gpus`.
+    """
     if command[0] == "mpirun" and shutil.which("mpirun") is None:
         pytest.skip("there is no mpirun")
     paths = [*map(str, _PATHS), os.environ.get("PYTHONPATH", "")]
@@ -39,6 +42,8 @@ def launch(
         "AUTOEP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(paths).rstrip(os.pathsep),
     }
+    if not on_gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.run(
         [*command, str(script), *arguments],
         capture_output=True,

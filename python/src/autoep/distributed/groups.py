@@ -61,7 +61,7 @@ def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int
     return wanted
 
 
-def make_groups(world: World, ep_size: int, timeout: float) -> ExpertGroups:
+def make_groups(world: World, ep_size: int, timeout: float, device: torch.device) -> ExpertGroups:
     """Makes the groups: consecutive ranks share experts; collective over all ranks.
 
     Engines of the same size share them: a process group has threads and sockets of its own.
@@ -70,15 +70,16 @@ def make_groups(world: World, ep_size: int, timeout: float) -> ExpertGroups:
         world: All ranks.
         ep_size: Divides their number.
         timeout: Seconds after which a missing rank is an error.
+        device: Where this rank computes.
     """
     if world.size == 1:
         return ExpertGroups(1, 0, Communicator.alone(), None)
-    return _make_groups(dist.group.WORLD, world, ep_size, timeout)
+    return _make_groups(dist.group.WORLD, world, ep_size, timeout, device)
 
 
 @functools.cache
 def _make_groups(
-    everyone: dist.ProcessGroup, world: World, ep_size: int, timeout: float
+    everyone: dist.ProcessGroup, world: World, ep_size: int, timeout: float, device: torch.device
 ) -> ExpertGroups:
     """Makes the groups once for each process group that has all ranks."""
     grid = torch.arange(world.size).view(-1, ep_size)  # [EDP, EP]
@@ -87,9 +88,9 @@ def _make_groups(
     ep_group = _own_group(grid.tolist(), world.rank, timeout)
     edp_group = _own_group(grid.t().tolist(), world.rank, timeout)
     mesh = DeviceMesh.from_group(
-        [edp_group, ep_group], "cpu", mesh=grid, mesh_dim_names=("edp", "ep")
+        [edp_group, ep_group], device.type, mesh=grid, mesh_dim_names=("edp", "ep")
     )
-    comm = make_communicator(world, ep_group, timeout)
+    comm = make_communicator(world, ep_group, timeout, device)
     atexit.register(_let_go, mesh, comm, os.getpid())
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
 
@@ -114,11 +115,29 @@ def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.Pr
     return next(group for group, ranks in zip(made, all_ranks, strict=True) if rank in ranks)
 
 
-def make_communicator(world: World, ep_group: dist.ProcessGroup, timeout: float) -> Communicator:
+def make_communicator(
+    world: World, ep_group: dist.ProcessGroup, timeout: float, device: torch.device
+) -> Communicator:
     """Makes what moves rows between the ranks of a group; collective over them."""
     ranks = dist.get_process_group_ranks(ep_group)
     if len(ranks) == 1:
         return Communicator.alone()
+    if device.type == "cuda":
+        return _over_nccl(ep_group, timeout, device)
     if world.mpi:
         return Communicator.mpi(ranks, timeout)
     return Communicator.torch(ep_group, timeout)
+
+
+def _over_nccl(ep_group: dist.ProcessGroup, timeout: float, device: torch.device) -> Communicator:
+    """Makes an NCCL communicator of the engine's own; its id travels through the group."""
+    first = dist.get_process_group_ranks(ep_group)[0]
+    unique_id = [Communicator.nccl_unique_id() if dist.get_rank() == first else None]
+    dist.broadcast_object_list(unique_id, src=first, group=ep_group, device=torch.device("cpu"))
+    return Communicator.nccl(
+        unique_id[0],
+        dist.get_rank(ep_group),
+        dist.get_world_size(ep_group),
+        device.index,
+        timeout,
+    )

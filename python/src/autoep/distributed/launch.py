@@ -84,9 +84,15 @@ def _join_over_mpi(timeout: float) -> World:
 
 def _begin_process_group(timeout: float, **how: Any) -> None:
     global _begun
-    dist.init_process_group("gloo", timeout=timedelta(seconds=timeout), **how)
+    # Objects and CPU tensors travel by gloo, the tensors of GPUs by NCCL.
+    backend = "cpu:gloo,cuda:nccl" if _has_nccl() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **how)
     _begun = dist.group.WORLD
     atexit.register(_end_process_group, os.getpid())
+
+
+def _has_nccl() -> bool:
+    return torch.cuda.is_available() and dist.is_nccl_available()
 
 
 def _end_process_group(process: int) -> None:

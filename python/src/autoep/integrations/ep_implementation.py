@@ -31,7 +31,7 @@ class ExpertParallelism(EPImplementation):
         super().__init__(experts, ep_mesh, tp_mesh)
         self._experts = experts
         self._num_experts = experts.num_experts * ep_mesh.size()
-        self._comm = _communicator(ep_mesh.get_group())
+        self._comm = _communicator(ep_mesh.get_group(), ep_mesh.device_type)
 
     def __call__(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -71,7 +71,7 @@ class ExpertParallelism(EPImplementation):
 
 
 @functools.cache
-def _communicator(ep_group: dist.ProcessGroup) -> Communicator:
+def _communicator(ep_group: dist.ProcessGroup, device_type: str) -> Communicator:
     """Makes what moves rows between the ranks of a group; once, for all layers.
 
     Its exchanges are not to mix with others of the same group, so it has one of its own.
@@ -80,4 +80,5 @@ def _communicator(ep_group: dist.ProcessGroup) -> Communicator:
     share_cores(world, None)
     ranks = dist.get_process_group_ranks(ep_group)
     own_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-    return make_communicator(world, own_group, DEFAULT_TIMEOUT)
+    index = torch.cuda.current_device() if device_type == "cuda" else None
+    return make_communicator(world, own_group, DEFAULT_TIMEOUT, torch.device(device_type, index))

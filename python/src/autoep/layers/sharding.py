@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from autoep.errors import ModelError, UnsupportedError
+from autoep.errors import ModelError
 from autoep.functional import expert_range
 from autoep.layers.spec import MoELayer
 
@@ -34,25 +34,24 @@ def check_model(model: nn.Module) -> torch.device:
     return first or torch.device("cpu")
 
 
-def check_ranks(device: torch.device, world_size: int) -> None:
-    """Raises where a model on a GPU is to be trained by several ranks."""
-    if device.type == "cuda" and world_size > 1:
-        raise UnsupportedError(
-            f"the model is on {device} and there are {world_size} ranks, but training on several"
-            " GPUs is not in this version yet. Start one process, or leave the model on the CPU."
-        )
+def start_from_rank_zero(model: nn.Module, device: torch.device) -> None:
+    """Gives every rank the parameters and buffers of rank 0, in place; collective.
 
-
-def start_from_rank_zero(model: nn.Module) -> None:
-    """Gives every rank the parameters and buffers of rank 0, in place; collective."""
+    Args:
+        model: The model, on the CPU or on `device`.
+        device: Where the tensors travel, one at a time.
+    """
     for tensor in (*model.parameters(), *model.buffers()):
-        dist.broadcast(tensor.data, src=0)
+        travelling = tensor.data.to(device)
+        dist.broadcast(travelling, src=0)
+        if travelling.device != tensor.device:
+            tensor.data.copy_(travelling)
 
 
 def shard_experts(layers: list[MoELayer], ep_mesh: DeviceMesh) -> Replacements:
     """Replaces the experts' weights by DTensors of which each rank keeps its own part.
 
-    The whole weights are freed.
+    The parts are on the mesh's device; the whole weights are freed.
 
     Args:
         layers: The MoE layers.
@@ -85,6 +84,7 @@ def replace_parameters(model: nn.Module, replacements: Replacements) -> None:
 def _shard(whole: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
     first, count = expert_range(whole.shape[0], mesh.size(), mesh.get_local_rank())
     own = whole.detach()[first : first + count].clone(memory_format=torch.contiguous_format)
+    own = own.to(mesh.device_type)
     sharded = DTensor.from_local(
         own, mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
     )

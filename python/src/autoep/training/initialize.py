@@ -17,6 +17,7 @@ from autoep.config.training import Config, ExpertParallelConfig, read_config, re
 from autoep.detection.custom import find_custom_layers
 from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
+from autoep.distributed.devices import device_of_rank
 from autoep.distributed.groups import choose_ep_size, make_groups
 from autoep.distributed.launch import join_world
 from autoep.distributed.threads import share_cores
@@ -27,7 +28,6 @@ from autoep.layers.replace import replace_experts_forward
 from autoep.layers.sharding import (
     Replacements,
     check_model,
-    check_ranks,
     shard_experts,
     start_from_rank_zero,
 )
@@ -68,8 +68,9 @@ def initialize(
 
     Args:
         args: A namespace whose `deepspeed_config` is used where `config` is not given.
-        model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or,
-            in a single process, on a GPU.
+        model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or on this
+            rank's GPU. With several ranks a model on the CPU is moved to the rank's GPU, where
+            there is one.
         optimizer: One that has not stepped, or a function of parameter groups; None for that of
             the configuration.
         model_parameters: What the configuration's optimizer, or the function, trains: parameters
@@ -103,23 +104,25 @@ def initialize(
     balancer = BiasBalancer(model, layers, coefficient) if coefficient else None
 
     world = join_world(experts.timeout)
-    check_ranks(device, world.size)
+    device = device_of_rank(device, world)
     share_cores(world, experts.num_threads)
     batch_sizes = resolve_batch_sizes(settings, world.size)
     fewest = min((layer.num_experts for layer in layers), default=1)
     ep_size = choose_ep_size(experts.autoep_size if layers else 1, world.size, fewest)
-    groups = make_groups(world, ep_size, experts.timeout)
+    groups = make_groups(world, ep_size, experts.timeout, device)
 
     loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
     _rehearse(settings)
 
     if world.size > 1:
-        start_from_rank_zero(model)
+        start_from_rank_zero(model, device)
         keep_generate_in_step(model)
     layers, stacked = stack_experts(layers)
     if stacked:
         refuse_save_pretrained(model)
     sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
+    # After the experts were sharded: the whole model need not fit on one GPU.
+    model.to(device)
     rounded, masters = _choose_precision(model, settings, balancer)
     load = replace_experts_forward(layers, adapters, groups.comm)
     if experts.router == "sinkhorn":
