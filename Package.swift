@@ -53,12 +53,18 @@ let package = Package(
     .target(
       name: "AutoEPMPI", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCallback", "CAutoEP"],
       swiftSettings: strict),
+    // Typedefs of NCCL's functions, which are looked up at run time.
+    .systemLibrary(name: "CNCCL", path: "Sources/CNCCL"),
+    // A transport between GPUs over NCCL.
+    .target(
+      name: "AutoEPNCCL", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "CNCCL"],
+      swiftSettings: strict),
     // The exports: checks, translation, composition.
     .target(
       name: "AutoEP",
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPCUDA", "AutoEPCallback", "AutoEPMPI",
-        "CAutoEP",
+        "AutoEPNCCL", "CAutoEP",
       ],
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
