@@ -102,8 +102,30 @@ let package = Package(
     // The laws of backends and dispatchers on a GPU, as a program for machines without Swift.
     .executableTarget(
       name: "AutoEPCUDALaws",
-      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPLayerLaws"],
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPLayerLaws", "AutoEPDeviceLaws",
+      ],
       path: "Tests/AutoEPCUDALaws", swiftSettings: testing),
+    // The memory of a device for the laws, and a transport that moves every exchange through it.
+    .target(
+      name: "AutoEPDeviceLaws", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPLayerLaws"],
+      path: "Tests/AutoEPDeviceLaws", swiftSettings: testing),
+    // The laws of transports and dispatchers over NCCL, a process per GPU.
+    .executableTarget(
+      name: "AutoEPNCCLLaws",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
+        "AutoEPLayerLaws", "AutoEPDeviceLaws",
+      ],
+      path: "Tests/AutoEPNCCLLaws", swiftSettings: testing),
+    // The same laws over an NCCL that moves memory between threads, and its failures.
+    .testTarget(
+      name: "AutoEPNCCLTests",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
+        "AutoEPDeviceLaws", "FakeCUDA", "CNCCL",
+      ],
+      swiftSettings: testing),
     // The laws on the CPU backend, and on wrong ones.
     .testTarget(
       name: "AutoEPLayerTests",
