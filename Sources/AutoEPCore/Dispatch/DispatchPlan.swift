@@ -19,6 +19,8 @@ public struct DispatchPlan {
   public let placement: ExpertRows.Placement
   /// The dispatcher's own part of the memory.
   let details: Arena
+  /// How rows travel; nil where all ranks' rows stay where they are.
+  let route: RowRoute?
 
   /// Rows that tensors must have room for.
   public var rowsCapacity: Int { rowCount.capacity }

@@ -80,7 +80,8 @@ public struct LocalDispatcher: TokenDispatcher {
     }
     return DispatchPlan(
       numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups(layout),
-      rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details)
+      rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details,
+      route: nil)
   }
 
   /// The tokens where they are, or weighted copies.
