@@ -16,8 +16,10 @@ struct NCCLCheck {
   private let nccl: String
   private let ids: GroupIDs
 
+  private typealias Check = @Sendable (NCCLCheck, NCCLTransport) throws -> Void
+
   /// A check, by its name; each has a group of its own.
-  private static let all: [(name: String, check: (NCCLCheck, NCCLTransport) throws -> Void)] = [
+  private static let all: [(name: String, check: Check)] = [
     ("transport laws, the host's memory", { check, group in try check.transport(group) }),
     (
       "transport laws, the device's memory",

@@ -53,7 +53,7 @@ final class FakeNCCL: @unchecked Sendable {
     let id = try library.uniqueID()
     let ranks = Monitor<[Int: Result<NCCLTransport, any Error>]>([:])
     for rank in 0..<size {
-      _ = startThread { [self] in
+      _ = startDetachedThread { [self] in
         let transport = Result { try join(id, rank: rank, size: size, timeout: timeout) }
         ranks.change { $0[rank] = transport }
       }

@@ -1,5 +1,6 @@
 import AutoEPCore
 import AutoEPDeviceLaws
+import AutoEPSystem
 import AutoEPTransportLaws
 import Testing
 
