@@ -23,7 +23,7 @@ struct NCCLCheck {
     ("transport laws, the host's memory", { check, group in try check.transport(group) }),
     (
       "transport laws, the device's memory",
-      { check, group in try check.transport(OnDeviceTransport(group, check.memory)) }
+      { check, group in try check.transport(OnDeviceTransport(group, check.memory, stream: 0)) }
     ),
     ("dispatcher laws", { check, group in try check.dispatcher(group) }),
     ("more than 2^31 bytes to a rank", { check, group in try check.manyBytes(group) }),

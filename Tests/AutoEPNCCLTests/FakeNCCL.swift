@@ -39,6 +39,11 @@ final class FakeNCCL: @unchecked Sendable {
     memory = try DeviceMemory(ordinal: 0, driver: file.path)
   }
 
+  /// The same memory, whose reading waits for another stream than the default one.
+  func memory(stream: UInt) throws -> DeviceMemory {
+    try DeviceMemory(ordinal: 0, driver: file.path, stream: stream)
+  }
+
   /// Opens the library once more.
   func open() throws -> NCCLLibrary { try NCCLLibrary(DynamicLibrary(opening: file.path)) }
 
