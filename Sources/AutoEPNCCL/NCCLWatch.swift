@@ -19,7 +19,7 @@ final class NCCLWatch: Sendable {
 
   init(_ group: NCCLGroup) throws(EngineError) {
     self.group = group
-    guard startThread({ [self] in run() }) else {
+    guard startDetachedThread({ [self] in run() }) else {
       throw EngineError(.outOfMemory, "the watch of an NCCL group: no thread for it")
     }
   }

@@ -7,8 +7,10 @@ public final class DeviceMemory: LawMemory {
   private let driver: MemoryDriver
 
   /// Of the device of a number, over the driver that the loader finds under a name.
-  public init(ordinal: Int, driver name: String = "libcuda.so.1") throws {
-    driver = try MemoryDriver(ordinal: ordinal, name)
+  ///
+  /// - Parameter stream: What reading waits for, by its handle.
+  public init(ordinal: Int, driver name: String = "libcuda.so.1", stream: UInt = 0) throws {
+    driver = try MemoryDriver(ordinal: ordinal, name, stream: stream)
   }
 
   /// Copies the bytes to new memory, which the driver aligns to 256 bytes.
@@ -18,7 +20,7 @@ public final class DeviceMemory: LawMemory {
     return .device(DeviceAddress(address))
   }
 
-  /// Waits for all work, which is where a fault of a kernel shows, and copies what is there.
+  /// Waits for the stream, which is where a fault of a kernel shows, and copies what is there.
   public func bytes(at storage: Storage, count: Int) throws -> [UInt8] {
     guard case .device(let address) = storage else {
       throw EngineError(.internal, "the laws read host memory as the device's")
@@ -54,8 +56,10 @@ private struct MemoryDriver: @unchecked Sendable {
   private let setContext: SetContext
   private let getErrorName: GetErrorName
   private let context: OpaquePointer?
+  private let stream: OpaquePointer?
 
-  init(ordinal: Int, _ name: String) throws {
+  init(ordinal: Int, _ name: String, stream: UInt) throws {
+    self.stream = OpaquePointer(bitPattern: stream)
     let library = try DynamicLibrary(opening: name)
     allocateMemory = try library.function("cuMemAlloc_v2")
     freeMemory = try library.function("cuMemFree_v2")
@@ -95,7 +99,7 @@ private struct MemoryDriver: @unchecked Sendable {
 
   func read(_ count: Int, from address: UInt64) throws -> [UInt8] {
     try enter()
-    try check("cuStreamSynchronize: a kernel failed", synchronizeStream(nil))
+    try check("cuStreamSynchronize: a kernel failed", synchronizeStream(stream))
     var bytes = [UInt8](repeating: 0, count: count)
     try bytes.withUnsafeMutableBytes {
       try check("cuMemcpyDtoH_v2", copyFromDevice($0.baseAddress, address, $0.count))

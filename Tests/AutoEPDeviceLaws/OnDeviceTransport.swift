@@ -12,7 +12,7 @@ public final class OnDeviceTransport: Transport {
   /// - Parameters:
   ///   - memory: Its reading waits for the stream.
   ///   - stream: By its handle.
-  public init(_ base: any Transport, _ memory: any LawMemory, stream: UInt = 0) {
+  public init(_ base: any Transport, _ memory: any LawMemory, stream: UInt) {
     self.base = base
     self.memory = memory
     self.stream = stream

@@ -16,12 +16,14 @@ struct NCCLCheck {
   private let nccl: String
   private let ids: GroupIDs
 
+  private typealias Check = @Sendable (NCCLCheck, NCCLTransport) throws -> Void
+
   /// A check, by its name; each has a group of its own.
-  private static let all: [(name: String, check: (NCCLCheck, NCCLTransport) throws -> Void)] = [
+  private static let all: [(name: String, check: Check)] = [
     ("transport laws, the host's memory", { check, group in try check.transport(group) }),
     (
       "transport laws, the device's memory",
-      { check, group in try check.transport(OnDeviceTransport(group, check.memory)) }
+      { check, group in try check.transport(OnDeviceTransport(group, check.memory, stream: 0)) }
     ),
     ("dispatcher laws", { check, group in try check.dispatcher(group) }),
     ("more than 2^31 bytes to a rank", { check, group in try check.manyBytes(group) }),

@@ -39,6 +39,11 @@ final class FakeNCCL: @unchecked Sendable {
     memory = try DeviceMemory(ordinal: 0, driver: file.path)
   }
 
+  /// The same memory, whose reading waits for another stream than the default one.
+  func memory(stream: UInt) throws -> DeviceMemory {
+    try DeviceMemory(ordinal: 0, driver: file.path, stream: stream)
+  }
+
   /// Opens the library once more.
   func open() throws -> NCCLLibrary { try NCCLLibrary(DynamicLibrary(opening: file.path)) }
 
@@ -53,7 +58,7 @@ final class FakeNCCL: @unchecked Sendable {
     let id = try library.uniqueID()
     let ranks = Monitor<[Int: Result<NCCLTransport, any Error>]>([:])
     for rank in 0..<size {
-      _ = startThread { [self] in
+      _ = startDetachedThread { [self] in
         let transport = Result { try join(id, rank: rank, size: size, timeout: timeout) }
         ranks.change { $0[rank] = transport }
       }

@@ -64,7 +64,7 @@ import Testing
     // Either the exchange never ends, or NCCL never says that it is enqueued.
     if stalls { fake.state.pointee.stalls = 1 } else { fake.state.pointee.pollsInProgress = .max }
     let outcome = Monitor<EngineError?>(nil)
-    _ = startThread {
+    _ = startDetachedThread {
       let error = try? failure(of: "exchange") { () throws(EngineError) in
         try world[0].barrier(step: "roll call")
       }

@@ -1,5 +1,6 @@
 import AutoEPCore
 import AutoEPDeviceLaws
+import AutoEPSystem
 import AutoEPTransportLaws
 import Testing
 
@@ -16,7 +17,11 @@ import Testing
   @Test func deviceMemory() throws {
     let fake = try FakeNCCL()
     try checkTransport { size in
-      try fake.makeWorld(size: size).map { OnDeviceTransport($0, fake.memory) }
+      try fake.makeWorld(size: size).map { rank in
+        // Any number is a stream of the fake driver.
+        let stream = UInt(1 + rank.rank)
+        return OnDeviceTransport(rank, try fake.memory(stream: stream), stream: stream)
+      }
     }
     #expect(fake.state.pointee.misuses == 0)
   }

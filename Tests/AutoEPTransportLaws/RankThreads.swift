@@ -1,5 +1,5 @@
 import AutoEPCore
-import Foundation
+import Glibc
 import Synchronization
 
 /// Runs `body` for each rank in a thread of its own; throws the first error when all have ended,

@@ -62,10 +62,10 @@ struct PlanLayout {
     /// Of the backend's part, per token.
     var prepared: ByteCount
 
-    /// The bytes of a plan, per token.
+    /// The bytes of a plan, per token. What is prepared begins at an aligned byte behind the details.
     var byteCount: ByteCount {
       .part(byteCount: PlanHeader.byteCount) + .part(byteCount: (localExperts + 1) * 4)
-        + .part(perItem: topK * 4) + details + prepared
+        + .part(perItem: topK * 4) + details + ByteCount(fixed: Arena.alignment) + prepared
     }
   }
 

@@ -1,7 +1,7 @@
 import Glibc
 
 /// Runs `body` in a thread of its own, which nobody waits for. Returns false where the system gives no thread.
-package func startThread(_ body: @escaping @Sendable () -> Void) -> Bool {
+package func startDetachedThread(_ body: @escaping @Sendable () -> Void) -> Bool {
   var thread = pthread_t()
   let job = unsafe Unmanaged.passRetained(ThreadJob(body))
   let status = unsafe pthread_create(
