@@ -7,20 +7,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from autoep.checkpoints import checkpoint
-from autoep.config.training import BatchSizes, Config
-from autoep.distributed.groups import ExpertGroups
-from autoep.distributed.launch import World
+from autoep.checkpoints.load import load
+from autoep.checkpoints.save import save
+from autoep.checkpoints.state import TrainState
+from autoep.config.training import Config
 from autoep.errors import Error
 from autoep.layers.replace import ExpertLoad
 from autoep.routers.balance import BiasBalancer
-from autoep.training.data import EvenLoader
 from autoep.training.gradients import Gradients
-from autoep.training.precision import Masters
+
+
+def _in_state(name: str) -> property:
+    """Makes an attribute of the engine that is kept in its `TrainState`, and so in checkpoints."""
+    return property(
+        lambda engine: getattr(engine.state, name),
+        lambda engine, value: setattr(engine.state, name, value),
+    )
 
 
 class Engine:
@@ -32,11 +35,12 @@ class Engine:
         module: The model, whose experts are this rank's part.
         device: Where this rank computes.
         config: The configuration.
-        optimizer: What steps the parameters, or None.
-        lr_scheduler: What sets their rates, or None.
+        state: The state of the run, which checkpoints save and restore.
+        optimizer: The optimizer, or None.
+        lr_scheduler: The scheduler of its learning rates, or None.
         training_dataloader: This rank's batches, or None.
-        groups: The ranks that share experts, and those that hold the same.
-        masters: The float32 weights of a bf16 run.
+        groups: The ranks that share experts, and those that hold the same experts.
+        parameter_table: The model's parameters, with the float32 masters of a bf16 run.
         global_rank: This rank.
         world_size: The number of ranks.
         local_rank: This rank among those of its host.
@@ -45,35 +49,26 @@ class Engine:
         training: Whether the model is in training mode.
     """
 
+    module = _in_state("model")
+    optimizer = _in_state("optimizer")
+    lr_scheduler = _in_state("lr_scheduler")
+    training_dataloader = _in_state("loader")
+    global_steps = _in_state("global_steps")
+    micro_steps = _in_state("micro_steps")
+
     def __init__(
-        self,
-        *,
-        module: nn.Module,
-        device: torch.device,
-        config: Config,
-        batch_sizes: BatchSizes,
-        world: World,
-        groups: ExpertGroups,
-        masters: Masters,
-        optimizer: Optimizer | None,
-        lr_scheduler: LRScheduler | None,
-        training_dataloader: EvenLoader | None,
-        load: ExpertLoad,
-        balancer: BiasBalancer | None,
+        self, state: TrainState, config: Config, load: ExpertLoad, balancer: BiasBalancer | None
     ) -> None:
-        self.module = module
-        self.device = device
+        self.state = state
+        self.device = state.device
         self.config = config
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.training_dataloader = training_dataloader
-        self.groups = groups
-        self.masters = masters
-        self.global_rank, self.world_size, self.local_rank, _ = world
-        self.global_steps = 0
-        self.micro_steps = 0
-        self._batch_sizes = batch_sizes
-        self._gradients = Gradients(module, masters, groups, world.size)
+        self.groups = state.groups
+        self.parameter_table = state.parameter_table
+        self.global_rank, self.world_size, self.local_rank, _ = state.world
+        self._batch_sizes = state.batch_sizes
+        self._gradients = Gradients(
+            state.model, state.parameter_table, state.groups, state.world.size
+        )
         self._load = load
         self._balancer = balancer
         self._global_norm: float | None = None
@@ -196,7 +191,8 @@ class Engine:
         Returns:
             True.
         """
-        checkpoint.save(self, save_dir, tag or f"global_step{self.global_steps}", client_state)
+        tag = tag or f"global_step{self.global_steps}"
+        save(self.state, save_dir, tag, client_state or {})
         return True
 
     def load_checkpoint(
@@ -211,7 +207,7 @@ class Engine:
         Returns:
             Its path and the client's state; (None, {}) where the folder has no checkpoint.
         """
-        return checkpoint.load(self, load_dir, tag)
+        return load(self.state, load_dir, tag)
 
     def _step_optimizer(self) -> None:
         if self.optimizer is None:
@@ -221,7 +217,7 @@ class Engine:
         if self.config.gradient_clipping > 0:
             self._gradients.clip(self._global_norm, self.config.gradient_clipping)
         self.optimizer.step()
-        self.masters.publish()
+        self.parameter_table.copy_to_model()
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self._gradients.clear()

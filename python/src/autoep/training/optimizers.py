@@ -16,7 +16,9 @@ from autoep.config.training import OptimizerConfig
 from autoep.errors import ConfigError, ModelError
 
 ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
-Stepped = Callable[[nn.Parameter], nn.Parameter]
+
+# From a parameter that the caller knows to the one that the optimizer steps.
+OptimizerParameterOf = Callable[[nn.Parameter], nn.Parameter]
 
 # Optimizers of torch that an engine cannot step, each with the reason.
 _UNFIT = {
@@ -29,14 +31,16 @@ _UNFIT = {
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: ParameterGroups, stepped: Stepped
+    config: OptimizerConfig,
+    parameters: ParameterGroups,
+    optimizer_parameter_of: OptimizerParameterOf,
 ) -> Optimizer | None:
     """Builds the optimizer that the configuration names, or none.
 
     Args:
         config: The section `optimizer`.
         parameters: The parameters to train, or groups of them with options of their own.
-        stepped: Gives what is stepped for a parameter that the caller knows.
+        optimizer_parameter_of: Returns the parameter to step for one that the caller knows.
     """
     if config.type is None:
         if config.params:
@@ -44,12 +48,12 @@ def build_optimizer(
         return None
     name, params = _torch_names(config)
     kind = find_class(torch.optim, Optimizer, name, "optimizer.type", exclude=_UNFIT)
-    groups = _split_sharded(_stepped_groups(parameters, stepped))
+    groups = _split_sharded(_trained_groups(parameters, optimizer_parameter_of))
     return construct(kind, groups, params, "optimizer.params")
 
 
-def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
-    """Points the caller's optimizer at what is stepped; groups and their options stay.
+def adopt_optimizer(optimizer: Optimizer, optimizer_parameter_of: OptimizerParameterOf) -> None:
+    """Points the caller's optimizer at the parameters to step; groups and their options stay.
 
     Raises:
         ModelError: It has state, which belongs to the parameters that it had, or it is of a kind
@@ -63,7 +67,7 @@ def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
             " function that makes it from the parameters, or name it in the configuration."
         )
     groups = optimizer.param_groups
-    parts = _distinct([stepped(p) for p in group["params"]] for group in groups)
+    parts = _distinct([optimizer_parameter_of(p) for p in group["params"]] for group in groups)
     for group, part in zip(groups, parts, strict=True):
         group["params"] = part
         _check_unmixed(group)
@@ -72,10 +76,10 @@ def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
 def make_optimizer(
     make: Callable[[list[dict[str, Any]]], Optimizer],
     parameters: ParameterGroups,
-    stepped: Stepped,
+    optimizer_parameter_of: OptimizerParameterOf,
 ) -> Optimizer:
-    """Has the caller's function make the optimizer from groups of what is stepped."""
-    optimizer = make(_split_sharded(_stepped_groups(parameters, stepped)))
+    """Has the caller's function make the optimizer from groups of the parameters to step."""
+    optimizer = make(_split_sharded(_trained_groups(parameters, optimizer_parameter_of)))
     _check_kind(optimizer)
     return optimizer
 
@@ -166,10 +170,14 @@ def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
     return ("AdamW" if decoupled is True else config.type), params
 
 
-def _stepped_groups(parameters: ParameterGroups, stepped: Stepped) -> list[dict[str, Any]]:
+def _trained_groups(
+    parameters: ParameterGroups, optimizer_parameter_of: OptimizerParameterOf
+) -> list[dict[str, Any]]:
     given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    trained = _distinct([stepped(p) for p in _listed(group) if p.requires_grad] for group in groups)
+    trained = _distinct(
+        [optimizer_parameter_of(p) for p in _listed(group) if p.requires_grad] for group in groups
+    )
     return [{**group, "params": part} for group, part in zip(groups, trained, strict=True)]
 
 
