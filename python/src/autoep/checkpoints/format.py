@@ -23,6 +23,10 @@ from autoep.errors import CheckpointError
 
 Tensors = dict[str, torch.Tensor]
 
+# The version of all that stands in this module, and of the keys of `run.pt`. A change that an older
+# reader would misread, or refuse without a reason, needs another number.
+FORMAT_VERSION = 1
+
 RUN_FILE = "run.pt"
 LATEST_FILE = "latest"
 RANDOM = "random/"
@@ -92,7 +96,7 @@ def run_to_bytes(run: dict[str, Any]) -> bytes:
     """
     written = io.BytesIO()
     try:
-        torch.save(run, written)
+        torch.save({"format_version": FORMAT_VERSION, **run}, written)
         torch.load(io.BytesIO(written.getvalue()), weights_only=True)
     except Exception as error:
         raise CheckpointError(
@@ -103,8 +107,28 @@ def run_to_bytes(run: dict[str, Any]) -> bytes:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Reads the `run.pt` of a checkpoint; nothing in it is executed."""
-    return torch.load(path / RUN_FILE, weights_only=True)
+    """Reads the `run.pt` of a checkpoint; nothing in it is executed.
+
+    Raises:
+        CheckpointError: It cannot be read, or is of another version.
+    """
+    file = path / RUN_FILE
+    try:
+        run = torch.load(file, weights_only=True)
+    except Exception as error:  # also a pickle that would execute something
+        reason = error if isinstance(error, OSError) else type(error).__name__
+        raise CheckpointError(
+            f"{file} cannot be read ({reason}): it is damaged, or engine.save_checkpoint has not"
+            " written it. Load another checkpoint."
+        ) from error
+    version = run.get("format_version") if isinstance(run, dict) else None
+    if type(version) is not int or version != FORMAT_VERSION:
+        got = "none" if version is None else repr(version)
+        raise CheckpointError(
+            f"{file}: format version: got {got}, expected {FORMAT_VERSION}. Load the checkpoint"
+            " with the version of autoep that wrote it, or start from another checkpoint."
+        )
+    return run
 
 
 @contextmanager
