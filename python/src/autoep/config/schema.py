@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from autoep.errors import ConfigError
@@ -72,11 +72,16 @@ def section(contents: type) -> Any:
     return key(contents, kind)
 
 
+def inline(contents: type) -> Any:
+    """Declares a record of a section whose keys stand among the section's own."""
+    return dataclasses.field(default_factory=contents, metadata={"inline": contents})
+
+
 def read_section(contents: type[Contents], given: Any, path: str = "") -> Contents:
     """Builds a section from a mapping.
 
     Args:
-        contents: A dataclass whose fields are declared with `key`.
+        contents: A dataclass whose fields are declared with `key`, `section` or `inline`.
         given: What the configuration holds there.
         path: The dotted path of the section, empty at the top.
 
@@ -85,19 +90,19 @@ def read_section(contents: type[Contents], given: Any, path: str = "") -> Conten
     """
     if not isinstance(given, Mapping):
         raise wrong_value(path or "the configuration", given, "an object of keys and values")
-    fields = {field.name: field for field in dataclasses.fields(contents)}
+    kinds = dict(_kinds(contents))
     refused: Mapping[str, Refusal] = getattr(contents, "refused", {})
     values = {}
     for name, value in given.items():
         where = f"{path}.{name}" if path else str(name)
-        if name in fields:
+        if name in kinds:
             if value != AUTO:
-                values[name] = _read_value(fields[name].metadata["kind"], value, where)
+                values[name] = _read_value(kinds[name], value, where)
         elif name in refused:
             _check_refused(refused[name], value, where)
         else:
-            raise _unknown_key(name, where, [*fields, *refused], list(fields))
-    return contents(**values)
+            raise _unknown_key(name, where, [*kinds, *refused], list(kinds))
+    return _build(contents, values)
 
 
 def wrong_value(path: str, given: Any, allowed: str, advice: str = "") -> ConfigError:
@@ -110,6 +115,26 @@ def nearest(name: Any, known: list[str]) -> str:
     """Returns a sentence that suggests the known name nearest to a wrong one, or nothing."""
     close = difflib.get_close_matches(str(name), known, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def _kinds(contents: type) -> Iterator[tuple[str, Kind]]:
+    """Yields the keys of a section in order, those of inline records among them."""
+    for field in dataclasses.fields(contents):
+        if "inline" in field.metadata:
+            yield from _kinds(field.metadata["inline"])
+        else:
+            yield field.name, field.metadata["kind"]
+
+
+def _build(contents: type[Contents], values: Mapping[str, Any]) -> Contents:
+    """Builds a section and its inline records from the values of all of their keys."""
+    own = {}
+    for field in dataclasses.fields(contents):
+        if "inline" in field.metadata:
+            own[field.name] = _build(field.metadata["inline"], values)
+        elif field.name in values:
+            own[field.name] = values[field.name]
+    return contents(**own)
 
 
 def _read_value(kind: Kind, value: Any, path: str) -> Any:

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoep.checkpoints.hf_export import refuse_save_pretrained
 from autoep.checkpoints.state import TrainState
-from autoep.config.training import Config, ExpertParallelConfig, read_config, resolve_batch_sizes
+from autoep.config.expert_parallel import ExpertParallelConfig
+from autoep.config.training import Config, read_config, resolve_batch_sizes
 from autoep.detection.custom import find_custom_layers
 from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
@@ -162,9 +163,9 @@ def _check_arguments(model: object, mpu: object) -> None:
 
 
 def _find_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:
-    if config.moe_layer_pattern is None:
+    if config.custom_layers.moe_layer_pattern is None:
         return find_moe_layers(model, config.preset_model)
-    return find_custom_layers(model, config)
+    return find_custom_layers(model, config.custom_layers)
 
 
 def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object) -> None:
