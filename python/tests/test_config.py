@@ -66,6 +66,7 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         "expert_parallel": {"use_grouped_mm": True, "deterministic": True, "expert_w3": None},
     }
     assert read_config(given) == Config()
+    read_config({"expert_parallel": {"route_scale": 1, "routed_scaling_factor": 1.0}})
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,9 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         ({"expert_parallel": {"timeout": float("inf")}}, ["timeout: given inf"]),
         ({"expert_parallel": {"deterministic": False}}, ["deterministic", "not supported"]),
         ({"expert_parallel": {"top_k": 4}}, ["top_k: given 4", "moe_layer_pattern"]),
+        ({"expert_parallel": {"top_k": 1}}, ["top_k: given 1", "moe_layer_pattern"]),
+        ({"expert_parallel": {"route_norm": True}}, ["route_norm: given True", "remove the key"]),
+        ({"expert_parallel": {"has_shared_experts": True}}, ["has_shared_experts: given True"]),
         ({"expert_parallel": {"moe_layer_pattern": "("}}, ["moe_layer_pattern", "expression"]),
         ({"expert_parallel": True}, ["expert_parallel: given True", "an object"]),
         ({"fp16": {"enabled": True}}, ["fp16", "use bf16"]),

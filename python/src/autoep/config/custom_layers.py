@@ -75,7 +75,8 @@ def check_custom_layers(config: CustomLayersConfig) -> None:
         return
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value not in (None, 1.0):
+        is_scale_of_one = isinstance(value, float) and value == 1.0
+        if value is not None and not is_scale_of_one:
             raise wrong_value(
                 f"expert_parallel.{field.name}",
                 value,
