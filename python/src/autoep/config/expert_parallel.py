@@ -23,7 +23,7 @@ from autoep.config.schema import (
 
 @dataclass(frozen=True)
 class ExpertParallelConfig:
-    """`expert_parallel`: how the experts are spread.
+    """`expert_parallel`: how the experts are sharded over the ranks.
 
     Attributes:
         enabled: False trains the model as it is, with data parallelism only.
@@ -32,9 +32,9 @@ class ExpertParallelConfig:
         preset_model: The family to look for in the model, by its `model_type`. Default: any.
         router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training,
             with weights of its own.
-        fused_router: Whether the engine routes where it has the maths of a model's router.
-        load_balance_coeff: By how much the bias that a router adds for the choice of experts moves
-            in a step, against the load of all ranks. Default: it does not.
+        fused_router: Whether the engine computes the routers that it has an implementation of.
+        load_balance_coeff: The amount by which each step moves the bias that a router adds for the
+            choice of experts, against the load of all ranks. Default: the bias stays.
         num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
             cores that this rank may use, divided among the ranks that share them.
         timeout: Seconds after which a missing rank is an error.

@@ -1,8 +1,8 @@
 """Reading a configuration into dataclasses: every key is known, of the right kind, or an error.
 
-A dataclass declares its keys with `key(default, kind)`. Its `refused` table names the keys that
-other engines have and this one does not honour, each with the reason and the values that ask for
-nothing and are therefore accepted.
+A dataclass declares its keys with `key(default, kind)`. Its table `refused` lists the keys of other
+engines that this one does not honour, each with the reason, and with the values that are accepted
+because they change nothing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ AUTO = "auto"
 
 
 class Kind(NamedTuple):
-    """What a key may hold.
+    """The values that a key may hold.
 
     Attributes:
-        allowed: Says it in words, for the error.
+        allowed: Describes them, for errors.
         read: Returns the value to keep, given the value and its path; raises `ValueError` with
             no text where the value is not of this kind.
     """
@@ -35,12 +35,12 @@ class Kind(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a key is not honoured.
+    """A key that is not honoured.
 
     Attributes:
-        reason: Follows the key's name in the error.
-        harmless: Values that ask for what happens anyway.
-        enabled_only: Whether the key is a section that asks for nothing while `enabled` is false.
+        reason: The reason, for the error.
+        harmless: Values that are accepted because they ask for what the engine does anyway.
+        enabled_only: Whether the key is a section that is accepted while its `enabled` is false.
     """
 
     reason: str
@@ -48,18 +48,18 @@ class Refusal(NamedTuple):
     enabled_only: bool = False
 
     def allows(self, value: Any) -> bool:
-        """Whether the value asks for nothing that this engine does not do."""
+        """Returns whether the value asks for nothing but what the engine does anyway."""
         if self.enabled_only and isinstance(value, Mapping):
             return value.get("enabled", False) in (False, AUTO)
         return any(type(value) is type(known) and value == known for known in self.harmless)
 
 
 def key(default: Any, kind: Kind) -> Any:
-    """Declares a key of a section: what it is when absent or "auto", and what it may hold.
+    """Declares a key of a section.
 
     Args:
-        default: A value, or the class of which a new instance is made.
-        kind: What the key may hold.
+        default: The value of a key that is absent or "auto", or a class to make it of.
+        kind: The values that the key may hold.
     """
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata={"kind": kind})
@@ -67,7 +67,7 @@ def key(default: Any, kind: Kind) -> Any:
 
 
 def section(contents: type) -> Any:
-    """Declares a key that is a section of its own, all of whose keys have defaults."""
+    """Declares a key that holds a section, all of whose keys have defaults."""
     kind = Kind("an object", lambda value, path: read_section(contents, value, path))
     return key(contents, kind)
 
@@ -82,11 +82,11 @@ def read_section(contents: type[Contents], given: Any, path: str = "") -> Conten
 
     Args:
         contents: A dataclass whose fields are declared with `key`, `section` or `inline`.
-        given: What the configuration holds there.
+        given: The value in the configuration.
         path: The dotted path of the section, empty at the top.
 
     Raises:
-        ConfigError: It is no mapping, or a key is unknown, refused or of the wrong kind.
+        ConfigError: `given` is no mapping, or a key is unknown, refused or of the wrong kind.
     """
     if not isinstance(given, Mapping):
         raise wrong_value(path or "the configuration", given, "an object of keys and values")
@@ -106,13 +106,13 @@ def read_section(contents: type[Contents], given: Any, path: str = "") -> Conten
 
 
 def wrong_value(path: str, given: Any, allowed: str, advice: str = "") -> ConfigError:
-    """The error for a value that a key may not hold."""
+    """Returns the error for a value that a key may not hold."""
     text = f"config: {path}: given {given!r} ({type(given).__name__}); allowed: {allowed}"
     return ConfigError(f"{text}. {advice}" if advice else text)
 
 
 def nearest(name: Any, known: list[str]) -> str:
-    """Returns a sentence that suggests the known name nearest to a wrong one, or nothing."""
+    """Returns a sentence that suggests the known name nearest to a wrong one, or ""."""
     close = difflib.get_close_matches(str(name), known, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
 
@@ -193,7 +193,7 @@ def _exactly(kind: type) -> Callable[[Any, str], Any]:
 
 
 def one_of(*choices: Any) -> Kind:
-    """One of the given values."""
+    """Returns the kind of a key that holds one of the given values."""
 
     def read(value: Any, path: str) -> Any:
         for choice in choices:
@@ -207,7 +207,7 @@ def one_of(*choices: Any) -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """The same kind, or null."""
+    """Returns a kind that also allows null."""
 
     def read(value: Any, path: str) -> Any:
         return None if value is None else kind.read(value, path)

@@ -1,7 +1,7 @@
 """The configuration of a training run: a path, a dict, or a DeepSpeed JSON.
 
-Every key is honoured, or refused with its reason; an unknown key is an error. "auto" takes the
-default that stands here.
+Every key is honoured, or refused with its reason; an unknown key is an error. "auto" means the
+default in these classes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class BF16Config:
-    """`bf16`: computes in bfloat16; weights, optimizer states and gradients are kept in float32."""
+    """`bf16`: computes in bfloat16, with weights, optimizer states and gradients in float32."""
 
     enabled: bool = key(False, FLAG)
 
@@ -109,13 +109,15 @@ class Config:
     """A training run, as DeepSpeed's JSON describes one.
 
     Attributes:
-        train_batch_size: Samples an optimizer step, over all ranks.
-        train_micro_batch_size_per_gpu: Samples a rank computes at a time; 1 if nothing says.
-        gradient_accumulation_steps: Micro-batches an optimizer step; 1 if nothing says.
-        gradient_clipping: The largest global gradient norm; 0 does not clip.
-        steps_per_print: Prints the state of the run on rank 0 every so many steps.
-        seed: Of the order of the training data.
-        dataloader_drop_last: Whether to leave out a last, smaller micro-batch.
+        train_batch_size: Samples per optimizer step, over all ranks.
+        train_micro_batch_size_per_gpu: Samples per micro-batch of a rank; 1 if neither given nor
+            implied by the other two sizes.
+        gradient_accumulation_steps: Micro-batches per optimizer step; 1 if neither given nor
+            implied.
+        gradient_clipping: The largest global gradient norm; 0 disables clipping.
+        steps_per_print: Rank 0 prints the state of the run every so many steps.
+        seed: The seed of the order of the training data.
+        dataloader_drop_last: Whether to drop a last, smaller micro-batch.
     """
 
     train_batch_size: int | None = key(None, POSITIVE)
@@ -166,7 +168,7 @@ class Config:
 
 
 class BatchSizes(NamedTuple):
-    """Samples an optimizer step over all ranks, samples a rank at a time, micro-batches a step."""
+    """Samples per optimizer step, samples per micro-batch of a rank, micro-batches per step."""
 
     train: int
     micro: int
@@ -177,10 +179,10 @@ def read_config(given: str | Path | Mapping[str, Any] | Config | None) -> Config
     """Reads a configuration.
 
     Args:
-        given: A path of a JSON file, a mapping, or a configuration already read.
+        given: The path of a JSON file, a mapping, or a configuration that was read before.
 
     Raises:
-        ConfigError: There is none, it cannot be read, or a key in it is wrong.
+        ConfigError: No configuration was given, it cannot be read, or a key in it is wrong.
     """
     if isinstance(given, Config):
         return given
@@ -198,12 +200,12 @@ def read_config(given: str | Path | Mapping[str, Any] | Config | None) -> Config
 
 
 def resolve_batch_sizes(config: Config, world_size: int) -> BatchSizes:
-    """Completes the three batch sizes from those given, as DeepSpeed does.
+    """Computes the batch sizes that were not given from the others, as DeepSpeed does.
 
     train_batch_size = train_micro_batch_size_per_gpu * gradient_accumulation_steps * world_size.
 
     Raises:
-        ConfigError: They do not fit each other.
+        ConfigError: The sizes given contradict each other.
     """
     train = config.train_batch_size
     micro = config.train_micro_batch_size_per_gpu

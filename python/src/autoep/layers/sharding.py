@@ -1,4 +1,4 @@
-"""Starting from equal weights, and leaving each rank its own experts."""
+"""Broadcasting the weights of rank 0, and sharding the experts over the ranks."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ def _in_state(name: str) -> property:
 
 
 class Engine:
-    """Trains a model whose experts are spread over the ranks. Made by `autoep.initialize`.
+    """Trains a model whose experts are sharded over the ranks. `autoep.initialize` makes it.
 
-    Every rank makes the same calls in the same order.
+    Every rank must make the same calls in the same order.
 
     Attributes:
         module: The model, whose experts are this rank's part.
-        device: Where this rank computes.
+        device: The device that this rank computes on.
         config: The configuration.
         state: The state of the run, which checkpoints save and restore.
         optimizer: The optimizer, or None.
@@ -43,7 +43,7 @@ class Engine:
         parameter_table: The model's parameters, with the float32 masters of a bf16 run.
         global_rank: This rank.
         world_size: The number of ranks.
-        local_rank: This rank among those of its host.
+        local_rank: This rank among the ranks of its host.
         global_steps: Optimizer steps done.
         micro_steps: Micro-batches done.
         training: Whether the model is in training mode.
@@ -84,8 +84,8 @@ class Engine:
         """Adds the gradients of one micro-batch; collective.
 
         Args:
-            loss: A scalar, this rank's mean over its micro-batch. It is divided by the number of
-                micro-batches of a step.
+            loss: A scalar, the mean over this rank's micro-batch. It is divided by the number of
+                micro-batches per step.
 
         Returns:
             The loss.
@@ -103,14 +103,14 @@ class Engine:
     def reduce_gradients(self) -> None:
         """Averages the gradients of a step over the ranks, for scripts that read them; collective.
 
-        `step` does so by itself. Until then each rank has the sum of its own backwards.
+        `step` calls it. Before that, each rank has the sum over its own backward passes only.
         """
         if not self._reduced:
             self._gradients.reduce()
             self._reduced = True
 
     def step(self) -> None:
-        """Ends a micro-batch; steps the optimizer after the last one of a step; collective."""
+        """Ends a micro-batch, and steps the optimizer after the last one of a step; collective."""
         if not self._went_backward:
             raise Error("engine.step() comes after engine.backward(loss), once for each")
         self._went_backward = False
@@ -119,12 +119,12 @@ class Engine:
         self.micro_steps += 1
 
     def train(self, mode: bool = True) -> Engine:
-        """Puts the model into training mode, or out of it."""
+        """Sets the model to training mode, or to evaluation mode."""
         self.module.train(mode)
         return self
 
     def eval(self) -> Engine:
-        """Puts the model into evaluation mode."""
+        """Sets the model to evaluation mode."""
         return self.train(False)
 
     @property
@@ -133,31 +133,31 @@ class Engine:
         return self.module.training
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model's `generate`, on all ranks until every one has finished; collective."""
+        """Runs the model's `generate` on all ranks until every rank has finished; collective."""
         return self.module.generate(*args, **kwargs)
 
     def is_gradient_accumulation_boundary(self) -> bool:
-        """Whether the present micro-batch is the last one of a step."""
+        """Returns whether the current micro-batch is the last one of a step."""
         return (self.micro_steps + 1) % self._batch_sizes.accumulation == 0
 
     def get_global_grad_norm(self) -> float | None:
-        """Returns the gradient norm of the last step, before clipping; None before the first."""
+        """Returns the gradient norm of the last step, before clipping; None before any step."""
         return self._global_norm
 
     def get_lr(self) -> list[float]:
-        """Returns the rate of each parameter group."""
+        """Returns the learning rate of each parameter group."""
         return [] if self.optimizer is None else [g["lr"] for g in self.optimizer.param_groups]
 
     def train_batch_size(self) -> int:
-        """Returns the samples of a step, over all ranks."""
+        """Returns the number of samples per step, over all ranks."""
         return self._batch_sizes.train
 
     def train_micro_batch_size_per_gpu(self) -> int:
-        """Returns the samples that a rank computes at a time."""
+        """Returns the number of samples per micro-batch of one rank."""
         return self._batch_sizes.micro
 
     def gradient_accumulation_steps(self) -> int:
-        """Returns the micro-batches of a step."""
+        """Returns the number of micro-batches per step."""
         return self._batch_sizes.accumulation
 
     def expert_load(self) -> torch.Tensor:
@@ -178,15 +178,15 @@ class Engine:
         tag: str | None = None,
         client_state: dict[str, Any] | None = None,
     ) -> bool:
-        """Writes what a run needs to go on, and names it in the file `latest`; collective.
+        """Writes a checkpoint of the run, and names it in the file `latest`; collective.
 
-        A crash while writing leaves the checkpoint before as it was.
+        If writing fails, the previous checkpoint is left as it was.
 
         Args:
-            save_dir: A folder that all ranks see.
+            save_dir: A folder that all ranks can access.
             tag: The checkpoint's name; `global_step<N>` if None.
-            client_state: What the script wants back: numbers, strings, tensors, and lists, tuples
-                and dicts of them.
+            client_state: Data of the script, which `load_checkpoint` returns: numbers, strings,
+                tensors, and lists, tuples and dicts of them.
 
         Returns:
             True.
@@ -198,14 +198,14 @@ class Engine:
     def load_checkpoint(
         self, load_dir: str | PathLike[str], tag: str | None = None
     ) -> tuple[str | None, dict[str, Any]]:
-        """Goes on from a checkpoint of the same number of ranks and autoep_size; collective.
+        """Restores the run from a checkpoint of as many ranks and the same autoep_size; collective.
 
         Args:
             load_dir: The folder given to `save_checkpoint`.
-            tag: Which one; the one that `latest` names if None.
+            tag: The checkpoint's name; the one in the file `latest` if None.
 
         Returns:
-            Its path and the client's state; (None, {}) where the folder has no checkpoint.
+            Its path and the script's data; (None, {}) if the folder has no checkpoint.
         """
         return load(self.state, load_dir, tag)
 

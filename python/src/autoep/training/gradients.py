@@ -1,12 +1,12 @@
-"""The gradients of a step: summed over micro-batches and ranks, measured, clipped.
+"""The gradients of a step: accumulation over micro-batches, reduction over ranks, norm, clipping.
 
 The loss of a step is the mean over ranks of their losses, so every gradient is a sum over all
 ranks divided by their number. For the experts, the all-to-all's backward has already summed over
 the ranks of the EP group.
 
-The sums over ranks are made once, when a step ends, from whatever the backwards have left. DDP
-would begin them in the last backward, and counts on a forward of its own before it: a model called
-directly, or two forwards before their backwards, would go unsummed without a word.
+Gradients are reduced over ranks once, when a step ends, whatever backward passes made them. DDP
+would start during the last backward, and relies on its own forward before it: for a model that is
+called directly, or with two forwards before their backwards, it would silently skip the reduction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autoep.distributed.groups import ExpertGroups
 from autoep.errors import ModelError
 from autoep.layers.parameters import ParameterTable, local_shard
 
-# What is sent at a time, as DDP's buckets are.
+# Bytes per all-reduce of dense gradients, the size of DDP's buckets.
 _BUCKET_BYTES = 25 << 20
 
 
@@ -65,9 +65,9 @@ class Gradients:
         self._sum_experts()
 
     def global_norm(self) -> float:
-        """Returns the norm over all parameters of the model, the same on every rank; collective.
+        """Returns the norm over all gradients of the model, the same on every rank; collective.
 
-        A plain parameter counts once, and every expert once.
+        Dense parameters and every expert count once, though several ranks may hold them.
         """
         dense = get_total_norm(self._sums(experts=False)).item()
         experts = get_total_norm(self._sums(experts=True)).double().square()
@@ -76,7 +76,7 @@ class Gradients:
         return math.sqrt(dense**2 + experts.item())
 
     def clip(self, norm: float, limit: float) -> None:
-        """Scales the gradients down to the norm `limit` if theirs, `norm`, is above it."""
+        """Scales the gradients to the norm `limit` if their norm, `norm`, is larger."""
         scale = limit / (norm + 1e-6)
         gradients = self._sums(experts=False) + self._sums(experts=True)
         if scale < 1 and gradients:
@@ -96,7 +96,7 @@ class Gradients:
             )
 
     def _fill_missing(self) -> None:
-        """Gives zeros to a parameter that only other ranks have used."""
+        """Allocates a gradient of zeros for each parameter that only other ranks have used."""
         masters = [row.master for row in self._trained]
         used = torch.tensor([master.grad is not None for master in masters], dtype=torch.uint8)
         dist.all_reduce(used, op=dist.ReduceOp.MAX)
@@ -130,7 +130,7 @@ class Gradients:
 
 
 def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Parts gradients, in order, into runs of one dtype and of about `_BUCKET_BYTES`."""
+    """Splits gradients, in order, into buckets of one dtype and about `_BUCKET_BYTES`."""
     bucket: list[torch.Tensor] = []
     size = 0
     for gradient in gradients:

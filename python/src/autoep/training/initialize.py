@@ -181,7 +181,7 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
 
 
 def _rehearse(settings: Config) -> None:
-    """Builds optimizer and scheduler for nothing: what is wrong shows while the model is whole."""
+    """Builds the optimizer and scheduler once in vain, to raise before the model is changed."""
     optimizer = build_optimizer(settings.optimizer, [nn.Parameter(torch.zeros(1))], lambda p: p)
     if optimizer is not None:
         build_scheduler(settings.scheduler, optimizer)

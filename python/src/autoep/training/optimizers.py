@@ -1,4 +1,4 @@
-"""The optimizer: built from the configuration, or the caller's, pointed at what is trained."""
+"""The optimizer: built from the configuration, or the caller's, given the parameters to step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 # From a parameter that the caller knows to the one that the optimizer steps.
 OptimizerParameterOf = Callable[[nn.Parameter], nn.Parameter]
 
-# Optimizers of torch that an engine cannot step, each with the reason.
+# Optimizers of torch that the engine refuses, each with the reason.
 _UNFIT = {
     "LBFGS": "it computes the loss again within a step",
     "SparseAdam": "gradients are dense",
@@ -35,7 +35,7 @@ def build_optimizer(
     parameters: ParameterGroups,
     optimizer_parameter_of: OptimizerParameterOf,
 ) -> Optimizer | None:
-    """Builds the optimizer that the configuration names, or none.
+    """Builds the optimizer that the configuration names; returns None if it names none.
 
     Args:
         config: The section `optimizer`.
@@ -53,7 +53,7 @@ def build_optimizer(
 
 
 def adopt_optimizer(optimizer: Optimizer, optimizer_parameter_of: OptimizerParameterOf) -> None:
-    """Points the caller's optimizer at the parameters to step; groups and their options stay.
+    """Gives the caller's optimizer the parameters to step; its groups and options stay.
 
     Raises:
         ModelError: It has state, which belongs to the parameters that it had, or it is of a kind
@@ -99,18 +99,18 @@ def find_class(
     exclude: Mapping[str, str],
     also: Sequence[str] = (),
 ) -> type:
-    """Finds a class of a module by its name, in any case of letters.
+    """Finds a class of a module by its name, ignoring case.
 
     Args:
-        module: Where to look.
-        base: What it derives from.
+        module: The module to search.
+        base: The base class of those allowed.
         name: The name given.
-        path: Where in the configuration it stands.
+        path: The path of its key in the configuration.
         exclude: Classes that cannot be used, each with the reason.
-        also: Names that the error tells as well, because they are found elsewhere.
+        also: Names that the error lists as well, because the caller finds them elsewhere.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such class.
     """
     known = {
         attribute.lower(): value
@@ -133,7 +133,7 @@ def find_class(
 
 
 def construct(kind: type, first: Any, params: dict[str, Any], path: str) -> Any:
-    """Makes an optimizer or scheduler; "auto" leaves an argument at torch's default.
+    """Constructs an optimizer or scheduler; "auto" leaves an argument at torch's default.
 
     Raises:
         ConfigError: It has no such argument, or refuses its value.
@@ -182,10 +182,10 @@ def _trained_groups(
 
 
 def _distinct(groups: Iterable[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
-    """Groups in which a parameter stands once: several experts may have become one of them.
+    """Removes duplicates from each group: several experts may have been stacked into one parameter.
 
     Raises:
-        ModelError: It would stand in two groups.
+        ModelError: A parameter is in two groups.
     """
     distinct = [list(dict.fromkeys(group)) for group in groups]
     if len({p for group in distinct for p in group}) < sum(map(len, distinct)):
@@ -210,7 +210,7 @@ def _listed(group: object) -> list[nn.Parameter]:
 
 
 def _split_sharded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keeps plain and sharded parameters apart: torch's fused steps take one kind at a time."""
+    """Separates plain and sharded parameters: torch's fused steps take one kind per group."""
     return [
         {**group, "params": part}
         for group in groups
