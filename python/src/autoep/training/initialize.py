@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -134,7 +134,7 @@ def initialize(
     elif experts.fused_router:
         fuse_routers(layers)
 
-    optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, table)
+    optimizer = _choose_optimizer(optimizer, settings, model_parameters, table)
     table.release_given()
     lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
     state = TrainState(
@@ -182,7 +182,9 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
 
 def _rehearse(settings: Config) -> None:
     """Builds the optimizer and scheduler once in vain, to raise before the model is changed."""
-    optimizer = build_optimizer(settings.optimizer, [nn.Parameter(torch.zeros(1))], lambda p: p)
+    probe = nn.ParameterList([torch.zeros(1)])
+    table = ParameterTable(probe, (), {})
+    optimizer = build_optimizer(settings.optimizer, probe.parameters(), table)
     if optimizer is not None:
         build_scheduler(settings.scheduler, optimizer)
 
@@ -191,23 +193,24 @@ def _choose_optimizer(
     given: Optimizer | Callable[..., Optimizer] | None,
     settings: Config,
     model_parameters: ParameterGroups | None,
-    model: nn.Module,
     table: ParameterTable,
 ) -> Optimizer | None:
     if isinstance(given, Optimizer):
         if model_parameters is not None:
             raise ConfigError("model_parameters: given with an optimizer, which has its own")
-        adopt_optimizer(given, table.optimizer_parameter_of)
+        adopt_optimizer(given, table)
         return given
-    parameters: Iterable[Any] = model.parameters() if model_parameters is None else model_parameters
+    parameters = model_parameters
+    if parameters is None:
+        parameters = (row.computing for row in table)
     if given is None:
-        return build_optimizer(settings.optimizer, parameters, table.optimizer_parameter_of)
+        return build_optimizer(settings.optimizer, parameters, table)
     if not callable(given):
         raise ConfigError(
             f"optimizer: given {type(given).__name__}; allowed: a torch.optim.Optimizer, or a"
             " function that makes one of parameter groups"
         )
-    return make_optimizer(given, parameters, table.optimizer_parameter_of)
+    return make_optimizer(given, parameters, table)
 
 
 def _choose_scheduler(

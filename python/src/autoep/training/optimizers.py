@@ -14,11 +14,9 @@ from torch.optim import Optimizer
 from autoep.config.schema import AUTO, nearest
 from autoep.config.training import OptimizerConfig
 from autoep.errors import ConfigError, ModelError
+from autoep.layers.parameters import ParameterTable
 
 ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
-
-# From a parameter that the caller knows to the one that the optimizer steps.
-OptimizerParameterOf = Callable[[nn.Parameter], nn.Parameter]
 
 # Optimizers of torch that the engine refuses, each with the reason.
 _UNFIT = {
@@ -31,16 +29,14 @@ _UNFIT = {
 
 
 def build_optimizer(
-    config: OptimizerConfig,
-    parameters: ParameterGroups,
-    optimizer_parameter_of: OptimizerParameterOf,
+    config: OptimizerConfig, parameters: ParameterGroups, table: ParameterTable
 ) -> Optimizer | None:
     """Builds the optimizer that the configuration names; returns None if it names none.
 
     Args:
         config: The section `optimizer`.
         parameters: The parameters to train, or groups of them with options of their own.
-        optimizer_parameter_of: Returns the parameter to step for one that the caller knows.
+        table: The model's parameters.
     """
     if config.type is None:
         if config.params:
@@ -48,11 +44,11 @@ def build_optimizer(
         return None
     name, params = _torch_names(config)
     kind = find_class(torch.optim, Optimizer, name, "optimizer.type", exclude=_UNFIT)
-    groups = _split_sharded(_trained_groups(parameters, optimizer_parameter_of))
+    groups = _split_sharded(_trained_groups(parameters, table))
     return construct(kind, groups, params, "optimizer.params")
 
 
-def adopt_optimizer(optimizer: Optimizer, optimizer_parameter_of: OptimizerParameterOf) -> None:
+def adopt_optimizer(optimizer: Optimizer, table: ParameterTable) -> None:
     """Gives the caller's optimizer the parameters to step; its groups and options stay.
 
     Raises:
@@ -67,7 +63,7 @@ def adopt_optimizer(optimizer: Optimizer, optimizer_parameter_of: OptimizerParam
             " function that makes it from the parameters, or name it in the configuration."
         )
     groups = optimizer.param_groups
-    parts = _distinct([optimizer_parameter_of(p) for p in group["params"]] for group in groups)
+    parts = _to_step((group["params"] for group in groups), table)
     for group, part in zip(groups, parts, strict=True):
         group["params"] = part
         _check_unmixed(group)
@@ -76,10 +72,10 @@ def adopt_optimizer(optimizer: Optimizer, optimizer_parameter_of: OptimizerParam
 def make_optimizer(
     make: Callable[[list[dict[str, Any]]], Optimizer],
     parameters: ParameterGroups,
-    optimizer_parameter_of: OptimizerParameterOf,
+    table: ParameterTable,
 ) -> Optimizer:
     """Has the caller's function make the optimizer from groups of the parameters to step."""
-    optimizer = make(_split_sharded(_trained_groups(parameters, optimizer_parameter_of)))
+    optimizer = make(_split_sharded(_trained_groups(parameters, table)))
     _check_kind(optimizer)
     return optimizer
 
@@ -170,24 +166,22 @@ def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
     return ("AdamW" if decoupled is True else config.type), params
 
 
-def _trained_groups(
-    parameters: ParameterGroups, optimizer_parameter_of: OptimizerParameterOf
-) -> list[dict[str, Any]]:
+def _trained_groups(parameters: ParameterGroups, table: ParameterTable) -> list[dict[str, Any]]:
     given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    trained = _distinct(
-        [optimizer_parameter_of(p) for p in _listed(group) if p.requires_grad] for group in groups
-    )
+    trained = _to_step(([p for p in _listed(g) if p.requires_grad] for g in groups), table)
     return [{**group, "params": part} for group, part in zip(groups, trained, strict=True)]
 
 
-def _distinct(groups: Iterable[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
-    """Removes duplicates from each group: several experts may have been stacked into one parameter.
+def _to_step(
+    groups: Iterable[list[nn.Parameter]], table: ParameterTable
+) -> list[list[nn.Parameter]]:
+    """Returns the parameters to step for those that the caller knows, each of them once.
 
     Raises:
-        ModelError: A parameter is in two groups.
+        ModelError: A parameter is in two groups: several experts may have been stacked into one.
     """
-    distinct = [list(dict.fromkeys(group)) for group in groups]
+    distinct = [list(dict.fromkeys(map(table.optimizer_parameter_of, group))) for group in groups]
     if len({p for group in distinct for p in group}) < sum(map(len, distinct)):
         raise ModelError(
             "a parameter stands in two groups of the optimizer. The experts of a layer are stacked"
