@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import autoep
+from autoep.config.custom_layers import CustomLayersConfig
+from autoep.config.expert_parallel import ExpertParallelConfig
 from autoep.config.training import BatchSizes, Config, read_config, resolve_batch_sizes
 
 
@@ -42,6 +44,18 @@ def test_auto_takes_the_default() -> None:
     assert read_config(given) == Config()
 
 
+def test_keys_of_custom_layers_are_one_record() -> None:
+    """They stand among the keys of expert_parallel, and are no key together."""
+    keys = {"moe_layer_pattern": "moe", "top_k": 2, "route_scale": "auto", "expert_w1": "gate"}
+    config = read_config({"expert_parallel": {"autoep_size": 2, **keys}}).expert_parallel
+    assert config == ExpertParallelConfig(
+        autoep_size=2,
+        custom_layers=CustomLayersConfig(moe_layer_pattern="moe", top_k=2, expert_w1="gate"),
+    )
+    with pytest.raises(autoep.ConfigError, match=r"parallel\.custom_layers: there is no such"):
+        read_config({"expert_parallel": {"custom_layers": keys}})
+
+
 def test_what_asks_for_nothing_is_accepted() -> None:
     given = {
         "fp16": {"enabled": False, "loss_scale": 0},
@@ -52,6 +66,7 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         "expert_parallel": {"use_grouped_mm": True, "deterministic": True, "expert_w3": None},
     }
     assert read_config(given) == Config()
+    read_config({"expert_parallel": {"route_scale": 1, "routed_scaling_factor": 1.0}})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +74,11 @@ def test_what_asks_for_nothing_is_accepted() -> None:
     [
         ({"train_batchsize": 4}, ["train_batchsize: there is no", 'mean "train_batch_size"?']),
         ({"expert_parallel": {"autoep_sise": 2}}, ["expert_parallel.autoep_sise", "autoep_size"]),
-        ({"expert_parallel": {"zzz": 2}}, ["expert_parallel.zzz", "allowed here: enabled"]),
+        (
+            {"expert_parallel": {"zzz": 2}},
+            ["expert_parallel.zzz", "allowed here: enabled", "timeout, moe_layer_pattern, router_"],
+        ),
+        ({"expert_parallel": {"route_nrm": True}}, ["route_nrm", 'mean "route_norm"?']),
         ({"expert_parallel": {"autoep_size": "two"}}, ["autoep_size: given 'two' (str)", "whole"]),
         ({"expert_parallel": {"autoep_size": 0}}, ["given 0 (int)", "1 or more"]),
         ({"expert_parallel": {"autoep_size": True}}, ["given True (bool)"]),
@@ -76,6 +95,9 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         ({"expert_parallel": {"timeout": float("inf")}}, ["timeout: given inf"]),
         ({"expert_parallel": {"deterministic": False}}, ["deterministic", "not supported"]),
         ({"expert_parallel": {"top_k": 4}}, ["top_k: given 4", "moe_layer_pattern"]),
+        ({"expert_parallel": {"top_k": 1}}, ["top_k: given 1", "moe_layer_pattern"]),
+        ({"expert_parallel": {"route_norm": True}}, ["route_norm: given True", "remove the key"]),
+        ({"expert_parallel": {"has_shared_experts": True}}, ["has_shared_experts: given True"]),
         ({"expert_parallel": {"moe_layer_pattern": "("}}, ["moe_layer_pattern", "expression"]),
         ({"expert_parallel": True}, ["expert_parallel: given True", "an object"]),
         ({"fp16": {"enabled": True}}, ["fp16", "use bf16"]),

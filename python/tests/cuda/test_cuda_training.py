@@ -118,12 +118,8 @@ def test_a_bf16_run_goes_on_from_a_checkpoint(tmp_path: Path, params: dict[str, 
 
     def state(engine: Any) -> list[torch.Tensor]:
         """All that a step starts from."""
-        kept = [
-            value
-            for parameter in engine.module.parameters()
-            for value in engine.optimizer.state[engine.masters.of(parameter)].values()
-        ]
-        weights = [engine.masters.of(parameter) for parameter in engine.module.parameters()]
+        weights = [row.master for row in engine.parameter_table]
+        kept = [value for p in weights for value in engine.optimizer.state[p].values()]
         random = [torch.get_rng_state(), torch.cuda.get_rng_state()]
         return [t.detach().clone() for t in (*engine.module.parameters(), *weights, *kept, *random)]
 

@@ -14,7 +14,7 @@ from support.cases import Ranks, case
 from support.compare import assert_close
 from support.engines import ADAMW, BF16, full, start, train
 from torch import nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import autoep
@@ -194,6 +194,11 @@ def experts_are_sharded_and_the_rest_is_freed(ranks: Ranks) -> None:
     assert sharded.shape == (8, 48, 32)
     assert sharded.to_local().shape == (4, 48, 32)
     assert whole.untyped_storage().nbytes() == 0
+    rows = {row.name: row for row in engine.parameter_table}
+    row = rows["model.layers.0.mlp.experts.gate_up_proj"]
+    assert row.computing is row.master is sharded
+    assert (row.is_expert, row.mesh.size(), row.placements) == (True, 2, (Shard(0),))
+    assert {row.is_expert for row in rows.values() if row.mesh is None} == {False}
     assert engine.groups.mesh.shape == (ranks.size // 2, 2)
 
 

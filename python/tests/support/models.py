@@ -142,8 +142,7 @@ def local(tensor: torch.Tensor | None) -> torch.Tensor | None:
 def gradients(engine: Engine) -> dict[str, torch.Tensor | None]:
     """This rank's part of each gradient of a step, by the parameter's name; collective."""
     engine.reduce_gradients()
-    named = engine.module.named_parameters()
-    return {name: local(engine.masters.of(p).grad) for name, p in named}
+    return {row.name: local(row.master.grad) for row in engine.parameter_table}
 
 
 def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:

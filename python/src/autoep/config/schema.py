@@ -1,8 +1,8 @@
 """Reading a configuration into dataclasses: every key is known, of the right kind, or an error.
 
-A dataclass declares its keys with `key(default, kind)`. Its `refused` table names the keys that
-other engines have and this one does not honour, each with the reason and the values that ask for
-nothing and are therefore accepted.
+A dataclass declares its keys with `key(default, kind)`. Its table `refused` lists the keys of other
+engines that this one does not honour, each with the reason, and with the values that are accepted
+because they change nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from autoep.errors import ConfigError
@@ -22,10 +22,10 @@ AUTO = "auto"
 
 
 class Kind(NamedTuple):
-    """What a key may hold.
+    """The values that a key may hold.
 
     Attributes:
-        allowed: Says it in words, for the error.
+        allowed: Describes them, for errors.
         read: Returns the value to keep, given the value and its path; raises `ValueError` with
             no text where the value is not of this kind.
     """
@@ -35,12 +35,12 @@ class Kind(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Why a key is not honoured.
+    """A key that is not honoured.
 
     Attributes:
-        reason: Follows the key's name in the error.
-        harmless: Values that ask for what happens anyway.
-        enabled_only: Whether the key is a section that asks for nothing while `enabled` is false.
+        reason: The reason, for the error.
+        harmless: Values that are accepted because they ask for what the engine does anyway.
+        enabled_only: Whether the key is a section that is accepted while its `enabled` is false.
     """
 
     reason: str
@@ -48,18 +48,18 @@ class Refusal(NamedTuple):
     enabled_only: bool = False
 
     def allows(self, value: Any) -> bool:
-        """Whether the value asks for nothing that this engine does not do."""
+        """Returns whether the value asks for nothing but what the engine does anyway."""
         if self.enabled_only and isinstance(value, Mapping):
             return value.get("enabled", False) in (False, AUTO)
         return any(type(value) is type(known) and value == known for known in self.harmless)
 
 
 def key(default: Any, kind: Kind) -> Any:
-    """Declares a key of a section: what it is when absent or "auto", and what it may hold.
+    """Declares a key of a section.
 
     Args:
-        default: A value, or the class of which a new instance is made.
-        kind: What the key may hold.
+        default: The value of a key that is absent or "auto", or a class to make it of.
+        kind: The values that the key may hold.
     """
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata={"kind": kind})
@@ -67,49 +67,74 @@ def key(default: Any, kind: Kind) -> Any:
 
 
 def section(contents: type) -> Any:
-    """Declares a key that is a section of its own, all of whose keys have defaults."""
+    """Declares a key that holds a section, all of whose keys have defaults."""
     kind = Kind("an object", lambda value, path: read_section(contents, value, path))
     return key(contents, kind)
+
+
+def inline(contents: type) -> Any:
+    """Declares a record of a section whose keys stand among the section's own."""
+    return dataclasses.field(default_factory=contents, metadata={"inline": contents})
 
 
 def read_section(contents: type[Contents], given: Any, path: str = "") -> Contents:
     """Builds a section from a mapping.
 
     Args:
-        contents: A dataclass whose fields are declared with `key`.
-        given: What the configuration holds there.
+        contents: A dataclass whose fields are declared with `key`, `section` or `inline`.
+        given: The value in the configuration.
         path: The dotted path of the section, empty at the top.
 
     Raises:
-        ConfigError: It is no mapping, or a key is unknown, refused or of the wrong kind.
+        ConfigError: `given` is no mapping, or a key is unknown, refused or of the wrong kind.
     """
     if not isinstance(given, Mapping):
         raise wrong_value(path or "the configuration", given, "an object of keys and values")
-    fields = {field.name: field for field in dataclasses.fields(contents)}
+    kinds = dict(_kinds(contents))
     refused: Mapping[str, Refusal] = getattr(contents, "refused", {})
     values = {}
     for name, value in given.items():
         where = f"{path}.{name}" if path else str(name)
-        if name in fields:
+        if name in kinds:
             if value != AUTO:
-                values[name] = _read_value(fields[name].metadata["kind"], value, where)
+                values[name] = _read_value(kinds[name], value, where)
         elif name in refused:
             _check_refused(refused[name], value, where)
         else:
-            raise _unknown_key(name, where, [*fields, *refused], list(fields))
-    return contents(**values)
+            raise _unknown_key(name, where, [*kinds, *refused], list(kinds))
+    return _build(contents, values)
 
 
 def wrong_value(path: str, given: Any, allowed: str, advice: str = "") -> ConfigError:
-    """The error for a value that a key may not hold."""
+    """Returns the error for a value that a key may not hold."""
     text = f"config: {path}: given {given!r} ({type(given).__name__}); allowed: {allowed}"
     return ConfigError(f"{text}. {advice}" if advice else text)
 
 
 def nearest(name: Any, known: list[str]) -> str:
-    """Returns a sentence that suggests the known name nearest to a wrong one, or nothing."""
+    """Returns a sentence that suggests the known name nearest to a wrong one, or ""."""
     close = difflib.get_close_matches(str(name), known, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def _kinds(contents: type) -> Iterator[tuple[str, Kind]]:
+    """Yields the keys of a section in order, those of inline records among them."""
+    for field in dataclasses.fields(contents):
+        if "inline" in field.metadata:
+            yield from _kinds(field.metadata["inline"])
+        else:
+            yield field.name, field.metadata["kind"]
+
+
+def _build(contents: type[Contents], values: Mapping[str, Any]) -> Contents:
+    """Builds a section and its inline records from the values of all of their keys."""
+    own = {}
+    for field in dataclasses.fields(contents):
+        if "inline" in field.metadata:
+            own[field.name] = _build(field.metadata["inline"], values)
+        elif field.name in values:
+            own[field.name] = values[field.name]
+    return contents(**own)
 
 
 def _read_value(kind: Kind, value: Any, path: str) -> Any:
@@ -168,7 +193,7 @@ def _exactly(kind: type) -> Callable[[Any, str], Any]:
 
 
 def one_of(*choices: Any) -> Kind:
-    """One of the given values."""
+    """Returns the kind of a key that holds one of the given values."""
 
     def read(value: Any, path: str) -> Any:
         for choice in choices:
@@ -182,7 +207,7 @@ def one_of(*choices: Any) -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """The same kind, or null."""
+    """Returns a kind that also allows null."""
 
     def read(value: Any, path: str) -> Any:
         return None if value is None else kind.read(value, path)

@@ -1,7 +1,7 @@
 """The configuration of a training run: a path, a dict, or a DeepSpeed JSON.
 
-Every key is honoured, or refused with its reason; an unknown key is an error. "auto" takes the
-default that stands here.
+Every key is honoured, or refused with its reason; an unknown key is an error. "auto" means the
+default in these classes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from autoep.config.expert_parallel import ExpertParallelConfig, check_expert_parallel
 from autoep.config.schema import (
     AMOUNT,
     COUNT,
     FLAG,
     OBJECT,
-    PATTERN,
     POSITIVE,
-    SECONDS,
     TEXT,
     Refusal,
     key,
@@ -31,102 +30,8 @@ from autoep.config.schema import (
 )
 from autoep.errors import ConfigError
 
-# Keys of `expert_parallel` that describe the layers which `moe_layer_pattern` finds.
-_CUSTOM_KEYS = (
-    "router_pattern",
-    "expert_pattern",
-    "expert_w1",
-    "expert_w2",
-    "expert_w3",
-    "num_experts_attr",
-    "top_k_attr",
-    "top_k",
-    "has_shared_experts",
-    "shared_experts_pattern",
-    "score_func",
-    "score_apply",
-    "route_norm",
-    "route_scale",
-    "routed_scaling_factor",
-    "num_expert_groups",
-    "num_limited_groups",
-)
 _ZERO_ONLY = "it acts with ZeRO stages 1 to 3 only, which are not supported yet"
 _MONITOR = "there is no monitor to configure"
-
-
-@dataclass(frozen=True)
-class ExpertParallelConfig:
-    """`expert_parallel`: how the experts are spread.
-
-    Attributes:
-        enabled: False trains the model as it is, with data parallelism only.
-        autoep_size: Ranks that share one set of experts; divides the number of ranks. Default:
-            the largest divisor of the number of ranks that is at most the number of experts.
-        preset_model: The family to look for in the model, by its `model_type`. Default: any.
-        router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training,
-            with weights of its own.
-        fused_router: Whether the engine routes where it has the maths of a model's router.
-        load_balance_coeff: By how much the bias that a router adds for the choice of experts moves
-            in a step, against the load of all ranks. Default: it does not.
-        num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
-            cores that this rank may use, divided among the ranks that share them.
-        timeout: Seconds after which a missing rank is an error.
-        moe_layer_pattern: For a model of one's own: what the names of its MoE layers end with, a
-            regular expression. All that follow describe these layers.
-        router_pattern: The layer's attribute that is the router. Default: gate, or router.
-        expert_pattern: The attribute that is the experts: a ModuleList, or a module with stacked
-            weights. Default: experts.
-        expert_w1: The gate of an expert, a linear map or a stacked weight; with `expert_w3` left
-            out, gate and up in one, or the up of experts without a gate. Default: found by trying.
-        expert_w2: What gives the output.
-        expert_w3: What is multiplied with the gate.
-        num_experts_attr: The attribute of the model's configuration that says E, to be checked.
-        top_k_attr: The one that says K. Default: top_k of the layer or its router.
-        top_k: K itself.
-        has_shared_experts: False: the layer has none for all tokens.
-        shared_experts_pattern: The attribute that is those, a regular expression.
-        score_func: "softmax" or "sigmoid". Default, as of all that follow: found by trying.
-        score_apply: Whether a weight multiplies an expert's output or its input.
-        route_norm: Whether the weights of a token are divided by their sum.
-        route_scale: Multiplies the weights.
-        routed_scaling_factor: Another name of it.
-        num_expert_groups: Groups of experts, of which a token may use a few.
-        num_limited_groups: How many.
-    """
-
-    enabled: bool = key(True, FLAG)
-    autoep_size: int | None = key(None, POSITIVE)
-    preset_model: str | None = key(None, optional(TEXT))
-    router: str = key("model", one_of("model", "sinkhorn"))
-    fused_router: bool = key(True, FLAG)
-    load_balance_coeff: float | None = key(None, optional(AMOUNT))
-    num_threads: int | None = key(None, POSITIVE)
-    timeout: float = key(600.0, SECONDS)
-    moe_layer_pattern: str | None = key(None, optional(PATTERN))
-    router_pattern: str | None = key(None, optional(TEXT))
-    expert_pattern: str | None = key(None, optional(TEXT))
-    expert_w1: str | None = key(None, optional(TEXT))
-    expert_w2: str | None = key(None, optional(TEXT))
-    expert_w3: str | None = key(None, optional(TEXT))
-    num_experts_attr: str | None = key(None, optional(TEXT))
-    top_k_attr: str | None = key(None, optional(TEXT))
-    top_k: int | None = key(None, optional(POSITIVE))
-    has_shared_experts: bool | None = key(None, optional(FLAG))
-    shared_experts_pattern: str | None = key(None, optional(PATTERN))
-    score_func: str | None = key(None, optional(one_of("softmax", "sigmoid")))
-    score_apply: str | None = key(None, optional(one_of("after", "before")))
-    route_norm: bool | None = key(None, optional(FLAG))
-    route_scale: float | None = key(None, optional(AMOUNT))
-    routed_scaling_factor: float | None = key(None, optional(AMOUNT))
-    num_expert_groups: int | None = key(None, optional(POSITIVE))
-    num_limited_groups: int | None = key(None, optional(POSITIVE))
-
-    refused: ClassVar[dict[str, Refusal]] = {
-        "deterministic": Refusal("every result is deterministic", (True, "auto")),
-        "use_grouped_mm": Refusal("the engine always groups its products", (True, "auto")),
-        "grouped_mm_backend": Refusal("the engine has one of its own", ("auto",)),
-    }
 
 
 @dataclass(frozen=True)
@@ -151,7 +56,7 @@ class SchedulerConfig:
 
 @dataclass(frozen=True)
 class BF16Config:
-    """`bf16`: computes in bfloat16; weights, optimizer states and gradients are kept in float32."""
+    """`bf16`: computes in bfloat16, with weights, optimizer states and gradients in float32."""
 
     enabled: bool = key(False, FLAG)
 
@@ -204,13 +109,15 @@ class Config:
     """A training run, as DeepSpeed's JSON describes one.
 
     Attributes:
-        train_batch_size: Samples an optimizer step, over all ranks.
-        train_micro_batch_size_per_gpu: Samples a rank computes at a time; 1 if nothing says.
-        gradient_accumulation_steps: Micro-batches an optimizer step; 1 if nothing says.
-        gradient_clipping: The largest global gradient norm; 0 does not clip.
-        steps_per_print: Prints the state of the run on rank 0 every so many steps.
-        seed: Of the order of the training data.
-        dataloader_drop_last: Whether to leave out a last, smaller micro-batch.
+        train_batch_size: Samples per optimizer step, over all ranks.
+        train_micro_batch_size_per_gpu: Samples per micro-batch of a rank; 1 if neither given nor
+            implied by the other two sizes.
+        gradient_accumulation_steps: Micro-batches per optimizer step; 1 if neither given nor
+            implied.
+        gradient_clipping: The largest global gradient norm; 0 disables clipping.
+        steps_per_print: Rank 0 prints the state of the run every so many steps.
+        seed: The seed of the order of the training data.
+        dataloader_drop_last: Whether to drop a last, smaller micro-batch.
     """
 
     train_batch_size: int | None = key(None, POSITIVE)
@@ -261,7 +168,7 @@ class Config:
 
 
 class BatchSizes(NamedTuple):
-    """Samples an optimizer step over all ranks, samples a rank at a time, micro-batches a step."""
+    """Samples per optimizer step, samples per micro-batch of a rank, micro-batches per step."""
 
     train: int
     micro: int
@@ -272,10 +179,10 @@ def read_config(given: str | Path | Mapping[str, Any] | Config | None) -> Config
     """Reads a configuration.
 
     Args:
-        given: A path of a JSON file, a mapping, or a configuration already read.
+        given: The path of a JSON file, a mapping, or a configuration that was read before.
 
     Raises:
-        ConfigError: There is none, it cannot be read, or a key in it is wrong.
+        ConfigError: No configuration was given, it cannot be read, or a key in it is wrong.
     """
     if isinstance(given, Config):
         return given
@@ -288,18 +195,17 @@ def read_config(given: str | Path | Mapping[str, Any] | Config | None) -> Config
         given = _read_json(Path(given))
     config = read_section(Config, given)
     _check_zero_stage(config.zero_optimization.stage)
-    _check_custom_keys(config.expert_parallel)
-    _check_balance(config.expert_parallel)
+    check_expert_parallel(config.expert_parallel)
     return config
 
 
 def resolve_batch_sizes(config: Config, world_size: int) -> BatchSizes:
-    """Completes the three batch sizes from those given, as DeepSpeed does.
+    """Computes the batch sizes that were not given from the others, as DeepSpeed does.
 
     train_batch_size = train_micro_batch_size_per_gpu * gradient_accumulation_steps * world_size.
 
     Raises:
-        ConfigError: They do not fit each other.
+        ConfigError: The sizes given contradict each other.
     """
     train = config.train_batch_size
     micro = config.train_micro_batch_size_per_gpu
@@ -332,17 +238,6 @@ def _batch_mismatch(config: Config, world_size: int) -> ConfigError:
     )
 
 
-def _check_custom_keys(config: ExpertParallelConfig) -> None:
-    given = [name for name in _CUSTOM_KEYS if getattr(config, name) not in (None, 1.0)]
-    if config.moe_layer_pattern is None and given:
-        raise wrong_value(
-            f"expert_parallel.{given[0]}",
-            getattr(config, given[0]),
-            "nothing without moe_layer_pattern, whose layers it describes",
-            "Of a model of transformers the model's own router decides it: remove the key.",
-        )
-
-
 def _check_zero_stage(stage: int) -> None:
     if stage != 0:
         raise wrong_value(
@@ -351,16 +246,6 @@ def _check_zero_stage(stage: int) -> None:
             "0",
             "ZeRO stages 1 to 3 are not supported yet; the experts are sharded by"
             " expert_parallel.autoep_size instead. Set it to 0 or remove zero_optimization.",
-        )
-
-
-def _check_balance(experts: ExpertParallelConfig) -> None:
-    if experts.load_balance_coeff and experts.router == "sinkhorn":
-        raise wrong_value(
-            "expert_parallel.load_balance_coeff",
-            experts.load_balance_coeff,
-            'null with "router": "sinkhorn"',
-            "Sinkhorn routing balances the choice itself and reads no bias; remove one of the two.",
         )
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from autoep.config.training import ExpertParallelConfig
+from autoep.config.custom_layers import CustomLayersConfig
 from autoep.detection.names import USUAL, Names
 from autoep.detection.unmarked import describe_unmarked
 from autoep.errors import ConfigError, ModelError
 from autoep.layers.spec import MoELayer
 
 
-def find_custom_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:
+def find_custom_layers(model: nn.Module, config: CustomLayersConfig) -> list[MoELayer]:
     """Finds the layers whose names match `moe_layer_pattern`, in the order of the modules.
 
     Raises:
@@ -41,7 +41,7 @@ def find_custom_layers(model: nn.Module, config: ExpertParallelConfig) -> list[M
     return layers
 
 
-def _check_parts(layer: MoELayer, config: ExpertParallelConfig, names: Names) -> None:
+def _check_parts(layer: MoELayer, config: CustomLayersConfig, names: Names) -> None:
     """Raises where a key names a part that a layer has not."""
     if config.router_pattern is not None and layer.router is None:
         raise _no_part(layer, "router_pattern", config.router_pattern)
@@ -78,7 +78,7 @@ def _matching(model: nn.Module, pattern: str, names: Names) -> Iterator[MoELayer
         yield layer
 
 
-def _names(model: nn.Module, config: ExpertParallelConfig) -> Names:
+def _names(model: nn.Module, config: CustomLayersConfig) -> Names:
     parts = (config.expert_w1, config.expert_w3, config.expert_w2)
     if (config.expert_w1 is None and parts != (None, None, None)) or (
         config.expert_w1 is not None and config.expert_w2 is None
@@ -99,7 +99,7 @@ def _names(model: nn.Module, config: ExpertParallelConfig) -> Names:
     )
 
 
-def _routing(config: ExpertParallelConfig) -> dict[str, Any]:
+def _routing(config: CustomLayersConfig) -> dict[str, Any]:
     """The fields of a `Routing` that the keys give."""
     scale = config.route_scale if config.routed_scaling_factor is None else None
     given = {

@@ -12,7 +12,7 @@ from torch import nn
 from autoep import functional
 from autoep.distributed.communicator import Communicator
 from autoep.functional import ExpertsWeights
-from autoep.layers.sharding import local
+from autoep.layers.parameters import local_shard
 from autoep.layers.spec import MoELayerSpec, own_activation
 from autoep.layers.unfused import composed_experts
 
@@ -21,7 +21,7 @@ def weights_of(experts: nn.Module, spec: MoELayerSpec) -> ExpertsWeights:
     """The weights of a module, as they are at this moment."""
     names = (spec.gate_up, spec.gate_up_bias, spec.down, spec.down_bias)
     return ExpertsWeights(
-        *(None if name is None else local(_attribute(experts, name)) for name in names)
+        *(None if name is None else local_shard(_attribute(experts, name)) for name in names)
     )
 
 

@@ -1,4 +1,4 @@
-"""Starting from equal weights, and leaving each rank its own experts."""
+"""Broadcasting the weights of rank 0, and sharding the experts over the ranks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from autoep.errors import ModelError
 from autoep.functional import expert_range
-from autoep.layers.spec import MoELayer
-
-Replacements = dict[nn.Parameter, nn.Parameter]
+from autoep.layers.parameters import ParameterTable
 
 
 def check_model(model: nn.Module) -> torch.device:
@@ -48,37 +46,31 @@ def start_from_rank_zero(model: nn.Module, device: torch.device) -> None:
             tensor.data.copy_(travelling)
 
 
-def shard_experts(layers: list[MoELayer], ep_mesh: DeviceMesh) -> Replacements:
-    """Replaces the experts' weights by DTensors of which each rank keeps its own part.
+def shard_experts(table: ParameterTable, ep_mesh: DeviceMesh) -> None:
+    """Replaces the experts' parameters by DTensors, of which each rank keeps its own part.
 
-    The parts are on the mesh's device; the whole weights are freed.
+    The parts are on the mesh's device.
 
     Args:
-        layers: The MoE layers.
+        table: The model's parameters; the memory of the whole ones is freed.
         ep_mesh: The ranks to shard over.
-
-    Returns:
-        The new parameter of each one replaced.
     """
-    replaced: Replacements = {}
-    for layer in layers:
-        for name in layer.weight_names():
-            whole = layer.experts.get_parameter(name)
-            if whole not in replaced:  # two layers may be tied
-                replaced[whole] = _shard(whole, ep_mesh)
-                # The caller's optimizer or list may hold the parameter: free what it holds.
-                whole.data = whole.data.new_empty(0)
-            owner, _, attribute = name.rpartition(".")
-            setattr(layer.experts.get_submodule(owner), attribute, replaced[whole])
-    return replaced
+    for row in table:
+        if row.is_expert:
+            whole = row.computing
+            table.replace(row, _shard(whole, ep_mesh))
+            # The caller's optimizer or list may hold the parameter: free what it holds.
+            whole.data = whole.data.new_empty(0)
 
 
-def replace_parameters(model: nn.Module, replacements: Replacements) -> None:
-    """Puts parameters in the places of others, wherever the model has them (they may be tied)."""
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            if parameter in replacements:
-                setattr(module, name, replacements[parameter])
+def move_rest(model: nn.Module, device: torch.device) -> None:
+    """Moves the parameters and buffers that are not sharded to a device, in place.
+
+    After the experts were sharded, so that the whole model need not fit on one GPU.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not isinstance(tensor, DTensor):
+            tensor.data = tensor.data.to(device)
 
 
 def _shard(whole: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
@@ -89,8 +81,3 @@ def _shard(whole: nn.Parameter, mesh: DeviceMesh) -> nn.Parameter:
         own, mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
     )
     return nn.Parameter(sharded, requires_grad=whole.requires_grad)
-
-
-def local(weight: nn.Parameter) -> torch.Tensor:
-    """This rank's part of a weight; its gradient comes back as a part too."""
-    return weight.to_local() if isinstance(weight, DTensor) else weight

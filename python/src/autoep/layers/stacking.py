@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from autoep.errors import ModelError
-from autoep.layers.sharding import Replacements
 from autoep.layers.spec import MoELayer, Pieces
 
 Tensors = dict[str, torch.Tensor]
+
+# The caller's parameters that each stacked one was made from.
+Origins = dict[nn.Parameter, tuple[nn.Parameter, ...]]
 
 
 class StackedExperts(nn.Module):
@@ -60,20 +62,20 @@ def check_separate(model: nn.Module, layers: list[MoELayer]) -> None:
         seen |= set(modules)
 
 
-def stack_experts(layers: list[MoELayer]) -> tuple[list[MoELayer], Replacements]:
+def stack_experts(layers: list[MoELayer]) -> tuple[list[MoELayer], Origins]:
     """Stacks the experts of the layers that keep theirs apart.
 
     Args:
         layers: The MoE layers.
 
     Returns:
-        The layers as they are then, and the stacked parameter of each that went into one.
+        The layers as they are then, and the origins of their new parameters.
 
     Raises:
         ModelError: Some experts of a layer are frozen, and others not.
     """
-    replaced: Replacements = {}
-    return [_stack(layer, replaced) for layer in layers], replaced
+    origins: Origins = {}
+    return [_stack(layer, origins) for layer in layers], origins
 
 
 def stacked_weights(experts: nn.Module, pieces: Pieces, num_experts: int) -> Tensors:
@@ -109,9 +111,9 @@ def _gather(
     return torch.stack([e.get_submodule(part).get_parameter(kind).detach() for e in experts])
 
 
-def _stack(layer: MoELayer, replaced: Replacements) -> MoELayer:
+def _stack(layer: MoELayer, origins: Origins) -> MoELayer:
     if layer.spec.identity_experts:
-        _cut_identity_experts(layer, replaced)
+        _cut_identity_experts(layer, origins)
     if layer.pieces is None:
         return layer
     separate = list(layer.experts.parameters())
@@ -125,7 +127,7 @@ def _stack(layer: MoELayer, replaced: Replacements) -> MoELayer:
     stacked = StackedExperts(weights, layer.pieces.act_fn, trained.pop())
     owners = _owners(layer, stacked)
     for old in separate:
-        replaced[old] = owners[id(old)]
+        origins[owners[id(old)]] = (*origins.get(owners[id(old)], ()), old)
         old.data = old.data.new_empty(0)
     for name, module in layer.block.named_children():
         if module is layer.experts:
@@ -145,11 +147,11 @@ def _owners(layer: MoELayer, stacked: StackedExperts) -> dict[int, nn.Parameter]
     return owners
 
 
-def _cut_identity_experts(layer: MoELayer, replaced: Replacements) -> None:
+def _cut_identity_experts(layer: MoELayer, origins: Origins) -> None:
     """Drops the weights that stand for experts which have none."""
     whole = layer.experts.get_parameter(layer.spec.gate_up)
     if whole.shape[0] > layer.num_experts:
         own = nn.Parameter(whole.detach()[: layer.num_experts].clone(), whole.requires_grad)
-        replaced[whole] = own
+        origins[own] = (whole,)
         setattr(layer.experts, layer.spec.gate_up, own)
         whole.data = whole.data.new_empty(0)

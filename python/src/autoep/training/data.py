@@ -1,4 +1,4 @@
-"""The loader of the training data: every rank gets the same number of batches."""
+"""The loader of the training data, which gives every rank the same number of batches."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from autoep.errors import ConfigError
 
 
 class EvenLoader:
-    """A loader whose batches end on all ranks together, though some have more.
+    """A loader that ends on all ranks together, even if some ranks have more batches.
 
-    Every rank has to join every exchange of a step, so no rank may run a batch more than others.
+    Every rank must join every exchange of a step, so no rank may run more batches than the others.
 
     Attributes:
-        epoch: The number of the next epoch, from 0, which decides its order. A checkpoint keeps
-            it; where a run stopped within an epoch is for the script to keep.
+        epoch: The number of the next epoch, from 0; the shuffle depends on it. Checkpoints save
+            it. They do not save the position within an epoch, which is up to the script.
     """
 
     def __init__(self, loader: DataLoader, agrees: bool) -> None:
         """Wraps a loader.
 
         Args:
-            loader: This rank's own.
-            agrees: Whether the ranks ask each other before each batch; not needed where a
-                sampler makes them even.
+            loader: This rank's loader.
+            agrees: Whether the ranks ask each other before each batch if all have one. Not needed
+                where a sampler gives every rank as many.
         """
         self._loader = loader
         self._agrees = agrees
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields the batches of one epoch, in a new order; collective where the ranks agree."""
+        """Yields the batches of one epoch; collective if the ranks ask each other."""
         set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.epoch)
@@ -45,7 +45,7 @@ class EvenLoader:
         return self._together() if self._agrees else iter(self._loader)
 
     def __len__(self) -> int:
-        """This rank's number of batches; where ranks differ, the fewest count."""
+        """Returns this rank's batches per epoch; the rank with the fewest ends the epoch."""
         return len(self._loader)
 
     def _together(self) -> Iterator[Any]:
@@ -67,32 +67,32 @@ def build_loader(
     micro_batch_size: int,
     world: World,
 ) -> EvenLoader | None:
-    """Makes the loader of this rank's part of the data.
+    """Builds the loader of this rank's part of the data.
 
-    A dataset with a length is shuffled and split over the ranks, some samples given twice where
-    it does not divide. One without (`IterableDataset`), and a loader, are this rank's own: their
-    maker splits them, and they end on all ranks together.
+    A dataset with a length is shuffled and split over the ranks; a few samples are given twice if
+    it does not divide. An `IterableDataset` or a loader must give this rank's part by itself; the
+    epoch ends on all ranks when the first of them runs out of batches.
 
     Args:
-        data: A dataset or a loader; None for none.
+        data: A dataset, a loader, or None.
         collate_fn: Makes a batch of samples; None for torch's.
-        config: The seed, and whether to drop a last smaller batch.
-        micro_batch_size: Samples a batch.
+        config: Gives the seed, and whether to drop a smaller last batch.
+        micro_batch_size: Samples per batch.
         world: All ranks.
     """
     if data is None:
         return None
     _check_given(data, collate_fn)
-    company = world.size > 1
+    has_others = world.size > 1
     if isinstance(data, DataLoader):
-        return EvenLoader(data, agrees=company)
+        return EvenLoader(data, agrees=has_others)
     options = {
         "batch_size": micro_batch_size,
         "collate_fn": collate_fn,
         "drop_last": config.dataloader_drop_last,
     }
     if isinstance(data, IterableDataset):
-        return EvenLoader(DataLoader(data, **options), agrees=company)
+        return EvenLoader(DataLoader(data, **options), agrees=has_others)
     sampler = DistributedSampler(
         data, num_replicas=world.size, rank=world.rank, shuffle=True, seed=config.seed
     )

@@ -7,73 +7,68 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from autoep.checkpoints import checkpoint
-from autoep.config.training import BatchSizes, Config
-from autoep.distributed.groups import ExpertGroups
-from autoep.distributed.launch import World
+from autoep.checkpoints.load import load
+from autoep.checkpoints.save import save
+from autoep.checkpoints.state import TrainState
+from autoep.config.training import Config
 from autoep.errors import Error
 from autoep.layers.replace import ExpertLoad
 from autoep.routers.balance import BiasBalancer
-from autoep.training.data import EvenLoader
 from autoep.training.gradients import Gradients
-from autoep.training.precision import Masters
+
+
+def _in_state(name: str) -> property:
+    """Makes an attribute of the engine that is kept in its `TrainState`, and so in checkpoints."""
+    return property(
+        lambda engine: getattr(engine.state, name),
+        lambda engine, value: setattr(engine.state, name, value),
+    )
 
 
 class Engine:
-    """Trains a model whose experts are spread over the ranks. Made by `autoep.initialize`.
+    """Trains a model whose experts are sharded over the ranks. `autoep.initialize` makes it.
 
-    Every rank makes the same calls in the same order.
+    Every rank must make the same calls in the same order.
 
     Attributes:
         module: The model, whose experts are this rank's part.
-        device: Where this rank computes.
+        device: The device that this rank computes on.
         config: The configuration.
-        optimizer: What steps the parameters, or None.
-        lr_scheduler: What sets their rates, or None.
+        state: The state of the run, which checkpoints save and restore.
+        optimizer: The optimizer, or None.
+        lr_scheduler: The scheduler of its learning rates, or None.
         training_dataloader: This rank's batches, or None.
-        groups: The ranks that share experts, and those that hold the same.
-        masters: The float32 weights of a bf16 run.
+        groups: The ranks that share experts, and those that hold the same experts.
+        parameter_table: The model's parameters, with the float32 masters of a bf16 run.
         global_rank: This rank.
         world_size: The number of ranks.
-        local_rank: This rank among those of its host.
+        local_rank: This rank among the ranks of its host.
         global_steps: Optimizer steps done.
         micro_steps: Micro-batches done.
         training: Whether the model is in training mode.
     """
 
+    module = _in_state("model")
+    optimizer = _in_state("optimizer")
+    lr_scheduler = _in_state("lr_scheduler")
+    training_dataloader = _in_state("loader")
+    global_steps = _in_state("global_steps")
+    micro_steps = _in_state("micro_steps")
+
     def __init__(
-        self,
-        *,
-        module: nn.Module,
-        device: torch.device,
-        config: Config,
-        batch_sizes: BatchSizes,
-        world: World,
-        groups: ExpertGroups,
-        masters: Masters,
-        optimizer: Optimizer | None,
-        lr_scheduler: LRScheduler | None,
-        training_dataloader: EvenLoader | None,
-        load: ExpertLoad,
-        balancer: BiasBalancer | None,
+        self, state: TrainState, config: Config, load: ExpertLoad, balancer: BiasBalancer | None
     ) -> None:
-        self.module = module
-        self.device = device
+        self.state = state
+        self.device = state.device
         self.config = config
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.training_dataloader = training_dataloader
-        self.groups = groups
-        self.masters = masters
-        self.global_rank, self.world_size, self.local_rank, _ = world
-        self.global_steps = 0
-        self.micro_steps = 0
-        self._batch_sizes = batch_sizes
-        self._gradients = Gradients(module, masters, groups, world.size)
+        self.groups = state.groups
+        self.parameter_table = state.parameter_table
+        self.global_rank, self.world_size, self.local_rank, _ = state.world
+        self._batch_sizes = state.batch_sizes
+        self._gradients = Gradients(
+            state.model, state.parameter_table, state.groups, state.world.size
+        )
         self._load = load
         self._balancer = balancer
         self._global_norm: float | None = None
@@ -89,8 +84,8 @@ class Engine:
         """Adds the gradients of one micro-batch; collective.
 
         Args:
-            loss: A scalar, this rank's mean over its micro-batch. It is divided by the number of
-                micro-batches of a step.
+            loss: A scalar, the mean over this rank's micro-batch. It is divided by the number of
+                micro-batches per step.
 
         Returns:
             The loss.
@@ -108,14 +103,14 @@ class Engine:
     def reduce_gradients(self) -> None:
         """Averages the gradients of a step over the ranks, for scripts that read them; collective.
 
-        `step` does so by itself. Until then each rank has the sum of its own backwards.
+        `step` calls it. Before that, each rank has the sum over its own backward passes only.
         """
         if not self._reduced:
             self._gradients.reduce()
             self._reduced = True
 
     def step(self) -> None:
-        """Ends a micro-batch; steps the optimizer after the last one of a step; collective."""
+        """Ends a micro-batch, and steps the optimizer after the last one of a step; collective."""
         if not self._went_backward:
             raise Error("engine.step() comes after engine.backward(loss), once for each")
         self._went_backward = False
@@ -124,12 +119,12 @@ class Engine:
         self.micro_steps += 1
 
     def train(self, mode: bool = True) -> Engine:
-        """Puts the model into training mode, or out of it."""
+        """Sets the model to training mode, or to evaluation mode."""
         self.module.train(mode)
         return self
 
     def eval(self) -> Engine:
-        """Puts the model into evaluation mode."""
+        """Sets the model to evaluation mode."""
         return self.train(False)
 
     @property
@@ -138,31 +133,31 @@ class Engine:
         return self.module.training
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model's `generate`, on all ranks until every one has finished; collective."""
+        """Runs the model's `generate` on all ranks until every rank has finished; collective."""
         return self.module.generate(*args, **kwargs)
 
     def is_gradient_accumulation_boundary(self) -> bool:
-        """Whether the present micro-batch is the last one of a step."""
+        """Returns whether the current micro-batch is the last one of a step."""
         return (self.micro_steps + 1) % self._batch_sizes.accumulation == 0
 
     def get_global_grad_norm(self) -> float | None:
-        """Returns the gradient norm of the last step, before clipping; None before the first."""
+        """Returns the gradient norm of the last step, before clipping; None before any step."""
         return self._global_norm
 
     def get_lr(self) -> list[float]:
-        """Returns the rate of each parameter group."""
+        """Returns the learning rate of each parameter group."""
         return [] if self.optimizer is None else [g["lr"] for g in self.optimizer.param_groups]
 
     def train_batch_size(self) -> int:
-        """Returns the samples of a step, over all ranks."""
+        """Returns the number of samples per step, over all ranks."""
         return self._batch_sizes.train
 
     def train_micro_batch_size_per_gpu(self) -> int:
-        """Returns the samples that a rank computes at a time."""
+        """Returns the number of samples per micro-batch of one rank."""
         return self._batch_sizes.micro
 
     def gradient_accumulation_steps(self) -> int:
-        """Returns the micro-batches of a step."""
+        """Returns the number of micro-batches per step."""
         return self._batch_sizes.accumulation
 
     def expert_load(self) -> torch.Tensor:
@@ -183,35 +178,36 @@ class Engine:
         tag: str | None = None,
         client_state: dict[str, Any] | None = None,
     ) -> bool:
-        """Writes what a run needs to go on, and names it in the file `latest`; collective.
+        """Writes a checkpoint of the run, and names it in the file `latest`; collective.
 
-        A crash while writing leaves the checkpoint before as it was.
+        If writing fails, the previous checkpoint is left as it was.
 
         Args:
-            save_dir: A folder that all ranks see.
+            save_dir: A folder that all ranks can access.
             tag: The checkpoint's name; `global_step<N>` if None.
-            client_state: What the script wants back: numbers, strings, tensors, and lists, tuples
-                and dicts of them.
+            client_state: Data of the script, which `load_checkpoint` returns: numbers, strings,
+                tensors, and lists, tuples and dicts of them.
 
         Returns:
             True.
         """
-        checkpoint.save(self, save_dir, tag or f"global_step{self.global_steps}", client_state)
+        tag = tag or f"global_step{self.global_steps}"
+        save(self.state, save_dir, tag, client_state or {})
         return True
 
     def load_checkpoint(
         self, load_dir: str | PathLike[str], tag: str | None = None
     ) -> tuple[str | None, dict[str, Any]]:
-        """Goes on from a checkpoint of the same number of ranks and autoep_size; collective.
+        """Restores the run from a checkpoint of as many ranks and the same autoep_size; collective.
 
         Args:
             load_dir: The folder given to `save_checkpoint`.
-            tag: Which one; the one that `latest` names if None.
+            tag: The checkpoint's name; the one in the file `latest` if None.
 
         Returns:
-            Its path and the client's state; (None, {}) where the folder has no checkpoint.
+            Its path and the script's data; (None, {}) if the folder has no checkpoint.
         """
-        return checkpoint.load(self, load_dir, tag)
+        return load(self.state, load_dir, tag)
 
     def _step_optimizer(self) -> None:
         if self.optimizer is None:
@@ -221,7 +217,7 @@ class Engine:
         if self.config.gradient_clipping > 0:
             self._gradients.clip(self._global_norm, self.config.gradient_clipping)
         self.optimizer.step()
-        self.masters.publish()
+        self.parameter_table.copy_to_model()
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         self._gradients.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
 from autoep.checkpoints.hf_export import refuse_save_pretrained
-from autoep.config.training import Config, ExpertParallelConfig, read_config, resolve_batch_sizes
+from autoep.checkpoints.state import TrainState
+from autoep.config.expert_parallel import ExpertParallelConfig
+from autoep.config.training import Config, read_config, resolve_batch_sizes
 from autoep.detection.custom import find_custom_layers
 from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
@@ -24,10 +26,11 @@ from autoep.distributed.threads import share_cores
 from autoep.errors import ConfigError, ModelError
 from autoep.layers.generation import keep_generate_in_step
 from autoep.layers.lora import ExpertAdapters
+from autoep.layers.parameters import ParameterTable
 from autoep.layers.replace import replace_experts_forward
 from autoep.layers.sharding import (
-    Replacements,
     check_model,
+    move_rest,
     shard_experts,
     start_from_rank_zero,
 )
@@ -44,7 +47,7 @@ from autoep.training.optimizers import (
     build_optimizer,
     make_optimizer,
 )
-from autoep.training.precision import Masters, check_float32, compute_in_bf16
+from autoep.training.precision import check_float32, compute_in_bf16
 from autoep.training.schedulers import build_scheduler
 
 Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
@@ -117,59 +120,39 @@ def initialize(
     if world.size > 1:
         start_from_rank_zero(model, device)
         keep_generate_in_step(model)
-    layers, stacked = stack_experts(layers)
-    if stacked:
+    layers, origins = stack_experts(layers)
+    if origins:
         refuse_save_pretrained(model)
-    sharded = {} if groups.ep_mesh is None else shard_experts(layers, groups.ep_mesh)
-    # After the experts were sharded: the whole model need not fit on one GPU.
-    model.to(device)
-    rounded, masters = _choose_precision(model, settings, balancer)
+    table = ParameterTable(model, layers, origins)
+    if groups.ep_mesh is not None:
+        shard_experts(table, groups.ep_mesh)
+    move_rest(model, device)
+    if settings.bf16.enabled:
+        compute_in_bf16(model, table, () if balancer is None else balancer.biases)
+    else:
+        check_float32(table)
     load = replace_experts_forward(layers, adapters, groups.comm)
     if experts.router == "sinkhorn":
         balance_routers(layers)
     elif experts.fused_router:
         fuse_routers(layers)
 
-    stepped = _Stepped(model, (stacked, sharded, rounded), masters)
-    optimizer = _choose_optimizer(optimizer, settings, model_parameters, model, stepped)
+    optimizer = _choose_optimizer(optimizer, settings, model_parameters, table)
+    table.release_given()
     lr_scheduler = _choose_scheduler(lr_scheduler, settings, optimizer)
-    engine = Engine(
-        module=model,
+    state = TrainState(
+        model=model,
         device=device,
-        config=settings,
+        parameter_table=table,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        loader=loader,
         batch_sizes=batch_sizes,
         world=world,
         groups=groups,
-        masters=masters,
-        optimizer=optimizer,
-        lr_scheduler=lr_scheduler,
-        training_dataloader=loader,
-        load=load,
-        balancer=balancer,
     )
+    engine = Engine(state, settings, load, balancer)
     return engine, optimizer, loader, lr_scheduler
-
-
-class _Stepped:
-    """Gives what the optimizer steps for a parameter of the model as the caller knows it."""
-
-    def __init__(
-        self, model: nn.Module, replaced: tuple[Replacements, ...], masters: Masters
-    ) -> None:
-        self._present = set(model.parameters())
-        self._replaced = replaced
-        self._masters = masters
-
-    def __call__(self, parameter: nn.Parameter) -> nn.Parameter:
-        present = parameter
-        for replacements in self._replaced:
-            present = replacements.get(present, present)
-        if present not in self._present:
-            raise ModelError(
-                f"a parameter of shape {list(parameter.shape)} given to be trained is not one of"
-                " the model's; take them from model.parameters() before autoep.initialize"
-            )
-        return self._masters.of(present)
 
 
 def _check_arguments(model: object, mpu: object) -> None:
@@ -183,9 +166,9 @@ def _check_arguments(model: object, mpu: object) -> None:
 
 
 def _find_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:
-    if config.moe_layer_pattern is None:
+    if config.custom_layers.moe_layer_pattern is None:
         return find_moe_layers(model, config.preset_model)
-    return find_custom_layers(model, config)
+    return find_custom_layers(model, config.custom_layers)
 
 
 def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object) -> None:
@@ -201,42 +184,36 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
 
 
 def _rehearse(settings: Config) -> None:
-    """Builds optimizer and scheduler for nothing: what is wrong shows while the model is whole."""
-    optimizer = build_optimizer(settings.optimizer, [nn.Parameter(torch.zeros(1))], lambda p: p)
+    """Builds the optimizer and scheduler once in vain, to raise before the model is changed."""
+    probe = nn.ParameterList([torch.zeros(1)])
+    table = ParameterTable(probe, (), {})
+    optimizer = build_optimizer(settings.optimizer, probe.parameters(), table)
     if optimizer is not None:
         build_scheduler(settings.scheduler, optimizer)
-
-
-def _choose_precision(
-    model: nn.Module, settings: Config, balancer: BiasBalancer | None
-) -> tuple[Replacements, Masters]:
-    if settings.bf16.enabled:
-        return compute_in_bf16(model, () if balancer is None else balancer.biases)
-    check_float32(model)
-    return {}, Masters()
 
 
 def _choose_optimizer(
     given: Optimizer | Callable[..., Optimizer] | None,
     settings: Config,
     model_parameters: ParameterGroups | None,
-    model: nn.Module,
-    stepped: _Stepped,
+    table: ParameterTable,
 ) -> Optimizer | None:
     if isinstance(given, Optimizer):
         if model_parameters is not None:
             raise ConfigError("model_parameters: given with an optimizer, which has its own")
-        adopt_optimizer(given, stepped)
+        adopt_optimizer(given, table)
         return given
-    parameters: Iterable[Any] = model.parameters() if model_parameters is None else model_parameters
+    parameters = model_parameters
+    if parameters is None:
+        parameters = (row.computing for row in table)
     if given is None:
-        return build_optimizer(settings.optimizer, parameters, stepped)
+        return build_optimizer(settings.optimizer, parameters, table)
     if not callable(given):
         raise ConfigError(
             f"optimizer: given {type(given).__name__}; allowed: a torch.optim.Optimizer, or a"
             " function that makes one of parameter groups"
         )
-    return make_optimizer(given, parameters, stepped)
+    return make_optimizer(given, parameters, table)
 
 
 def _choose_scheduler(

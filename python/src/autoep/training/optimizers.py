@@ -1,4 +1,4 @@
-"""The optimizer: built from the configuration, or the caller's, pointed at what is trained."""
+"""The optimizer: built from the configuration, or the caller's, given the parameters to step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from autoep.config.schema import AUTO, nearest
 from autoep.config.training import OptimizerConfig
 from autoep.errors import ConfigError, ModelError
+from autoep.layers.parameters import ParameterTable
 
 ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
-Stepped = Callable[[nn.Parameter], nn.Parameter]
 
-# Optimizers of torch that an engine cannot step, each with the reason.
+# Optimizers of torch that the engine refuses, each with the reason.
 _UNFIT = {
     "LBFGS": "it computes the loss again within a step",
     "SparseAdam": "gradients are dense",
@@ -29,14 +29,14 @@ _UNFIT = {
 
 
 def build_optimizer(
-    config: OptimizerConfig, parameters: ParameterGroups, stepped: Stepped
+    config: OptimizerConfig, parameters: ParameterGroups, table: ParameterTable
 ) -> Optimizer | None:
-    """Builds the optimizer that the configuration names, or none.
+    """Builds the optimizer that the configuration names; returns None if it names none.
 
     Args:
         config: The section `optimizer`.
         parameters: The parameters to train, or groups of them with options of their own.
-        stepped: Gives what is stepped for a parameter that the caller knows.
+        table: The model's parameters.
     """
     if config.type is None:
         if config.params:
@@ -44,12 +44,12 @@ def build_optimizer(
         return None
     name, params = _torch_names(config)
     kind = find_class(torch.optim, Optimizer, name, "optimizer.type", exclude=_UNFIT)
-    groups = _split_sharded(_stepped_groups(parameters, stepped))
+    groups = _split_sharded(_trained_groups(parameters, table))
     return construct(kind, groups, params, "optimizer.params")
 
 
-def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
-    """Points the caller's optimizer at what is stepped; groups and their options stay.
+def adopt_optimizer(optimizer: Optimizer, table: ParameterTable) -> None:
+    """Gives the caller's optimizer the parameters to step; its groups and options stay.
 
     Raises:
         ModelError: It has state, which belongs to the parameters that it had, or it is of a kind
@@ -63,7 +63,7 @@ def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
             " function that makes it from the parameters, or name it in the configuration."
         )
     groups = optimizer.param_groups
-    parts = _distinct([stepped(p) for p in group["params"]] for group in groups)
+    parts = _to_step((group["params"] for group in groups), table)
     for group, part in zip(groups, parts, strict=True):
         group["params"] = part
         _check_unmixed(group)
@@ -72,10 +72,10 @@ def adopt_optimizer(optimizer: Optimizer, stepped: Stepped) -> None:
 def make_optimizer(
     make: Callable[[list[dict[str, Any]]], Optimizer],
     parameters: ParameterGroups,
-    stepped: Stepped,
+    table: ParameterTable,
 ) -> Optimizer:
-    """Has the caller's function make the optimizer from groups of what is stepped."""
-    optimizer = make(_split_sharded(_stepped_groups(parameters, stepped)))
+    """Has the caller's function make the optimizer from groups of the parameters to step."""
+    optimizer = make(_split_sharded(_trained_groups(parameters, table)))
     _check_kind(optimizer)
     return optimizer
 
@@ -95,18 +95,18 @@ def find_class(
     exclude: Mapping[str, str],
     also: Sequence[str] = (),
 ) -> type:
-    """Finds a class of a module by its name, in any case of letters.
+    """Finds a class of a module by its name, ignoring case.
 
     Args:
-        module: Where to look.
-        base: What it derives from.
+        module: The module to search.
+        base: The base class of those allowed.
         name: The name given.
-        path: Where in the configuration it stands.
+        path: The path of its key in the configuration.
         exclude: Classes that cannot be used, each with the reason.
-        also: Names that the error tells as well, because they are found elsewhere.
+        also: Names that the error lists as well, because the caller finds them elsewhere.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such class.
     """
     known = {
         attribute.lower(): value
@@ -129,7 +129,7 @@ def find_class(
 
 
 def construct(kind: type, first: Any, params: dict[str, Any], path: str) -> Any:
-    """Makes an optimizer or scheduler; "auto" leaves an argument at torch's default.
+    """Constructs an optimizer or scheduler; "auto" leaves an argument at torch's default.
 
     Raises:
         ConfigError: It has no such argument, or refuses its value.
@@ -166,20 +166,22 @@ def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
     return ("AdamW" if decoupled is True else config.type), params
 
 
-def _stepped_groups(parameters: ParameterGroups, stepped: Stepped) -> list[dict[str, Any]]:
+def _trained_groups(parameters: ParameterGroups, table: ParameterTable) -> list[dict[str, Any]]:
     given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
     groups = given if given and isinstance(given[0], dict) else [{"params": given}]
-    trained = _distinct([stepped(p) for p in _listed(group) if p.requires_grad] for group in groups)
+    trained = _to_step(([p for p in _listed(g) if p.requires_grad] for g in groups), table)
     return [{**group, "params": part} for group, part in zip(groups, trained, strict=True)]
 
 
-def _distinct(groups: Iterable[list[nn.Parameter]]) -> list[list[nn.Parameter]]:
-    """Groups in which a parameter stands once: several experts may have become one of them.
+def _to_step(
+    groups: Iterable[list[nn.Parameter]], table: ParameterTable
+) -> list[list[nn.Parameter]]:
+    """Returns the parameters to step for those that the caller knows, each of them once.
 
     Raises:
-        ModelError: It would stand in two groups.
+        ModelError: A parameter is in two groups: several experts may have been stacked into one.
     """
-    distinct = [list(dict.fromkeys(group)) for group in groups]
+    distinct = [list(dict.fromkeys(map(table.optimizer_parameter_of, group))) for group in groups]
     if len({p for group in distinct for p in group}) < sum(map(len, distinct)):
         raise ModelError(
             "a parameter stands in two groups of the optimizer. The experts of a layer are stacked"
@@ -202,7 +204,7 @@ def _listed(group: object) -> list[nn.Parameter]:
 
 
 def _split_sharded(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keeps plain and sharded parameters apart: torch's fused steps take one kind at a time."""
+    """Separates plain and sharded parameters: torch's fused steps take one kind per group."""
     return [
         {**group, "params": part}
         for group in groups

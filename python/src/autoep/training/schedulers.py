@@ -30,7 +30,7 @@ from autoep.training.optimizers import construct, find_class
 
 _PATH = "scheduler.params"
 
-# Schedulers of torch that a configuration cannot make, each with the reason.
+# Schedulers of torch that a configuration cannot name, each with the reason.
 _UNFIT = {
     "LRScheduler": "it is only the base of others",
     "ReduceLROnPlateau": "it wants a metric at each step",
@@ -45,7 +45,7 @@ Ramp = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Warmup:
-    """What all warm-ups have.
+    """The keys that all warm-ups share.
 
     Attributes:
         warmup_num_steps: Steps to the highest rate; at least 2.
@@ -60,7 +60,7 @@ class Warmup:
     }
 
     def rise(self, step: int) -> float | None:
-        """The part of the rise done at a step, or None after it."""
+        """Returns the fraction of the rise that is done at a step; None after the rise."""
         last = max(2, self.warmup_num_steps)
         if step >= last:
             return None
@@ -120,11 +120,11 @@ _WARMUPS = {kind.__name__.lower(): kind for kind in (WarmupLR, WarmupDecayLR, Wa
 
 
 def build_scheduler(config: SchedulerConfig, optimizer: Optimizer | None) -> LRScheduler | None:
-    """Builds the scheduler that the configuration names, or none.
+    """Builds the scheduler that the configuration names; returns None if it names none.
 
     Args:
         config: The section `scheduler`.
-        optimizer: What it schedules.
+        optimizer: The optimizer that it schedules.
     """
     if config.type is None:
         if config.params:

@@ -1,0 +1,70 @@
+"""The section `expert_parallel` of a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from autoep.config.custom_layers import CustomLayersConfig, check_custom_layers
+from autoep.config.schema import (
+    AMOUNT,
+    FLAG,
+    POSITIVE,
+    SECONDS,
+    TEXT,
+    Refusal,
+    inline,
+    key,
+    one_of,
+    optional,
+    wrong_value,
+)
+
+
+@dataclass(frozen=True)
+class ExpertParallelConfig:
+    """`expert_parallel`: how the experts are sharded over the ranks.
+
+    Attributes:
+        enabled: False trains the model as it is, with data parallelism only.
+        autoep_size: Ranks that share one set of experts; divides the number of ranks. Default:
+            the largest divisor of the number of ranks that is at most the number of experts.
+        preset_model: The family to look for in the model, by its `model_type`. Default: any.
+        router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training,
+            with weights of its own.
+        fused_router: Whether the engine computes the routers that it has an implementation of.
+        load_balance_coeff: The amount by which each step moves the bias that a router adds for the
+            choice of experts, against the load of all ranks. Default: the bias stays.
+        num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
+            cores that this rank may use, divided among the ranks that share them.
+        timeout: Seconds after which a missing rank is an error.
+        custom_layers: The keys that describe the layers of a model of one's own.
+    """
+
+    enabled: bool = key(True, FLAG)
+    autoep_size: int | None = key(None, POSITIVE)
+    preset_model: str | None = key(None, optional(TEXT))
+    router: str = key("model", one_of("model", "sinkhorn"))
+    fused_router: bool = key(True, FLAG)
+    load_balance_coeff: float | None = key(None, optional(AMOUNT))
+    num_threads: int | None = key(None, POSITIVE)
+    timeout: float = key(600.0, SECONDS)
+    custom_layers: CustomLayersConfig = inline(CustomLayersConfig)
+
+    refused: ClassVar[dict[str, Refusal]] = {
+        "deterministic": Refusal("every result is deterministic", (True, "auto")),
+        "use_grouped_mm": Refusal("the engine always groups its products", (True, "auto")),
+        "grouped_mm_backend": Refusal("the engine has one of its own", ("auto",)),
+    }
+
+
+def check_expert_parallel(config: ExpertParallelConfig) -> None:
+    """Raises where keys of the section do not go together."""
+    check_custom_layers(config.custom_layers)
+    if config.load_balance_coeff and config.router == "sinkhorn":
+        raise wrong_value(
+            "expert_parallel.load_balance_coeff",
+            config.load_balance_coeff,
+            'null with "router": "sinkhorn"',
+            "Sinkhorn routing balances the choice itself and reads no bias; remove one of the two.",
+        )
