@@ -33,7 +33,7 @@ import Testing
 }
 
 extension DispatcherSetting {
-  /// Worlds of these sizes.
+  /// The setting for worlds of these sizes.
   static func ranks(_ sizes: [Int]) -> DispatcherSetting {
     var setting = DispatcherSetting()
     setting.sizes = sizes
@@ -43,7 +43,7 @@ extension DispatcherSetting {
 
 private let layers = Locked<UInt64>(0)
 
-/// The number of no other layer.
+/// A number that no other layer has.
 func nextLayer() -> UInt64 {
   layers.withLock { last in
     last += 1
@@ -51,7 +51,7 @@ func nextLayer() -> UInt64 {
   }
 }
 
-/// A world whose ranks are threads.
+/// Makes a world whose ranks are threads.
 func allToAll(
   _ backend: any ComputeBackend, _ configuration: ExpertsConfiguration, ranks: Int,
   timeout: Double = 60

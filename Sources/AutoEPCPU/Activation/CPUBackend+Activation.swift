@@ -16,7 +16,7 @@ extension CPUBackend {
     }
   }
 
-  /// The activation's gradient; a row is read whole before it is written.
+  /// Computes the activation's gradient; each row is read completely before it is overwritten.
   public func activateBackward(
     _ configuration: ExpertsConfiguration, groups: RowGroups, _ call: ActivationGradient
   ) throws(EngineError) {
@@ -88,7 +88,7 @@ extension CPUBackend {
     }
   }
 
-  /// Calls `body` with the number of each row, and memory for it.
+  /// Calls `body` with each row's number and scratch memory for it.
   private func forEachRow<R: Real>(
     of numRows: Int, width: Int, _ gate: ExpertsConfiguration.Gate,
     _ body: @Sendable (Int, HiddenBlock<R>) -> Void

@@ -1,10 +1,10 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The experts in steps that keep rows in the cache: both products of the forward on the rows of one item, and the
-/// activation's gradient inside of the backward's first product.
+/// Fused expert steps that keep rows in the cache: the forward computes both products for the rows of one item, and
+/// the backward computes the activation's gradient inside its first product.
 extension CPUBackend {
-  /// The experts of a rank, forward.
+  /// Computes a rank's experts.
   public func expertsForward(
     _ experts: ExpertsCall, rows: ExpertRows, hidden: TensorView, into results: ExpertRows,
     _ arena: inout Arena
@@ -28,12 +28,12 @@ extension CPUBackend {
     }
   }
 
-  /// Nothing: what an item's rows are activated to stays on a workbench.
+  /// None: the activations of an item's rows stay on a workbench.
   public func expertsForwardBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int {
     0
   }
 
-  /// From the gradient of the experts' outputs to that of their inputs, and the weights' but gate/up's.
+  /// Computes the gradient of the inputs and of all weights except gate/up's from that of the outputs.
   public func expertsBackward(
     _ experts: ExpertsCall, _ call: ExpertsGradient
   ) throws(EngineError) -> TensorView? {

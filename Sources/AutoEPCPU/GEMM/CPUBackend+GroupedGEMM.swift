@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension CPUBackend {
-  /// out[r] = rows[r] · W[group of r] (+ bias); throws where the groups do not fit the rows.
+  /// out[r] = rows[r] · W[group of r] (+ bias); throws if the groups do not match the rows.
   public func groupedGEMM(
     _ rows: ExpertRows, weights: TensorView, layout: WeightLayout, bias: TensorView?,
     groups: RowGroups, into out: ExpertRows
@@ -46,7 +46,7 @@ extension CPUBackend {
         into: target), groups)
   }
 
-  /// Shares the computation of a gradient out over the threads.
+  /// Computes a weight gradient on all threads.
   func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: GroupRanges) {
     forEachItem(of: gradientItems(groups, gradient)) { gradient.run($0, on: $1) }
   }
@@ -76,7 +76,7 @@ extension CPUBackend {
 }
 
 extension RowGroups {
-  /// How many rows there may be: those of tensors in order. Rows that are placed have the index's.
+  /// The most rows that the groups can have: those of a tensor in order, or of the index.
   fileprivate func rowLimit(_ rows: ExpertRows, _ other: ExpertRows) -> Int {
     min(rows.capacity, other.capacity)
   }

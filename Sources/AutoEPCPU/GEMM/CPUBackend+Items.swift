@@ -2,7 +2,7 @@ import AutoEPCore
 import CMicroKernels
 
 extension CPUBackend {
-  /// Shares items of work out over the threads, each at a workbench.
+  /// Runs `body` for each work item, distributed over the threads; each thread has a workbench.
   func forEachItem(of items: [WorkItem], _ body: @Sendable (WorkItem, Workbench) -> Void) {
     pool.forEachItem(of: items.count) { index in
       workbenches.withWorkbench { body(items[index], $0) }
@@ -10,7 +10,7 @@ extension CPUBackend {
     }
   }
 
-  /// The items of rows times weights.
+  /// The work items of rows times weights.
   func productItems<S: RowScalar>(
     _ groups: GroupRanges, _ weights: WeightMatrices<S>
   ) -> [WorkItem] {
@@ -25,7 +25,7 @@ extension CPUBackend {
     return WorkItem.split(items, threadCount: pool.threadCount)
   }
 
-  /// The items of a gradient of weights `[E, features, width]`.
+  /// The work items of a gradient of weights `[E, features, width]`.
   func gradientItems<S: RowScalar>(
     _ groups: GroupRanges, _ gradient: WeightGradient<S>
   ) -> [WorkItem] {

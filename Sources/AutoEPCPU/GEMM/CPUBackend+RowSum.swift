@@ -17,8 +17,8 @@ extension CPUBackend {
     }
   }
 
-  /// Sums the rows of each group in order, in blocks of 256 whose sums are added: the rounding
-  /// errors of long sums grow more slowly so.
+  /// Sums the rows of each group in order, in blocks of 256 whose sums are then added: this keeps the rounding
+  /// error of long sums small.
   func sumRows<S: RowScalar>(
     _ rows: IndexedRows<S>, _ weights: ExpertRows?, _ groups: GroupRanges, _ target: GradientTarget
   ) {

@@ -4,8 +4,8 @@ import Testing
 
 @testable import AutoEPCPU
 
-/// The kernels that this machine runs. OpenBLAS, which serves processors without AVX2, shows those it
-/// has for them.
+/// The kernels that this machine can run. OpenBLAS serves processors without AVX2, so it uses its kernels for
+/// them here.
 let testKernels = {
   unsafe setenv("OPENBLAS_CORETYPE", "Sandybridge", 1)
   return KernelSet.Kind.allCases.compactMap { KernelSet($0) }
