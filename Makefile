@@ -16,8 +16,8 @@ TRANSFORMERS4 := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 NVRTC := nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-nvrtc-cu12==12.8.93
 CLANG_FORMAT := clang-format==20.1.8
 # What clang-format keeps in form; the macros of CMicroKernels are beyond it.
-C_SOURCES := $(wildcard Sources/AutoEPCUDA/Kernels/* Sources/CCUDA/*.h \
-  Sources/CMPI/*.[ch] Tests/FakeDriver/*.c)
+C_SOURCES := $(wildcard Sources/AutoEPCUDA/Kernels/* Sources/CCUDA/*.h Sources/CNCCL/*.h \
+  Sources/CMPI/*.[ch] Tests/FakeDriver/*.[ch])
 SOURCES := $(shell find Package.swift Sources include python/extension python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 

@@ -56,12 +56,18 @@ let package = Package(
     .target(
       name: "AutoEPMPI", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCallback", "CAutoEP"],
       swiftSettings: strict),
+    // Typedefs of NCCL's functions, which are looked up at run time.
+    .systemLibrary(name: "CNCCL", path: "Sources/CNCCL"),
+    // A transport between GPUs over NCCL.
+    .target(
+      name: "AutoEPNCCL", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "CNCCL"],
+      swiftSettings: strict),
     // The exports: checks, translation, composition.
     .target(
       name: "AutoEP",
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPCUDA", "AutoEPCallback", "AutoEPMPI",
-        "CAutoEP",
+        "AutoEPNCCL", "CAutoEP",
       ],
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
@@ -99,8 +105,30 @@ let package = Package(
     // The laws of backends and dispatchers on a GPU, as a program for machines without Swift.
     .executableTarget(
       name: "AutoEPCUDALaws",
-      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPLayerLaws"],
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPLayerLaws", "AutoEPDeviceLaws",
+      ],
       path: "Tests/AutoEPCUDALaws", swiftSettings: testing),
+    // The memory of a device for the laws, and a transport that moves every exchange through it.
+    .target(
+      name: "AutoEPDeviceLaws", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPLayerLaws"],
+      path: "Tests/AutoEPDeviceLaws", swiftSettings: testing),
+    // The laws of transports and dispatchers over NCCL, a process per GPU.
+    .executableTarget(
+      name: "AutoEPNCCLLaws",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
+        "AutoEPLayerLaws", "AutoEPDeviceLaws",
+      ],
+      path: "Tests/AutoEPNCCLLaws", swiftSettings: testing),
+    // The same laws over an NCCL that moves memory between threads, and its failures.
+    .testTarget(
+      name: "AutoEPNCCLTests",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
+        "AutoEPDeviceLaws", "FakeCUDA", "CNCCL",
+      ],
+      swiftSettings: testing),
     // The laws on the CPU backend, and on wrong ones.
     .testTarget(
       name: "AutoEPLayerTests",

@@ -238,6 +238,36 @@ autoep_status autoep_comm_create_mpi(const autoep_mpi_config *config, autoep_com
  * was freed. Does nothing where MPI was never used. */
 autoep_status autoep_mpi_finalize(autoep_error *error);
 
+#define AUTOEP_NCCL_ID_SIZE 128
+
+typedef struct autoep_nccl_config {
+  size_t struct_size;       /* sizeof(autoep_nccl_config) */
+  const uint8_t *unique_id; /* [AUTOEP_NCCL_ID_SIZE], the same on all ranks; of autoep_nccl_unique_id */
+  int32_t rank;
+  int32_t size;
+  int32_t device_id;        /* this rank's GPU, which no other rank has */
+  double timeout_seconds;   /* that the making and an exchange wait for another rank */
+  /* Where the host has NVIDIA's libnccl.so.2, 2.18 or newer; looked at when the process has not loaded one. NULL: the
+   * loader's search. */
+  const char *library_path;
+} autoep_nccl_config;
+#define AUTOEP_NCCL_CONFIG_INIT {sizeof(autoep_nccl_config), NULL, 0, 1, 0, 600.0, NULL}
+
+/* Writes the AUTOEP_NCCL_ID_SIZE bytes by which the ranks of a new group find each other. One rank calls it, and
+ * hands them to the others by a way of the host's; each group has bytes of its own. library_path as above. */
+autoep_status autoep_nccl_unique_id(const char *library_path, uint8_t *unique_id,
+                                    autoep_error *error);
+
+/* Makes a communicator of ranks with a GPU each, on one host or several, over NCCL. Collective over its ranks.
+ *
+ * It moves the memory of its GPU, for layers there: their exchanges are enqueued on the stream of the context, and
+ * return without waiting, but for autoep_layer_plan, which waits for the stream to count rows. It moves the host's
+ * memory as well; the functions of the section "all-to-all" take that, and wait. Where a rank does not join before the
+ * deadline, NCCL's work on the device ends, and every later call fails; what an exchange on a stream was to write
+ * means nothing then. Freeing it leaves what is under way to end. */
+autoep_status autoep_comm_create_nccl(const autoep_nccl_config *config, autoep_comm *comm,
+                                      autoep_error *error);
+
 autoep_status autoep_comm_free(autoep_comm comm, autoep_error *error);
 
 autoep_status autoep_comm_rank(autoep_comm comm, int32_t *rank, int32_t *size,
@@ -246,7 +276,7 @@ autoep_status autoep_comm_rank(autoep_comm comm, int32_t *rank, int32_t *size,
 /* Gives the group up on this rank: every later exchange fails at once with AUTOEP_ERROR_COMMUNICATION and
  * `reason` (a text of the caller, or NULL) in its message. The other ranks of a group inside this process fail
  * likewise; those of other processes find out at their deadline. May be called while another thread is in an
- * exchange, which ends no later than its deadline. */
+ * exchange, which ends no later than its deadline; over NCCL at once. */
 autoep_status autoep_comm_abort(autoep_comm comm, const char *reason, autoep_error *error);
 
 /* Writes the failure after which the group of this rank cannot be used any more to *health, status, step, ranks

@@ -3,6 +3,7 @@
 import AutoEPCallback
 import AutoEPCore
 import AutoEPMPI
+import AutoEPNCCL
 import AutoEPSystem
 import CAutoEP
 
@@ -73,6 +74,48 @@ public func autoep_comm_create_mpi(
     }
     let transport = try unsafe MPITransport.open(
       library: String(cString: path), ranks: chosen, timeout: check.timeout(config.timeout_seconds))
+    unsafe target.pointee = communicators.insert(Communicator(transport))
+  }
+}
+
+@_cdecl("autoep_nccl_unique_id") @implementation
+public func autoep_nccl_unique_id(
+  _ library_path: UnsafePointer<CChar>!, _ unique_id: UnsafeMutablePointer<UInt8>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let target = try unsafe TensorChecker().pointer(unique_id, "unique_id")
+    let path = unsafe library_path.map { unsafe String(cString: $0) }
+    let bytes = try NCCLTransport.uniqueID(libraryPath: path)
+    for (index, byte) in bytes.enumerated() { unsafe target[index] = byte }
+  }
+}
+
+@_cdecl("autoep_comm_create_nccl") @implementation
+public func autoep_comm_create_nccl(
+  _ config: UnsafePointer<autoep_nccl_config>!, _ comm: UnsafeMutablePointer<autoep_comm>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let check = TensorChecker()
+    let target = try unsafe check.pointer(comm, "comm")
+    let config = try unsafe check.structure(config, "config")
+    guard let id = unsafe config.unique_id else {
+      throw check.error(
+        "config.unique_id",
+        "is NULL; expected the \(AUTOEP_NCCL_ID_SIZE) bytes of autoep_nccl_unique_id")
+    }
+    let (rank, size) = unsafe (config.rank, config.size)
+    let most: Int32 = 1 << 20
+    guard (1...most).contains(size), (0..<size).contains(rank) else {
+      throw check.error(
+        "config.rank", "is \(rank) of \(size); expected 0 <= rank < size <= \(most)")
+    }
+    let transport = try unsafe NCCLTransport(
+      uniqueID: Array(UnsafeBufferPointer(start: id, count: Int(AUTOEP_NCCL_ID_SIZE))),
+      rank: Int(rank), size: Int(size), device: Int(config.device_id),
+      timeout: check.timeout(config.timeout_seconds),
+      libraryPath: config.library_path.map { unsafe String(cString: $0) })
     unsafe target.pointee = communicators.insert(Communicator(transport))
   }
 }

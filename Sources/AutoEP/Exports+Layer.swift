@@ -257,9 +257,8 @@ extension TensorChecker {
     guard transport.reaches(layer.place.space) else {
       throw error(
         "config.comm",
-        "moves memory of the host, and the context is of \(layer.place.name); expert parallelism over"
-          + " several GPUs is not in this version: use a layer without a communicator, with all experts"
-          + " on this device", .unsupported)
+        "does not move memory of \(layer.place.name), which the context is of; expected a communicator of"
+          + " autoep_comm_create_nccl on this device", .unsupported)
     }
   }
 

@@ -10,6 +10,7 @@ final class Layer: Sendable {
   private let communicator: Communicator?
   /// Written into its plans; unique in this process.
   private let number: UInt64
+  private let notes = SplitNotes()
   private static let lastNumber = Atomic<UInt64>(0)
 
   init(_ configuration: ExpertsConfiguration, _ communicator: Communicator?, at place: DevicePlace)
@@ -28,7 +29,8 @@ final class Layer: Sendable {
     let dispatcher: any TokenDispatcher =
       if let transport = communicator?.transport, countsRows {
         AllToAllDispatcher(
-          backend: backend, transport: transport, configuration: configuration, layer: number)
+          backend: backend, transport: transport, configuration: configuration, layer: number,
+          notes: notes)
       } else {
         LocalDispatcher(backend: backend, configuration: configuration, layer: number)
       }

@@ -10,6 +10,7 @@ typedef int32_t cuda_result;
 static const cuda_result cuda_success = 0;
 static const cuda_result cuda_error_out_of_memory = 2;
 static const cuda_result cuda_error_no_device = 100;
+static const cuda_result cuda_error_not_ready = 600;
 
 typedef int32_t cuda_device;
 typedef uint64_t cuda_address;
@@ -17,6 +18,7 @@ typedef struct cuda_context_object *cuda_context;
 typedef struct cuda_module_object *cuda_module;
 typedef struct cuda_function_object *cuda_function;
 typedef struct cuda_stream_object *cuda_stream;
+typedef struct cuda_event_object *cuda_event;
 
 /* Device attributes. */
 static const int32_t cuda_multiprocessor_count = 16;
@@ -32,6 +34,11 @@ static const int32_t cuda_function_max_dynamic_shared_bytes = 8;
 /* Flags of host memory: usable in all contexts, and mapped into the device's address space. */
 static const uint32_t cuda_host_portable = 1;
 static const uint32_t cuda_host_device_map = 2;
+
+/* Flags of a stream that does not wait for the default stream, and of an event that keeps no time.
+ */
+static const uint32_t cuda_stream_non_blocking = 1;
+static const uint32_t cuda_event_disable_timing = 2;
 
 /* An attribute of a launch; the value is a union of 64 bytes. */
 typedef struct cuda_launch_attribute {
@@ -90,6 +97,20 @@ typedef cuda_result (*cuLaunchKernelEx_t)(const cuda_launch_config *config, cuda
 typedef cuda_result (*cuMemHostAlloc_t)(void **memory, size_t byte_count, uint32_t flags);
 typedef cuda_result (*cuMemHostGetDevicePointer_v2_t)(cuda_address *address, void *memory,
                                                       uint32_t flags);
+typedef cuda_result (*cuMemFreeHost_t)(void *memory);
+typedef cuda_result (*cuMemcpyHtoDAsync_v2_t)(cuda_address target, const void *source,
+                                              size_t byte_count, cuda_stream stream);
+typedef cuda_result (*cuMemcpyDtoHAsync_v2_t)(void *target, cuda_address source, size_t byte_count,
+                                              cuda_stream stream);
+typedef cuda_result (*cuMemcpyDtoDAsync_v2_t)(cuda_address target, cuda_address source,
+                                              size_t byte_count, cuda_stream stream);
+typedef cuda_result (*cuStreamCreate_t)(cuda_stream *stream, uint32_t flags);
+typedef cuda_result (*cuStreamDestroy_v2_t)(cuda_stream stream);
+typedef cuda_result (*cuStreamSynchronize_t)(cuda_stream stream);
+typedef cuda_result (*cuEventCreate_t)(cuda_event *event, uint32_t flags);
+typedef cuda_result (*cuEventRecord_t)(cuda_event event, cuda_stream stream);
+typedef cuda_result (*cuEventQuery_t)(cuda_event event);
+typedef cuda_result (*cuEventDestroy_v2_t)(cuda_event event);
 typedef cuda_result (*cuTensorMapEncodeTiled_t)(cuda_tensor_map *map, int32_t dtype, uint32_t rank,
                                                 void *address, const uint64_t *sizes,
                                                 const uint64_t *strides, const uint32_t *box,

@@ -1,5 +1,6 @@
 import AutoEPCUDA
 import AutoEPCore
+import AutoEPDeviceLaws
 import AutoEPLayerLaws
 import AutoEPSystem
 import Glibc

@@ -164,6 +164,8 @@ struct LaunchTests {
     let column = memory.tensor([tokens, 1], .f32)
     try backend.rowDot(rows, rows, groups: groups, into: ExpertRows(column))
     try backend.sumPartials(memory.tensor([tokens, 3], .f32), into: column)
+    try backend.arrivalPlaces(
+      received: memory.tensor([2, experts], .i32), into: memory.tensor([tokens], .i32))
   }
 }
 

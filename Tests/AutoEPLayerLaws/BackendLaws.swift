@@ -56,7 +56,8 @@ struct BackendLaw: Sendable {
   }
 
   static var all: [BackendLaw] {
-    sortLaws + permutationLaws + rowValueLaws + productLaws + rowSumLaws + activationLaws
+    sortLaws + permutationLaws + rowValueLaws + arrivalLaws + productLaws + rowSumLaws
+      + activationLaws
       + expertsLaws + independenceLaws + routingLaws
   }
 }

@@ -50,16 +50,15 @@ private func checkValues(_ worlds: DispatcherWorlds, _ item: DispatchCase, parts
 private func checkTraffic(_ worlds: DispatcherWorlds, _ item: DispatchCase) throws {
   let results = try worlds.run(item) { rank in
     let plan = try rank.plan()
-    return (rank, plan.rowsInUse, rank.dispatcher.traffic(plan))
+    return (rank, plan.rowCount.exact, rank.dispatcher.traffic(plan))
   }
-  let isHost = worlds.backend.space == .host
-  for (rank, rowsInUse, traffic) in results {
-    let sent = rank.slots.count { !isHost || item.choice[$0] >= 0 }
+  for (rank, exact, traffic) in results {
+    let sent = rank.slots.count { exact == nil || item.choice[$0] >= 0 }
     worlds.record.expect(
       traffic.sent == sent, "rank \(rank.rank) says \(traffic), but sends \(sent): \(item.name)")
     worlds.record.expect(
-      rowsInUse.map { $0 == traffic.received } ?? true,
-      "rank \(rank.rank) says \(traffic), but its experts get \(rowsInUse ?? 0): \(item.name)")
+      exact.map { $0 == traffic.received } ?? true,
+      "rank \(rank.rank) says \(traffic), but its experts get \(exact ?? 0): \(item.name)")
   }
   guard worlds.isWhole(results) else { return }
   let all = results.map(\.2)

@@ -30,6 +30,21 @@ import Testing
     let backend = try CPUBackend(numThreads: threads)
     try checkDispatcher(on: backend, .ranks([2, 3, 4])) { try allToAll(backend, $0, ranks: $1) }
   }
+
+  /// Rows that arrive are copied into expert order for products that read no others, and groups are prepared.
+  @Test func allToAllDispatcherOfOrderedRows() throws {
+    let backend = OrderedBackend(try CPUBackend(numThreads: 1))
+    try checkDispatcher(on: backend, .ranks([1, 2, 3, 4])) {
+      try allToAll(backend, $0, ranks: $1)
+    }
+  }
+
+  @Test func localDispatcherOfOrderedRows() throws {
+    let backend = OrderedBackend(try CPUBackend(numThreads: 1))
+    try checkDispatcher(on: backend, .ranks([1])) { configuration, _ in
+      [LocalDispatcher(backend: backend, configuration: configuration, layer: nextLayer())]
+    }
+  }
 }
 
 extension DispatcherSetting {

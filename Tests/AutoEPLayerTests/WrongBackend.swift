@@ -26,6 +26,8 @@ final class WrongBackend: ComputeBackend {
     case routeGradientIsOff
     case zLossIsOff
     case jitterChangesFromCallToCall
+    case arrivalsAreOff
+    case numbersAreForgotten
   }
 
   /// A part of the name of the law that must detect a defect.
@@ -53,6 +55,8 @@ final class WrongBackend: ComputeBackend {
     case .routeGradientIsOff: "routeBackward"
     case .zLossIsOff: "routerZLoss"
     case .jitterChangesFromCallToCall: "jitter"
+    case .arrivalsAreOff: "arrivalPlaces"
+    case .numbersAreForgotten: "store and numbers"
     }
   }
 
@@ -209,6 +213,19 @@ final class WrongBackend: ComputeBackend {
   ) throws(EngineError) {
     try base.rowDot(left, right, groups: groups, into: products)
     perturb(products.tensor, .rowDotIsOff)
+  }
+
+  func arrivalPlaces(received: TensorView, into places: TensorView) throws(EngineError) {
+    try base.arrivalPlaces(received: received, into: places)
+    perturb(places, .arrivalsAreOff)
+  }
+
+  func numbers(of tensor: TensorView) throws(EngineError) -> [Int32] {
+    try base.numbers(of: tensor)
+  }
+
+  func store(_ numbers: [Int32], in tensor: TensorView) throws(EngineError) {
+    if defect != .numbersAreForgotten { try base.store(numbers, in: tensor) }
   }
 
   func preparedBytes(_ configuration: ExpertsConfiguration, localExperts: Int) -> ByteCount {

@@ -140,6 +140,46 @@ import Testing
     }
   }
 
+  @Test("NCCL: configs out of range, and no library")
+  func nccl() throws {
+    var comm: autoep_comm = 0
+    let id = [UInt8](repeating: 7, count: Int(AUTOEP_NCCL_ID_SIZE))
+    try id.withUnsafeBufferPointer { id in
+      func refuses(
+        _ status: Int, _ name: String, _ given: String,
+        change: (inout autoep_nccl_config) -> Void
+      ) throws {
+        var config = sized(autoep_nccl_config()) {
+          ($0.unique_id, $0.rank, $0.size) = (id.baseAddress, 1, 2)
+          $0.timeout_seconds = 1
+        }
+        change(&config)
+        expectFailure(status, name, given) {
+          try call { autoep_comm_create_nccl(&config, &comm, $0) }
+        }
+      }
+      let invalid = AUTOEP_ERROR_INVALID_ARGUMENT
+      try refuses(invalid, "struct_size", "8") { $0.struct_size = 8 }
+      try refuses(invalid, "unique_id", "NULL") { $0.unique_id = nil }
+      try refuses(invalid, "rank", "is 2 of 2") { $0.rank = 2 }
+      try refuses(invalid, "rank", "is -1 of 2") { $0.rank = -1 }
+      try refuses(invalid, "rank", "is 1 of 0") { $0.size = 0 }
+      try refuses(invalid, "timeout", "nan") { $0.timeout_seconds = .nan }
+      try "/nowhere/libnccl.so.2".withCString { path in
+        try refuses(AUTOEP_ERROR_MISSING_LIBRARY, "/nowhere/libnccl.so.2", "nvidia-nccl") {
+          $0.library_path = path
+        }
+        var bytes = id.map { $0 }
+        expectFailure(AUTOEP_ERROR_MISSING_LIBRARY, "/nowhere/libnccl.so.2") {
+          try call { autoep_nccl_unique_id(path, &bytes, $0) }
+        }
+      }
+      expectFailure(invalid, "unique_id", "NULL") {
+        try call { autoep_nccl_unique_id(nil, nil, $0) }
+      }
+    }
+  }
+
   private typealias RouteChange = (inout autoep_route_config) -> Void
 
   @Test("router configs")

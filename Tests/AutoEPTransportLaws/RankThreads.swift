@@ -1,5 +1,5 @@
 import AutoEPCore
-import Foundation
+import Glibc
 import Synchronization
 
 /// Runs `body` for each rank in a thread of its own. Throws the first error after all threads have ended and released

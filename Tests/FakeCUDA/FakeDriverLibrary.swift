@@ -1,6 +1,6 @@
 import Foundation
 
-/// The driver of Tests/FakeDriver as a library of its own, in a folder that goes with the object.
+/// The driver and the NCCL of Tests/FakeDriver as a library of its own, in a folder that goes with the object.
 public final class FakeDriverLibrary: Sendable {
   /// The folder; tests may add files to it.
   public let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
@@ -15,11 +15,15 @@ public final class FakeDriverLibrary: Sendable {
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     let compiler = Process()
     compiler.executableURL = URL(filePath: "/usr/bin/env")
-    compiler.arguments = [
-      "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-      "-Wl,-soname,\(soname)", "-I\(package.path)/Sources/CCUDA",
-      "\(package.path)/Tests/FakeDriver/fake_driver.c", "-o", path,
-    ]
+    let sources = ["fake_driver.c", "fake_streams.c", "fake_nccl.c"].map {
+      "\(package.path)/Tests/FakeDriver/\($0)"
+    }
+    compiler.arguments =
+      [
+        "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
+        "-Wl,-soname,\(soname)", "-I\(package.path)/Sources/CCUDA",
+        "-I\(package.path)/Sources/CNCCL", "-o", path,
+      ] + sources
     try compiler.run()
     compiler.waitUntilExit()
     guard compiler.terminationStatus == 0 else { throw CompilationFailed() }

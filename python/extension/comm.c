@@ -106,6 +106,31 @@ FUNCTION(mpi_finalize) {
   Py_RETURN_NONE;
 }
 
+FUNCTION(nccl_unique_id) {
+  const char *library_path;
+  if (!PyArg_ParseTuple(args, "z:nccl_unique_id", &library_path)) return NULL;
+  uint8_t unique_id[AUTOEP_NCCL_ID_SIZE];
+  RUN(autoep_nccl_unique_id(library_path, unique_id, &error));
+  return PyBytes_FromStringAndSize((const char *)unique_id, sizeof unique_id);
+}
+
+FUNCTION(comm_create_nccl) {
+  autoep_nccl_config config = AUTOEP_NCCL_CONFIG_INIT;
+  PyObject *unique_id;
+  if (!PyArg_ParseTuple(args, "Siiidz:comm_create_nccl", &unique_id, &config.rank, &config.size,
+                        &config.device_id, &config.timeout_seconds, &config.library_path))
+    return NULL;
+  if (PyBytes_GET_SIZE(unique_id) != AUTOEP_NCCL_ID_SIZE) {
+    raise_invalid("unique_id: expected the %d bytes of nccl_unique_id, got %d",
+                  AUTOEP_NCCL_ID_SIZE, (int)PyBytes_GET_SIZE(unique_id));
+    return NULL;
+  }
+  config.unique_id = (const uint8_t *)PyBytes_AS_STRING(unique_id);
+  autoep_comm comm = 0;
+  RUN(autoep_comm_create_nccl(&config, &comm, &error));
+  return communicator_new(comm);
+}
+
 FUNCTION(comm_rank) {
   Handle *comm;
   if (!PyArg_ParseTuple(args, "O&:comm_rank", communicator_read, &comm)) return NULL;
@@ -189,6 +214,9 @@ PyMethodDef comm_methods[] = {
     METHOD(comm_create_callback, "(object, rank, size, timeout) -> Handle"),
     METHOD(comm_create_mpi, "(library_path, ranks or None, timeout) -> Handle"),
     METHOD(mpi_finalize, "()"),
+    METHOD(nccl_unique_id, "(library_path or None) -> bytes"),
+    METHOD(comm_create_nccl,
+           "(unique_id, rank, size, device, timeout, library_path or None) -> Handle"),
     METHOD(comm_rank, "(comm) -> (rank, size)"),
     METHOD(comm_abort, "(comm, reason or None)"),
     METHOD(comm_health, "(comm) -> None or the autoep.Error after which the group is unusable"),

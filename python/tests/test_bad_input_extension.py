@@ -162,8 +162,9 @@ def calls() -> dict[str, tuple[Any, ...]]:
     }
 
 
-# Not called here: they begin and end MPI, which test_functional_ranks.py does.
-UNCALLED = {"comm_create_mpi", "mpi_finalize"}
+# Not called here: they begin and end MPI, which test_functional_ranks.py does, or need GPUs; see
+# test_nccl_checks_what_it_is_given.
+UNCALLED = {"comm_create_mpi", "mpi_finalize", "nccl_unique_id", "comm_create_nccl"}
 
 NAMES = sorted(calls())
 

@@ -397,6 +397,26 @@ def test_ranks_of_mpi_are_checked() -> None:
             Communicator.mpi(ranks)
 
 
+def test_nccl_checks_what_it_is_given() -> None:
+    unique_id = bytes(128)
+    wrong: list[tuple[str, tuple[Any, ...]]] = [
+        ("unique_id", ("text", 0, 1, 0)),
+        ("unique_id", (bytes(3), 0, 1, 0)),
+        ("rank", (unique_id, 2, 2, 0)),
+        ("rank", (unique_id, 0, 0, 0)),
+        ("size", (unique_id, 0, "two", 0)),
+        ("timeout", (unique_id, 0, 1, 0, -1.0)),
+    ]
+    for name, arguments in wrong:
+        with pytest.raises(autoep.InvalidArgumentError, match=name):
+            Communicator.nccl(*arguments)
+    nowhere = "/nowhere/libnccl.so.2"
+    with pytest.raises(autoep.MissingLibraryError, match=nowhere):
+        Communicator.nccl(unique_id, 0, 1, 0, library=nowhere)
+    with pytest.raises(autoep.MissingLibraryError, match=nowhere):
+        Communicator.nccl_unique_id(nowhere)
+
+
 def test_torch_transport_needs_torch_distributed() -> None:
     with pytest.raises(autoep.UnsupportedError, match="init_process_group"):
         Communicator.torch()

@@ -3,6 +3,6 @@ extension KernelSource {
   static let all: [KernelSource] = [
     .permute, .unpermute, .slotDot, .gatherFromRows, .scatterToRows, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
-    .zLoss, .jitter, .clear, .hopperGEMM, .hopperWeightGradient, .hopperRowPairs,
+    .zLoss, .jitter, .clear, .arrivalPlaces, .hopperGEMM, .hopperWeightGradient, .hopperRowPairs,
   ]
 }

@@ -50,9 +50,8 @@ public final class CUDADevice: Sendable {
     processorCount = try driver.attribute(cuda_multiprocessor_count, of: device)
     l2Bytes = try driver.attribute(cuda_l2_cache_size, of: device)
     sharedBytesPerBlock = try driver.attribute(cuda_max_shared_bytes_per_block_optin, of: device)
-    let context = try DeviceContext(device, ordinal: ordinal, driver)
-    faults = try context.run { () throws(EngineError) in try FaultWord(driver) }
-    self.context = context
+    context = try DeviceContext(device, ordinal: ordinal, driver)
+    faults = try FaultWord(context)
     self.driver = driver
     self.compiler = compiler
     self.ordinal = ordinal
@@ -133,7 +132,7 @@ private struct LoadedKernels {
 
 extension CUDADriver {
   /// The device of a number, checked against those there are.
-  fileprivate func device(_ ordinal: Int) throws(EngineError) -> cuda_device {
+  func device(_ ordinal: Int) throws(EngineError) -> cuda_device {
     var count: Int32 = 0
     try check("cuDeviceGetCount", unsafe functions.deviceGetCount(&count))
     guard (0..<Int(count)).contains(ordinal) else {

@@ -21,7 +21,7 @@ public final class CUDADriver: Sendable {
   }
 
   /// Initialises the driver that the loader finds under a name.
-  init(opening name: String) throws(EngineError) {
+  package init(opening name: String) throws(EngineError) {
     do throws(LoaderError) {
       functions = try DriverFunctions(DynamicLibrary(opening: name))
     } catch {

@@ -4,8 +4,8 @@ import CCUDA
 
 /// A device's primary context, shared by the whole process and retained until it ends.
 @safe
-struct DeviceContext: @unchecked Sendable {
-  private let driver: CUDADriver
+package struct DeviceContext: @unchecked Sendable {
+  let driver: CUDADriver
   private let context: cuda_context
   /// Whether the context is device 0's, the runtime's default for threads that have not set a device.
   private let isOfFirstDevice: Bool
@@ -24,9 +24,14 @@ struct DeviceContext: @unchecked Sendable {
     isOfFirstDevice = ordinal == 0
   }
 
+  /// The context of the device of a number.
+  package init(ordinal: Int, _ driver: CUDADriver) throws(EngineError) {
+    try self.init(driver.device(ordinal), ordinal: ordinal, driver)
+  }
+
   /// Runs `body` with this context current, and then leaves the thread as it was; but one without a
   /// context keeps the first device's, as any call of CUDA's runtime would give it.
-  func run<Result>(
+  package func run<Result>(
     _ body: () throws(EngineError) -> Result
   ) throws(EngineError) -> Result {
     var previous: cuda_context?

@@ -34,35 +34,25 @@ enum DeviceFault: CaseIterable {
 
 /// The word, page-locked and mapped into the device's address space. Lives as long as its device.
 @safe
-struct FaultWord: @unchecked Sendable {
-  /// As kernels see it.
-  let address: DeviceAddress
-  private let memory: UnsafeMutablePointer<UInt32>
+struct FaultWord: Sendable {
+  private let memory: PinnedMemory
 
-  /// Allocates the word in the current context.
-  init(_ driver: CUDADriver) throws(EngineError) {
-    var memory: UnsafeMutableRawPointer?
-    let flags = cuda_host_portable | cuda_host_device_map
-    try driver.check("cuMemHostAlloc", unsafe driver.functions.memHostAlloc(&memory, 4, flags))
-    guard let memory = unsafe memory else {
-      throw EngineError(.outOfMemory, "cuMemHostAlloc gave no memory")
-    }
-    var address: cuda_address = 0
-    try driver.check(
-      "cuMemHostGetDevicePointer",
-      unsafe driver.functions.memHostGetDevicePointer(&address, memory, 0))
-    unsafe self.memory = unsafe memory.bindMemory(to: UInt32.self, capacity: 1)
-    unsafe self.memory.pointee = 0
-    self.address = DeviceAddress(address)
+  /// Allocates the word.
+  init(_ context: DeviceContext) throws(EngineError) {
+    memory = try PinnedMemory(byteCount: MemoryLayout<UInt32>.size, in: context)
+    unsafe memory.bytes.storeBytes(of: 0, as: UInt32.self)
   }
+
+  /// As kernels see it.
+  var address: DeviceAddress { memory.address }
 
   /// Throws what a kernel has reported since the last time, and forgets it.
   func check() throws(EngineError) {
     // The device writes whole words. One that comes between the two lines is lost, but not the
     // error.
-    let code = unsafe memory.pointee
+    let code = unsafe memory.bytes.load(as: UInt32.self)
     guard code != 0 else { return }
-    unsafe memory.pointee = 0
+    unsafe memory.bytes.storeBytes(of: 0, as: UInt32.self)
     throw DeviceFault.allCases.first { $0.code == code }?.error
       ?? EngineError(.internal, "a kernel reported the unknown fault \(code)")
   }

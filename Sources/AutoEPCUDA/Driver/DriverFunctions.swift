@@ -25,6 +25,17 @@ struct DriverFunctions: @unchecked Sendable {
   let launchKernelEx: cuLaunchKernelEx_t
   let memHostAlloc: cuMemHostAlloc_t
   let memHostGetDevicePointer: cuMemHostGetDevicePointer_v2_t
+  let memFreeHost: cuMemFreeHost_t
+  let memcpyHtoDAsync: cuMemcpyHtoDAsync_v2_t
+  let memcpyDtoHAsync: cuMemcpyDtoHAsync_v2_t
+  let memcpyDtoDAsync: cuMemcpyDtoDAsync_v2_t
+  let streamCreate: cuStreamCreate_t
+  let streamDestroy: cuStreamDestroy_v2_t
+  let streamSynchronize: cuStreamSynchronize_t
+  let eventCreate: cuEventCreate_t
+  let eventRecord: cuEventRecord_t
+  let eventQuery: cuEventQuery_t
+  let eventDestroy: cuEventDestroy_v2_t
   let tensorMapEncodeTiled: cuTensorMapEncodeTiled_t
 
   init(_ library: DynamicLibrary) throws(LoaderError) {
@@ -48,6 +59,17 @@ struct DriverFunctions: @unchecked Sendable {
     unsafe launchKernelEx = try library.function("cuLaunchKernelEx")
     unsafe memHostAlloc = try library.function("cuMemHostAlloc")
     unsafe memHostGetDevicePointer = try library.function("cuMemHostGetDevicePointer_v2")
+    unsafe memFreeHost = try library.function("cuMemFreeHost")
+    unsafe memcpyHtoDAsync = try library.function("cuMemcpyHtoDAsync_v2")
+    unsafe memcpyDtoHAsync = try library.function("cuMemcpyDtoHAsync_v2")
+    unsafe memcpyDtoDAsync = try library.function("cuMemcpyDtoDAsync_v2")
+    unsafe streamCreate = try library.function("cuStreamCreate")
+    unsafe streamDestroy = try library.function("cuStreamDestroy_v2")
+    unsafe streamSynchronize = try library.function("cuStreamSynchronize")
+    unsafe eventCreate = try library.function("cuEventCreate")
+    unsafe eventRecord = try library.function("cuEventRecord")
+    unsafe eventQuery = try library.function("cuEventQuery")
+    unsafe eventDestroy = try library.function("cuEventDestroy_v2")
     unsafe tensorMapEncodeTiled = try library.function("cuTensorMapEncodeTiled")
   }
 }

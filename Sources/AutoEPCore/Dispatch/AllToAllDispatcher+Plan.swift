@@ -17,16 +17,10 @@ extension AllToAllDispatcher {
     backend.sortScratchBytes(numExperts: configuration.numExperts)
   }
 
-  /// The order in which rows arrive.
-  public func openBytes(rowsCapacity: Int) -> Int { Arena.footprint([rowsCapacity], .i32) }
-
-  /// The copies to send, or the results that come back; or one number per row, on both sides.
-  public func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int {
-    let slots = numTokens * configuration.topK
-    let sums = configuration.dtype.sumType
-    return max(
-      Arena.footprint([slots, configuration.hiddenSize], configuration.dtype),
-      Arena.footprint([slots], sums) + Arena.footprint([rowsCapacity], sums))
+  /// The order in which rows arrive, and what products share: both grow with the rows, of which a plan's memory knows
+  /// nothing yet.
+  public func openBytes(rowsCapacity: Int) -> Int {
+    Arena.footprint([rowsCapacity], .i32) + Arena.footprint(preparedBytes(rows: rowsCapacity))
   }
 
   /// Sorts, and exchanges the counts.
@@ -37,6 +31,7 @@ extension AllToAllDispatcher {
     let details = try Details(layout.details, self)
     // A plan that was in this memory ends here, also where this one fails.
     if let header = layout.header { PlanHeader.erase(header) }
+    notes.forget(memory)
     do throws(EngineError) {
       try backend.sort(
         topkIdx, numExperts: configuration.numExperts,
@@ -47,15 +42,11 @@ extension AllToAllDispatcher {
       try reportFailure()
       throw error
     }
-    let received = try exchangeCounts(details.sentOffsets)
-    let rows = note(received, in: details, offsets: layout.expertOffsets)
-    if let rowsPerExpert = counts.rowsPerExpert {
-      for expert in experts.indices {
-        let place = expert - experts.lowerBound
-        unsafe rowsPerExpert.store(
-          Int32(received.reduce(0) { $0 + $1[place] }), at: place)
-      }
-    }
+    // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
+    let sentOffsets = try backend.numbers(of: details.sentOffsets).map { Int($0) }
+    let received = try exchangeCounts(sentOffsets)
+    let rows = try note(received, in: details, layout, counts.rowsPerExpert)
+    notes.keep(splits(sentOffsets, received), of: memory)
     if let header = layout.header {
       PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: rows).write(to: header)
     }
@@ -71,34 +62,43 @@ extension AllToAllDispatcher {
       let made = try PlanHeader(reading: header, layer: layer, numTokens: numTokens)
       try made.check(rowCount)
     }
-    let arrivals = try arena.take([rowCount.capacity], .i32)
     let details = try Details(layout.details, self)
-    try fill(arrivals, Splits(details, self, rows: rowCount.capacity))
+    let splits =
+      if let noted = notes.splits(of: memory) { noted } else { try readSplits(details) }
+    try check(splits, rowCount)
+    let arrivals = try arena.take([rowCount.capacity], .i32)
+    try backend.arrivalPlaces(received: details.received, into: arrivals)
+    let prepared = try arena.take(byteCount: preparedBytes(rows: rowCount.capacity))
+    let groups = RowGroups(.offsets(layout.expertOffsets), prepared: prepared)
+    try backend.prepare(groups, configuration, rowsCapacity: rowCount.capacity)
     return DispatchPlan(
-      numTokens: numTokens, topK: configuration.topK, rowCount: rowCount,
-      groups: RowGroups(.offsets(layout.expertOffsets)), rowOfSlot: layout.rowOfSlot,
-      placement: .indexed(arrivals), details: layout.details)
+      numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups,
+      rowOfSlot: layout.rowOfSlot, placement: keepsArrivals ? .indexed(arrivals) : .inOrder,
+      details: layout.details, route: RowRoute(splits: splits, arrivals: arrivals))
   }
 
   /// What a dispatch of the plan moves.
   public func traffic(_ plan: DispatchPlan) -> DispatchTraffic {
-    guard let splits = try? splits(plan) else {
+    guard let splits = plan.route?.splits else {
       return DispatchTraffic(sent: 0, sentRemote: 0, received: 0, receivedRemote: 0)
     }
-    let (sent, received) = (splits.rowsSent, plan.rowsCapacity)
     return DispatchTraffic(
-      sent: sent, sentRemote: sent - splits.sendRows[transport.rank], received: received,
-      receivedRemote: received - splits.receiveRows[transport.rank])
+      sent: splits.sent, sentRemote: splits.sent - splits.sendRows[transport.rank],
+      received: splits.received,
+      receivedRemote: splits.received - splits.receiveRows[transport.rank])
   }
 
-  func splits(_ plan: DispatchPlan) throws(EngineError) -> Splits {
-    try Splits(Details(plan.details, self), self, rows: plan.rowsCapacity)
+  /// The bytes of what products share for so many rows, which a backend counts per token of K rows.
+  private func preparedBytes(rows: Int) -> Int {
+    let topK = configuration.topK
+    return backend.preparedBytes(configuration, localExperts: experts.count)
+      .of((rows + topK - 1) / topK)
   }
 }
 
 extension AllToAllDispatcher {
   /// The dispatcher's part of a plan.
-  struct Details {
+  private struct Details {
     /// First row of each expert among those that this rank sends, and their number: `[E+1]` i32.
     let sentOffsets: TensorView
     /// What each rank sends to each of this rank's experts: `[P,e]` i32.
@@ -113,81 +113,50 @@ extension AllToAllDispatcher {
     }
   }
 
-  /// How many rows go where.
-  struct Splits {
-    /// Rows to each rank, `[P]`.
-    let sendRows: [Int]
-    /// Rows from each rank, `[P]`.
-    let receiveRows: [Int]
-    /// Rows that each rank sends to each of this rank's experts, `[P][e]`.
-    let counts: [[Int]]
-
-    var rowsSent: Int { sendRows.reduce(0, +) }
-
-    /// Reads them; throws where they do not fit, because somebody wrote to the plan.
-    init(_ details: Details, _ dispatcher: AllToAllDispatcher, rows: Int) throws(EngineError) {
-      let size = dispatcher.transport.size
-      let localExperts = details.received.shape[1]
-      sendRows = (0..<size).map { rank in
-        let experts = dispatcher.experts(of: rank)
-        return dispatcher.offset(details.sentOffsets, experts.upperBound)
-          - dispatcher.offset(details.sentOffsets, experts.lowerBound)
-      }
-      counts = (0..<size).map { rank in
-        (0..<localExperts).map { expert in
-          unsafe Int(details.received.load(Int32.self, at: rank * localExperts + expert))
-        }
-      }
-      receiveRows = counts.map { $0.reduce(0, +) }
-      guard sendRows.allSatisfy({ $0 >= 0 }), counts.joined().allSatisfy({ $0 >= 0 }),
-        receiveRows.reduce(0, +) == rows
-      else {
-        throw EngineError(
-          .invalidArgument, "plan was changed after it was made; expected its own bytes")
-      }
-    }
+  /// Writes down what arrives for each expert; returns R.
+  private func note(
+    _ received: [[Int]], in details: Details, _ layout: PlanLayout, _ rowsPerExpert: TensorView?
+  ) throws(EngineError) -> Int {
+    let counts = (0..<experts.count).map { expert in received.reduce(0) { $0 + $1[expert] } }
+    var offsets = [0]
+    for count in counts { offsets.append(offsets[offsets.count - 1] + count) }
+    try backend.store(received.joined().map { Int32($0) }, in: details.received)
+    try backend.store(offsets.map { Int32($0) }, in: layout.expertOffsets)
+    if let rowsPerExpert { try backend.store(counts.map { Int32($0) }, in: rowsPerExpert) }
+    return offsets[offsets.count - 1]
   }
 
-  private func offset(_ offsets: TensorView, _ expert: Int) -> Int {
-    unsafe Int(offsets.load(Int32.self, at: expert))
+  /// The splits of a plan that are not noted.
+  private func readSplits(_ details: Details) throws(EngineError) -> RowSplits {
+    // NOTE: waits for a device; only for a plan that is not where it was made, or whose note was dropped.
+    let sentOffsets = try backend.numbers(of: details.sentOffsets).map { Int($0) }
+    let received = try backend.numbers(of: details.received).map { Int($0) }
+    let e = experts.count
+    return splits(
+      sentOffsets, (0..<transport.size).map { Array(received[$0 * e..<($0 + 1) * e]) })
   }
 
-  /// Where each row of this rank's experts stands among those that arrive. Expert order is by expert, then source
-  /// rank; rows arrive by source rank, then expert.
-  private func fill(_ arrivals: TensorView, _ splits: Splits) {
-    var nextOfSource: [Int] = []
-    var arrived = 0
-    for rows in splits.receiveRows {
-      nextOfSource.append(arrived)
-      arrived += rows
-    }
-    var row = 0
-    for expert in 0..<(splits.counts.first?.count ?? 0) {
-      for source in splits.counts.indices {
-        let next = nextOfSource[source]
-        let count = splits.counts[source][expert]
-        for offset in 0..<count { unsafe arrivals.store(Int32(next + offset), at: row + offset) }
-        nextOfSource[source] += count
-        row += count
-      }
-    }
+  private func splits(_ sentOffsets: [Int], _ received: [[Int]]) -> RowSplits {
+    RowSplits(
+      sendRows: (0..<transport.size).map { rank in
+        let experts = experts(of: rank)
+        return sentOffsets[experts.upperBound] - sentOffsets[experts.lowerBound]
+      },
+      receiveRows: received.map { counts in
+        counts.contains { $0 < 0 } ? -1 : counts.reduce(0, +)
+      })
   }
 
-  /// Notes what arrives for each expert; returns R.
-  private func note(_ received: [[Int]], in details: Details, offsets: TensorView) -> Int {
-    let localExperts = details.received.shape[1]
-    for (rank, counts) in received.enumerated() {
-      for (expert, count) in counts.enumerated() {
-        unsafe details.received.store(Int32(count), at: rank * localExperts + expert)
-      }
+  /// Throws where splits do not fit, because somebody wrote to the plan.
+  private func check(_ splits: RowSplits, _ rowCount: RowCount) throws(EngineError) {
+    guard splits.sendRows.allSatisfy({ $0 >= 0 }), splits.receiveRows.allSatisfy({ $0 >= 0 }),
+      splits.received == rowCount.capacity
+    else {
+      throw EngineError(
+        .invalidArgument,
+        "plan has \(splits.received) rows, and rows_capacity is \(rowCount.capacity); expected the plan's own"
+          + " bytes, as they were made, and the rows of its info")
     }
-    var rows = 0
-    for expert in 0..<localExperts {
-      unsafe offsets.store(Int32(rows), at: expert)
-      rows += received.reduce(0) { $0 + $1[expert] }
-    }
-    unsafe offsets.store(Int32(rows), at: localExperts)
-    return rows
   }
 }
 
@@ -197,10 +166,9 @@ extension AllToAllDispatcher {
   private static var failed: Int64 { 0 }
 
   /// What each rank sends to each of this rank's experts, `[P][e]`.
-  private func exchangeCounts(_ sentOffsets: TensorView) throws(EngineError) -> [[Int]] {
+  private func exchangeCounts(_ sentOffsets: [Int]) throws(EngineError) -> [[Int]] {
     let messages = (0..<transport.size).map { rank in
-      [Self.routed]
-        + experts(of: rank).map { Int64(offset(sentOffsets, $0 + 1) - offset(sentOffsets, $0)) }
+      [Self.routed] + experts(of: rank).map { Int64(sentOffsets[$0 + 1] - sentOffsets[$0]) }
     }
     let received = try exchangeMessages(messages)
     if let failed = received.firstIndex(where: { $0.first != Self.routed }) {

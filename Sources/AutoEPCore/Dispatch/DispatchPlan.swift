@@ -19,6 +19,8 @@ public struct DispatchPlan {
   public let placement: ExpertRows.Placement
   /// The dispatcher's own part of the memory.
   let details: Arena
+  /// How rows travel; nil where all ranks' rows stay where they are.
+  let route: RowRoute?
 
   /// Rows that tensors must have room for.
   public var rowsCapacity: Int { rowCount.capacity }
@@ -60,10 +62,10 @@ struct PlanLayout {
     /// The bytes of the backend's part, per token.
     var prepared: ByteCount
 
-    /// The bytes of a plan, per token.
+    /// The bytes of a plan, per token. What is prepared begins at an aligned byte behind the details.
     var byteCount: ByteCount {
       .part(byteCount: PlanHeader.byteCount) + .part(byteCount: (localExperts + 1) * 4)
-        + .part(perItem: topK * 4) + details + prepared
+        + .part(perItem: topK * 4) + details + ByteCount(fixed: Arena.alignment) + prepared
     }
   }
 

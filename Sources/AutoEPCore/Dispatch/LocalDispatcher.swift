@@ -80,7 +80,8 @@ public struct LocalDispatcher: TokenDispatcher {
     }
     return DispatchPlan(
       numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups(layout),
-      rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details)
+      rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details,
+      route: nil)
   }
 
   /// Returns the tokens in place, or weighted copies of them.

@@ -95,6 +95,20 @@ public protocol ComputeBackend: AnyObject, Sendable {
     _ left: ExpertRows, _ right: ExpertRows, groups: RowGroups, into products: ExpertRows
   ) throws(EngineError)
 
+  // MARK: Rows of other ranks
+
+  /// places[r] = where the r-th row in expert order stands among those that arrive: `[R]` i32. Rows arrive by source
+  /// rank, then expert; expert order is by expert, then source rank.
+  ///
+  /// - Parameter received: Rows that each rank sends to each of this rank's experts, `[P,e]` i32; they sum to R.
+  func arrivalPlaces(received: TensorView, into places: TensorView) throws(EngineError)
+
+  /// The numbers of an i32 tensor. A device's come when all work before has ended: the caller waits for it.
+  func numbers(of tensor: TensorView) throws(EngineError) -> [Int32]
+
+  /// Sets the numbers of an i32 tensor, behind the work before.
+  func store(_ numbers: [Int32], in tensor: TensorView) throws(EngineError)
+
   // MARK: Products
 
   /// Whether products read and write rows in any placement. If not, rows that are not in order are copied first.

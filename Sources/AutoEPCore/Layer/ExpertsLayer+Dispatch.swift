@@ -36,7 +36,7 @@ extension ExpertsLayer {
     _ plan: DispatchPlan, gradY: TensorView, rows: TensorView, topkWeights: TensorView,
     gradRows: TensorView, gradTopkWeights: TensorView, _ arena: inout Arena
   ) throws(EngineError) {
-    guard let places = arrivals(plan) else {
+    guard dispatcher.receivesRows else {
       try backend.slotDot(gradY, rows, rowOfSlot: plan.rowOfSlot, into: gradTopkWeights)
       return try backend.permute(
         gradY, rowOfSlot: plan.rowOfSlot, weights: topkWeights, into: gradRows)
@@ -44,11 +44,16 @@ extension ExpertsLayer {
     let sums = configuration.dtype.sumType
     let arrived = try arena.take(rows.shape, rows.dtype)
     let values = try arena.take([plan.rowsCapacity, 1], sums)
-    let weights = try arena.take([plan.rowsCapacity, 1], sums)
     _ = try dispatcher.dispatch(gradY, weights: nil, plan, room: arrived, &arena)
-    try dispatcher.sendValues(topkWeights, plan, into: values, &arena)
-    try backend.gatherFromRows(values, rowOfSlot: column(places), into: weights)
-    try backend.unpermute(arrived, rowOfSlot: column(places), weights: weights, into: gradRows)
+    if let places = arrivals(plan) {
+      let weights = try arena.take([plan.rowsCapacity, 1], sums)
+      try dispatcher.sendValues(topkWeights, plan, into: values, &arena)
+      try backend.gatherFromRows(values, rowOfSlot: column(places), into: weights)
+      try backend.unpermute(arrived, rowOfSlot: column(places), weights: weights, into: gradRows)
+    } else {
+      // No step multiplies rows that are in order already, so the senders do.
+      _ = try dispatcher.dispatch(gradY, weights: topkWeights, plan, room: gradRows, &arena)
+    }
     try backend.rowDot(
       ExpertRows(arrived, plan.placement), ExpertRows(rows), groups: plan.groups,
       into: ExpertRows(values, plan.placement))
@@ -70,8 +75,9 @@ extension ExpertsLayer {
     return places
   }
 
-  /// `[R]` as the rows of R slots, one per token.
-  private func column(_ places: TensorView) -> TensorView {
-    TensorView(places.storage, shape: [places.elementCount, 1], dtype: places.dtype)
-  }
+}
+
+/// `[R]` as the rows of R slots, one per token.
+func column(_ places: TensorView) -> TensorView {
+  TensorView(places.storage, shape: [places.elementCount, 1], dtype: places.dtype)
 }

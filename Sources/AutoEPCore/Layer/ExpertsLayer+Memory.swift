@@ -153,7 +153,8 @@ struct BackwardMemory {
 extension ExpertsLayer {
   /// Whether the gate/up gradient reads rows that have to be copied once more, and so needs room for them.
   fileprivate var copiesInputsAgain: Bool {
-    guard !dispatcher.receivesRows else { return !backend.readsPlacedRows }
+    // Rows that came from other ranks are kept as the products read them.
+    guard !dispatcher.receivesRows else { return false }
     return !backend.readsPlacedRows || configuration.applyWeights == .before
   }
 }

@@ -4,11 +4,16 @@ extension RowExchange {
   /// Throws unless the exchange has a row count for each of `size` ranks, and host memory whose size does not
   /// overflow. Transports call this before anything else in this file.
   package func check(size: Int) throws(EngineError) {
-    guard rowBytes >= 0 else {
-      throw EngineError(.invalidArgument, "\(step): row_bytes is \(rowBytes), expected 0 or more")
-    }
     guard case .host = send, case .host = receive else {
       throw EngineError(.unsupported, "\(step): this transport moves host memory only", step: step)
+    }
+    try checkRows(size: size)
+  }
+
+  /// The same but for the kind of memory.
+  package func checkRows(size: Int) throws(EngineError) {
+    guard rowBytes >= 0 else {
+      throw EngineError(.invalidArgument, "\(step): row_bytes is \(rowBytes), expected 0 or more")
     }
     try checkRows(sendRows, name: "send_rows", size: size, hasMemory: !send.isNull)
     try checkRows(receiveRows, name: "receive_rows", size: size, hasMemory: !receive.isNull)
@@ -16,7 +21,7 @@ extension RowExchange {
 
   /// The memory of the rows for each rank.
   package var sendParts: [UnsafeRawBufferPointer] {
-    unsafe byteRanges(sendRows).map { bytes in
+    unsafe sendRanges.map { bytes in
       let start = unsafe sendPointer.map { unsafe $0 + bytes.lowerBound }
       return unsafe UnsafeRawBufferPointer(start: start, count: bytes.count)
     }
@@ -24,11 +29,17 @@ extension RowExchange {
 
   /// The memory for the rows from each rank.
   package var receiveParts: [UnsafeMutableRawBufferPointer] {
-    unsafe byteRanges(receiveRows).map { bytes in
+    unsafe receiveRanges.map { bytes in
       let start = unsafe receivePointer.map { unsafe $0 + bytes.lowerBound }
       return unsafe UnsafeMutableRawBufferPointer(start: start, count: bytes.count)
     }
   }
+
+  /// The bytes of the rows to each rank, from the first row's on.
+  package var sendRanges: [Range<Int>] { byteRanges(sendRows) }
+
+  /// The bytes of the rows from each rank.
+  package var receiveRanges: [Range<Int>] { byteRanges(receiveRows) }
 
   private func byteRanges(_ rows: [Int]) -> [Range<Int>] {
     var offset = 0

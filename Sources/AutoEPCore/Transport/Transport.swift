@@ -25,7 +25,8 @@ public protocol Transport: AnyObject, Sendable {
 
 /// Rows on their way.
 public protocol PendingExchange {
-  /// Returns when this rank's part has ended. Throws `.timeout` at the transport's deadline, with
+  /// Returns when this rank's part has ended; that of a stream when it is enqueued there, so that work behind it finds
+  /// the rows. What goes wrong later is in the group's health, and the next call throws it. Throws `.timeout` at the transport's deadline, with
   /// the step and the ranks that did not join. Called once.
   func wait() throws(EngineError)
 }

@@ -81,6 +81,46 @@ class Communicator:
         _finalize_mpi_at_exit(comm)
         return comm
 
+    @staticmethod
+    def nccl_unique_id(library: str | None = None) -> bytes:
+        """Returns the bytes by which the ranks of a new NCCL group find each other.
+
+        One rank calls it and hands them to the others, say through the process group's store.
+        Each group has bytes of its own.
+
+        Args:
+            library: The path of libnccl.so.2, for a process that has not loaded it; torch has.
+        """
+        return engine.nccl_unique_id(library)
+
+    @classmethod
+    def nccl(
+        cls,
+        unique_id: bytes,
+        rank: int,
+        size: int,
+        device: int,
+        timeout: float = DEFAULT_TIMEOUT,
+        library: str | None = None,
+    ) -> Communicator:
+        """Returns a communicator of ranks with a GPU each, over NCCL; collective over its ranks.
+
+        Args:
+            unique_id: The bytes of `nccl_unique_id`, the same on all ranks.
+            rank: This rank.
+            size: The number of ranks.
+            device: The ordinal of this rank's GPU, which no other rank has.
+            timeout: Seconds.
+            library: As for `nccl_unique_id`.
+        """
+        if not isinstance(unique_id, bytes):
+            raise InvalidArgumentError(
+                f"unique_id: expected bytes of nccl_unique_id, got {type(unique_id).__name__}"
+            )
+        ranks = integer("rank", rank), integer("size", size), integer("device", device)
+        seconds = real("timeout", timeout)
+        return cls(engine.comm_create_nccl(unique_id, *ranks, seconds, library))
+
     @classmethod
     def torch(
         cls, process_group: ProcessGroup | None = None, timeout: float = DEFAULT_TIMEOUT

@@ -3,21 +3,25 @@ import AutoEPLayerLaws
 import AutoEPSystem
 
 /// Memory of a CUDA device, filled and read over the driver.
-final class DeviceMemory: LawMemory {
+public final class DeviceMemory: LawMemory {
   private let driver: MemoryDriver
 
-  /// Of the device of a number, whose primary context has been retained by the backend.
-  init(ordinal: Int) throws { driver = try MemoryDriver(ordinal: ordinal) }
+  /// Of the device of a number, over the driver that the loader finds under a name.
+  ///
+  /// - Parameter stream: What reading waits for, by its handle.
+  public init(ordinal: Int, driver name: String = "libcuda.so.1", stream: UInt = 0) throws {
+    driver = try MemoryDriver(ordinal: ordinal, name, stream: stream)
+  }
 
   /// Copies the bytes to new memory, which the driver aligns to 256 bytes.
-  func allocate(_ bytes: [UInt8]) throws -> Storage {
+  public func allocate(_ bytes: [UInt8]) throws -> Storage {
     let address = try driver.allocate(bytes.count)
     try driver.write(bytes, to: address)
     return .device(DeviceAddress(address))
   }
 
-  /// Waits for all work, which is where a fault of a kernel shows, and copies what is there.
-  func bytes(at storage: Storage, count: Int) throws -> [UInt8] {
+  /// Waits for the stream, which is where a fault of a kernel shows, and copies what is there.
+  public func bytes(at storage: Storage, count: Int) throws -> [UInt8] {
     guard case .device(let address) = storage else {
       throw EngineError(.internal, "the laws read host memory as the device's")
     }
@@ -25,12 +29,12 @@ final class DeviceMemory: LawMemory {
   }
 
   /// Frees the memory.
-  func free(_ storage: Storage) {
+  public func free(_ storage: Storage) {
     if case .device(let address) = storage { driver.free(address.bits) }
   }
 }
 
-/// The functions of libcuda.so.1 that move memory, each with its name in errors.
+/// The functions of the driver that move memory, each with its name in errors.
 private struct MemoryDriver: @unchecked Sendable {
   private typealias Allocate = @convention(c) (UnsafeMutablePointer<UInt64>?, Int) -> Int32
   private typealias Free = @convention(c) (UInt64) -> Int32
@@ -52,9 +56,11 @@ private struct MemoryDriver: @unchecked Sendable {
   private let setContext: SetContext
   private let getErrorName: GetErrorName
   private let context: OpaquePointer?
+  private let stream: OpaquePointer?
 
-  init(ordinal: Int) throws {
-    let library = try DynamicLibrary(opening: "libcuda.so.1")
+  init(ordinal: Int, _ name: String, stream: UInt) throws {
+    self.stream = OpaquePointer(bitPattern: stream)
+    let library = try DynamicLibrary(opening: name)
     allocateMemory = try library.function("cuMemAlloc_v2")
     freeMemory = try library.function("cuMemFree_v2")
     copyToDevice = try library.function("cuMemcpyHtoD_v2")
@@ -93,7 +99,7 @@ private struct MemoryDriver: @unchecked Sendable {
 
   func read(_ count: Int, from address: UInt64) throws -> [UInt8] {
     try enter()
-    try check("cuStreamSynchronize: a kernel failed", synchronizeStream(nil))
+    try check("cuStreamSynchronize: a kernel failed", synchronizeStream(stream))
     var bytes = [UInt8](repeating: 0, count: count)
     try bytes.withUnsafeMutableBytes {
       try check("cuMemcpyDtoH_v2", copyFromDevice($0.baseAddress, address, $0.count))

@@ -1,0 +1,18 @@
+/// How the rows of a plan travel between ranks.
+struct RowRoute {
+  /// How many go where.
+  let splits: RowSplits
+  /// Where each row of this rank's experts, in expert order, stands among those that arrive: `[R]` i32.
+  let arrivals: TensorView
+}
+
+/// How many rows go where.
+struct RowSplits: Sendable {
+  /// Rows to each rank, `[P]`.
+  let sendRows: [Int]
+  /// Rows from each rank, `[P]`.
+  let receiveRows: [Int]
+
+  var sent: Int { sendRows.reduce(0, +) }
+  var received: Int { receiveRows.reduce(0, +) }
+}

@@ -1,0 +1,7 @@
+import CNCCL
+
+/// NCCL's own object of a communicator.
+@safe
+struct NCCLHandle: @unchecked Sendable {
+  let communicator: nccl_communicator
+}
