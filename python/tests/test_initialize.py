@@ -189,6 +189,41 @@ def test_args_may_name_the_configuration(tmp_path: Path) -> None:
     assert engine.train_batch_size() == 3
 
 
+def test_the_model_may_come_first_by_position() -> None:
+    config = {"gradient_accumulation_steps": 3, "optimizer": {"type": "SGD"}}
+    engine, made, *_ = autoep.initialize(models.tiny("mixtral"), config)
+    assert engine.gradient_accumulation_steps() == 3
+    assert type(made) is torch.optim.SGD
+    model = models.tiny("mixtral")
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine, given, *_ = autoep.initialize(model, {}, sgd)
+    assert given is sgd
+    engine, *_ = autoep.initialize(models.tiny("mixtral"), config=config)
+    assert engine.gradient_accumulation_steps() == 3
+    engine, *_ = autoep.initialize(None, models.tiny("mixtral"), None, config=config)
+    assert engine.gradient_accumulation_steps() == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "says"),
+    [
+        (("model", {}), {"config": {}}, "config: given twice, by position .dict. and by name"),
+        (("model", {}), {"model": "model"}, r"model: given twice.*initialize\(model, config, opt"),
+        (("args", "model"), {"model": "model"}, r"model: given twice.*initialize\(args, model"),
+        (("args", "model"), {"config": {}}, "config: given twice.*args.deepspeed_config"),
+        (("model", "model"), {}, "the configuration: given DenseModel"),
+        (("model", {}), {"training_dat": 1}, 'training_dat: .*Did you mean "training_data"'),
+        (("model", *[None] * 8), {}, "given 9 arguments by position; expected at most 8"),
+    ],
+)
+def test_what_is_mixed_up_by_position_is_refused(given: tuple, named: dict, says: str) -> None:
+    stand_for = {"model": DenseModel(), "args": argparse.Namespace(deepspeed_config="ds.json")}
+    given = [stand_for.get(one, one) if isinstance(one, str) else one for one in given]
+    named = {n: stand_for[v] if isinstance(v, str) else v for n, v in named.items()}
+    with pytest.raises(autoep.ConfigError, match=says):
+        autoep.initialize(*given, **named)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "kind"),
     [

@@ -38,6 +38,7 @@ from autoep.layers.stacking import check_separate, stack_experts
 from autoep.routers.balance import BiasBalancer
 from autoep.routers.fused import fuse_routers
 from autoep.routers.sinkhorn import balance_routers, check_routers
+from autoep.training.arguments import takes_model_first
 from autoep.training.data import EvenLoader, build_loader
 from autoep.training.engine import Engine
 from autoep.training.optimizers import (
@@ -52,6 +53,7 @@ from autoep.training.schedulers import build_scheduler
 Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
 
 
+@takes_model_first
 def initialize(
     args: Any = None,
     model: nn.Module | None = None,
@@ -65,11 +67,15 @@ def initialize(
 ) -> Initialized:
     """Spreads a model's experts over the ranks and returns what trains it; collective.
 
+    By position the order is `(model, config, ...)` where the first argument is a module, and
+    DeepSpeed's `(args, model, ...)` otherwise.
+
     Works in a single process, and under `mpirun -n P` or `torchrun --nproc_per_node P`. All ranks
     start from rank 0's weights.
 
     Args:
-        args: A namespace whose `deepspeed_config` is used where `config` is not given.
+        args: A namespace whose `deepspeed_config` is used where `config` is not given; giving
+            both is an error.
         model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or,
             in a single process, on a GPU.
         optimizer: One that has not stepped, or a function of parameter groups; None for that of
@@ -91,7 +97,7 @@ def initialize(
         ModelError: The model has no MoE layer, or cannot be trained this way.
     """
     _check_arguments(model, mpu)
-    settings = read_config(getattr(args, "deepspeed_config", None) if config is None else config)
+    settings = read_config(_given_config(args, config))
     _check_given_once(settings, optimizer, lr_scheduler)
     experts = settings.expert_parallel
     layers = _find_layers(model, experts) if experts.enabled else []
@@ -160,6 +166,16 @@ def _check_arguments(model: object, mpu: object) -> None:
             "mpu: given, but there is no model parallelism besides that of the experts; leave it"
             " out and set expert_parallel.autoep_size"
         )
+
+
+def _given_config(args: object, config: object) -> Any:
+    from_args = getattr(args, "deepspeed_config", None)
+    if config is not None and from_args is not None:
+        raise ConfigError(
+            f"config: given twice, as config ({type(config).__name__}) and as"
+            f" args.deepspeed_config ({from_args!r}); remove one of them"
+        )
+    return from_args if config is None else config
 
 
 def _find_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:
