@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 from functools import partial
 from unittest import mock
@@ -15,6 +17,7 @@ from support.compare import assert_close
 from support.engines import ADAMW, BF16, full, start, train
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import autoep
@@ -76,6 +79,49 @@ def generate_waits_for_the_longest(ranks: Ranks, ep_size: int) -> None:
     if ranks.size > 1:
         with pytest.raises(autoep.ModelError, match="synced_gpus"):
             engine.module.generate(prompt, synced_gpus=False, **options)
+
+
+@case(preset=["mixtral", "deepseek_v3"], ep_size=[1, 2, 4])
+def a_copy_of_the_model_is_a_model_of_its_own(ranks: Ranks, preset: str, ep_size: int) -> None:
+    """It computes the same, trains its own weights, and shares nothing but the ranks."""
+    engine = start(models.tiny(preset), ep_size, optimizer=ADAMW)
+    twin = copy.deepcopy(engine.module)
+    mine = models.batch(ranks.rank)
+    assert torch.equal(twin(**mine).logits, engine(**mine).logits)
+    before = models.bits(engine)
+    twin(**mine).loss.backward()
+    assert all(p.grad is None for p in engine.module.parameters())
+    assert all(p.grad is not None for p in twin.parameters())
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.sub_(0.1 * parameter.grad)
+    assert models.bits(engine) == before
+    assert not torch.equal(twin(**mine).logits, engine(**mine).logits)
+    train(engine, ranks, range(1))
+
+
+@case(ep_size=[1, 2, 4])
+def weights_can_be_averaged(ranks: Ranks, ep_size: int) -> None:
+    model = models.tiny("mixtral", dtype=torch.float64)
+    plain = models.PlainRun(copy.deepcopy(model), partial(torch.optim.AdamW, **ADAMW["params"]))
+    engine = start(model, ep_size, optimizer=ADAMW)
+    mine, theirs = AveragedModel(engine.module), AveragedModel(plain.model)
+    for step in range(3):
+        plain.backward(models.micro_batches(step, 1, ranks.size))
+        plain.step()
+        train(engine, ranks, range(step, step + 1))
+        mine.update_parameters(engine.module)
+        theirs.update_parameters(plain.model)
+    batch = models.batch(ranks.rank)
+    assert_close([mine(**batch).logits], [theirs(**batch).logits])
+
+
+@case(ep_size=[1, 2, 4])
+def what_cannot_be_saved_says_so(ranks: Ranks, ep_size: int) -> None:
+    """On every rank, and on one alone."""
+    engine = start(models.tiny("qwen3_moe"), ep_size)
+    with pytest.raises(autoep.UnsupportedError, match="state_dict"):
+        torch.save(engine.module, io.BytesIO())
 
 
 @case()

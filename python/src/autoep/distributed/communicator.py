@@ -8,11 +8,17 @@ import os
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from autoep.core.native import MPI_LIBRARY, engine
 from autoep.core.options import counts, integer, real
-from autoep.errors import Error, InvalidArgumentError, InvalidHandleError, MissingLibraryError
+from autoep.errors import (
+    Error,
+    InvalidArgumentError,
+    InvalidHandleError,
+    MissingLibraryError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -124,6 +130,20 @@ class Communicator:
         if self.layers is not None:
             self.layers.close()
         self.handle.close()
+    def __copy__(self) -> Communicator:
+        """Returns itself: a copy of what exchanges rows does so between the same ranks."""
+        return self
+
+    def __deepcopy__(self, copied: Any) -> Communicator:
+        """Returns itself, as `__copy__` does."""
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise UnsupportedError(
+            "pickle, torch.save: a Communicator cannot be pickled, since its ranks are those of"
+            " this run. Save the tensors alone, such as model.state_dict()."
+        )
+
 
 
 # All communicators that there are, by their numbers.

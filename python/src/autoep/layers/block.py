@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from autoep import functional
+from autoep.layers.choice import choose_experts
+from autoep.layers.replaced_method import ReplacedMethod
 from autoep.errors import ModelError
 from autoep.layers.selection_bias import selection_bias
 from autoep.layers.spec import MoELayer, Routing
@@ -18,7 +20,7 @@ from autoep.layers.spec import MoELayer, Routing
 ExpertsCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class BlockForward:
+class BlockForward(ReplacedMethod):
     """Does what a block's forward does, with the model's router and other experts.
 
     The router is called once, through its hooks.

@@ -18,6 +18,7 @@ from autoep.layers.call_styles import CALLS
 from autoep.layers.experts import run_experts, weights_of
 from autoep.layers.lora import ExpertAdapters
 from autoep.layers.spec import MoELayer
+from autoep.layers.replaced_method import ReplacedMethod
 
 
 class ExpertLoad:
@@ -59,8 +60,8 @@ class ExpertLoad:
         self._current = torch.zeros_like(self._current)
 
 
-class ExpertsForward:
-    """Stands in for the forward of one layer's experts."""
+class ExpertsForward(ReplacedMethod):
+    """Takes the place of the forward of one layer's experts."""
 
     def __init__(
         self,

@@ -6,14 +6,16 @@ import torch
 from torch import nn
 
 from autoep import functional
+from autoep.layers.choice import choose_experts
+from autoep.layers.replaced_method import ReplacedMethod
 from autoep.errors import ModelError
 from autoep.layers.spec import MoELayer
 
 Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class SinkhornForward:
-    """Stands in for the forward of one router: its logits, and a choice made from them.
+class SinkhornForward(ReplacedMethod):
+    """Takes the place of the forward of one router: its logits, and a choice made from them.
 
     The router stays the model's own instance, with its weights, its hooks and what it returns.
     The weights are Sinkhorn routing's, in training and in eval: the model's renormalisation and
