@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
 from support import models
 from support.cases import Ranks, case
 from support.compare import assert_close
@@ -76,9 +77,34 @@ def generate_waits_for_the_longest(ranks: Ranks, ep_size: int) -> None:
     options = {"max_new_tokens": 4 + 3 * ranks.rank, "do_sample": False, "pad_token_id": 0}
     found = engine.generate(prompt, **options)
     assert torch.equal(found, plain.generate(prompt, **options))
-    if ranks.size > 1:
-        with pytest.raises(autoep.ModelError, match="synced_gpus"):
-            engine.module.generate(prompt, synced_gpus=False, **options)
+    for synced in (False, True)[: ranks.size]:
+        assert torch.equal(engine.module.generate(prompt, synced_gpus=synced, **options), found)
+
+
+@case(how=["static", "no cache", "beams", "samples", "adapted"], ep_size=[1, 2, 4])
+def ranks_generate_as_many_tokens_as_each_wants(ranks: Ranks, how: str, ep_size: int) -> None:
+    """Those that have finished go on with the others, whatever the cache; and can start again."""
+    options = {
+        "static": {"cache_implementation": "static"},
+        "no cache": {"use_cache": False},
+        "beams": {"num_beams": 3},
+        "samples": {"do_sample": True},
+        "adapted": {},
+    }[how]
+    model = models.tiny("qwen3_moe", use_cache=True)
+    if how == "adapted":
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    plain = copy.deepcopy(model).eval()
+    engine = start(model, ep_size).eval()
+    for longest in (0, ranks.size - 1):
+        new = 2 + 5 * abs(longest - ranks.rank)
+        prompt = models.batch(ranks.rank, rows=2, length=3 + ranks.rank)["input_ids"]
+        given = {"input_ids": prompt, "max_new_tokens": new, "pad_token_id": 0, **options}
+        torch.manual_seed(ranks.rank)
+        found = engine.generate(**given)
+        torch.manual_seed(ranks.rank)
+        assert torch.equal(found, plain.generate(**given))
+        assert found.shape[1] == prompt.shape[1] + new
 
 
 @case(preset=["mixtral", "deepseek_v3"], ep_size=[1, 2, 4])
@@ -98,6 +124,10 @@ def a_copy_of_the_model_is_a_model_of_its_own(ranks: Ranks, preset: str, ep_size
     assert models.bits(engine) == before
     assert not torch.equal(twin(**mine).logits, engine(**mine).logits)
     train(engine, ranks, range(1))
+    options = {"max_new_tokens": 2 + ranks.rank, "do_sample": False, "pad_token_id": 0}
+    prompt = mine["input_ids"]
+    assert engine.module.generate(prompt, **options).shape[1] == prompt.shape[1] + 2 + ranks.rank
+    assert twin.generate(prompt, **options).shape[1] == prompt.shape[1] + 2 + ranks.rank
 
 
 @case(ep_size=[1, 2, 4])

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from autoep.distributed.communicator import Communicator
-from autoep.functional import expert_range
+from autoep.functional import ExpertsWeights, expert_range
 from autoep.layers.block import BlockForward
 from autoep.layers.call_styles import CALLS
 from autoep.layers.experts import run_experts, weights_of
+from autoep.layers.generation import GenerationSteps
 from autoep.layers.lora import ExpertAdapters
-from autoep.layers.spec import MoELayer
 from autoep.layers.replaced_method import ReplacedMethod
+from autoep.layers.spec import MoELayer
 
 
 class ExpertLoad:
@@ -70,12 +71,24 @@ class ExpertsForward(ReplacedMethod):
         index: int,
         comm: Communicator,
         load: ExpertLoad,
+        steps: GenerationSteps | None,
     ) -> None:
+        """Prepares the forward.
+
+        Args:
+            layer: The layer.
+            adapters: Those to add to its weights.
+            index: The layer's place among all.
+            comm: The ranks that share the experts.
+            load: Counts the tokens.
+            steps: Is told of each exchange; None for a rank alone.
+        """
         self._layer = layer
         self._adapters = adapters
         self._index = index
         self._comm = comm
         self._load = load
+        self._steps = steps
         self._receive = CALLS.get(layer.call, CALLS["routed"]).receive
         self._first, _ = expert_range(layer.num_experts, comm.size, comm.rank)
 
@@ -89,9 +102,18 @@ class ExpertsForward(ReplacedMethod):
         Returns:
             [..., H].
         """
-        layer = self._layer
         x, topk_idx_TK, topk_weights_TK = self._receive(*arguments, **named)
-        weights = weights_of(layer.experts, layer.spec)
+        if self._steps is not None:
+            self._steps.note(self._compute, x, topk_idx_TK, topk_weights_TK)
+        y = self._compute(x, topk_idx_TK, topk_weights_TK)
+        self._load.add(self._index, topk_idx_TK)
+        return y
+
+    def _compute(
+        self, x: torch.Tensor, topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor
+    ) -> torch.Tensor:
+        """The same, of routed tokens; collective."""
+        layer = self._layer
         y_TH = run_experts(
             layer.experts,
             x.reshape(-1, layer.hidden_size),
@@ -100,19 +122,34 @@ class ExpertsForward(ReplacedMethod):
             num_experts=layer.num_experts,
             comm=self._comm,
             spec=layer.spec,
-            weights=self._adapters.add_to(weights, layer.spec, self._first),
+            weights=self._weights(),
         )
-        self._load.add(self._index, topk_idx_TK)
         return y_TH.view(x.shape)
+
+    def _weights(self) -> ExpertsWeights:
+        """The weights of this rank's experts, with what adapters add."""
+        layer = self._layer
+        weights = weights_of(layer.experts, layer.spec)
+        return self._adapters.add_to(weights, layer.spec, self._first)
 
 
 def replace_experts_forward(
-    layers: list[MoELayer], adapters: list[ExpertAdapters], comm: Communicator
+    layers: list[MoELayer],
+    adapters: list[ExpertAdapters],
+    comm: Communicator,
+    steps: GenerationSteps | None = None,
 ) -> ExpertLoad:
-    """Replaces the forward of each layer's experts, or what else calls them, by the engine's."""
+    """Replaces the forward of each layer's experts, or what else calls them, by the engine's.
+
+    Args:
+        layers: The layers; their weights are sharded already.
+        adapters: Those of each layer.
+        comm: The ranks that share the experts.
+        steps: Is told of each exchange; None for a rank alone.
+    """
     load = ExpertLoad(layers)
     for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
-        forward = ExpertsForward(layer, around, index, comm, load)
+        forward = ExpertsForward(layer, around, index, comm, load, steps)
         if layer.call == "block":
             layer.block.forward = BlockForward(layer, layer.routing, forward)
         elif layer.call == "moe":

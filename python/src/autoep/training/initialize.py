@@ -121,9 +121,10 @@ def initialize(
     loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
     _rehearse(settings)
 
+    steps = None
     if world.size > 1:
         start_from_rank_zero(model)
-        keep_generate_in_step(model)
+        steps = keep_generate_in_step(model)
     layers, origins = stack_experts(layers)
     if origins:
         refuse_save_pretrained(model)
@@ -134,7 +135,7 @@ def initialize(
         compute_in_bf16(model, table, () if balancer is None else balancer.biases)
     else:
         check_float32(table)
-    load = replace_experts_forward(layers, adapters, groups.comm)
+    load = replace_experts_forward(layers, adapters, groups.comm, steps)
     if experts.router == "sinkhorn":
         balance_routers(layers)
     elif experts.fused_router:
