@@ -67,7 +67,7 @@ class ExpertsForward(ReplacedMethod):
     def __init__(
         self,
         layer: MoELayer,
-        adapters: ExpertAdapters,
+        adapters: ExpertAdapters | None,
         index: int,
         comm: Communicator,
         load: ExpertLoad,
@@ -77,7 +77,7 @@ class ExpertsForward(ReplacedMethod):
 
         Args:
             layer: The layer.
-            adapters: Those to add to its weights.
+            adapters: Those to add to its weights; None for none.
             index: The layer's place among all.
             comm: The ranks that share the experts.
             load: Counts the tokens.
@@ -129,6 +129,9 @@ class ExpertsForward(ReplacedMethod):
     def _weights(self) -> ExpertsWeights:
         """The weights of this rank's experts, with what adapters add."""
         layer = self._layer
+        if self._adapters is None:
+            return weights_of(layer.experts, layer.spec)
+        self._adapters.unmerge_disabled()
         weights = weights_of(layer.experts, layer.spec)
         return self._adapters.add_to(weights, layer.spec, self._first)
 
@@ -150,10 +153,13 @@ def replace_experts_forward(
     load = ExpertLoad(layers)
     for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
         forward = ExpertsForward(layer, around, index, comm, load, steps)
+        around.take_part()
         if layer.call == "block":
             layer.block.forward = BlockForward(layer, layer.routing, forward)
         elif layer.call == "moe":
             layer.block.moe = forward
         else:
+            # PEFT may take the adapters off again, and then the block calls the experts themselves.
+            layer.experts.forward = ExpertsForward(layer, None, index, comm, load, steps)
             around.called(layer.experts).forward = forward
     return load
