@@ -12,6 +12,7 @@ from support.compare import assert_as_good, assert_close
 
 import autoep
 from autoep.layers.replace import ExpertLoad
+from autoep.layers.token_masks import TokenMasks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -142,7 +143,7 @@ def test_the_load_is_counted_without_a_wait() -> None:
     assert isinstance(layers, ExpertLoad)
     idx = torch.tensor([[0, 1], [1, 7], [1, 8], [-1, 2]], device="cuda")
     layers.add(0, idx)
-    with layers.counted(True):
+    with layers.counted(TokenMasks()):
         torch.cuda.set_sync_debug_mode("error")
         try:
             layers.add(0, idx)

@@ -20,6 +20,7 @@ from autoep.layers.generation import GenerationSteps
 from autoep.layers.lora import ExpertAdapters
 from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.spec import MoELayer
+from autoep.layers.token_masks import TokenMasks
 
 
 class ExpertLoad:
@@ -27,11 +28,14 @@ class ExpertLoad:
 
     Attributes:
         counting: Whether forwards count; off in eval and while activations are recomputed.
+            Padding is never counted.
         last: [layers, E] of the last whole step, of this rank's tokens.
     """
 
     def __init__(self, layers: list[MoELayer]) -> None:
         self.counting = False
+        self._masks = TokenMasks()
+        self._names = [layer.name for layer in layers]
         self._most = max((layer.num_experts for layer in layers), default=0)
         device = next((p.device for layer in layers for p in layer.experts.parameters()), None)
         # The last column is of choices that no expert with weights has.
@@ -43,17 +47,21 @@ class ExpertLoad:
         if self.counting:
             chosen_N = topk_idx_TK.flatten().long()
             is_one = (chosen_N >= 0) & (chosen_N < self._most)
+            is_real_T = self._masks.real(self._names[index], len(topk_idx_TK))
+            if is_real_T is not None:
+                is_real_N = is_real_T.repeat_interleave(topk_idx_TK.shape[1])
+                is_one &= is_real_N.to(is_one.device)
             column_N = torch.where(is_one, chosen_N, self._most)
             self._current[index].scatter_add_(0, column_N, torch.ones_like(column_N))
 
     @contextmanager
-    def counted(self, counting: bool) -> Iterator[None]:
-        """Whether the forwards within count."""
-        self.counting = counting
+    def counted(self, masks: TokenMasks) -> Iterator[None]:
+        """The forwards within count the tokens that the masks say are real."""
+        self.counting, self._masks = True, masks
         try:
             yield
         finally:
-            self.counting = False
+            self.counting, self._masks = False, TokenMasks()
 
     def end_step(self) -> None:
         """Keeps the counts as those of the last step, and begins anew."""
