@@ -138,6 +138,21 @@ def test_a_bf16_run_goes_on_from_a_checkpoint(tmp_path: Path, params: dict[str, 
     assert run(again, range(2, 4)) == pytest.approx(losses, rel=1e-3)
 
 
+@pytest.mark.parametrize("choice", [{}, {"fused_router": False}, {"router": "sinkhorn"}])
+def test_nan_is_a_loss_of_nan_and_no_fault(choice: dict) -> None:
+    model = models.tiny("mixtral").cuda()
+    engine, *_ = autoep.initialize(model=model, config={"expert_parallel": choice})
+    ids = models.batch(0)["input_ids"].cuda()
+    embeddings = model.get_input_embeddings()(ids).detach()
+    spoiled = embeddings.clone()
+    spoiled[1, 4, 3] = torch.nan
+    assert engine(inputs_embeds=spoiled, labels=ids).loss.isnan()
+    torch.cuda.synchronize()
+    loss = engine(inputs_embeds=embeddings, labels=ids).loss
+    engine.backward(loss)
+    assert loss.isfinite()
+
+
 def test_the_load_is_counted_without_a_wait() -> None:
     layers = autoep.initialize(model=models.tiny("mixtral").cuda(), config={})[0]._load
     assert isinstance(layers, ExpertLoad)

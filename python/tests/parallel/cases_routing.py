@@ -140,6 +140,31 @@ def padding_is_not_counted(ranks: Ranks, by_position: bool) -> None:
     assert engine.expert_load()[0].tolist() == expected.tolist()
 
 
+@case(router=["fused", "model", "sinkhorn"], preset=["mixtral", "deepseek_v3"])
+def nan_on_one_rank_is_a_loss_of_nan(ranks: Ranks, router: str, preset: str) -> None:
+    """And of no other rank's, as in plain HF; nobody raises or waits."""
+    choice = {"router": "sinkhorn"} if router == "sinkhorn" else {"fused_router": router == "fused"}
+    model = models.tiny(preset)
+    plain = copy.deepcopy(model)
+    engine = start(model, optimizer=ADAMW, expert_parallel=choice)
+    ids = models.batch(ranks.rank)["input_ids"]
+    embeddings = plain.get_input_embeddings()(ids).detach()
+    if ranks.rank == 0:
+        embeddings[1, 4, 3] = torch.nan
+    mine = engine(inputs_embeds=embeddings, labels=ids)
+    theirs = plain(inputs_embeds=embeddings, labels=ids)
+    assert mine.loss.isnan() == theirs.loss.isnan() == (ranks.rank == 0)
+    assert torch.equal(mine.logits.isnan(), theirs.logits.isnan())
+    if router != "sinkhorn":
+        real = ~theirs.logits.isnan()
+        assert_close([mine.logits[real]], [theirs.logits[real]])
+    engine.backward(mine.loss)
+    gradients = models.gradients(engine)
+    assert gradients["model.embed_tokens.weight"] is None
+    assert gradients["lm_head.weight"].isnan().any()
+    assert gradients["model.layers.1.mlp.gate.weight"].isnan().any()
+
+
 @case(sizes=(1, 2))
 def routers_without_a_bias_are_refused(ranks: Ranks) -> None:
     with pytest.raises(autoep.ModelError, match=r"model\.layers\.0\.mlp.*has no bias.*Remove"):
