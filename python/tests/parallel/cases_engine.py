@@ -148,10 +148,28 @@ def weights_can_be_averaged(ranks: Ranks, ep_size: int) -> None:
 
 @case(ep_size=[1, 2, 4])
 def what_cannot_be_saved_says_so(ranks: Ranks, ep_size: int) -> None:
-    """On every rank, and on one alone."""
+    """On every rank, and on one alone; nothing is written."""
     engine = start(models.tiny("qwen3_moe"), ep_size)
     with pytest.raises(autoep.UnsupportedError, match="state_dict"):
         torch.save(engine.module, io.BytesIO())
+    if ranks.size == 1:
+        engine.module.save_pretrained(ranks.folder / "whole")
+        return
+    folder = ranks.folder / "model"
+    for asked in (range(ranks.size), [0]):
+        if ranks.rank in asked:
+            with pytest.raises(autoep.UnsupportedError, match=r"spread over ranks.*on every rank"):
+                engine.module.save_pretrained(folder)
+    with pytest.raises(autoep.UnsupportedError, match="push_to_hub: the experts"):
+        engine.module.push_to_hub("nobody/nothing")
+    assert not folder.exists()
+    adapted = get_peft_model(models.tiny("qwen3_moe"), LoraConfig(target_modules=["q_proj"]))
+    module = start(adapted, ep_size).module
+    with pytest.raises(autoep.UnsupportedError, match="spread over ranks"):
+        module.get_base_model().save_pretrained(folder)
+    if ranks.rank == 0:
+        module.save_pretrained(folder)
+        assert (folder / "adapter_model.safetensors").exists()
 
 
 @case()

@@ -126,8 +126,6 @@ def initialize(
         start_from_rank_zero(model)
         steps = keep_generate_in_step(model)
     layers, origins = stack_experts(layers)
-    if origins:
-        refuse_save_pretrained(model)
     table = ParameterTable(model, layers, origins)
     if groups.ep_mesh is not None:
         shard_experts(table, groups.ep_mesh)
@@ -140,6 +138,11 @@ def initialize(
         balance_routers(layers)
     elif experts.fused_router:
         fuse_routers(layers)
+
+    if groups.ep_mesh is not None:
+        refuse_save_pretrained(model, layers, "spread over ranks")
+    elif origins:
+        refuse_save_pretrained(model, layers, "stacked")
 
     optimizer = _choose_optimizer(optimizer, settings, model_parameters, table)
     table.release_given()
