@@ -15,6 +15,7 @@ from autoep.config.schema import AUTO, nearest
 from autoep.config.training import OptimizerConfig
 from autoep.errors import ConfigError, ModelError
 from autoep.layers.parameters import ParameterTable
+from autoep.training.argument_values import check_values
 
 ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
@@ -142,6 +143,7 @@ def construct(kind: type, first: Any, params: dict[str, Any], path: str) -> Any:
                 f"config: {path}.{name}: {kind.__name__} has no such argument."
                 f"{nearest(name, allowed)} Allowed: {', '.join(allowed)}."
             )
+    check_values(kind, given, path)
     try:
         return kind(first, **given)
     except (TypeError, ValueError, RuntimeError) as error:
