@@ -88,6 +88,7 @@ def test_a_wrong_argument_says_what_is_allowed(arguments, error, says: str) -> N
         ({"type": "AdamW", "params": {"betas": [0.9]}}, "betas: given .*allowed: 2 numbers"),
         ({"type": "AdamW", "params": {"amsgrad": "no"}}, "amsgrad: given 'no'.*true or false"),
         ({"type": "AdamW", "params": {"fused": "true"}}, "fused: given 'true'.*not a string"),
+        ({"type": "Muon"}, "'Muon', which steps weights of two dimensions only; got some of 1, 3"),
         ({"type": "AdamW", "params": {"lr": -1}}, "AdamW refuses them: Invalid learning rate"),
         ({"type": "Adam", "params": {"weight_decay": 0.1}}, 'Write "AdamW"'),
     ],
@@ -260,6 +261,26 @@ def test_optimizers_of_torch_by_name(optimizer: dict, kind: type[Optimizer]) -> 
     engine.backward(engine(**models.batch(0)).loss)
     engine.step()
     assert not any(torch.equal(p, before[name]) for name, p in engine.module.named_parameters())
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("way", ["named", "made", "given"])
+def test_muon_steps_weights_of_two_dimensions(way: str) -> None:
+    model = models.tiny("mixtral")
+    before = copy.deepcopy(model.state_dict())
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    config = {"optimizer": {"type": "muon", "params": {"lr": 1e-2}}} if way == "named" else {}
+    make = partial(torch.optim.Muon, lr=1e-2)
+    engine, optimizer, *_ = autoep.initialize(
+        model,
+        config,
+        {"named": None, "made": make, "given": make(matrices)}[way],
+        model_parameters=None if way == "given" else iter(matrices),
+    )
+    assert type(optimizer) is torch.optim.Muon
+    rates(engine, 1)
+    for name, parameter in engine.module.named_parameters():
+        assert torch.equal(parameter, before[name]) == (parameter.ndim != 2), name
 
 
 def test_an_optimizer_and_a_scheduler_may_be_functions() -> None:

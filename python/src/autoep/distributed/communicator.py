@@ -130,6 +130,7 @@ class Communicator:
         if self.layers is not None:
             self.layers.close()
         self.handle.close()
+
     def __copy__(self) -> Communicator:
         """Returns itself: a copy of what exchanges rows does so between the same ranks."""
         return self
@@ -143,7 +144,6 @@ class Communicator:
             "pickle, torch.save: a Communicator cannot be pickled, since its ranks are those of"
             " this run. Save the tensors alone, such as model.state_dict()."
         )
-
 
 
 # All communicators that there are, by their numbers.

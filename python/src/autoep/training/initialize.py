@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -46,6 +45,8 @@ from autoep.training.optimizers import (
     adopt_optimizer,
     build_optimizer,
     make_optimizer,
+    rehearse_optimizer,
+    trained_parameters,
 )
 from autoep.training.precision import check_float32, compute_in_bf16
 from autoep.training.schedulers import build_scheduler
@@ -97,6 +98,8 @@ def initialize(
         ModelError: The model has no MoE layer, or cannot be trained this way.
     """
     _check_arguments(model, mpu)
+    if isinstance(model_parameters, Iterator):
+        model_parameters = list(model_parameters)
     settings = read_config(_given_config(args, config))
     _check_given_once(settings, optimizer, lr_scheduler)
     experts = settings.expert_parallel
@@ -119,7 +122,7 @@ def initialize(
     groups = make_groups(world, ep_size, experts.timeout)
 
     loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
-    _rehearse(settings)
+    _rehearse(settings, model, layers, model_parameters)
 
     steps = None
     if world.size > 1:
@@ -200,11 +203,19 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
             )
 
 
-def _rehearse(settings: Config) -> None:
+def _rehearse(
+    settings: Config,
+    model: nn.Module,
+    layers: list[MoELayer],
+    model_parameters: ParameterGroups | None,
+) -> None:
     """Builds the optimizer and scheduler once in vain, to raise before the model is changed."""
-    probe = nn.ParameterList([torch.zeros(1)])
-    table = ParameterTable(probe, (), {})
-    optimizer = build_optimizer(settings.optimizer, probe.parameters(), table)
+    given = model.parameters() if model_parameters is None else model_parameters
+    # Separate experts are stacked later, which adds a dimension.
+    separate = (layer for layer in layers if layer.pieces and not layer.pieces.stacked)
+    to_stack = {p for layer in separate for p in layer.experts.parameters()}
+    dimensions = (p.ndim + (p in to_stack) for p in trained_parameters(given))
+    optimizer = rehearse_optimizer(settings.optimizer, dimensions)
     if optimizer is not None:
         build_scheduler(settings.scheduler, optimizer)
 
