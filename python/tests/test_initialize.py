@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from support import models
 from torch import nn
 from torch.optim import Optimizer
@@ -18,6 +19,7 @@ import autoep
 from autoep.detection.find import find_moe_layers
 from autoep.distributed.groups import choose_ep_size
 from autoep.layers.sharding import check_ranks
+from autoep.training.data import collate
 
 
 def initialize(**arguments):
@@ -139,6 +141,52 @@ def test_what_is_given_twice_is_refused() -> None:
     schedule = torch.optim.lr_scheduler.StepLR(other, 1)
     with pytest.raises(autoep.ConfigError, match="another optimizer"):
         initialize(model=model, optimizer=sgd, lr_scheduler=schedule)
+
+
+class RowsOfLists:
+    """A dataset as HuggingFace's: samples are dicts, and their values numbers and lists of them."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        ids = models.batch(index, rows=1, length=self.lengths[index])["input_ids"][0].tolist()
+        return {"input_ids": ids, "labels": ids, "attention_mask": [1] * len(ids), "text": "words"}
+
+
+def test_samples_of_lists_are_collated_as_transformers_does() -> None:
+    data = RowsOfLists([6] * 5)
+    config = {"train_micro_batch_size_per_gpu": 2, "optimizer": {"type": "SGD"}}
+    engine, _, loader, _ = autoep.initialize(models.tiny("mixtral"), config, training_data=data)
+    shapes = []
+    for batch in loader:
+        assert list(batch) == ["input_ids", "labels", "attention_mask"]
+        assert batch["input_ids"].dtype == torch.long
+        shapes.append(tuple(batch["input_ids"].shape))
+        engine.backward(engine(**batch).loss)
+        engine.step()
+    assert shapes == [(2, 6), (2, 6), (1, 6)]
+    samples = [data[0], data[1]]
+    expected = transformers.default_data_collator(samples)
+    assert all(torch.equal(value, expected[name]) for name, value in collate(samples).items())
+    labelled = [{"ids": [1, 2], "label": 3}, {"ids": [4, 5], "label": 0}]
+    assert collate(labelled)["labels"].tolist() == [3, 0]
+
+
+def test_other_samples_are_collated_as_torch_does() -> None:
+    assert collate([{"a": torch.ones(2), "b": "x"}, {"a": torch.zeros(2), "b": "y"}])["b"] == [
+        "x",
+        "y",
+    ]
+    assert [part.tolist() for part in collate([(1, 2.0), (3, 4.0)])] == [[1, 3], [2.0, 4.0]]
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(autoep.ConfigError, match=r"'input_ids' of lengths 4, 6; .*Padding"):
+        collate([RowsOfLists([6, 4])[index] for index in range(2)])
 
 
 def test_several_ranks_on_gpus_are_refused() -> None:
