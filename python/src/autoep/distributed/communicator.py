@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import sys
@@ -97,11 +98,15 @@ class Communicator:
             process_group: The ranks; None for all.
             timeout: Seconds.
         """
+        from autoep.distributed.shutdown import let_go_at_exit
         from autoep.distributed.torch_transport import TorchTransport
 
         transport = TorchTransport(process_group)
         seconds = real("timeout", timeout)
-        return cls(engine.comm_create_callback(transport, transport.rank, transport.size, seconds))
+        handle = engine.comm_create_callback(transport, transport.rank, transport.size, seconds)
+        comm = cls(handle)
+        let_go_at_exit(functools.partial(_close, weakref.ref(comm)))
+        return comm
 
     def barrier(self) -> None:
         """Returns when every rank has entered; collective."""
@@ -125,12 +130,6 @@ class Communicator:
         """
         return engine.comm_health(self.handle)
 
-    def close(self) -> None:
-        """Frees the communicator at once; without this it is freed with its last reference."""
-        if self.layers is not None:
-            self.layers.close()
-        self.handle.close()
-
     def __copy__(self) -> Communicator:
         """Returns itself: a copy of what exchanges rows does so between the same ranks."""
         return self
@@ -144,6 +143,19 @@ class Communicator:
             "pickle, torch.save: a Communicator cannot be pickled, since its ranks are those of"
             " this run. Save the tensors alone, such as model.state_dict()."
         )
+
+    def close(self) -> None:
+        """Frees the communicator at once; without this it is freed with its last reference."""
+        if self.layers is not None:
+            self.layers.close()
+        self.handle.close()
+
+
+def _close(reference: weakref.ref[Communicator]) -> None:
+    """Closes a communicator that is still there, and lets go of its process group."""
+    comm = reference()
+    if comm is not None:
+        comm.close()
 
 
 # All communicators that there are, by their numbers.

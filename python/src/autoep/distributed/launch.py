@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
-import sys
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ import torch.distributed as dist
 
 from autoep.core.native import engine
 from autoep.distributed.communicator import Communicator
+from autoep.distributed.shutdown import has_failed, let_go_at_exit
 from autoep.errors import CommunicationError
 
 # What an MPI launcher tells its processes: the number of ranks, of this host's ranks, and which
@@ -86,20 +85,15 @@ def _begin_process_group(timeout: float, **how: Any) -> None:
     global _begun
     dist.init_process_group("gloo", timeout=timedelta(seconds=timeout), **how)
     _begun = dist.group.WORLD
-    atexit.register(_end_process_group, os.getpid())
+    let_go_at_exit(_end_process_group)
 
 
-def _end_process_group(process: int) -> None:
-    """Ends the threads of the process group, in the process that began it, not in a forked child.
-
-    They may let go of a tensor later than the main thread does. Where the interpreter has gone by
-    then, that aborts the process. After an exception that nobody caught an exchange may be under
-    way, which they would wait for.
-    """
+def _end_process_group() -> None:
+    """Ends the process group of all ranks, if it is still the one that was begun here."""
     global _begun
     ours = _begun is not None and dist.is_initialized() and dist.group.WORLD is _begun
     _begun = None
-    if ours and process == os.getpid() and getattr(sys, "last_value", None) is None:
+    if ours and not has_failed():
         dist.destroy_process_group()
 
 
