@@ -7,15 +7,24 @@ final class ThreadPool: Sendable {
   /// Threads that work on a job: the workers and the caller.
   let threadCount: Int
 
+  private let leastShared: Double
   private let team: OpenMPTeam?
   private let board: JobBoard
   private let workers: [pthread_t]
   private let process = getpid()
   private let isBusy = Atomic(false)
 
+  /// Multiply-adds of a job below which waking a thread costs more than it brings: some tens of microseconds.
+  /// On a busy machine the caller would wait for the other threads much longer, and each of them
+  /// would go on spinning for more work.
+  static let leastShared = 1e6
+
   /// Uses the host's OpenMP threads, or starts `threadCount - 1` workers; fewer where the system refuses a
-  /// thread.
-  init(threadCount: Int, team: OpenMPTeam? = OpenMPTeam()) {
+  /// thread. Jobs of fewer multiply-adds than `leastShared` stay on their caller's thread.
+  init(
+    threadCount: Int, leastShared: Double = ThreadPool.leastShared,
+    team: OpenMPTeam? = OpenMPTeam()
+  ) {
     let board = JobBoard()
     var workers: [pthread_t] = []
     while team == nil, workers.count + 1 < threadCount, let worker = Self.startWorker(of: board) {
@@ -26,6 +35,7 @@ final class ThreadPool: Sendable {
     self.board = board
     self.workers = workers
     self.team = team
+    self.leastShared = leastShared
     self.threadCount = team == nil ? workers.count + 1 : threadCount
   }
 
@@ -54,9 +64,14 @@ final class ThreadPool: Sendable {
     }
   }
 
-  /// Calls `body` with each number below `count`, the lowest first, as threads become free.
-  func forEachItem(of count: Int, _ body: @Sendable (Int) -> Void) {
-    guard count > 1, threadCount > 1, claim() else { return (0..<count).forEach(body) }
+  /// Calls `body` with each number below `count`, the lowest first, as threads become free; on this
+  /// thread alone where all of them together take few multiply-adds.
+  func forEachItem(
+    of count: Int, multiplyAdds: Double, _ body: @Sendable (Int) -> Void
+  ) {
+    guard count > 1, threadCount > 1, multiplyAdds >= leastShared, claim() else {
+      return (0..<count).forEach(body)
+    }
     defer { isBusy.store(false, ordering: .releasing) }
     withoutActuallyEscaping(body) { body in
       run(Job(count: count, rangeLength: 1) { $0.forEach(body) })

@@ -3,8 +3,13 @@ import CMicroKernels
 
 extension CPUBackend {
   /// Shares items of work out over the threads, each at a workbench.
-  func forEachItem(of items: [WorkItem], _ body: @Sendable (WorkItem, Workbench) -> Void) {
-    pool.forEachItem(of: items.count) { index in
+  ///
+  /// - Parameter depth: The multiply-adds for one row and one feature of an item.
+  func forEachItem(
+    of items: [WorkItem], depth: Int, _ body: @Sendable (WorkItem, Workbench) -> Void
+  ) {
+    let multiplyAdds = items.reduce(0) { $0 + $1.area } * Double(depth)
+    pool.forEachItem(of: items.count, multiplyAdds: multiplyAdds) { index in
       workbenches.withWorkbench { body(items[index], $0) }
       end_streams()
     }

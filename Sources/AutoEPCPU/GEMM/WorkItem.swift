@@ -6,6 +6,10 @@ struct WorkItem {
   /// Columns of the result, or rows of a gradient.
   let features: Range<Int>
 
+  /// Its rows times its features. Of a group without rows a gradient is cleared, which takes as long
+  /// as one row; all features together are 0..<0.
+  var area: Double { Double(max(rows.count, 1)) * Double(max(features.count, 1)) }
+
   /// Items take rows enough to make reading the weights cheap beside the products.
   private static var mostRows: Int { 288 }
   /// The most rows whose sums with a strip of columns stay in the cache.
