@@ -16,9 +16,9 @@ public final class CPUBackend: ComputeBackend {
     self.init(threadCount: try ThreadCount.resolve(numThreads), kernels: try KernelSet.chosen())
   }
 
-  init(threadCount: Int, kernels: KernelSet) {
+  init(threadCount: Int, kernels: KernelSet, leastShared: Double = ThreadPool.leastShared) {
     self.kernels = kernels
-    pool = ThreadPool(threadCount: threadCount)
+    pool = ThreadPool(threadCount: threadCount, leastShared: leastShared)
   }
 
   /// Host memory.

@@ -7,15 +7,23 @@ final class ThreadPool: Sendable {
   /// The threads that work on a job: the workers and the caller.
   let threadCount: Int
 
+  private let leastShared: Double
   private let team: OpenMPTeam?
   private let board: JobBoard
   private let workers: [pthread_t]
   private let process = getpid()
   private let isBusy = Atomic(false)
 
+  /// The fewest multiply-adds of a job that is shared: some tens of microseconds. Waking a thread costs more than a
+  /// smaller job gains; on a busy machine the caller would wait for it, and it would spin for more work.
+  static let leastShared = 1e6
+
   /// Uses the host's OpenMP threads, or starts `threadCount - 1` workers; fewer if the system refuses to create a
-  /// thread.
-  init(threadCount: Int, team: OpenMPTeam? = OpenMPTeam()) {
+  /// thread. Jobs of fewer multiply-adds than `leastShared` stay on their caller's thread.
+  init(
+    threadCount: Int, leastShared: Double = ThreadPool.leastShared,
+    team: OpenMPTeam? = OpenMPTeam()
+  ) {
     let board = JobBoard()
     var workers: [pthread_t] = []
     while team == nil, workers.count + 1 < threadCount, let worker = Self.startWorker(of: board) {
@@ -26,6 +34,7 @@ final class ThreadPool: Sendable {
     self.board = board
     self.workers = workers
     self.team = team
+    self.leastShared = leastShared
     self.threadCount = team == nil ? workers.count + 1 : threadCount
   }
 
@@ -53,9 +62,14 @@ final class ThreadPool: Sendable {
     }
   }
 
-  /// Calls `body` with each number below `count`, in ascending order, as threads become free.
-  func forEachItem(of count: Int, _ body: @Sendable (Int) -> Void) {
-    guard count > 1, threadCount > 1, claim() else { return (0..<count).forEach(body) }
+  /// Calls `body` with each number below `count`, in ascending order, as threads become free. A job of few
+  /// multiply-adds stays on this thread.
+  func forEachItem(
+    of count: Int, multiplyAdds: Double, _ body: @Sendable (Int) -> Void
+  ) {
+    guard count > 1, threadCount > 1, multiplyAdds >= leastShared, claim() else {
+      return (0..<count).forEach(body)
+    }
     defer { isBusy.store(false, ordering: .releasing) }
     withoutActuallyEscaping(body) { body in
       run(Job(count: count, rangeLength: 1) { $0.forEach(body) })

@@ -10,7 +10,8 @@ import Testing
   @Test(arguments: backendLawNames)
   func bestKernels(law: String) throws {
     try checkBackend(
-      CPUBackend(numThreads: 3), memory: HostMemory(), dtypes: [.f64, .f32, .bf16], filter: law)
+      CPUBackend(threadCount: 3, kernels: .chosen(), leastShared: 0), memory: HostMemory(),
+      dtypes: [.f64, .f32, .bf16], filter: law)
   }
 
   /// The laws that depend on the kernels: products, and experts.

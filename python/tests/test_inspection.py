@@ -140,6 +140,44 @@ def test_the_command_says_what_it_cannot_read(
         main(["inspect"])
 
 
+@pytest.mark.parametrize("name", ["nope", "./nope", "a/b/c", "/no/such/config.json", "nope.json"])
+def test_what_is_neither_a_file_nor_a_name_is_not_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail())
+    assert main(["inspect", name]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"autoep: inspect: {name}: there is no such file or folder, nor is it")
+
+
+def test_a_name_that_the_hub_does_not_have_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the Hub\nCheck your connection")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
+    with pytest.raises(
+        autoep.ConfigError, match=r"no/such: there is no such file.*connect to the"
+    ) as e:
+        autoep.inspect("no/such")
+    assert "\n" not in str(e.value)
+
+
+def test_the_status_tells_whether_a_model_is_supported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model_type, status in (("mixtral", 0), ("jetmoe", 0), ("llama", 1), ("doge", 1)):
+        config = {"model_type": model_type, "num_hidden_layers": 1}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert main(["inspect", str(tmp_path)]) == status, model_type
+    assert "not supported" in capsys.readouterr().out
+
+
+def test_the_command_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"autoep {autoep.__version__}\n"
+
+
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(autoep.ConfigError, match="given int; allowed: a model"):
         autoep.inspect(3)

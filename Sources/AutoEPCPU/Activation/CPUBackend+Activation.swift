@@ -82,7 +82,9 @@ extension CPUBackend {
   ) {
     let width = gradRows.width
     let downBias = Elements<S>(downBias)
-    pool.forEachItem(of: groups.ranges.count) { group in
+    pool.forEachItem(
+      of: groups.ranges.count, multiplyAdds: Double(groups.rowCount) * Double(width)
+    ) { group in
       let bias = downBias.row(group, width: width)
       for row in groups.ranges[group] { dots[row][0] += gradRows[row].dot(bias) }
     }

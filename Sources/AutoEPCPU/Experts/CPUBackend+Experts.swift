@@ -15,15 +15,15 @@ extension CPUBackend {
     case .f32:
       forward(
         ExpertsForward<Float>(experts, kernels, rows: rows, hidden: hidden, results: results),
-        groups)
+        experts.configuration, groups)
     case .f64:
       forward(
         ExpertsForward<Double>(experts, kernels, rows: rows, hidden: hidden, results: results),
-        groups)
+        experts.configuration, groups)
     case .bf16:
       forward(
         ExpertsForward<BFloat16>(experts, kernels, rows: rows, hidden: hidden, results: results),
-        groups)
+        experts.configuration, groups)
     case .f16, .i32, .i64: throw Self.unsupported(experts.configuration.dtype, by: "the experts")
     }
   }
@@ -60,10 +60,14 @@ extension CPUBackend {
       experts.groups, groupCount: experts.weights.down.shape[0], rowCount: rowCount)
   }
 
-  private func forward<S: RowScalar>(_ forward: ExpertsForward<S>, _ groups: GroupRanges) {
+  private func forward<S: RowScalar>(
+    _ forward: ExpertsForward<S>, _ configuration: ExpertsConfiguration, _ groups: GroupRanges
+  ) {
     let items = WorkItem.products(
       groups, features: 0, rowUnit: S.kernel(of: kernels).lanes, threadCount: pool.threadCount)
-    forEachItem(of: items) { forward.run($0, on: $1) }
+    let (wide, isTooWide) = (configuration.gateUpSize + configuration.ffnSize)
+      .multipliedReportingOverflow(by: configuration.hiddenSize)
+    forEachItem(of: items, depth: isTooWide ? .max : wide) { forward.run($0, on: $1) }
   }
 
   private func backward<S: RowScalar>(
@@ -71,13 +75,17 @@ extension CPUBackend {
     _ groups: GroupRanges
   ) throws(EngineError) {
     let activationItems = productItems(groups, backward.down.transposed)
-    forEachItem(of: activationItems) { backward.differentiateActivation($0, on: $1) }
+    forEachItem(of: activationItems, depth: backward.down.transposed.inputs) {
+      backward.differentiateActivation($0, on: $1)
+    }
     if let dots = backward.dots, let downBias = experts.weights.downBias {
       addBiasDots(backward.gradRows, downBias, groups, dots)
     }
     try downAndBiasGradients(experts, call, gradRows: call.gradRows)
     guard call.wantsGradInputs else { return }
     let gateUpItems = productItems(groups, backward.gateUp.transposed)
-    forEachItem(of: gateUpItems) { backward.multiplyByGateUp($0, on: $1) }
+    forEachItem(of: gateUpItems, depth: backward.gateUp.transposed.inputs) {
+      backward.multiplyByGateUp($0, on: $1)
+    }
   }
 }

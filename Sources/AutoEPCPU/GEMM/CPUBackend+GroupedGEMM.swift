@@ -48,7 +48,9 @@ extension CPUBackend {
 
   /// Computes a weight gradient on all threads.
   func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: GroupRanges) {
-    forEachItem(of: gradientItems(groups, gradient)) { gradient.run($0, on: $1) }
+    forEachItem(of: gradientItems(groups, gradient), depth: gradient.width) {
+      gradient.run($0, on: $1)
+    }
   }
 
   private func multiply<S: RowScalar>(
@@ -60,7 +62,7 @@ extension CPUBackend {
     let rows = IndexedRows<S>(rows)
     let out = IndexedRows<S>(out)
     let bias = bias.map { Elements<S>($0) }
-    forEachItem(of: productItems(groups, weights)) { item, bench in
+    forEachItem(of: productItems(groups, weights), depth: weights.inputs) { item, bench in
       let target = ProductTarget<S>(
         rows: out.targets(item.rows, on: bench, for: .targetAddresses),
         firstColumn: item.features.lowerBound)

@@ -3,8 +3,13 @@ import CMicroKernels
 
 extension CPUBackend {
   /// Runs `body` for each work item, distributed over the threads; each thread has a workbench.
-  func forEachItem(of items: [WorkItem], _ body: @Sendable (WorkItem, Workbench) -> Void) {
-    pool.forEachItem(of: items.count) { index in
+  ///
+  /// - Parameter depth: The multiply-adds per row and feature of an item.
+  func forEachItem(
+    of items: [WorkItem], depth: Int, _ body: @Sendable (WorkItem, Workbench) -> Void
+  ) {
+    let multiplyAdds = items.reduce(0) { $0 + $1.area } * Double(depth)
+    pool.forEachItem(of: items.count, multiplyAdds: multiplyAdds) { index in
       workbenches.withWorkbench { body(items[index], $0) }
       end_streams()
     }

@@ -6,6 +6,10 @@ struct WorkItem {
   /// Columns of the result, or rows of a weight gradient.
   let features: Range<Int>
 
+  /// Rows times features. Clearing the gradient of a group without rows takes as long as one row; `0..<0` stands
+  /// for all features.
+  var area: Double { Double(max(rows.count, 1)) * Double(max(features.count, 1)) }
+
   /// The most rows per item: enough that reading the weights is cheap beside the products.
   private static var mostRows: Int { 288 }
   /// The most rows whose sums for a strip of columns stay in the cache.

@@ -13,7 +13,7 @@ let testKernels = {
 
 /// A backend with the best kernels, or with given ones.
 func testBackend(threads: Int = 2, kernels: KernelSet? = nil) -> CPUBackend {
-  CPUBackend(threadCount: threads, kernels: kernels ?? testKernels[0])
+  CPUBackend(threadCount: threads, kernels: kernels ?? testKernels[0], leastShared: 0)
 }
 
 extension KernelSet: CustomTestStringConvertible {
