@@ -25,12 +25,12 @@ PAGE = Path(__file__).parents[1] / "configuration.md"
 _HEADER = """\
 # Configuration keys
 
-<!-- Written by docs/scripts/configuration.py (`make configuration`) from python/src/autoep/config. -->
+<!-- Written by docs/scripts/configuration.py (`make configuration`) from the schema. -->
 
 `autoep.initialize` takes the configuration as the path of a JSON file, as a dict, or as an
-`autoep.config.training.Config`. The keys are DeepSpeed's where DeepSpeed has them. `"auto"` selects the default of any
-key. An unknown key, a value of the wrong kind, and a key that AutoEP does not honour raise `autoep.ConfigError`; no key
-is ignored.
+`autoep.config.training.Config`. The keys are DeepSpeed's where DeepSpeed has them. `"auto"`
+selects the default of any key. An unknown key, a value of the wrong kind, and a key that AutoEP
+does not honour raise `autoep.ConfigError`; no key is ignored.
 
 A small complete example:
 
@@ -41,13 +41,13 @@ A small complete example:
   "gradient_clipping": 1.0,
   "bf16": { "enabled": true },
   "optimizer": { "type": "AdamW", "params": { "lr": 1e-4 } },
-  "scheduler": { "type": "WarmupLR", "params": { "warmup_num_steps": 100, "warmup_max_lr": 1e-4 } },
+  "scheduler": { "type": "WarmupLR", "params": { "warmup_num_steps": 100 } },
   "expert_parallel": { "enabled": true, "autoep_size": "auto" }
 }
 ```
 
-"Refused" tables list keys of DeepSpeed that AutoEP does not honour. A value in the last column asks for what
-happens anyway, and is accepted.
+The tables "Refused" list keys of DeepSpeed that AutoEP does not honour. The values in their last
+column ask for what AutoEP does anyway, and are accepted.
 """
 
 

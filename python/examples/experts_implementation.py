@@ -1,7 +1,7 @@
 """Runs the engine's experts inside transformers, in one process.
 
-`import autoep` registers the name "autoep" with transformers. Pass `experts_implementation="autoep"`
-to `from_pretrained`, or call `model.set_experts_implementation("autoep")` on a loaded model.
+`import autoep` registers the name "autoep" with transformers. Pass it to `from_pretrained` as
+`experts_implementation`, or call `model.set_experts_implementation("autoep")` on a loaded model.
 
     python experts_implementation.py                # a small Qwen3-MoE with random weights
     python experts_implementation.py FOLDER_OR_NAME # your own model

@@ -171,6 +171,11 @@ def test_every_fence_is_found() -> None:
         ), page.name
 
 
+def test_the_configuration_page_is_current() -> None:
+    script = CHECKOUT / "docs" / "scripts" / "configuration.py"
+    run([sys.executable, str(script), "--check"], CHECKOUT)
+
+
 _FENCE = "```"
 
 

@@ -73,7 +73,7 @@ def forward(model: Any, model_type: str, rank: int) -> Outcome:
 
 
 def check(model_type: str, world: World) -> Found:
-    """Compares a family with itself in one process, through `initialize` and `experts_implementation`."""
+    """Compares a family with itself in one process: `initialize`, `experts_implementation`."""
     model = tiny.tiny_model(model_type)
     try:
         engines = [start(model, ep_size) for ep_size in EP_SIZES]
