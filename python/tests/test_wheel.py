@@ -1,4 +1,7 @@
-"""The wheel that `make wheel` builds, in a virtual environment that has nothing else."""
+"""The wheel that `make wheel` builds, in a virtual environment that has nothing else.
+
+Its interpreter runs isolated (`-I`): no PYTHONPATH leads it to another build of the package.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def bare_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = tmp_path_factory.mktemp("bare") / "venv"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-index", wheel)
+    run(python, "-Im", "pip", "install", "--quiet", "--no-index", wheel)
     return python
 
 
@@ -78,7 +81,7 @@ def test_it_looks_for_libraries_beside_itself_only(
 def test_it_runs_in_a_bare_environment(bare_python: Path, tmp_path: Path) -> None:
     told = run(
         bare_python,
-        "-c",
+        "-Ic",
         "import sys, autoep; from autoep import functional;"
         "print(autoep.__version__, functional.num_threads() > 0,"
         " autoep.Communicator.alone().size, sys.prefix in autoep.__file__)",
@@ -88,10 +91,10 @@ def test_it_runs_in_a_bare_environment(bare_python: Path, tmp_path: Path) -> Non
 
 
 def test_it_computes_with_numpy(bare_python: Path, tmp_path: Path) -> None:
-    run(bare_python, "-m", "pip", "install", "--quiet", "numpy")
+    run(bare_python, "-Im", "pip", "install", "--quiet", "numpy")
     told = run(
         bare_python,
-        "-c",
+        "-Ic",
         "import numpy as np; from autoep import functional as f;"
         "x = np.ones((2, 3)); w = np.ones((2, 8, 3)), np.ones((2, 3, 4));"
         "r = f.route(np.array([[1.0, 0.0], [0.0, 1.0]]), 1);"
@@ -104,9 +107,8 @@ def test_it_computes_with_numpy(bare_python: Path, tmp_path: Path) -> None:
 
 def test_mpi_is_optional(bare_python: Path, tools: Path, tmp_path: Path) -> None:
     """Where the MPI library is missing, all but mpirun works, and mpirun's transport says so."""
-    site = run(
-        bare_python, "-c", "import autoep, os; print(os.path.dirname(autoep.__file__))"
-    ).strip()
+    where = "import autoep, os; print(os.path.dirname(autoep.__file__))"
+    site = run(bare_python, "-Ic", where).strip()
     library = Path(site) / "libautoep_mpi.so"
     if not library.exists():
         pytest.skip("this machine has no mpi.h, so the wheel has no MPI transport")
@@ -122,6 +124,6 @@ def test_mpi_is_optional(bare_python: Path, tools: Path, tmp_path: Path) -> None
         "except autoep.MissingLibraryError as error:\n    print(error)"
     )
     try:
-        assert "libmpi_missing" in run(bare_python, "-c", program, folder=tmp_path)
+        assert "libmpi_missing" in run(bare_python, "-Ic", program, folder=tmp_path)
     finally:
         shutil.copy(kept, library)
