@@ -74,7 +74,7 @@ def _contents(contents: type, name: str = "") -> Iterator[str]:
     yield f"{summary[0].upper()}{summary[1:]}\n"
     yield from _table(
         ("key", "allowed", "default", "meaning"),
-        (_row(field, _meanings(contents)) for field in dataclasses.fields(contents)),
+        (_row(field, _meanings(contents)) for field in _keys(contents)),
     )
     refused: dict[str, Refusal] = getattr(contents, "refused", {})
     if refused:
@@ -83,6 +83,17 @@ def _contents(contents: type, name: str = "") -> Iterator[str]:
             ("key", "reason", "accepted"),
             ((f"`{key}`", refusal.reason, _accepted(refusal)) for key, refusal in refused.items()),
         )
+    for field in dataclasses.fields(contents):
+        if "inline" in field.metadata:
+            title = field.name.replace("_", " ").capitalize()
+            yield f"### {title}\n"
+            yield "These keys stand beside the others of the section.\n"
+            yield from _contents(field.metadata["inline"])
+
+
+def _keys(contents: type) -> Iterator[dataclasses.Field[Any]]:
+    """The fields that are keys, but for records whose keys stand among the section's own."""
+    return (f for f in dataclasses.fields(contents) if "inline" not in f.metadata)
 
 
 def _row(field: dataclasses.Field[Any], meanings: dict[str, str]) -> tuple[str, ...]:
