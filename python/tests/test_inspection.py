@@ -47,7 +47,8 @@ def test_a_model_of_671_billion_parameters_needs_no_memory_for_them() -> None:
     assert blocks.names == tuple(f"model.layers.{layer}.mlp" for layer in range(3, 61))
     assert (blocks.family, blocks.num_experts, blocks.top_k) == ("deepseek_v3", 256, 8)
     assert (blocks.hidden_size, blocks.ffn_size) == (7168, 2048)
-    assert (blocks.activation, blocks.doors) == ("silu", (1, 2, 3))
+    assert blocks.activation == "silu"
+    assert blocks.interfaces == ("initialize", "experts_implementation", "ep_implementation")
     assert blocks.parameters == 256 * 3 * 7168 * 2048
     assert found.dtype == "bfloat16"
     assert found.parameters == 671_026_404_352
@@ -58,6 +59,8 @@ def test_a_model_of_671_billion_parameters_needs_no_memory_for_them() -> None:
     assert "model.layers.3-60.mlp: 58 MoE blocks" in text
     assert "sigmoid (+ bias for the choice), 4 of 8 groups by the two best, top-8, / sum" in text
     assert "shared_experts of 44,040,192 parameters" in text
+    assert "interfaces      initialize, experts_implementation, ep_implementation" in text
+    assert "weights per rank" in text
     assert "ep_size 64" in text
 
 

@@ -75,7 +75,7 @@ def forward(model: Any, model_type: str, rank: int) -> Outcome:
 
 
 def check(model_type: str, world: World) -> Found:
-    """Compares a family with itself in one process, through both doors."""
+    """Compares a family with itself in one process: `initialize`, `experts_implementation`."""
     try:
         model = tiny.tiny_model(model_type)
     except tiny.NotBuiltError as reason:

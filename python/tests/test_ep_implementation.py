@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from door_expert_parallelism import LAYOUTS, MODELS
+from run_ep_implementation import LAYOUTS, MODELS
 from support.launches import launch, torchrun
 
-SCRIPT = Path(__file__).with_name("door_expert_parallelism.py")
+SCRIPT = Path(__file__).with_name("run_ep_implementation.py")
 
 # float32: FSDP2 of torch 2.13 divides float64 gradients twice where a mesh has one rank.
 _SIZES: dict[str, Any] = dict(

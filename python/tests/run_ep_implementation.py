@@ -1,4 +1,4 @@
-"""Run by test_door_expert_parallelism.py on every rank: `door_expert_parallelism.py FOLDER`.
+"""Run by test_ep_implementation.py on every rank: `run_ep_implementation.py FOLDER`.
 
 transformers shards a saved model with `ep_implementation="autoep"`; its logits and gradients are
 compared with those of the same model in one process.
