@@ -10,32 +10,32 @@
  *   E experts                  K experts per token    N = T*K slots
  *   P ranks of a communicator  e experts of this rank R rows of this rank's experts
  *   G = 2F for gated experts (gate and up), F for plain ones
- * Slot t*K + k is the k-th choice of token t. A slot whose topk_idx is -1 has no expert, and so no row: it adds
+ * Slot t*K + k is the k-th choice of token t. A slot whose topk_idx is -1 has no expert and no row: it adds
  * nothing, its weight is never read, and the gradient of its weight is 0.
  *
  * Rules that hold for every function:
- *   - It returns an autoep_status. `error` may be NULL; when it is not, a failure
- *     writes the status and a text that says what, where, what was given and what
- *     is expected. A success leaves it untouched.
- *   - Structs begin with struct_size, which the caller sets to sizeof; a struct that grows in a later
- *     version gets zeros for the fields that an older caller does not have. AUTOEP_..._INIT macros
- *     give a config its defaults.
- *   - Nothing is kept of a pointer after the call returns, unless its comment says so.
- *     Tensors and buffers are borrowed. Handles are owned by the caller and freed by the
- *     function that the creating one names.
+ *   - It returns an autoep_status. If `error` is not NULL, a failure writes to it the status and a
+ *     message that says what is wrong, where, what was given and what was expected. A success
+ *     leaves it unchanged.
+ *   - Structs begin with struct_size, which the caller sets to sizeof. If a later version adds
+ *     fields, they are zero for a caller built with an older header. AUTOEP_..._INIT macros set a
+ *     config to its defaults.
+ *   - No pointer is kept after the call returns, unless its comment says so. Tensors and buffers
+ *     are borrowed. Handles are owned by the caller; the comment of the function that creates a
+ *     handle names the function that frees it.
  *   - No input makes a function read or write outside the tensors and buffers it was given,
  *     and no failure ends the host process.
  *   - Output tensors are allocated by the caller and completely overwritten. Outputs must not overlap each
  *     other or any input, unless a comment allows it.
- *   - Functions may be called from any thread. Collective functions (marked so) are
- *     called by all ranks of a communicator in the same order, one at a time per rank.
+ *   - Functions may be called from any thread. Functions marked "Collective" must be called by all
+ *     ranks of a communicator in the same order, one at a time per rank.
  *   - After fork(), the child must create its own contexts. It may free handles inherited from the parent,
  *     but must not use them.
  */
 #ifndef AUTOEP_H
 #define AUTOEP_H
 
-/* Counts up with each change after which a caller must be rebuilt. */
+/* Incremented with each change that requires callers to be rebuilt. */
 #define AUTOEP_ABI_VERSION 2
 
 #include <stddef.h>
@@ -53,12 +53,12 @@ typedef int32_t autoep_status;
 enum {
   AUTOEP_OK = 0,
   AUTOEP_ERROR_INVALID_ARGUMENT = 1, /* a value, shape, dtype or pointer is wrong */
-  AUTOEP_ERROR_INVALID_HANDLE = 2,   /* a handle was freed, or never was one of this kind */
-  AUTOEP_ERROR_UNSUPPORTED = 3,      /* well-formed, but not something this build does */
+  AUTOEP_ERROR_INVALID_HANDLE = 2,   /* a handle was freed, or is of another kind */
+  AUTOEP_ERROR_UNSUPPORTED = 3,      /* well-formed, but not supported by this build */
   AUTOEP_ERROR_OUT_OF_MEMORY = 4,
   AUTOEP_ERROR_COMMUNICATION = 5,    /* a transport failed, or another rank reported a failure */
   AUTOEP_ERROR_TIMEOUT = 6,          /* a rank did not join an exchange before the deadline */
-  AUTOEP_ERROR_MISSING_LIBRARY = 7,  /* an outside library is not on this machine */
+  AUTOEP_ERROR_MISSING_LIBRARY = 7,  /* an external library is not on this machine */
   AUTOEP_ERROR_INTERNAL = 8          /* a bug in this library */
 };
 
@@ -66,12 +66,12 @@ enum {
 #define AUTOEP_ERROR_STEP_SIZE 64
 #define AUTOEP_ERROR_MAX_RANKS 64
 
-/* Owned by the caller, who initialises it with AUTOEP_ERROR_INIT. Texts end with NUL and are cut when they do
- * not fit. */
+/* Owned by the caller, who initialises it with AUTOEP_ERROR_INIT. Strings end with NUL and are truncated if
+ * they do not fit. */
 typedef struct autoep_error {
   size_t struct_size;
   autoep_status status;
-  int32_t num_ranks;                     /* how many ranks did not join or failed, where known */
+  int32_t num_ranks;                     /* how many ranks did not join or failed, if known */
   int32_t ranks[AUTOEP_ERROR_MAX_RANKS]; /* the first of them */
   char step[AUTOEP_ERROR_STEP_SIZE];     /* the exchange that failed, or "" */
   char message[AUTOEP_ERROR_MESSAGE_SIZE];
@@ -96,12 +96,12 @@ enum {
   AUTOEP_DTYPE_F32 = 1,
   AUTOEP_DTYPE_F64 = 2,
   AUTOEP_DTYPE_BF16 = 3,
-  AUTOEP_DTYPE_F16 = 4, /* router logits; on GPUs everything */
+  AUTOEP_DTYPE_F16 = 4, /* on CPUs router logits only; on GPUs all tensors */
   AUTOEP_DTYPE_I32 = 5,
   AUTOEP_DTYPE_I64 = 6
 };
 
-/* Device types carry DLPack's numbers. */
+/* Device types have DLPack's values. */
 enum { AUTOEP_DEVICE_CPU = 1, AUTOEP_DEVICE_CUDA = 2 };
 
 /* A borrowed view of memory, as DLPack describes one. Tensors must be dense and
@@ -117,7 +117,7 @@ typedef struct autoep_tensor {
   int32_t device_id;
 } autoep_tensor;
 
-/* Borrowed memory on the device of the call, aligned to 64 bytes. {NULL, 0} where nothing is needed. */
+/* Borrowed memory on the device of the call, aligned to 64 bytes. {NULL, 0} if no bytes are needed. */
 typedef struct autoep_buffer {
   void *data;
   size_t bytes;
@@ -141,20 +141,20 @@ typedef struct autoep_context_config {
   int32_t device_id;   /* 0 for the CPU */
   int32_t num_threads; /* CPU; 0: AUTOEP_NUM_THREADS, else the cores this process may use */
   void *stream;        /* CUDA: borrowed until the context is freed; NULL: the default stream */
-  /* CUDA: where the host has NVIDIA's run-time compiler, libnvrtc.so.13 or .12; looked at when
-   * AUTOEP_NVRTC is not set and the process has not loaded one. NULL: the loader's search. */
+  /* CUDA: path of NVIDIA's run-time compiler, libnvrtc.so.13 or .12; used if AUTOEP_NVRTC is not
+   * set and the process has not loaded one. NULL: the loader's search path. */
   const char *nvrtc_path;
 } autoep_context_config;
 #define AUTOEP_CONTEXT_CONFIG_INIT \
   {sizeof(autoep_context_config), AUTOEP_DEVICE_CPU, 0, 0, NULL, NULL}
 
-/* A context of a CUDA device is light: make one for each stream. Its calls take tensors of that
- * device, in f32, bf16 and (where said) f16; they enqueue work on the stream and return without
- * waiting for it. Bad data that the work finds (an index out of range, NaN logits) never leads out of
- * bounds; the next call on a context of that device returns AUTOEP_ERROR_INVALID_ARGUMENT for it.
+/* A CUDA context is cheap: create one per stream. Its calls take tensors of its device, in f32, bf16
+ * and (where stated) f16; they enqueue work on the stream and return without waiting for it. Invalid
+ * data that this work finds (an index out of range, NaN logits) never causes an access out of bounds;
+ * the next call on a context of that device returns AUTOEP_ERROR_INVALID_ARGUMENT.
  *
- * Free with autoep_context_free. config may be NULL for the defaults. AUTOEP_ERROR_MISSING_LIBRARY: this
- * machine has no NVIDIA driver, or no compiler was found. */
+ * Free with autoep_context_free. config may be NULL for the defaults. Returns AUTOEP_ERROR_MISSING_LIBRARY
+ * if this machine has no NVIDIA driver, or no compiler was found. */
 autoep_status autoep_context_create(const autoep_context_config *config,
                                     autoep_context *context, autoep_error *error);
 autoep_status autoep_context_free(autoep_context context, autoep_error *error);
@@ -292,25 +292,25 @@ enum {
   AUTOEP_SCORE_SOFTMAX = 1,      /* softmax over E, then top-k */
   AUTOEP_SCORE_TOPK_SOFTMAX = 2, /* top-k of the logits, then softmax over the K */
   AUTOEP_SCORE_SIGMOID = 3,      /* sigmoid, then top-k (DeepSeek-V3, arXiv:2412.19437) */
-  AUTOEP_SCORE_SINKHORN = 4      /* choice from Sinkhorn-normalised exp(logits) (S-BASE,
-                                    arXiv:2202.01169) in training, from the logits in eval;
-                                    weights from sigmoid if K = 1, else from softmax over E */
+  AUTOEP_SCORE_SINKHORN = 4      /* top-k of Sinkhorn-normalised exp(logits) in training (S-BASE,
+                                    arXiv:2202.01169), of the logits in eval; weights from
+                                    sigmoid if K = 1, else from softmax over E */
 };
 
 typedef int32_t autoep_group_score;
 enum {
   AUTOEP_GROUP_NONE = 0,
-  AUTOEP_GROUP_MAX = 1,     /* a group's score is its best expert's (DeepSeek-V2) */
-  AUTOEP_GROUP_TOP2_SUM = 2 /* the sum of its two best (DeepSeek-V3) */
+  AUTOEP_GROUP_MAX = 1,     /* a group's score is that of its best expert (DeepSeek-V2) */
+  AUTOEP_GROUP_TOP2_SUM = 2 /* a group's score is the sum of its two best (DeepSeek-V3) */
 };
 
 typedef struct autoep_route_config {
   size_t struct_size; /* sizeof(autoep_route_config) */
   autoep_score score;
   int32_t top_k;                  /* K, 1 to E */
-  int32_t normalize;              /* 1: weights / (their sum over K + normalize_epsilon); else 0 */
+  int32_t normalize;              /* 1: weight / (sum of the K weights + normalize_epsilon); else 0 */
   double normalize_epsilon;
-  double scale;                   /* multiplies the weights last; 1 for none; never 0 */
+  double scale;                   /* multiplies the weights last; 1: no scaling; 0 is an error */
   autoep_group_score group_score; /* group-limited top-k; SOFTMAX and SIGMOID only */
   int32_t num_groups;             /* divides E; 1 with AUTOEP_GROUP_NONE */
   int32_t topk_groups;            /* groups a token may use; 1 to num_groups */
@@ -330,9 +330,9 @@ typedef struct autoep_route_args {
   const autoep_tensor *tokens_per_expert; /* [E] i32, out, or NULL */
 } autoep_route_args;
 
-/* Chooses K experts per token. Computed in f32, in f64 for f64 logits; ties go to the lowest
- * index; the choice is in order of falling score. NaN and +inf logits, and rows without a
- * finite logit, are errors that name the token and the expert. */
+/* Chooses K experts per token, in descending order of score; ties go to the lowest index. Computed
+ * in f32 (f64 for f64 logits). NaN and +inf logits, and rows without a finite logit, are errors that
+ * name the token and the expert. */
 autoep_status autoep_route(autoep_context context, const autoep_route_args *args,
                            autoep_error *error);
 
@@ -343,9 +343,8 @@ typedef struct autoep_router_forward_args {
   autoep_route_args route;     /* its logits, [T,E] in the dtype of x, are an output */
 } autoep_router_forward_args;
 
-/* The router's product and the choice in one call: logits = x router^T, summed in f32 (f64 for f64)
- * in a fixed order and rounded once, then what autoep_route gives for these logits. A row's
- * logits depend neither on T nor on where it stands. */
+/* Computes logits = x router^T, summed in f32 (f64 for f64) in a fixed order and rounded once, and then
+ * routes as autoep_route does. A token's logits depend neither on T nor on the token's position. */
 autoep_status autoep_router_forward(autoep_context context,
                                     const autoep_router_forward_args *args, autoep_error *error);
 
@@ -353,12 +352,12 @@ typedef struct autoep_route_backward_args {
   size_t struct_size; /* sizeof(autoep_route_backward_args) */
   const autoep_route_config *config;
   const autoep_tensor *logits;            /* [T,E] */
-  const autoep_tensor *topk_idx;          /* [T,K] i32, what autoep_route chose */
+  const autoep_tensor *topk_idx;          /* [T,K] i32, as autoep_route wrote it */
   const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights */
   const autoep_tensor *grad_logits;       /* [T,E] dtype of logits, out */
 } autoep_route_backward_args;
 
-/* The gradient to the logits, for the choice that autoep_route made. */
+/* Computes the gradient of the logits for the experts that autoep_route chose. */
 autoep_status autoep_route_backward(autoep_context context, const autoep_route_backward_args *args,
                                     autoep_error *error);
 
@@ -383,7 +382,7 @@ typedef struct autoep_jitter_args {
 
 /* Multiplies each element by noise drawn uniformly from [1 - epsilon, 1 + epsilon]
  * (Switch Transformers, arXiv:2101.03961). The noise depends on seed and element index
- * only, so the same call on the gradient is the backward. */
+ * only, so the backward is the same call on the gradient. */
 autoep_status autoep_jitter(autoep_context context, const autoep_jitter_args *args,
                             autoep_error *error);
 
@@ -399,15 +398,15 @@ typedef struct autoep_sort_args {
   const autoep_tensor *tokens_per_expert; /* [num_experts] i32, out */
 } autoep_sort_args;
 
-/* Sorts the slots that have an expert by expert; stable: expert, then token, then k. A slot's place in that
- * order is its row. */
+/* Sorts the slots that have an expert by expert, then token, then k. A slot's position in that order is its
+ * row. */
 autoep_status autoep_sort_by_expert(autoep_context context, const autoep_sort_args *args,
                                     autoep_error *error);
 
 /* rows[row_of_slot[t,k]] = x[t].
  *   x           [T,H] f32, f64 or bf16; on a GPU f32, bf16 or f16
- *   row_of_slot [T,K] i32, each in [0, R) and no two the same, or -1
- *   rows        [R,H] dtype of x, out; rows that no slot has are left as they are */
+ *   row_of_slot [T,K] i32; distinct rows in [0, R), or -1
+ *   rows        [R,H] dtype of x, out; rows without a slot are left unchanged */
 autoep_status autoep_permute(autoep_context context, const autoep_tensor *x,
                              const autoep_tensor *row_of_slot, const autoep_tensor *rows,
                              autoep_error *error);
@@ -433,11 +432,11 @@ autoep_status autoep_unpermute(autoep_context context, const autoep_unpermute_ar
 typedef struct autoep_unpermute_backward_args {
   size_t struct_size; /* sizeof(autoep_unpermute_backward_args) */
   const autoep_tensor *grad_y;            /* [T,H] */
-  const autoep_tensor *rows;              /* [R,H]; may be NULL where topk_weights is */
+  const autoep_tensor *rows;              /* [R,H]; may be NULL if topk_weights is NULL */
   const autoep_tensor *row_of_slot;       /* [T,K] i32 */
   const autoep_tensor *topk_weights;      /* [T,K], or NULL for ones */
-  const autoep_tensor *grad_rows;         /* [R,H], out; rows that no slot has are left as they are */
-  const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out; NULL with topk_weights NULL only */
+  const autoep_tensor *grad_rows;         /* [R,H], out; rows without a slot are left unchanged */
+  const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out; NULL if topk_weights is NULL */
 } autoep_unpermute_backward_args;
 
 /* grad_rows[row_of_slot[t,k]] = topk_weights[t,k] * grad_y[t];
@@ -455,13 +454,13 @@ typedef struct autoep_grouped_gemm_args {
   const autoep_tensor *rows;           /* [R,in] f32, f64 or bf16; on a GPU f32, bf16 or f16 */
   const autoep_tensor *weights;        /* [E,out,in] or [E,in,out], by `layout` */
   autoep_layout layout;
-  const autoep_tensor *rows_per_group; /* [E] i32 or i64, sum R; zeros anywhere */
+  const autoep_tensor *rows_per_group; /* [E] i32 or i64, their sum is R; any may be 0 */
   const autoep_tensor *out;            /* [R,out], out */
 } autoep_grouped_gemm_args;
 
-/* out[r] = rows[r] times the weight of r's group; groups follow each other in `rows`.
- * Accumulated in f32 (f64 for f64); a row's result does not depend on where it stands. The gradient to the rows is
- * the product of the gradient to `out` with the same weights in the other layout. */
+/* out[r] = rows[r] times the weight of r's group; the groups are consecutive in `rows`. Accumulated in f32
+ * (f64 for f64); a row's result does not depend on its position. The gradient of `rows` is the grouped GEMM of
+ * the gradient of `out` with the same weights and the other layout. */
 autoep_status autoep_grouped_gemm(autoep_context context, const autoep_grouped_gemm_args *args,
                                   autoep_error *error);
 
@@ -474,7 +473,7 @@ typedef struct autoep_grouped_gemm_weight_grad_args {
   const autoep_tensor *grad_weights;   /* [E,out,in] or [E,in,out], out */
 } autoep_grouped_gemm_weight_grad_args;
 
-/* The gradient to the weights: for each group, the sum over its rows of the outer product
+/* Computes the gradient of the weights: for each group, the sum over its rows of the outer product
  * of grad_out[r] and rows[r], in row order. An empty group gets zeros. */
 autoep_status autoep_grouped_gemm_weight_grad(autoep_context context,
                                               const autoep_grouped_gemm_weight_grad_args *args,
@@ -493,7 +492,7 @@ typedef struct autoep_all_to_all_args {
 } autoep_all_to_all_args;
 
 /* Collective. Sends send_rows[p] rows of `send` to rank p, in rank order, and receives
- * receive_rows[p] rows of rank p into `receive`. */
+ * receive_rows[p] rows from rank p into `receive`. */
 autoep_status autoep_all_to_all(autoep_comm comm, const autoep_all_to_all_args *args,
                                 autoep_error *error);
 
@@ -535,7 +534,7 @@ enum {
 typedef int32_t autoep_apply;
 enum {
   AUTOEP_APPLY_AFTER = 1, /* y = sum of weight * expert(x) */
-  AUTOEP_APPLY_BEFORE = 2 /* y = sum of expert(weight * x), as llama4 */
+  AUTOEP_APPLY_BEFORE = 2 /* y = sum of expert(weight * x), as in llama4 */
 };
 
 typedef uint64_t autoep_layer;
@@ -550,7 +549,7 @@ typedef struct autoep_layer_config {
   autoep_activation activation;
   autoep_gate gate;
   autoep_layout weight_layout;
-  autoep_apply apply_weights; /* where the topk_weights multiply */
+  autoep_apply apply_weights; /* where the topk_weights are applied */
   double swiglu_alpha;        /* CLAMPED_SWIGLU only */
   double swiglu_limit;        /* CLAMPED_SWIGLU and CLAMPED_SILU only; > 0 */
   autoep_comm comm;           /* the ranks that share the experts; 0: this rank has all of them */
@@ -563,17 +562,17 @@ typedef struct autoep_layer_info {
   size_t struct_size;           /* sizeof(autoep_layer_info); set by the caller */
   int64_t first_expert;         /* this rank's experts: [first_expert, */
   int64_t local_experts;        /*   first_expert + local_experts) */
-  int32_t counts_rows;          /* 1: several ranks; autoep_layer_plan tells how many rows there are, and comes
-                                 *   first. 0: at most T*K rows; autoep_layer_forward can make the plan itself */
-  int32_t backward_reads_x;     /* 0: autoep_layer_backward takes x NULL */
-  int64_t plan_bytes;           /* a plan of T tokens takes plan_bytes + T * plan_bytes_per_token bytes */
+  int32_t counts_rows;          /* 1: several ranks; call autoep_layer_plan first, which counts the rows.
+                                 * 0: at most T*K rows; autoep_layer_forward can make the plan itself */
+  int32_t backward_reads_x;     /* 0: autoep_layer_backward does not need x (NULL) */
+  int64_t plan_bytes;           /* a plan for T tokens has plan_bytes + T * plan_bytes_per_token bytes */
   int64_t plan_bytes_per_token;
-  int64_t saved_bytes;          /* what a forward saves for its backward takes saved_bytes + */
+  int64_t saved_bytes;          /* a forward saves, for its backward, saved_bytes + */
   int64_t saved_bytes_per_row;  /*   rows_capacity * saved_bytes_per_row bytes */
 } autoep_layer_info;
 
-/* Makes a layer's experts for the device of a context; the layer's calls take any context of that device. The
- * layer keeps its communicator alive. Compiles nothing and sends nothing: ranks may make it at different times.
+/* Creates a layer on the device of a context; its calls take any context of that device. The layer keeps its
+ * communicator alive. This call neither compiles nor communicates, so ranks may make it at different times.
  * Free with autoep_layer_free. */
 autoep_status autoep_layer_create(autoep_context context, const autoep_layer_config *config,
                                   autoep_layer *layer, autoep_layer_info *info,
@@ -585,16 +584,16 @@ typedef struct autoep_range {
   int64_t count;
 } autoep_range;
 
-/* The experts of one rank, when E experts are split over P ranks as torch.chunk (and DTensor's
- * Shard(0)) splits: ceil(E/P) each, the last ranks fewer or none. */
+/* The experts of one rank when E experts are sharded over P ranks as by torch.chunk (and DTensor's
+ * Shard(0)): ceil(E/P) per rank, fewer or none on the last ranks. */
 autoep_status autoep_expert_range(int32_t num_experts, int32_t num_ranks, int32_t rank,
                                   autoep_range *range, autoep_error *error);
 
 typedef struct autoep_workspace_args {
   size_t struct_size;      /* sizeof(autoep_workspace_args) */
   int64_t num_tokens;      /* T */
-  int64_t rows_capacity;   /* as autoep_plan_info tells; 0 where the forward makes the plan */
-  /* Of the backward: */
+  int64_t rows_capacity;   /* of the plan's autoep_plan_info; 0 if the forward makes the plan */
+  /* For the backward: */
   int32_t overwrite_saved; /* as in autoep_backward_args */
   int32_t lends_gate_up;   /* 1: grad_weights->gate_up is given, and accumulate is 0 */
   int32_t lends_grad_x;    /* 1: grad_x is given */
@@ -603,7 +602,7 @@ typedef struct autoep_workspace_args {
 typedef struct autoep_workspace_bytes {
   size_t struct_size; /* sizeof(autoep_workspace_bytes); set by the caller */
   int64_t plan;       /* of autoep_layer_plan */
-  int64_t forward;    /* of autoep_layer_forward, with its plan where counts_rows is 0 */
+  int64_t forward;    /* of autoep_layer_forward, including its plan if counts_rows is 0 */
   int64_t backward;   /* of autoep_layer_backward */
   int64_t dispatch;   /* of autoep_dispatch, autoep_combine and autoep_combine_backward */
 } autoep_workspace_bytes;
@@ -616,29 +615,29 @@ autoep_status autoep_layer_workspace(autoep_context context, autoep_layer layer,
 typedef struct autoep_plan_args {
   size_t struct_size; /* sizeof(autoep_plan_args) */
   const autoep_tensor *topk_idx;          /* [T,K] i32 or i64, each in [0, E), or -1: no expert */
-  autoep_buffer plan;                     /* out: read by the calls below until no backward will come */
+  autoep_buffer plan;                     /* out: keep it until the last call that uses it */
   const autoep_tensor *tokens_per_expert; /* [E] i32 out, or NULL: slots of this rank per expert */
-  const autoep_tensor *rows_per_expert;   /* [e] i32 out, or NULL: rows of each of this rank's experts. For a rank
-                                           * alone both are the same: give one */
+  const autoep_tensor *rows_per_expert;   /* [e] i32 out, or NULL: rows of each of this rank's experts. On a single
+                                           * rank both are the same: set only one */
   autoep_buffer workspace;
 } autoep_plan_args;
 
 typedef struct autoep_plan_info {
   size_t struct_size;    /* sizeof(autoep_plan_info); set by the caller */
-  int64_t rows;          /* R; -1 on a GPU of a rank alone, where only the device knows it */
+  int64_t rows;          /* R; -1 for a single rank on a GPU, where only the device knows it */
   int64_t rows_capacity; /* the rows that tensors must have room for: R, or T*K */
 } autoep_plan_info;
 
-/* Collective: decides where each slot's row goes, and exchanges the counts. On CPUs a choice that is no expert
- * fails on every rank, before anything else is sent; on a GPU such a slot has no row, and the next call on the
- * device returns AUTOEP_ERROR_INVALID_ARGUMENT. A plan serves any number of passes of its layer; what is not a
- * plan of the layer for T tokens is refused on CPUs; on a GPU nothing reads it before the kernels, and the
+/* Collective. Decides where each slot's row goes, and exchanges the counts. On CPUs a topk_idx outside [0, E) other
+ * than -1 is an error on every rank, before any rows are sent; on a GPU such a slot has no row, and the next call on
+ * the device returns AUTOEP_ERROR_INVALID_ARGUMENT. A plan can be used for any number of passes of its layer. Bytes
+ * that are not a plan of this layer for T tokens are refused on CPUs; on a GPU the host cannot check them, and the
  * behaviour is undefined. */
 autoep_status autoep_layer_plan(autoep_context context, autoep_layer layer,
                                 const autoep_plan_args *args, autoep_plan_info *info,
                                 autoep_error *error);
 
-/* The weights of this rank's experts. Biases are NULL for a model without. */
+/* The weights of this rank's experts. Biases are NULL for a model without them. */
 typedef struct autoep_experts_weights {
   size_t struct_size; /* sizeof(autoep_experts_weights) */
   const autoep_tensor *gate_up;      /* [e,G,H], or [e,H,G] for IN_OUT */
@@ -652,9 +651,9 @@ typedef struct autoep_forward_args {
   const autoep_experts_weights *weights;
   const autoep_tensor *x;                 /* [T,H] */
   const autoep_tensor *topk_weights;      /* [T,K] f32, f64 or bf16; on a GPU f32, bf16 or f16 */
-  const autoep_tensor *topk_idx;          /* [T,K], to make the plan first (counts_rows 0); NULL to follow `plan` */
+  const autoep_tensor *topk_idx;          /* [T,K]: make the plan first (counts_rows 0); NULL: use `plan` */
   const autoep_tensor *tokens_per_expert; /* [E] i32 out, or NULL; with topk_idx only */
-  autoep_buffer plan;                     /* out with topk_idx, else made before */
+  autoep_buffer plan;                     /* written if topk_idx is given, else read */
   int64_t rows_capacity;                  /* of the plan; 0 with topk_idx */
   autoep_buffer saved;                    /* out: what the backward needs */
   const autoep_tensor *y;                 /* [T,H] out */
@@ -662,8 +661,8 @@ typedef struct autoep_forward_args {
 } autoep_forward_args;
 
 /* Collective. y[t] = sum over k of topk_weights[t,k] * expert(topk_idx[t,k])(x[t]), summed in
- * f32 (f64) in k order: the same bits for every number of ranks. On a GPU it can be captured in a graph; the kernels
- * are compiled or loaded by the first call of a layer, which therefore comes before the capture. */
+ * f32 (f64) in k order: the same bits for every number of ranks. On a GPU it can be captured in a graph, after a first
+ * call outside the capture, which compiles or loads the kernels. */
 autoep_status autoep_layer_forward(autoep_context context, autoep_layer layer,
                                    const autoep_forward_args *args, autoep_error *error);
 
@@ -671,23 +670,23 @@ typedef struct autoep_backward_args {
   size_t struct_size; /* sizeof(autoep_backward_args) */
   const autoep_experts_weights *weights;
   const autoep_tensor *grad_y;            /* [T,H] */
-  const autoep_tensor *x;                 /* [T,H], or NULL where backward_reads_x is 0 */
+  const autoep_tensor *x;                 /* [T,H], or NULL if backward_reads_x is 0 */
   const autoep_tensor *topk_weights;      /* [T,K] */
   autoep_buffer plan;
-  int64_t rows_capacity;                  /* of the plan; 0 where the forward made it */
+  int64_t rows_capacity;                  /* of the plan; 0 if the forward made it */
   autoep_buffer saved;                    /* of the forward */
-  int32_t overwrite_saved;                /* 1: `saved` is worked in, and not what it was afterwards; else 0 */
-  const autoep_tensor *grad_x;            /* [T,H] out; NULL, if not wanted, for a rank alone only */
+  int32_t overwrite_saved;                /* 1: `saved` is used as scratch memory, which destroys it; else 0 */
+  const autoep_tensor *grad_x;            /* [T,H] out; may be NULL (not wanted) on a single rank only */
   const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out, or NULL on every rank */
-  const autoep_experts_weights *grad_weights; /* shapes of the weights, out, in their dtype or f32; each member NULL
-                                               * where no gradient is wanted */
+  const autoep_experts_weights *grad_weights; /* out, with the shapes of the weights, in their dtype or f32; a
+                                               * member is NULL if its gradient is not wanted */
   int32_t accumulate;                     /* 1: adds to grad_weights, which are f32 (f64 for f64); else 0 */
   autoep_buffer workspace;
 } autoep_backward_args;
 
-/* Collective. Gradients of autoep_layer_forward, given what it was given and what it saved. An expert without rows
- * gets zeros. grad_x and, unless accumulate is 1, grad_weights->gate_up serve as scratch memory until they are
- * written. Where the call fails, its outputs are undefined, and `saved` too if overwrite_saved is 1. */
+/* Collective. Computes the gradients of autoep_layer_forward from its arguments and from `saved`. An expert without
+ * rows gets zeros. grad_x and, unless accumulate is 1, grad_weights->gate_up serve as scratch memory until they are
+ * written. If the call fails, its outputs are undefined, and `saved` too if overwrite_saved is 1. */
 autoep_status autoep_layer_backward(autoep_context context, autoep_layer layer,
                                     const autoep_backward_args *args, autoep_error *error);
 
@@ -700,13 +699,13 @@ typedef struct autoep_dispatch_args {
   autoep_buffer plan;
   int64_t rows_capacity;
   const autoep_tensor *x;            /* [T,H] */
-  const autoep_tensor *topk_weights; /* [T,K], which multiply the copies, or NULL */
-  const autoep_tensor *rows;         /* [rows_capacity,H] out; on a GPU rows beyond R are left as they are */
+  const autoep_tensor *topk_weights; /* [T,K] factors of the copies, or NULL */
+  const autoep_tensor *rows;         /* [rows_capacity,H] out; on a GPU rows from R on are left unchanged */
   autoep_buffer workspace;
 } autoep_dispatch_args;
 
-/* Collective. rows = the copies of x for this rank's experts, in expert order: by expert, then rank, token and k.
- * Its backward is autoep_combine without topk_weights. */
+/* Collective. Writes the copies of x for this rank's experts to `rows`, ordered by expert, then rank, token and k.
+ * The backward is autoep_combine without topk_weights. */
 autoep_status autoep_dispatch(autoep_context context, autoep_layer layer,
                               const autoep_dispatch_args *args, autoep_error *error);
 
@@ -731,12 +730,12 @@ typedef struct autoep_combine_backward_args {
   const autoep_tensor *grad_y;            /* [T,H] */
   const autoep_tensor *rows;              /* [rows_capacity,H], as in autoep_combine */
   const autoep_tensor *topk_weights;      /* [T,K] */
-  const autoep_tensor *grad_rows;         /* [rows_capacity,H] out; on a GPU rows beyond R are left as they are */
+  const autoep_tensor *grad_rows;         /* [rows_capacity,H] out; on a GPU rows from R on are left unchanged */
   const autoep_tensor *grad_topk_weights; /* [T,K] dtype of topk_weights, out */
   autoep_buffer workspace;
 } autoep_combine_backward_args;
 
-/* Collective. The gradients of autoep_combine to the rows and, by <grad_y, row> at the expert, to topk_weights. */
+/* Collective. Computes the gradients of autoep_combine: of rows, and of topk_weights as <grad_y, row> at the expert. */
 autoep_status autoep_combine_backward(autoep_context context, autoep_layer layer,
                                       const autoep_combine_backward_args *args,
                                       autoep_error *error);
@@ -745,14 +744,14 @@ autoep_status autoep_combine_backward(autoep_context context, autoep_layer layer
 /* Statistics                                                                */
 /* ------------------------------------------------------------------------- */
 
-/* Counters of a context's layer calls since it was made or reset. Bytes count row payloads. Rows that only a
- * device knows are counted as T*K. */
+/* Counters of a context's layer calls since its creation or the last reset. Bytes count row payloads. A row count
+ * that only the device knows counts as T*K. */
 typedef struct autoep_statistics {
   size_t struct_size; /* sizeof(autoep_statistics); set by the caller */
   int64_t forward_calls;
   int64_t backward_calls;
-  int64_t rows_sent;         /* slots of this rank with a row, wherever it went */
-  int64_t rows_sent_remote;  /* those that went to another rank */
+  int64_t rows_sent;         /* slots of this rank that have a row, on any rank */
+  int64_t rows_sent_remote;  /* rows_sent whose expert is on another rank */
   int64_t rows_received;
   int64_t bytes_sent_remote; /* rows of dispatches and combines, forward and backward */
 } autoep_statistics;

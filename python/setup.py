@@ -125,6 +125,12 @@ class BuildExtension(build_ext):
             extension.library_dirs.append(str(target))
         super().run()
 
+    def build_extensions(self) -> None:
+        """Links without the run path of this interpreter, which a wheel would carry elsewhere."""
+        linker = self.compiler.linker_so
+        self.compiler.linker_so = [flag for flag in linker if not flag.startswith("-Wl,-rpath")]
+        super().build_extensions()
+
 
 engine = Extension(
     "autoep._engine",

@@ -3,7 +3,7 @@ import CAutoEP
 
 /// A device that holds tensors.
 struct DevicePlace: Sendable, Equatable {
-  /// The kinds of devices that contexts can be of; raw values are the C interface's.
+  /// The kinds of devices that contexts run on; raw values are the C interface's.
   enum Kind: Int32, Sendable {
     case cpu = 1
     case cuda = 2
@@ -17,7 +17,7 @@ struct DevicePlace: Sendable, Equatable {
   /// The memory of the device.
   var space: MemorySpace { type == .cpu ? .host : .device(id) }
 
-  /// An address that a caller gives for this device.
+  /// The storage at an address that a caller passed for this device.
   func storage(_ address: UnsafeMutableRawPointer?) -> Storage {
     type == .cpu
       ? unsafe .host(address) : .device(DeviceAddress(UInt64(UInt(bitPattern: address))))

@@ -5,9 +5,9 @@ import AutoEPSystem
 
 /// A device with its threads or its stream, and its counters.
 final class EngineContext: Sendable {
-  /// Where its tensors are.
+  /// The device of the context's tensors.
   let place: DevicePlace
-  /// 0 for a GPU.
+  /// The number of CPU threads; 0 for a GPU.
   let numThreads: Int
   let statistics = ExpertsStatistics()
   private let engine: any ComputeBackend
@@ -24,7 +24,7 @@ final class EngineContext: Sendable {
     numThreads = 0
   }
 
-  /// The backend that computes here. Throws what an earlier call has found wrong with its data.
+  /// The backend of this context. Throws invalid data that an earlier call's work found.
   func backend() throws(EngineError) -> any ComputeBackend {
     try engine.checkFaults()
     return engine

@@ -19,7 +19,7 @@ public func autoep_all_to_all(
     guard send.dtype == receive.dtype, send.shape.dropFirst() == receive.shape.dropFirst() else {
       throw check.error(
         "receive",
-        "is \(receive.dtype.name) of shape \(receive.shape); expected rows as those of"
+        "is \(receive.dtype.name) of shape \(receive.shape); expected the same rows as"
           + " send, \(send.dtype.name) of shape \(send.shape)")
     }
     let exchange = try unsafe RowExchange(
@@ -69,7 +69,7 @@ public func autoep_barrier(
 }
 
 extension TensorChecker {
-  /// An array of `count` numbers.
+  /// Reads an array of `count` numbers.
   fileprivate func numbers(
     _ pointer: UnsafePointer<Int64>?, _ name: String, _ count: Int
   ) throws(EngineError) -> [Int] {
@@ -79,7 +79,7 @@ extension TensorChecker {
     return (0..<count).map { unsafe Int(pointer[$0]) }
   }
 
-  /// Row counts, one per rank, that sum to the rows of their tensor.
+  /// Reads row counts, one per rank, that sum to the rows of their tensor.
   fileprivate func splits(
     _ pointer: UnsafePointer<Int64>?, _ name: String, _ ranks: Int, rows: Int
   ) throws(EngineError) -> [Int] {

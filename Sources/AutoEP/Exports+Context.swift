@@ -6,7 +6,7 @@ import AutoEPCore
 import AutoEPSystem
 import CAutoEP
 
-/// Of autoep_context_config, which first ended before the stream.
+/// The size of the first autoep_context_config, which ended before `stream`.
 private let oldestSize = 24
 
 @_cdecl("autoep_context_create") @implementation
@@ -45,7 +45,7 @@ public func autoep_context_num_threads(
 }
 
 extension TensorChecker {
-  /// The context that a config asks for.
+  /// Creates the context that a config describes.
   fileprivate func context(_ config: autoep_context_config) throws(EngineError) -> EngineContext {
     switch unsafe DevicePlace.Kind(rawValue: config.device_type) {
     case .cpu: return EngineContext(try unsafe cpu(config))

@@ -64,12 +64,12 @@ public func autoep_combine_backward(
   }
 }
 
-/// A plan that a call follows, and what is left of the call's workspace.
+/// An opened plan and the rest of the call's workspace.
 private struct OpenPlan {
   let plan: DispatchPlan
   var arena: Arena
 
-  /// Opens the plan of the tokens that a tensor has bound.
+  /// Opens the plan for the T that an earlier tensor has bound.
   @unsafe
   init(
     _ call: inout LayerCall, _ plan: autoep_buffer, rowsCapacity: Int64, _ workspace: autoep_buffer

@@ -47,9 +47,9 @@ public func autoep_grouped_gemm_weight_grad(
 }
 
 extension TensorChecker {
-  /// A weight layout of the caller.
+  /// Checks a weight layout.
   func layout(_ value: Int32, _ name: String) throws(EngineError) -> WeightLayout {
-    try choice(
+    try enumValue(
       value, name, WeightLayout.self, "AUTOEP_LAYOUT_OUT_IN (1), _IN_OUT (2)")
   }
 }

@@ -151,7 +151,8 @@ public func autoep_layer_forward(
           topkIdx, counts: PlanCounts(tokensPerExpert: sent), in: memory, &arena)
       }
     } else if sent != nil {
-      throw call.check.error("tokens_per_expert", "is given without topk_idx; the plan has counted")
+      throw call.check.error(
+        "tokens_per_expert", "is given, but topk_idx is NULL; autoep_layer_plan writes it instead")
     }
     let plan = try call.placed.dispatcher.open(
       memory, numTokens: tokens, rowCount: rowCount, &arena)
@@ -186,7 +187,7 @@ public func autoep_layer_backward(
 }
 
 extension LayerCall {
-  /// Only a rank alone knows how many rows it needs room for before the plan is made.
+  /// Throws if the layer has several ranks: only a single rank knows the capacity before a plan is made.
   fileprivate func checkMakesPlan() throws(EngineError) {
     guard layer.countsRows else { return }
     throw check.error(
@@ -203,7 +204,7 @@ extension LayerCall {
       args.topk_weights, "topk_weights", ["T", "K"], context.place.floatTypes)
     let gradX = try unsafe check.optional(args.grad_x, "grad_x", ["T", "H"], dtype)
     guard gradX != nil || !layer.countsRows else {
-      throw check.error("grad_x", "is NULL; expected a tensor, for the layer has several ranks")
+      throw check.error("grad_x", "is NULL; expected a tensor, because the layer has several ranks")
     }
     let x =
       placed.experts.backwardReadsX
@@ -222,7 +223,7 @@ extension LayerCall {
 }
 
 extension TensorChecker {
-  /// A checked description of a layer's experts.
+  /// Checks the description of a layer's experts.
   func layer(_ config: autoep_layer_config) throws(EngineError) -> ExpertsConfiguration {
     let dtypes = place.floatTypes
     guard let dtype = DataType(rawValue: config.dtype), dtypes.contains(dtype) else {
@@ -235,15 +236,15 @@ extension TensorChecker {
       numExperts: experts, topK: topK,
       hiddenSize: try width(config.hidden_size, "config.hidden_size"),
       ffnSize: try width(config.ffn_size, "config.ffn_size"), dtype: dtype)
-    layer.activation = try choice(
+    layer.activation = try enumValue(
       config.activation, "config.activation", ExpertsConfiguration.Activation.self,
       "AUTOEP_ACTIVATION_SILU (1), _GELU (2), _GELU_TANH (3), _RELU_SQUARED (4), _CLAMPED_SWIGLU (5),"
         + " _CLAMPED_SILU (6)")
-    layer.gate = try choice(
+    layer.gate = try enumValue(
       config.gate, "config.gate", ExpertsConfiguration.Gate.self,
       "AUTOEP_GATE_NONE (1), _CONCATENATED (2), _INTERLEAVED (3)")
     layer.weightLayout = try layout(config.weight_layout, "config.weight_layout")
-    layer.applyWeights = try choice(
+    layer.applyWeights = try enumValue(
       config.apply_weights, "config.apply_weights", ExpertsConfiguration.ApplyWeights.self,
       "AUTOEP_APPLY_AFTER (1), _BEFORE (2)")
     if layer.activation.isClamped { try setClamp(of: &layer, config) }

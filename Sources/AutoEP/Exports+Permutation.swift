@@ -15,12 +15,12 @@ public func autoep_sort_by_expert(
     let args = try unsafe check.structure(args, "args")
     let experts = try unsafe check.positive(Int(args.num_experts), "num_experts")
     check.bind("E", experts, from: "num_experts")
-    let choices = try unsafe check.tensor(args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
-    try check.slotCount(choices)
-    // There is no memory for a sort by several launches.
+    let topkIdx = try unsafe check.tensor(args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
+    try check.slotCount(topkIdx)
+    // An empty arena selects the sort in a single launch.
     var arena = Arena(base: .nowhere, byteCount: 0)
     try unsafe backend.sort(
-      choices, numExperts: experts,
+      topkIdx, numExperts: experts,
       into: SlotSort(
         offsets: nil,
         rowOfSlot: check.tensor(args.row_of_slot, "row_of_slot", ["T", "K"], [.i32]),

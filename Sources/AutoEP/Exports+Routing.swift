@@ -6,10 +6,10 @@ import CAutoEP
 
 private let logitTypes: [DataType] = [.f32, .f64, .bf16, .f16]
 
-/// The type that scores are computed and weights are returned in.
+/// The dtype of scores and topk_weights for logits of a dtype.
 private func scoreType(_ logits: DataType) -> DataType { logits == .f64 ? .f64 : .f32 }
 
-/// The arguments of a choice of experts, checked.
+/// The checked arguments of a routing call.
 private struct RouteCall {
   let logits: TensorView
   private let configuration: RouteConfiguration
@@ -18,7 +18,7 @@ private struct RouteCall {
   private let topkWeights: TensorView
   private let tokensPerExpert: TensorView?
 
-  /// Checks them, with logits `of` these types.
+  /// Checks the arguments; `logits` lists the dtypes allowed.
   @unsafe
   init(
     _ check: inout TensorChecker, _ args: autoep_route_args, of types: [DataType]

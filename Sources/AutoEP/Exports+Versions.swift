@@ -26,7 +26,7 @@ public func autoep_status_name(_ status: autoep_status) -> UnsafePointer<CChar>!
   }
 }
 
-/// The bytes of a literal, which end with NUL and live as long as the process.
+/// The bytes of a literal, which end with NUL and stay valid for the life of the process.
 private func staticText(_ text: StaticString) -> UnsafePointer<CChar> {
   unsafe UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
 }

@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 import CAutoEP
 
-/// Runs an export's body and turns what it throws into a status and a text for the caller.
+/// Runs an export's body and turns a thrown error into a status and a message for the caller.
 func guarded(
   _ error: UnsafeMutablePointer<autoep_error>?, _ body: () throws(EngineError) -> Void
 ) -> autoep_status {
@@ -15,7 +15,7 @@ func guarded(
   }
 }
 
-/// Runs the body of an export that computes on a context, with the context's backend and a checker of its tensors.
+/// Runs the body of an export that computes on a context, with its backend and an argument checker.
 func onContext(
   _ context: autoep_context, _ error: UnsafeMutablePointer<autoep_error>?,
   _ function: StaticString = #function,
@@ -29,8 +29,8 @@ func onContext(
   }
 }
 
-/// Writes a failure; a text that does not fit is cut between two characters. An error struct whose size was not set
-/// stays as it is.
+/// Writes an error to the caller's struct, and truncates long messages between two characters. Leaves a struct whose
+/// size is not set unchanged.
 func write(_ failure: EngineError, to error: UnsafeMutablePointer<autoep_error>) {
   guard unsafe error.pointee.struct_size >= MemoryLayout<autoep_error>.size else { return }
   unsafe error.pointee.status = failure.kind.rawValue
@@ -49,7 +49,7 @@ func write(_ failure: EngineError, to error: UnsafeMutablePointer<autoep_error>)
   }
 }
 
-/// Copies text and its ending NUL into `target`, which is not empty.
+/// Copies text and its terminating NUL into `target`, which is not empty.
 private func copyText(_ text: String, to target: UnsafeMutableRawBufferPointer) {
   var end = 0
   for character in text {

@@ -1,8 +1,8 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// Gives out numbers for objects that callers hold. Numbers are never used twice and differ between
-/// kinds, so a freed, foreign or invented one is an error.
+/// Maps the handles that callers hold to objects. Numbers are never reused and differ between kinds, so a freed,
+/// foreign or invented handle is an error.
 final class HandleTable<Object: AnyObject & Sendable>: Sendable {
   private struct State {
     var next: UInt64
@@ -12,13 +12,13 @@ final class HandleTable<Object: AnyObject & Sendable>: Sendable {
   private let kind: String
   private let state: Locked<State>
 
-  /// A table whose numbers start behind `tag`, which no other table has.
+  /// Makes an empty table. `tag` is unique to it, and is part of its numbers.
   init(_ kind: String, tag: UInt8) {
     self.kind = kind
     state = Locked(State(next: UInt64(tag) << 56 | 1))
   }
 
-  /// Keeps other threads out while the process forks.
+  /// Locks the table while the process forks.
   func lock() { state.lock() }
   func unlock() { state.unlock() }
 
@@ -35,7 +35,7 @@ final class HandleTable<Object: AnyObject & Sendable>: Sendable {
     return object
   }
 
-  /// Forgets the handle; the object ends with its last user.
+  /// Removes a handle; the object lives until its last user releases it.
   func remove(_ handle: UInt64) throws(EngineError) {
     guard let object = state.withLock({ $0.objects.removeValue(forKey: handle) }) else {
       throw unknown(handle)
@@ -46,6 +46,6 @@ final class HandleTable<Object: AnyObject & Sendable>: Sendable {
   private func unknown(_ handle: UInt64) -> EngineError {
     EngineError(
       .invalidHandle,
-      "\(handle) is not a \(kind) in use: it was freed, or is a handle of something else")
+      "\(handle) is not a live \(kind): it was freed, or is a handle of another kind")
   }
 }

@@ -1,7 +1,7 @@
 import Glibc
 
-/// All tables of handles. They are made together, whichever is used first, and a fork waits until no
-/// other thread is in one of them: in the child there is nobody to release a lock that is held.
+/// All handle tables. The first use of one creates all, and fork() waits until no other thread holds a table's lock:
+/// in the child no thread could release it.
 private struct HandleTables: Sendable {
   let contexts = HandleTable<EngineContext>("context", tag: 1)
   let communicators = HandleTable<Communicator>("communicator", tag: 2)

@@ -2,10 +2,10 @@ import AutoEPCore
 import AutoEPSystem
 import Synchronization
 
-/// The experts of one layer, as a handle keeps them: for any context of one device.
+/// The experts of one layer, as stored behind a handle; usable from any context of one device.
 final class Layer: Sendable {
   let configuration: ExpertsConfiguration
-  /// Where the layer computes.
+  /// The device that the layer computes on.
   let place: DevicePlace
   private let communicator: Communicator?
   /// Written into its plans; unique in this process.
@@ -21,10 +21,10 @@ final class Layer: Sendable {
     number = Self.lastNumber.add(1, ordering: .relaxed).newValue
   }
 
-  /// Whether the rows are spread over ranks, and counted when the plan is made.
+  /// Whether the experts are sharded over several ranks, so that making a plan counts the rows.
   var countsRows: Bool { (communicator?.transport.size ?? 1) > 1 }
 
-  /// The layer on a backend of its device.
+  /// Binds the layer to a backend of its device.
   func on(_ backend: any ComputeBackend) -> PlacedLayer {
     let dispatcher: any TokenDispatcher =
       if let transport = communicator?.transport, countsRows {
@@ -40,12 +40,12 @@ final class Layer: Sendable {
   }
 }
 
-/// A layer's pass on one backend.
+/// A layer bound to one backend.
 struct PlacedLayer {
   let experts: ExpertsLayer
   let dispatcher: any TokenDispatcher
 
-  /// The bytes of the workspaces of a pass over T tokens and so many rows.
+  /// The workspace bytes for making a plan of T tokens.
   func planBytes(_ numTokens: Int) -> Int { dispatcher.planScratchBytes(numTokens: numTokens) }
 
   func forwardBytes(_ numTokens: Int, _ rows: Int, makesPlan: Bool) -> Int {

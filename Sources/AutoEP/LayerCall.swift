@@ -2,14 +2,14 @@ import AutoEPCore
 import AutoEPSystem
 import CAutoEP
 
-/// The checks that all calls of a layer share: its context, its sizes, its plan, its workspace.
+/// The checks that all calls of a layer share: context, sizes, plan and workspace.
 struct LayerCall {
   let context: EngineContext
   let layer: Layer
   let placed: PlacedLayer
   var check: TensorChecker
 
-  /// Finds both, which must be of one device; binds what the layer's sizes are.
+  /// Looks up context and layer, which must be on one device, and binds the layer's dimensions.
   init(
     _ context: autoep_context, _ layer: autoep_layer, _ function: StaticString = #function
   ) throws(EngineError) {
@@ -33,45 +33,46 @@ struct LayerCall {
   }
 
   var configuration: ExpertsConfiguration { layer.configuration }
-  /// Of x, the weights and y.
+  /// The dtypes allowed for x, the weights and y.
   var dtype: [DataType] { [configuration.dtype] }
 
-  /// T, once a tensor has bound it; T·K is what 32 bits number.
+  /// T, once a tensor has bound it. Throws if T·K exceeds 32 bits.
   func numTokens() throws(EngineError) -> Int {
     let numTokens = try check.size("T")
     try check.slotCount(numTokens, configuration.topK)
     return numTokens
   }
 
-  /// The rows of a plan, as its info has told.
+  /// Checks `rows_capacity` against the plan's kind.
   mutating func rowCount(_ capacity: Int64, numTokens: Int) throws(EngineError) -> RowCount {
     let slots = numTokens * configuration.topK
     guard !layer.countsRows else {
       guard (0...Int64(Int32.max)).contains(capacity) else {
-        throw check.error("rows_capacity", "is \(capacity); expected that of the plan's info")
+        throw check.error(
+          "rows_capacity", "is \(capacity); expected rows_capacity of the plan's autoep_plan_info")
       }
       check.bind("R", Int(capacity), from: "rows_capacity")
       return .exact(Int(capacity))
     }
     guard capacity == 0 || capacity == Int64(slots) else {
       throw check.error(
-        "rows_capacity", "is \(capacity); expected 0, or the T * K = \(slots) slots")
+        "rows_capacity", "is \(capacity); expected 0 or T * K = \(slots)")
     }
     check.bind("R", slots, from: "T * K")
     return .atMost(slots)
   }
 
-  /// The memory of a plan of T tokens.
+  /// Checks the memory of a plan for T tokens.
   func planMemory(_ buffer: autoep_buffer, numTokens: Int) throws(EngineError) -> Arena {
     try unsafe check.buffer(buffer, "plan", placed.dispatcher.planBytes.of(numTokens))
   }
 
-  /// Checks the buffer that a forward fills for its backward, for this number of rows.
+  /// Checks the buffer in which a forward saves `rows` rows for its backward.
   func saved(_ buffer: autoep_buffer, rows: Int) throws(EngineError) -> Arena {
     try unsafe check.buffer(buffer, "saved", placed.experts.savedBytes.of(rows))
   }
 
-  /// Counts a pass.
+  /// The rows and the bytes per row that a pass adds to the statistics.
   func traffic(_ plan: DispatchPlan) -> (DispatchTraffic, rowBytes: Int) {
     (
       placed.dispatcher.traffic(plan),
@@ -81,7 +82,7 @@ struct LayerCall {
 }
 
 extension TensorChecker {
-  /// A buffer of at least so many bytes.
+  /// Checks a buffer of at least `byteCount` bytes.
   func buffer(
     _ buffer: autoep_buffer, _ name: String, _ byteCount: Int
   ) throws(EngineError) -> Arena {

@@ -3,7 +3,7 @@ import AutoEPSystem
 import CAutoEP
 
 extension TensorChecker {
-  /// The weights of this rank's experts.
+  /// Checks the weights of this rank's experts.
   mutating func weights(
     _ weights: UnsafePointer<autoep_experts_weights>?, _ configuration: ExpertsConfiguration
   ) throws(EngineError) -> ExpertsWeights {
@@ -17,7 +17,8 @@ extension TensorChecker {
       downBias: optional(weights.down_bias, "weights.down_bias", ["e", "H"], dtypes))
   }
 
-  /// Where the gradients of the weights go: in their type or that of sums; to be added to in the latter only.
+  /// Checks the targets of the weights' gradients: in the weights' dtype or the sum type; only the latter can be
+  /// accumulated into.
   mutating func gradients(
     _ gradients: UnsafePointer<autoep_experts_weights>?, _ configuration: ExpertsConfiguration,
     accumulate: Bool

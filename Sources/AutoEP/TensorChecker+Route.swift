@@ -3,10 +3,10 @@ import AutoEPSystem
 import CAutoEP
 
 extension TensorChecker {
-  /// A checked router for the experts that "E" is bound to; binds "K".
+  /// Checks a router for the experts that "E" is bound to; binds "K".
   mutating func route(_ config: autoep_route_config) throws(EngineError) -> RouteConfiguration {
     let experts = try positive(size("E"), "E of logits")
-    let score = try choice(
+    let score = try enumValue(
       config.score, "config.score", RouteConfiguration.Score.self,
       "AUTOEP_SCORE_SOFTMAX (1), _TOPK_SOFTMAX (2), _SIGMOID (3), _SINKHORN (4)")
     guard (1...experts).contains(Int(config.top_k)) else {
@@ -14,7 +14,7 @@ extension TensorChecker {
     }
     var route = RouteConfiguration(score: score, topK: Int(config.top_k))
     bind("K", route.topK, from: "config.top_k")
-    // 0, as a zeroed struct has it, would silence all experts.
+    // A zeroed struct has scale 0, which would set all weights to 0.
     guard config.scale.isFinite, config.scale != 0 else {
       throw error("config.scale", "is \(config.scale); expected a finite number other than 0")
     }
@@ -39,7 +39,7 @@ extension TensorChecker {
   private func setGroups(
     of route: inout RouteConfiguration, _ config: autoep_route_config, experts: Int
   ) throws(EngineError) {
-    route.groupScore = try choice(
+    route.groupScore = try enumValue(
       config.group_score, "config.group_score", RouteConfiguration.GroupScore.self,
       "AUTOEP_GROUP_NONE (0), _MAX (1), _TOP2_SUM (2)")
     if route.groupScore == .none { return }

@@ -2,41 +2,41 @@ import AutoEPCore
 import AutoEPSystem
 import CAutoEP
 
-/// Checks of numbers, and of what several calls share.
+/// Checks of scalars, and checks that several calls share.
 extension TensorChecker {
-  /// A number that must be 1 or more.
+  /// Checks a number that must be 1 or more.
   func positive(_ value: Int, _ name: String) throws(EngineError) -> Int {
     guard value > 0 else { throw error(name, "is \(value); expected 1 or more") }
     return value
   }
 
-  /// A place for a result.
+  /// Checks a pointer that a result is written to.
   func pointer<Pointee>(
     _ pointer: UnsafeMutablePointer<Pointee>?, _ name: String
   ) throws(EngineError) -> UnsafeMutablePointer<Pointee> {
     guard let pointer = unsafe pointer else {
-      throw error(name, "is NULL; expected a place for the result")
+      throw error(name, "is NULL; expected a pointer to write the result to")
     }
     return unsafe pointer
   }
 
-  /// A raw value as the case it stands for.
-  func choice<Choice: RawRepresentable>(
-    _ value: Int32, _ name: String, _ type: Choice.Type, _ expected: String
-  ) throws(EngineError) -> Choice where Choice.RawValue == Int32 {
-    guard let choice = Choice(rawValue: value) else {
+  /// Converts a raw value to its enum case.
+  func enumValue<Enum: RawRepresentable>(
+    _ value: Int32, _ name: String, _ type: Enum.Type, _ expected: String
+  ) throws(EngineError) -> Enum where Enum.RawValue == Int32 {
+    guard let enumCase = Enum(rawValue: value) else {
       throw error(name, "is \(value); expected one of \(expected)")
     }
-    return choice
+    return enumCase
   }
 
-  /// The count of slots [T,K]; rows are numbered by 32 bits.
+  /// The number of slots of a [T,K] tensor; row numbers have 32 bits.
   @discardableResult
   func slotCount(_ slots: TensorView) throws(EngineError) -> Int {
     try slotCount(slots.shape[0], slots.shape[1])
   }
 
-  /// T·K; rows are numbered by 32 bits.
+  /// T·K; row numbers have 32 bits.
   @discardableResult
   func slotCount(_ numTokens: Int, _ topK: Int) throws(EngineError) -> Int {
     let most = Int(Int32.max)
@@ -46,7 +46,7 @@ extension TensorChecker {
     return numTokens * topK
   }
 
-  /// A field that says yes or no.
+  /// Checks a field that must be 0 or 1.
   func flag(_ value: Int32, _ name: String) throws(EngineError) -> Bool {
     guard value == 0 || value == 1 else { throw error(name, "is \(value); expected 0 or 1") }
     return value == 1
@@ -61,10 +61,10 @@ extension TensorChecker {
     return slots
   }
 
-  /// A config struct of the caller. One of a newer header is longer: what this library does not
-  /// know must then be zero. One of an older header is shorter: what it does not have is zero.
+  /// Copies a config struct of the caller. A newer caller's struct is longer: the fields that this library does not
+  /// know must be zero. An older caller's struct is shorter: its missing fields are set to zero.
   ///
-  /// - Parameter oldest: the size that the struct had at first, where it has grown.
+  /// - Parameter oldest: The size of the first version of a struct that has grown.
   func structure<Structure: BitwiseCopyable>(
     _ address: UnsafePointer<Structure>?, _ name: String,
     oldest: Int = MemoryLayout<Structure>.size

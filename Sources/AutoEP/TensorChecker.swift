@@ -2,8 +2,8 @@ import AutoEPCore
 import AutoEPSystem
 import CAutoEP
 
-/// Turns the tensors of one call into views, after checking all that a view promises. Dimensions
-/// have names: the first tensor that has one binds it, and the others must agree.
+/// Checks the tensors of one call and turns them into views. Dimensions have names: the first tensor
+/// with a name binds its size, and later ones must agree.
 struct TensorChecker {
   private struct Binding {
     let name: String
@@ -13,25 +13,25 @@ struct TensorChecker {
 
   private let signature: StaticString
   let place: DevicePlace
-  /// Few: found faster one by one than by a hash.
+  /// An array: for so few names a linear search is faster than hashing.
   private var bindings: [Binding] = []
 
-  /// A checker of a call that takes tensors of one device.
+  /// Makes a checker for a call that takes tensors of one device.
   init(at place: DevicePlace = .cpu, _ function: StaticString = #function) {
     signature = function
     self.place = place
     bindings.reserveCapacity(12)
   }
 
-  /// A checker of a call on a context.
+  /// Makes a checker for a call on a context.
   init(on context: EngineContext, _ function: StaticString = #function) {
     self.init(at: context.place, function)
   }
 
-  /// The call, for errors.
+  /// The exported function's name, for error messages.
   private var function: String { String("\(signature)".prefix { $0 != "(" }) }
 
-  /// Gives a dimension its size before any tensor does.
+  /// Binds a dimension before any tensor does.
   mutating func bind(_ name: String, _ size: Int, from source: String) {
     let binding = Binding(name: name, size: size, source: source)
     if let index = bindings.firstIndex(where: { $0.name == name }) {
@@ -51,7 +51,7 @@ struct TensorChecker {
     return binding.size
   }
 
-  /// A tensor that must be there.
+  /// Checks a required tensor.
   mutating func tensor(
     _ tensor: UnsafePointer<autoep_tensor>?, _ name: String, _ dimensions: [String],
     _ dtypes: [DataType]
@@ -64,7 +64,7 @@ struct TensorChecker {
     return view
   }
 
-  /// A tensor that may be NULL.
+  /// Checks a tensor that may be NULL.
   mutating func optional(
     _ tensor: UnsafePointer<autoep_tensor>?, _ name: String, _ dimensions: [String],
     _ dtypes: [DataType]
@@ -73,7 +73,7 @@ struct TensorChecker {
     return try unsafe self.tensor(tensor, name, dimensions, dtypes)
   }
 
-  /// A tensor of any shape with at least one dimension.
+  /// Checks a tensor of any shape with at least one dimension.
   func anyShape(
     _ tensor: UnsafePointer<autoep_tensor>?, _ name: String, _ dtypes: [DataType]
   ) throws(EngineError) -> TensorView {
@@ -83,7 +83,7 @@ struct TensorChecker {
     return view
   }
 
-  /// An error about an argument of this call.
+  /// Makes an error about an argument of this call.
   func error(
     _ name: String, _ text: String, _ kind: EngineError.Kind = .invalidArgument
   ) -> EngineError {
@@ -108,8 +108,8 @@ struct TensorChecker {
       guard binding.size == size else {
         throw error(
           name,
-          "has shape \(shape); expected \(expected) with \(dimension) = \(binding.size), as"
-            + " \(binding.source) has it")
+          "has shape \(shape); expected \(expected) with \(dimension) = \(binding.size), as in"
+            + " \(binding.source)")
       }
     }
   }
@@ -124,7 +124,7 @@ struct TensorChecker {
     let view = unsafe TensorView(place.storage(tensor.data), shape: shape, dtype: dtype)
     if view.elementCount > 0 {
       guard let data = unsafe tensor.data else {
-        throw error(name, "has no data, but shape \(shape); expected memory of its size")
+        throw error(name, "has shape \(shape), but data is NULL; expected memory of that size")
       }
       guard UInt(bitPattern: data) % UInt(dtype.byteCount) == 0 else {
         throw error(name, "is not aligned to the \(dtype.byteCount) bytes of a \(dtype.name)")
@@ -140,7 +140,7 @@ struct TensorChecker {
         "is on device type \(tensor.device_type); expected \(place.name), where this call computes:"
           + " move it there", .unsupported)
     }
-    // The CPU is one device, whatever its number.
+    // All device numbers of the CPU denote the same memory.
     let given = DevicePlace(type: type, id: type == .cpu ? 0 : unsafe Int(tensor.device_id))
     guard given == place else {
       throw error(
@@ -177,13 +177,13 @@ struct TensorChecker {
     }
     let shape = (0..<ndim).map { unsafe Int(sizes[$0]) }
     guard shape.allSatisfy({ $0 >= 0 }) else {
-      throw error(name, "has shape \(shape); no size can be negative")
+      throw error(name, "has shape \(shape); expected sizes from 0 up")
     }
     var byteCount = dtype.byteCount
     for size in shape where size > 0 {
       let product = byteCount.multipliedReportingOverflow(by: size)
       guard !product.overflow else {
-        throw error(name, "has shape \(shape), which is more bytes than there can be")
+        throw error(name, "has shape \(shape), whose byte count overflows; expected less")
       }
       byteCount = product.partialValue
     }

@@ -3,40 +3,39 @@ import AutoEPSystem
 
 /// The steps of an MoE layer on the cores of this process.
 ///
-/// May be used from several threads at once. Results depend neither on the number of threads nor on
-/// where a row stands.
+/// Thread-safe. Results depend neither on the number of threads nor on a row's position.
 public final class CPUBackend: ComputeBackend {
   let pool: ThreadPool
   let kernels: KernelSet
   let workbenches = WorkbenchStore()
 
-  /// Starts the threads and chooses the kernels.
+  /// Starts the threads and selects the kernels.
   ///
-  /// - Parameter numThreads: nil takes AUTOEP_NUM_THREADS, else the cores this process may use.
+  /// - Parameter numThreads: nil: AUTOEP_NUM_THREADS, else the cores that this process may use.
   public convenience init(numThreads: Int?) throws(EngineError) {
     self.init(threadCount: try ThreadCount.resolve(numThreads), kernels: try KernelSet.chosen())
   }
 
-  init(threadCount: Int, kernels: KernelSet) {
+  init(threadCount: Int, kernels: KernelSet, leastShared: Double = ThreadPool.leastShared) {
     self.kernels = kernels
-    pool = ThreadPool(threadCount: threadCount)
+    pool = ThreadPool(threadCount: threadCount, leastShared: leastShared)
   }
 
-  /// Memory of this process.
+  /// Host memory.
   public var space: MemorySpace { .host }
-  /// Nothing: what is wrong with data shows at once.
+  /// Does nothing: calls throw invalid data themselves.
   public func checkFaults() {}
-  /// The calling thread: results are there when a call returns.
+  /// The calling thread: a call returns after its work is done.
   public var queue: WorkQueue { .host }
-  /// Products read and write rows wherever they are.
+  /// True: products read and write rows in any placement.
   public var readsPlacedRows: Bool { true }
 
-  /// Nothing: where groups begin is read when it is needed.
+  /// None: products read the groups' bounds themselves.
   public func preparedBytes(_ configuration: ExpertsConfiguration, localExperts: Int) -> ByteCount {
     ByteCount()
   }
 
-  /// Nothing.
+  /// Does nothing.
   public func prepare(
     _ groups: RowGroups, _ configuration: ExpertsConfiguration, rowsCapacity: Int
   ) {}
@@ -44,8 +43,8 @@ public final class CPUBackend: ComputeBackend {
   /// The number of threads in use.
   public var numThreads: Int { pool.threadCount }
 
-  /// The least items of a parallel range when each takes `elements` element operations: below it,
-  /// waking a thread costs more than it brings.
+  /// The smallest number of items worth a thread of their own, if each takes `elements` element operations: for fewer
+  /// than 16384 operations, waking a thread costs more than it gains.
   static func grain(elementsPerItem elements: Int) -> Int { 16384 / max(elements, 1) + 1 }
 
   static func unsupported(_ dtype: DataType, by operation: String) -> EngineError {

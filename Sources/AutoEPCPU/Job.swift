@@ -1,11 +1,11 @@
 import Synchronization
 
-/// The items of one parallel loop; threads take ranges of them until none is left.
+/// The items of one parallel loop. Threads claim ranges of items until none is left.
 final class Job: @unchecked Sendable {
   private let count: Int
   private let rangeLength: Int
   private let nextStart = Atomic(0)
-  // Only called before `finish`, while the caller's closure lives.
+  // Called only before `finish`, while the caller's closure is alive.
   private var body: (@Sendable (Range<Int>) -> Void)?
 
   init(count: Int, rangeLength: Int, body: @escaping @Sendable (Range<Int>) -> Void) {
@@ -14,7 +14,7 @@ final class Job: @unchecked Sendable {
     self.body = body
   }
 
-  /// Works until no range is left.
+  /// Runs ranges until none is left.
   func takePart() {
     while true {
       let start = nextStart.add(rangeLength, ordering: .relaxed).oldValue
@@ -23,7 +23,7 @@ final class Job: @unchecked Sendable {
     }
   }
 
-  /// Lets go of the caller's closure; a worker may hold the job a little longer. Called when no
-  /// thread takes part any more.
+  /// Releases the caller's closure, because a worker may keep the job longer. Called after the last thread has
+  /// finished its ranges.
   func finish() { body = nil }
 }

@@ -1,6 +1,6 @@
 import AutoEPSystem
 
-/// Where workers wait for the next job. It outlives the pool until the last worker has left.
+/// The board on which workers wait for jobs. It outlives the pool until the last worker has exited.
 final class JobBoard: Sendable {
   private struct State {
     var job: Job?
@@ -12,16 +12,16 @@ final class JobBoard: Sendable {
 
   private enum Order {
     case takePart(Job)
-    case goHome
+    case exit
   }
 
-  // The conditions of the monitor.
+  // The condition numbers of the monitor.
   private let jobPosted = 0
   private let workersChanged = 1
   private let board = Monitor(State(), conditions: 2)
 
-  /// Does the job together with the workers that come; returns when all of it is done. Workers that
-  /// never come, as in a forked child, are not waited for.
+  /// Runs the job on this thread and all workers that join, and returns when it is done. Does not wait for workers
+  /// that never join, such as those missing in a forked child.
   func run(_ job: Job) {
     board.change(waking: jobPosted) { board in
       board.job = job
@@ -35,12 +35,12 @@ final class JobBoard: Sendable {
     job.finish()
   }
 
-  /// Returns when `count` workers have arrived.
+  /// Returns when `count` workers are waiting.
   func waitForWorkers(_ count: Int) {
     board.wait(on: workersChanged) { $0.arrivedWorkers == count ? () : nil }
   }
 
-  /// A worker's life.
+  /// The loop of a worker thread.
   func work() {
     var lastJobNumber: Int?
     while case .takePart(let job) = nextOrder(after: &lastJobNumber) {
@@ -49,12 +49,13 @@ final class JobBoard: Sendable {
     }
   }
 
-  /// Sends the workers home.
+  /// Makes the workers exit.
   func close() {
     board.change(waking: jobPosted) { $0.isClosed = true }
   }
 
-  /// Waits for a job after the worker's last one. A worker arrives here, where no type is left to be built.
+  /// Waits for a job newer than the worker's last one. At the first wait the worker counts as ready: by then it has
+  /// instantiated every type that it needs.
   private func nextOrder(after lastJobNumber: inout Int?) -> Order {
     board.wait(on: jobPosted) { board in
       if lastJobNumber == nil {
@@ -62,7 +63,7 @@ final class JobBoard: Sendable {
         board.arrivedWorkers += 1
         self.board.wake(workersChanged)
       }
-      if board.isClosed { return .goHome }
+      if board.isClosed { return .exit }
       guard let job = board.job, board.jobNumber != lastJobNumber else { return nil }
       lastJobNumber = board.jobNumber
       board.activeWorkers += 1

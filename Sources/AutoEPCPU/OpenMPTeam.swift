@@ -1,10 +1,10 @@
 import AutoEPSystem
 import CMicroKernels
 
-/// The threads of the OpenMP runtime that the process has already, if it is one with GCC's interface.
+/// The threads of the OpenMP runtime that the process has already loaded, if it has GCC's interface.
 ///
-/// PyTorch computes on them, and after each of its parallel regions they spin for milliseconds on cores
-/// that threads of our own would then have to share.
+/// PyTorch computes on these threads, and they spin for milliseconds after each of its parallel regions, on cores
+/// that threads of our own would have to share.
 @safe
 struct OpenMPTeam: @unchecked Sendable {
   private typealias Parallel =
@@ -14,7 +14,7 @@ struct OpenMPTeam: @unchecked Sendable {
 
   private let parallel: Parallel
 
-  /// Nil where no runtime is loaded, and in a forked child, which the runtime does not survive.
+  /// Nil if no runtime is loaded, and in a forked child, in which the runtime does not work.
   init?() {
     guard is_forked() == 0,
       let parallel: Parallel = unsafe try? DynamicLibrary.process.function("GOMP_parallel")
@@ -22,8 +22,8 @@ struct OpenMPTeam: @unchecked Sendable {
     unsafe self.parallel = unsafe parallel
   }
 
-  /// Runs `body` on as many threads, this one among them, or fewer; returns when all are done. After a
-  /// fork it runs on this one alone.
+  /// Runs `body` on up to `threadCount` threads, including this one, and returns when all are done. After a
+  /// fork it runs on this thread only.
   func run(threadCount: Int, _ body: @Sendable () -> Void) {
     guard is_forked() == 0 else { return body() }
     withoutActuallyEscaping(body) { body in

@@ -2,12 +2,12 @@ import AutoEPCore
 import AutoEPSystem
 import CMicroKernels
 
-/// How many threads a backend uses.
+/// The number of threads of a backend.
 enum ThreadCount {
   private static let variable = "AUTOEP_NUM_THREADS"
   private static let allowed = 1...1024
 
-  /// The number asked for, else AUTOEP_NUM_THREADS, else the cores this process may use.
+  /// The requested number, else AUTOEP_NUM_THREADS, else the number of cores that this process may use.
   static func resolve(
     _ requested: Int?, environment: String? = environmentValue(variable)
   ) throws(EngineError) -> Int {

@@ -15,24 +15,24 @@ extension KernelSource {
     .clampedSiLU,
   ].flatMap { activation in
     [ExpertsConfiguration.Gate.none, .concatenated, .interleaved].compactMap { gate in
-      // The clamped ones have a gate.
+      // The clamped activations need a gate.
       activation.isClamped && gate == .none ? nil : activation.defines + gate.defines
     }
   }
 
-  fileprivate static func downBias(isThere: Bool) -> Choice {
+  fileprivate static func downBias(isThere: Bool) -> Defines {
     KernelVariant.define("DOWN_BIAS", isThere ? 1 : 0)
   }
 }
 
 extension ExpertsConfiguration {
-  fileprivate var activationChoice: KernelSource.Choice {
+  fileprivate var activationDefines: KernelSource.Defines {
     activation.defines + gate.defines
   }
 }
 
 extension ExpertsConfiguration.Activation {
-  fileprivate var defines: KernelSource.Choice {
+  fileprivate var defines: KernelSource.Defines {
     let code =
       switch self {
       case .silu: ACTIVATION_SILU
@@ -47,7 +47,7 @@ extension ExpertsConfiguration.Activation {
 }
 
 extension ExpertsConfiguration.Gate {
-  fileprivate var defines: KernelSource.Choice {
+  fileprivate var defines: KernelSource.Defines {
     let code =
       switch self {
       case .none: GATE_NONE
@@ -66,13 +66,13 @@ extension CUDABackend {
   ) throws(EngineError) {
     let layout = try RowLayout(out, [hidden], "the activation")
     let segments = layout.segments(vectorsPerLane: ACTIVATE_PER_LANE)
-    try kernel(.activate, "activate", layout.choice + configuration.activationChoice).launch(
+    try kernel(.activate, "activate", layout.defines + configuration.activationDefines).launch(
       grid: LaunchSize(blocks(warps: out.shape[0], sharedBy: segments), segments), block: 256,
       on: stream, hidden, groups.rowsInUse, out, kernelInt(out.shape[0], "R"), layout.vectorCount,
       Float(configuration.gateAlpha), Float(configuration.swigluLimit))
   }
 
-  /// The activation's gradient; a block per row.
+  /// Computes the activation's gradient, one block per row.
   public func activateBackward(
     _ configuration: ExpertsConfiguration, groups: RowGroups, _ call: ActivationGradient
   ) throws(EngineError) {
@@ -88,7 +88,7 @@ extension CUDABackend {
     let rowCount = call.gradOut.shape[0]
     try kernel(
       .activateBackward, "activate_backward",
-      KernelVariant.rows(dtype, vector) + configuration.activationChoice
+      KernelVariant.rows(dtype, vector) + configuration.activationDefines
         + KernelSource.downBias(isThere: downBias != nil)
     ).launch(
       grid: LaunchSize(min(rowCount, device.processorCount * 8)), block: 256,

@@ -2,10 +2,10 @@ import AutoEPCore
 import AutoEPSystem
 import CKernels
 
-/// The experts' steps with the activation inside of Hopper's products, and rows that are copied by a product's idle
-/// warps. Where these kernels do not take a layer, the composed steps compute it.
+/// The experts' steps with the activation fused into Hopper's GEMMs, and rows that idle warps of a GEMM copy. A layer
+/// that these kernels do not support is computed by the composed steps.
 extension CUDABackend {
-  /// gate/up product with the activation, and down product.
+  /// Computes the gate/up GEMM with the activation in its epilogue, then the down GEMM.
   public func expertsForward(
     _ experts: ExpertsCall, rows: ExpertRows, hidden: TensorView, into results: ExpertRows,
     _ arena: inout Arena
@@ -26,7 +26,7 @@ extension CUDABackend {
       bias: nil, groups: experts.groups, into: results)
   }
 
-  /// down's backward product with the activation's gradient, and what follows.
+  /// Computes down's backward GEMM with the activation's gradient in its epilogue, then the remaining gradients.
   public func expertsBackward(
     _ experts: ExpertsCall, _ call: ExpertsGradient
   ) throws(EngineError) -> TensorView? {
@@ -48,12 +48,12 @@ extension CUDABackend {
     return dots.tensor
   }
 
-  /// A part per column tile of Hopper's product.
+  /// One part per column tile of Hopper's GEMM.
   public func dotParts(_ configuration: ExpertsConfiguration) -> Int {
     takesHopper(configuration) ? HopperGEMM.dotCount(ffnSize: configuration.ffnSize) : 1
   }
 
-  /// The gradient of gate/up's weights, whose input is copied while the product runs.
+  /// Computes the gradient of gate/up's weights; copies its input rows while the GEMM runs.
   public func gateUpGradient(
     _ experts: ExpertsCall, rows: ExpertRows, room: TensorView?, gradHidden: TensorView,
     into gradGateUp: TensorView, accumulate: Bool, _ arena: inout Arena
@@ -75,14 +75,14 @@ extension CUDABackend {
       configuration.weightLayout, into: gradGateUp, accumulate: accumulate)
   }
 
-  /// The counters of rows that are copied ahead.
+  /// The bytes of the counters of rows copied ahead.
   public func gateUpGradientBytes(
     _ configuration: ExpertsConfiguration, rowsCapacity: Int
   ) -> Int {
     takesHopper(configuration) ? RowsAhead.byteCount(rows: rowsCapacity) : 0
   }
 
-  /// The list of row pairs, where Hopper's products take the layer.
+  /// The bytes of the list of row pairs; 0 if Hopper's GEMMs do not support the layer.
   public func preparedBytes(
     _ configuration: ExpertsConfiguration, localExperts: Int
   ) -> ByteCount {
@@ -102,8 +102,8 @@ extension CUDABackend {
       depth: max(configuration.hiddenSize, configuration.gateUpSize))
   }
 
-  /// Hopper's products for groups whose row pairs are listed, and tensors that the TMA reaches; nil where the portable
-  /// ones have to do.
+  /// Hopper's GEMMs for groups with a list of row pairs and tensors that the TMA can access; nil to use the portable
+  /// GEMMs.
   func hopperGEMM(
     _ groups: RowGroups, rows: Int, widths: [Int], _ tensors: [TensorView]
   ) throws(EngineError) -> HopperGEMM? {
@@ -114,7 +114,7 @@ extension CUDABackend {
     return HopperGEMM(backend: self, expertOffsets: groups.tensor, tiles: tiles)
   }
 
-  /// Hopper's products with SwiGLU in their epilogue; nil unless the layer's activation is SwiGLU without a clamp.
+  /// Hopper's GEMMs with SwiGLU in the epilogue; nil unless the layer's activation is SwiGLU without a clamp.
   private func fusedGEMM(
     _ experts: ExpertsCall, rows: Int, _ tensors: [TensorView]
   ) throws(EngineError) -> HopperGEMM? {
@@ -125,7 +125,7 @@ extension CUDABackend {
     )
   }
 
-  /// Whether Hopper's products take a layer on this device, wherever its tensors are.
+  /// Whether Hopper's GEMMs support a layer on this device, regardless of its tensors' addresses.
   private func takesHopper(_ configuration: ExpertsConfiguration) -> Bool {
     device.architecture.runs(.sm90a)
       && HopperGEMM.takes(
@@ -141,7 +141,7 @@ extension CUDABackend {
 }
 
 extension ExpertsCall {
-  /// Whether the activation and its gradient are those of Hopper's products.
+  /// Whether the activation is the one that Hopper's epilogues compute.
   fileprivate var isPlainSwiGLU: Bool {
     configuration.activation == .silu && configuration.gate == .concatenated
       && configuration.applyWeights == .after && weights.gateUpBias == nil
@@ -149,19 +149,19 @@ extension ExpertsCall {
   }
 }
 
-/// Which grouped GEMMs the host program wants: AUTOEP_CUDA_KERNELS, for comparisons.
+/// The choice of grouped GEMMs: AUTOEP_CUDA_KERNELS, for comparisons.
 enum ProductKernels: String {
   case sm90
   case portable
 
   static let variable = "AUTOEP_CUDA_KERNELS"
 
-  /// Hopper's where they can be used, unless the variable says otherwise.
+  /// Hopper's GEMMs where they are supported, unless the variable is set.
   static func chosen() throws(EngineError) -> ProductKernels {
     guard let text = environmentValue(variable) else { return .sm90 }
     guard let kernels = ProductKernels(rawValue: text) else {
       throw EngineError(
-        .invalidArgument, "\(variable) is \"\(text)\"; expected sm90, portable or nothing")
+        .invalidArgument, "\(variable) is \"\(text)\"; expected \"sm90\", \"portable\" or unset")
     }
     return kernels
   }

@@ -13,13 +13,13 @@ extension KernelSource {
 }
 
 extension WeightLayout {
-  fileprivate var defines: KernelSource.Choice {
+  fileprivate var defines: KernelSource.Defines {
     KernelVariant.define("LAYOUT", self == .outIn ? LAYOUT_OUT_IN : LAYOUT_IN_OUT)
   }
 }
 
 extension CUDABackend {
-  /// out[r] = rows[r] · W[group of r] (+ bias); rows outside of all groups are left alone.
+  /// out[r] = rows[r] · W[group of r] (+ bias); rows outside all groups are left unchanged.
   public func groupedGEMM(
     _ rows: ExpertRows, weights: TensorView, layout: WeightLayout, bias: TensorView?,
     groups: RowGroups, into out: ExpertRows
@@ -35,7 +35,7 @@ extension CUDABackend {
       rows.dtype, widths: [depth, columns], [rows, weights, out], "the grouped GEMM")
     let rowTiles = (rows.shape[0] + tile.side - 1) / tile.side + groups.count
     try kernel(
-      .groupedGEMM, "portable_grouped_gemm", tile.choice + groups.choice + layout.defines
+      .groupedGEMM, "portable_grouped_gemm", tile.defines + groups.defines + layout.defines
     ).launch(
       grid: tileGrid(rowTiles * tile.count(columns)), block: 256, sharedBytes: tile.sharedBytes,
       on: stream, rows, weights, bias, groups.tensor, out, kernelInt(groups.count, "E"),
@@ -57,7 +57,7 @@ extension CUDABackend {
         gradOut: gradOut, rows: rows, ahead: nil, layout, into: gradWeights,
         accumulate: accumulate)
     }
-    // The gradient of [in, out] is the outer product the other way round.
+    // For [in, out], the outer product's operands are swapped.
     let (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
     let (leftWidth, rightWidth) = (left.shape[1], right.shape[1])
     let tile = try ProductTile(
@@ -66,38 +66,38 @@ extension CUDABackend {
     let tiles = groups.count * tile.count(leftWidth) * tile.count(rightWidth)
     try kernel(
       .weightGradient, "portable_weight_gradient",
-      tile.choice + groups.choice + KernelVariant.sum(gradWeights.dtype, accumulate: accumulate)
+      tile.defines + groups.defines + KernelVariant.sum(gradWeights.dtype, accumulate: accumulate)
     ).launch(
       grid: tileGrid(tiles), block: 256, sharedBytes: tile.sharedBytes, on: stream, left, right,
       groups.tensor, gradWeights, kernelInt(groups.count, "E"), Int64(rows.shape[0]),
       kernelInt(leftWidth, "a weight's width"), kernelInt(rightWidth, "a weight's width"))
   }
 
-  /// Blocks that stay until all tiles are done: two per multiprocessor.
+  /// A grid of persistent blocks, which loop over all tiles: two per multiprocessor.
   private func tileGrid(_ tiles: Int) -> LaunchSize {
     LaunchSize(min(tiles, 2 * device.processorCount))
   }
 }
 
-/// A tile of a product: on tensor cores for halves, with plain multiply-adds for f32.
+/// A tile of a portable GEMM: tensor cores for bf16 and f16, plain multiply-adds for f32.
 struct ProductTile {
   static let axis =
-    [choice(.f32, isAligned: false)]
+    [defines(.f32, isAligned: false)]
     + [DataType.bf16, .f16].flatMap { dtype in
-      [false, true].map { choice(dtype, isAligned: $0) }
+      [false, true].map { defines(dtype, isAligned: $0) }
     }
 
-  let choice: KernelSource.Choice
+  let defines: KernelSource.Defines
   private let isPlain: Bool
 
-  /// The tile for operands of these widths and places.
+  /// The tile for operands of these widths and alignments.
   init(
     _ dtype: DataType, widths: [Int], _ operands: [TensorView], _ operation: String
   ) throws(EngineError) {
     try KernelVariant.check(dtype, for: operation)
     isPlain = dtype == .f32
     let isAligned = KernelVariant.vector(dtype, widths: widths, operands) > 1
-    choice = Self.choice(dtype, isAligned: isAligned && !isPlain)
+    defines = Self.defines(dtype, isAligned: isAligned && !isPlain)
   }
 
   /// Rows and columns of a tile.
@@ -108,7 +108,7 @@ struct ProductTile {
 
   func count(_ width: Int) -> Int { (width + side - 1) / side }
 
-  private static func choice(_ dtype: DataType, isAligned: Bool) -> KernelSource.Choice {
+  private static func defines(_ dtype: DataType, isAligned: Bool) -> KernelSource.Defines {
     KernelVariant.define("ELEMENT", KernelVariant.code(dtype))
       + KernelVariant.define("ALIGNED", isAligned ? 1 : 0)
   }

@@ -10,14 +10,14 @@ extension KernelSource {
 }
 
 extension CUDABackend {
-  /// Mean over tokens of logsumexp(logits)², by one block: its sum has one order.
+  /// Mean over tokens of logsumexp(logits)², computed by one block so that the sum has a fixed order.
   public func routerZLoss(logits: TensorView, into loss: TensorView) throws(EngineError) {
     try elementKernel(.zLoss, "z_loss", logits, "the z-loss").launch(
       grid: 1, block: 1024, sharedBytes: 32 * 8, on: stream, logits, loss,
       Int64(logits.shape[0]), kernelInt(logits.shape[1], "E"))
   }
 
-  /// The gradient of the z-loss to the logits.
+  /// Computes the z-loss's gradient of the logits.
   public func routerZLossBackward(
     logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView
   ) throws(EngineError) {

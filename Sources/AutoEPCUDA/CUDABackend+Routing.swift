@@ -26,8 +26,7 @@ extension CUDABackend {
       Int64(x.shape[1]))
   }
 
-  /// Chooses K experts per token. A token with unusable logits is routed as if they were zeros; the next
-  /// call throws.
+  /// Chooses K experts per token. A token with invalid logits is routed as if they were zeros; the next call throws.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
@@ -35,12 +34,13 @@ extension CUDABackend {
     let router = try RouterLaunch(configuration, logits, "the router")
     if let selectionBias, selectionBias.dtype != .f32 {
       throw EngineError(
-        .unsupported, "selection_bias on a CUDA device is float32, not \(selectionBias.dtype.name)")
+        .unsupported,
+        "selection_bias is \(selectionBias.dtype.name); expected float32 on a CUDA device")
     }
     guard configuration.sinkhornIterations == 0 else {
       throw EngineError(
         .unsupported,
-        "Sinkhorn's balancing of a training router is computed on CPUs only: move the logits there")
+        "Sinkhorn routing in training is supported on CPUs only; move the logits to the CPU")
     }
     if let tokensPerExpert { try clear(tokensPerExpert) }
     try kernel(.route, "route", router.defines).launch(
@@ -51,7 +51,7 @@ extension CUDABackend {
       router.parameters, device.faults.address)
   }
 
-  /// The gradient of the logits. An index outside [0, E) counts as no choice; the next call throws.
+  /// Computes the gradient of the logits. An index outside [0, E) counts as no choice, and the next call throws.
   public func routeBackward(
     _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
     gradTopkWeights: TensorView, into gradLogits: TensorView
@@ -66,16 +66,16 @@ extension CUDABackend {
   }
 }
 
-/// The launch of a router's product.
+/// The launch parameters of a router's product.
 struct RouterProduct {
-  /// Experts per block.
+  /// The numbers of experts per block.
   static let columns = [16, 32, 64, 128]
   static let block = LaunchSize(ROUTER_WARPS * 32)
   static let operands = KernelVariant.elements.flatMap { dtype in
     [false, true].map { operand(dtype, isAligned: $0) }
   }
 
-  let defines: KernelSource.Choice
+  let defines: KernelSource.Defines
   let grid: LaunchSize
   let sharedBytes: Int
 
@@ -92,22 +92,22 @@ struct RouterProduct {
     sharedBytes = 16 * Int(chunks * stages)
   }
 
-  private static func operand(_ dtype: DataType, isAligned: Bool) -> KernelSource.Choice {
+  private static func operand(_ dtype: DataType, isAligned: Bool) -> KernelSource.Defines {
     KernelVariant.define("ELEMENT", KernelVariant.code(dtype))
       + KernelVariant.define("ALIGNED", isAligned ? 1 : 0)
   }
 }
 
-/// The launch of a router's forward or backward: a warp per token.
+/// The launch parameters of a router's forward or backward, with one warp per token.
 private struct RouterLaunch {
-  /// Experts per lane.
+  /// The numbers of experts per lane.
   private static let perLane = [1, 2, 4, 8, 16, 32]
   static let block = LaunchSize(ROUTE_THREADS)
   private static let warps = ROUTE_THREADS / 32
 
   static let axes = [KernelVariant.element, KernelVariant.each("PER_LANE", perLane)]
 
-  let defines: KernelSource.Choice
+  let defines: KernelSource.Defines
   let parameters: RouteParameters
   let tokenCount: Int64
   let expertCount: Int32
@@ -119,7 +119,7 @@ private struct RouterLaunch {
     let (tokens, experts) = (logits.shape[0], logits.shape[1])
     guard let perLane = Self.perLane.first(where: { 32 * $0 >= experts }) else {
       throw EngineError(
-        .unsupported, "\(operation) on a CUDA device takes at most 1024 experts, not \(experts)")
+        .unsupported, "\(operation) has \(experts) experts; expected at most 1024 on a CUDA device")
     }
     defines =
       KernelVariant.define("ELEMENT", KernelVariant.code(logits.dtype))
@@ -133,7 +133,7 @@ private struct RouterLaunch {
     LaunchSize(min((Int(tokenCount) + Self.warps - 1) / Self.warps, 16 * device.processorCount))
   }
 
-  /// Shared memory of numbers of 4 bytes: for each expert, and for each expert and warp.
+  /// The shared memory for numbers of 4 bytes: some per expert, and some per expert and warp.
   func bytes(perExpert: Int, perWarp: Int) -> Int {
     4 * Int(expertCount) * (perExpert + Self.warps * perWarp)
   }

@@ -22,7 +22,7 @@ extension CUDABackend {
     let columns = layout.vector > 1 ? ROW_SUM_COLUMNS : ROW_SUM_COLUMNS_BY_ELEMENT
     try kernel(
       .rowSum, "row_sum",
-      layout.choice + groups.choice + KernelVariant.sum(sums.dtype, accumulate: accumulate)
+      layout.defines + groups.defines + KernelVariant.sum(sums.dtype, accumulate: accumulate)
     ).launch(
       grid: LaunchSize((Int(layout.vectorCount) + columns - 1) / columns, groups.count),
       block: LaunchSize(ROW_SUM_THREADS), sharedBytes: ROW_SUM_THREADS * layout.vector * 4,

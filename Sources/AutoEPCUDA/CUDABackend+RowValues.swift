@@ -10,7 +10,7 @@ extension KernelSource {
     "gather_from_rows.cu", PackageResources.gather_from_rows_cu, axes: [KernelVariant.weights])
 }
 
-/// Numbers that travel beside rows: the weight of each, and the gradient of that weight.
+/// Numbers that accompany rows: the weight of each row, and its gradient.
 extension CUDABackend {
   /// rowValues[rowOfSlot[t,k]] = values[t,k].
   public func scatterToRows(

@@ -9,8 +9,8 @@ extension KernelSource {
 }
 
 extension CUDABackend {
-  /// Stable counting sort of the slots by expert: by one block where the slots are few or there is no memory for
-  /// more, else by three launches.
+  /// Sorts the slots by expert (stable counting sort): with one block if there are few slots or no scratch memory,
+  /// otherwise with three launches.
   public func sort(
     _ topkIdx: TensorView, numExperts: Int, into sort: SlotSort, _ arena: inout Arena
   ) throws(EngineError) {
@@ -24,29 +24,29 @@ extension CUDABackend {
     }
   }
 
-  /// The counts that launches hand on.
+  /// The bytes of the counts that are passed between launches.
   public func sortScratchBytes(numExperts: Int) -> Int {
     SortCounts.byteCount(numExperts: numExperts)
   }
 }
 
-/// The counters that the launches of one sort share.
+/// The counters shared by the launches of one sort.
 struct SortCounts {
-  /// Runs of slots that the sort cuts its work into.
+  /// The chunks that the slots are split into.
   static let chunkCount = SORT_CHUNKS
 
-  /// Slots of each expert, and those without one, in each run: `[E+1,runs]` i32.
+  /// The slots of each bucket (an expert, or none) in each chunk: `[E+1,chunks]` i32.
   let ofChunks: TensorView
-  /// Over all runs: `[E+1]` i32.
+  /// The slots of each bucket: `[E+1]` i32.
   let ofBuckets: TensorView
 
-  /// Takes their memory.
+  /// Allocates the counters.
   init(_ arena: inout Arena, numExperts: Int) throws(EngineError) {
     ofChunks = try arena.take([numExperts + 1, Self.chunkCount], .i32)
     ofBuckets = try arena.take([numExperts + 1], .i32)
   }
 
-  /// Bytes that they take up.
+  /// The bytes of the counters.
   static func byteCount(numExperts: Int) -> Int {
     Arena.footprint([numExperts + 1, chunkCount], .i32) + Arena.footprint([numExperts + 1], .i32)
   }
@@ -54,14 +54,14 @@ struct SortCounts {
 
 /// The launches of one sort.
 private struct SortLaunches {
-  /// Slots that one block sorts faster than three launches.
+  /// The most slots that one block sorts faster than three launches do.
   static let mostInOneBlock = 2048
 
   private let topkIdx: TensorView
   private let numExperts: Int32
   private let backend: CUDABackend
-  private let defines: KernelSource.Choice
-  /// Warps of a block that have counters of their own.
+  private let defines: KernelSource.Defines
+  /// The warps per block, each with its own counters.
   private let warps: Int
   private let bucketBytes: Int
 
@@ -79,8 +79,8 @@ private struct SortLaunches {
     else {
       throw EngineError(
         .unsupported,
-        "num_experts is \(numExperts); this CUDA device sorts at most"
-          + " \(limit / 8 - 1)")
+        "num_experts is \(numExperts); expected at most \(limit / 8 - 1) on this CUDA"
+          + " device")
     }
     self.warps = warps
   }

@@ -5,32 +5,32 @@ extension KernelSource {
   static let clear = KernelSource("clear.cu", PackageResources.clear_cu)
 }
 
-/// The steps of an MoE layer on one stream of one GPU. Calls launch kernels and return: they neither
-/// wait nor allocate, so that they can be captured in a graph.
+/// The steps of an MoE layer on one stream of one GPU. Calls only launch kernels: they neither wait nor allocate, so
+/// they can be captured in a graph.
 public final class CUDABackend: ComputeBackend {
-  /// Where the work is done.
+  /// The GPU.
   public let device: CUDADevice
   let stream: CUDAStream
 
-  /// A backend for a stream of the host program, which outlives it; nil for the default stream.
+  /// Makes a backend for a stream of the host, which must outlive it; nil for the default stream.
   public init(_ device: CUDADevice, stream: UnsafeMutableRawPointer?) {
     self.device = device
     unsafe self.stream = CUDAStream(stream)
   }
 
-  /// The device's memory.
+  /// The GPU's memory.
   public var space: MemorySpace { .device(device.ordinal) }
   /// The stream.
   public var queue: WorkQueue { .stream(stream.bits) }
-  /// Products read rows one after the other.
+  /// False: products read rows in order.
   public var readsPlacedRows: Bool { false }
 
-  /// Throws what a kernel of an earlier call has found wrong with its data.
+  /// Throws invalid data that a kernel of an earlier call reported.
   public func checkFaults() throws(EngineError) { try device.faults.check() }
 
-  /// A kernel of this device.
+  /// Loads a kernel on this device.
   func kernel(
-    _ source: KernelSource, _ name: String, _ defines: KernelSource.Choice = []
+    _ source: KernelSource, _ name: String, _ defines: KernelSource.Defines = []
   ) throws(EngineError) -> CUDAKernel {
     try device.kernel(source, name, defines)
   }

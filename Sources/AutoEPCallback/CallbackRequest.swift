@@ -2,11 +2,11 @@ import AutoEPCore
 import AutoEPSystem
 import CAutoEP
 
-/// One exchange of the table: what `start` was given, for as long as the host may read it.
+/// One exchange of the table: keeps the arguments of `start` alive until the host has released the request.
 @safe
 final class CallbackRequest {
   let exchange: RowExchange
-  /// Whether the host holds a request that `wait` has not yet released.
+  /// Whether `wait` still has to release the host's request.
   private(set) var isPending = false
 
   private let table: TransportTable
@@ -60,7 +60,7 @@ final class CallbackRequest {
   }
 }
 
-/// Row counts as the table wants them.
+/// Copies row counts to the 64-bit integers of the table.
 private func wireCounts(_ rows: [Int], step: String) throws(EngineError) -> TransportBuffer {
   let buffer = try TransportBuffer(
     byteCount: rows.count * MemoryLayout<Int64>.stride, for: step)

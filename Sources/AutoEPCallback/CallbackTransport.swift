@@ -4,8 +4,8 @@ public import CAutoEP
 
 /// A transport of the host: the C table `autoep_transport`, called by one thread at a time.
 ///
-/// After a failed exchange the ranks no longer agree on which one comes next, so the transport
-/// refuses further ones.
+/// After a failed exchange the ranks may disagree about which exchange comes next, so the transport refuses all later
+/// ones.
 public final class CallbackTransport: Transport {
   /// This rank, in `0..<size`.
   public let rank: Int
@@ -16,13 +16,12 @@ public final class CallbackTransport: Transport {
   public let health = GroupHealth()
 
   private let table: TransportTable
-  /// In seconds.
+  /// The deadline of an exchange, in seconds.
   private let timeout: Double
-  /// Held during each call of the table, which may last until the deadline: `health` has a lock of its own.
+  /// Held during each call of the table, which can last until the deadline; `health` therefore has a lock of its own.
   private let calls = Locked(())
 
-  /// Takes over the table's state, which `deinit` releases; when it throws, the state stays the
-  /// caller's.
+  /// Takes ownership of the table's state, which `deinit` releases. If the initializer throws, the caller keeps it.
   ///
   /// - Parameters:
   ///   - table: The host's functions.
@@ -37,7 +36,7 @@ public final class CallbackTransport: Transport {
 
   deinit { table.releaseState() }
 
-  /// Hands the exchange to the host.
+  /// Starts the exchange in the host's transport.
   public func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange {
     try exchange.check(size: size)
     let request = try CallbackRequest(exchange, table: table)
@@ -45,14 +44,14 @@ public final class CallbackTransport: Transport {
     return CallbackPendingExchange(request: request, transport: self)
   }
 
-  /// Waits for the exchange's end or the deadline.
+  /// Waits until the exchange has ended, or the deadline.
   fileprivate func wait(for request: CallbackRequest) throws(EngineError) {
     try call(step: request.exchange.step) { () throws(EngineError) in
       try request.wait(seconds: timeout)
     }
   }
 
-  /// Has the host release the request of an exchange that nobody will wait for.
+  /// Makes the host release the request of an exchange that will not be waited for.
   fileprivate func abandon(_ request: CallbackRequest) {
     calls.withLock { _ in
       do throws(EngineError) {
@@ -76,7 +75,7 @@ public final class CallbackTransport: Transport {
   }
 }
 
-/// An exchange in the host's hands.
+/// An exchange that the host's transport has started.
 private final class CallbackPendingExchange: PendingExchange {
   private let request: CallbackRequest
   private let transport: CallbackTransport

@@ -43,7 +43,7 @@ struct TransportTable: @unchecked Sendable {
     size = unsafe Int(table.size)
   }
 
-  /// Ends the use of the table.
+  /// Releases the host's state.
   func releaseState() { unsafe release?(state) }
 }
 
@@ -51,7 +51,7 @@ private func invalid(_ what: String) -> EngineError {
   EngineError(.invalidArgument, "autoep_transport: \(what)")
 }
 
-/// Runs a C call that may write a text, and returns its code and text.
+/// Runs a C call that may write a message, and returns its code and the message.
 package func withMessage(
   _ call: (UnsafeMutablePointer<CChar>?) -> Int32
 ) -> (code: Int32, text: String) {

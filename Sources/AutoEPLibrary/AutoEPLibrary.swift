@@ -1,2 +1,2 @@
-// Nothing but the exports of AutoEP, linked with the flags that a tested target cannot take.
+// Re-exports AutoEP, linked with flags that a target under test cannot have.
 @_exported import AutoEP

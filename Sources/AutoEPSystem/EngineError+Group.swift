@@ -1,6 +1,6 @@
 extension EngineError {
   /// Ranks that did not join an exchange before its deadline, `seconds` after its start. `missing` may be
-  /// empty where the transport cannot tell which rank it was.
+  /// empty if the transport cannot tell which ranks they are.
   package static func missingRanks(
     _ missing: [Int], step: String, rank: Int, size: Int, seconds: Double
   ) -> EngineError {
@@ -14,7 +14,7 @@ extension EngineError {
       """, step: step, ranks: missing)
   }
 
-  /// A sender and a receiver that disagree about the rows that pass between them.
+  /// A sender and a receiver that disagree about the number of rows between them.
   package static func mismatch(
     step: String, sender: Int, sends: String, receiver: Int, expects: String
   ) -> EngineError {
@@ -24,13 +24,13 @@ extension EngineError {
       step: step)
   }
 
-  /// The use of a group after one of its exchanges failed; it names the ranks that `cause` names.
+  /// The use of a group after one of its exchanges failed; has the ranks of `cause`.
   package static func groupFailed(
     step: String, rank: Int, cause: EngineError
   ) -> EngineError {
     EngineError(
       .communication,
-      "\(step): rank \(rank) cannot go on, because its group failed before (\(cause.message))",
+      "\(step): rank \(rank) cannot use its group, which failed before (\(cause.message))",
       step: step, ranks: cause.ranks)
   }
 }

@@ -1,5 +1,5 @@
-/// Why a call failed: a kind that programs branch on, a text that people read, and for a failed
-/// exchange its step and the ranks that were missing, as data.
+/// Why a call failed: a kind for programs, a message for people and, for a failed exchange, its step and the missing
+/// ranks as data.
 public struct EngineError: Error, Sendable, CustomStringConvertible {
   /// The kinds of failure; raw values are the C interface's status codes.
   public enum Kind: Int32, Sendable {
@@ -15,11 +15,11 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
 
   /// The kind of failure.
   public let kind: Kind
-  /// A text that says what failed and where, what was expected, and what to do.
+  /// The message: what failed, where, what was expected, and what to do.
   public let message: String
-  /// The step of the pass that failed ("dispatch"), where the failure belongs to one.
+  /// The step of the pass that failed, such as "dispatch", if there is one.
   public let step: String?
-  /// The ranks that did not join the step, ascending; empty where none was missing or nobody knows.
+  /// The ranks that did not join the step, ascending; empty if none was missing or they are unknown.
   public let ranks: [Int]
 
   /// Makes an error of a kind with its text.
@@ -30,6 +30,6 @@ public struct EngineError: Error, Sendable, CustomStringConvertible {
     self.ranks = ranks
   }
 
-  /// The text.
+  /// The message.
   public var description: String { message }
 }

@@ -1,22 +1,22 @@
 /// State that threads change under one lock.
 ///
 /// The library has two kinds of shared state:
-/// - `Locked`, where a thread only reads or changes the state and goes on;
-/// - `Monitor`, where a thread also sleeps until another one has changed the state.
+/// - `Locked`, if threads only read or change the state;
+/// - `Monitor`, if threads also sleep until another thread has changed the state.
 ///
-/// Both use a pthread mutex, which a forked child can use as well. `Synchronization.Mutex` is not
-/// used here: it stores the owner's thread id, every thread remembers its own, and a fork gives the
-/// thread of the child another id. The first contended lock in the child would then end the process.
+/// Both use a pthread mutex, which also works in a forked child. `Synchronization.Mutex` does not: it stores
+/// the owner's thread id, which every thread caches, and a fork gives the child's thread another id. The first
+/// contended lock in the child would then end the process.
 @safe
 package final class Locked<State>: @unchecked Sendable {
   @usableFromInline var state: State
   private let mutex = PThreadMutex()
 
-  /// Takes over the state.
+  /// Takes ownership of the state.
   package init(_ state: sending State) { self.state = state }
 
-  /// Runs `body` while no other thread has the state. Inlinable, because the threads of a product take and
-  /// return their memory through it, item by item.
+  /// Runs `body` with the lock held. Inlinable, because the worker threads of a product get and return their
+  /// scratch memory through it for every item.
   @inlinable
   package func withLock<Result, Failure: Error>(
     _ body: (inout State) throws(Failure) -> Result
@@ -26,10 +26,10 @@ package final class Locked<State>: @unchecked Sendable {
     return try body(&state)
   }
 
-  /// Takes the lock until `unlock`. A thread that does so around a fork leaves the child the state
-  /// between two changes, and a lock that is free.
+  /// Acquires the lock until `unlock`. Held around a fork, it guarantees that the child gets consistent state and a
+  /// lock that it can release.
   package func lock() { mutex.lock() }
 
-  /// Releases the lock, in the thread that called `lock`.
+  /// Releases the lock, on the thread that called `lock`.
   package func unlock() { mutex.unlock() }
 }

@@ -1,9 +1,9 @@
 import Glibc
 
-/// State that threads change under one lock, and wait on; see `Locked` for when to use which.
+/// State that threads change under one lock, and wait on; `Locked` says when to use which.
 ///
-/// Waiting threads sleep on a condition of the monitor, numbered from 0. Most monitors have one; with
-/// more, a change wakes only the threads that it concerns.
+/// Waiting threads sleep on a numbered condition of the monitor. Most monitors have one; with more, a change
+/// wakes only the threads that it concerns.
 @safe
 package final class Monitor<State>: @unchecked Sendable {
   private var state: State
@@ -11,12 +11,12 @@ package final class Monitor<State>: @unchecked Sendable {
   private let conditions: UnsafeMutablePointer<pthread_cond_t>
   private let conditionCount: Int
 
-  /// Takes over the state.
+  /// Takes ownership of the state.
   package init(_ state: sending State, conditions conditionCount: Int = 1) {
     self.state = state
     self.conditionCount = conditionCount
     unsafe conditions = .allocate(capacity: conditionCount)
-    // The monotonic clock: deadlines must not move when someone sets the time of day.
+    // The monotonic clock: setting the system time must not move deadlines.
     var attributes = pthread_condattr_t()
     unsafe pthread_condattr_init(&attributes)
     unsafe pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
@@ -31,7 +31,7 @@ package final class Monitor<State>: @unchecked Sendable {
     unsafe conditions.deallocate()
   }
 
-  /// Runs `body` while no other thread has the state. Wakes nobody.
+  /// Runs `body` with the lock held. Wakes no thread.
   package func withLock<Result, Failure: Error>(
     _ body: (inout State) throws(Failure) -> Result
   ) throws(Failure) -> Result {
@@ -55,7 +55,7 @@ package final class Monitor<State>: @unchecked Sendable {
     return try body(&state)
   }
 
-  /// Asks `body` after each change until it gives a result.
+  /// Calls `body` after each change until it returns a result.
   package func wait<Result, Failure: Error>(
     on condition: Int = 0, _ body: (inout State) throws(Failure) -> Result?
   ) throws(Failure) -> Result {
@@ -67,8 +67,8 @@ package final class Monitor<State>: @unchecked Sendable {
     }
   }
 
-  /// Asks `body` after each change until it gives a result or throws. From the deadline on, `seconds`
-  /// after the call, `body` is told that it is late. Its own changes wake the others.
+  /// Calls `body` after each change until it returns a result or throws. Once `seconds` have passed, `body`'s
+  /// `late` is true. Changes that `body` makes wake the other threads.
   package func wait<Result, Failure: Error>(
     on condition: Int = 0, seconds: Double,
     _ body: (inout State, _ late: Bool) throws(Failure) -> Result?

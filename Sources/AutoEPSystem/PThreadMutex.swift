@@ -1,6 +1,6 @@
 import Glibc
 
-/// A mutex of the C library at an address of its own, destroyed with its owner.
+/// A pthread mutex at a stable address, destroyed with its owner.
 @safe
 struct PThreadMutex: ~Copyable, @unchecked Sendable {
   let address: UnsafeMutablePointer<pthread_mutex_t>

@@ -1,6 +1,6 @@
 import Glibc
 
-/// The value of an environment variable, or nil where it is not set or empty.
+/// The value of an environment variable, or nil if it is unset or empty.
 package func environmentValue(_ name: String) -> String? {
   guard let value = unsafe getenv(name) else { return nil }
   let text = unsafe String(cString: value)

@@ -1,7 +1,7 @@
 #pragma once
 
-/* The part of the CUDA driver's binary interface that is used here, from driver 12.0 on. Names are
- * the driver's own, with a prefix for what its header would clash with. */
+/* The part of the CUDA driver's binary interface that this library uses, from driver 12.0 on. Names
+ * are the driver's own, with a prefix if they would clash with its header. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -31,7 +31,7 @@ static const int32_t cuda_max_shared_bytes_per_block_optin = 97;
 static const int32_t cuda_function_shared_bytes = 1;
 static const int32_t cuda_function_max_dynamic_shared_bytes = 8;
 
-/* Flags of host memory: visible in all contexts, and mapped into the device's address space. */
+/* Flags of host memory: usable in all contexts, and mapped into the device's address space. */
 static const uint32_t cuda_host_portable = 1;
 static const uint32_t cuda_host_device_map = 2;
 
@@ -60,8 +60,7 @@ typedef struct cuda_launch_config {
   uint32_t attribute_count;
 } cuda_launch_config;
 
-/* How the tensor memory accelerator sees a tensor. The driver writes it at a multiple of 64 bytes.
- */
+/* The TMA's description of a tensor. The driver requires an address that is a multiple of 64. */
 typedef struct cuda_tensor_map {
   uint64_t words[16];
 } cuda_tensor_map;
@@ -88,7 +87,7 @@ typedef cuda_result (*cuModuleGetFunction_t)(cuda_function *function, cuda_modul
                                              const char *name);
 typedef cuda_result (*cuFuncGetAttribute_t)(int32_t *value, int32_t attribute,
                                             cuda_function function);
-/* From driver 12.4 on; fails for the index behind the last parameter. */
+/* From driver 12.4 on; fails for the index after the last parameter. */
 typedef cuda_result (*cuFuncGetParamInfo_t)(cuda_function function, size_t index, size_t *offset,
                                             size_t *size);
 typedef cuda_result (*cuFuncSetAttribute_t)(cuda_function function, int32_t attribute,

@@ -1,6 +1,6 @@
 #pragma once
 
-/* The part of NVRTC's binary interface that is used here. */
+/* The part of NVRTC's binary interface that this library uses. */
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 #pragma once
 
-/* glibc's dladdr, which its header declares for _GNU_SOURCE alone. */
+/* glibc's dladdr, which its header declares only with _GNU_SOURCE. */
 
 typedef struct loader_symbol {
   const char *file;
@@ -9,5 +9,5 @@ typedef struct loader_symbol {
   void *address;
 } loader_symbol;
 
-/* Tells of which file the function at an address is; 0 for failure. */
+/* Finds the file that contains the function at an address; returns 0 on failure. */
 int loader_symbol_at(const void *address, loader_symbol *symbol) __asm__("dladdr");

@@ -1,9 +1,9 @@
 /* The MPI transport: nonblocking exchanges of rows, with a deadline.
  *
- * MPI can neither take a send back nor stop a receive that has begun, and both use the caller's
- * memory. So a rank first announces an exchange to the others by a few bytes of this file's own
- * memory; rows move only between two ranks that have both announced it and agree on the counts.
- * A rank that never comes then leaves nothing in flight but announcements. */
+ * MPI can neither withdraw a send nor stop a receive that has started, and both use the caller's
+ * memory. A rank therefore first announces an exchange to the others with a few bytes of this
+ * file's own memory. Rows are sent only between two ranks that have both announced it and agree on
+ * the counts. If a rank never joins, only announcements are left in flight. */
 #define _POSIX_C_SOURCE 200809L
 #include "autoep_mpi.h"
 
@@ -30,7 +30,7 @@ __attribute__((format(printf, 3, 4))) static int32_t fail(char *message, int32_t
   return status;
 }
 
-/* Turns the code of one MPI call into a status; the text names the call and its error. */
+/* Turns the result of an MPI call into a status; the message names the call and its error. */
 static int32_t check(int code, const char *call, char *message) {
   if (code == MPI_SUCCESS) return AUTOEP_OK;
   char text[MPI_MAX_ERROR_STRING] = "";
@@ -47,7 +47,7 @@ static int32_t check(int code, const char *call, char *message) {
     if (status_ != AUTOEP_OK) return status_; \
   } while (0)
 
-/* The one way to call MPI: with a `message` in scope. */
+/* Calls MPI; every call goes through this macro, with `message` in scope. */
 #define TRY_MPI(call) TRY(check((call), #call, message))
 
 /* ------------------------------------------------------------------------- */
@@ -59,8 +59,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int initialised_here = 0;
 
-/* Set when rows could not be withdrawn from MPI. They move only while this process calls MPI, so
- * from then on it does not: the caller may free their memory. */
+/* Set when rows could not be withdrawn from MPI. Rows move only while this process calls MPI, so it
+ * makes no further calls: the caller may free the rows' memory. */
 static int abandoned = 0;
 
 static int32_t enter(char *message) {
@@ -68,10 +68,10 @@ static int32_t enter(char *message) {
   if (!abandoned) return AUTOEP_OK;
   pthread_mutex_unlock(&lock);
   return fail(message, AUTOEP_ERROR_COMMUNICATION,
-              "MPI is no longer used by this process: an exchange that failed left rows in flight");
+              "MPI is no longer used by this process: a failed exchange left rows in flight");
 }
 
-/* Leaves the lock and passes the status on. */
+/* Releases the lock and returns the status. */
 static int32_t leave(int32_t status) {
   pthread_mutex_unlock(&lock);
   return status;
@@ -85,8 +85,8 @@ static double now(void) {
 
 enum { FIRST_YIELD = 50, FIRST_SLEEP = 250 };
 
-/* Passes the time between two polls: at once at first, then letting others run, then asleep for
- * longer and longer. */
+/* Pauses between two polls: first not at all, then yielding, then sleeping for increasing
+ * times. */
 static void pause_after(int polls) {
   if (polls < FIRST_YIELD) return;
   if (polls < FIRST_SLEEP) {
@@ -102,7 +102,8 @@ static int32_t initialise(char *message) {
   int initialised, finalised, level;
   TRY_MPI(MPI_Finalized(&finalised));
   if (finalised) {
-    return fail(message, AUTOEP_ERROR_COMMUNICATION, "MPI was finalised; it cannot be begun again");
+    return fail(message, AUTOEP_ERROR_COMMUNICATION,
+                "MPI was finalised and cannot be initialised again");
   }
   TRY_MPI(MPI_Initialized(&initialised));
   if (!initialised) {
@@ -114,7 +115,7 @@ static int32_t initialise(char *message) {
   if (level < MPI_THREAD_SERIALIZED) {
     return fail(message, AUTOEP_ERROR_UNSUPPORTED,
                 "MPI's thread level is %d, but calls come from several threads: initialise MPI "
-                "with MPI_THREAD_SERIALIZED (%d) or higher, or leave it to AutoEP",
+                "with MPI_THREAD_SERIALIZED (%d) or higher, or let AutoEP initialise it",
                 level, MPI_THREAD_SERIALIZED);
   }
   return AUTOEP_OK;
@@ -134,20 +135,19 @@ typedef struct group {
   int size;
   int first_tag;
   unsigned exchanges;  /* started so far */
-  exchange *under_way; /* a list, by `next` */
-  /* Set by a failed exchange: the communicator is then never freed. The reason, and the refusal of
-   * later calls, are with the library's GroupHealth: this file is compiled apart and knows no
-   * Swift. */
+  exchange *under_way; /* a list, linked by `next` */
+  /* Set by a failed exchange: the communicator is then never freed. The library's GroupHealth keeps
+   * the reason and refuses later calls: this file is compiled separately and cannot call Swift. */
   int failed;
 } group;
 
-/* Tags tell the exchanges under way from each other. MPI promises tags up to 32767. */
+/* Tags identify the exchanges in progress. MPI guarantees tags up to 32767. */
 enum { TAGS_PER_EXCHANGE = 2, EXCHANGES_AT_ONCE = 8192 };
 
-/* What a rank tells another before rows move between the two. */
+/* The message that a rank sends to another before rows are sent between the two. */
 typedef struct announcement {
-  int64_t sends;   /* rows to the other */
-  int64_t expects; /* rows from the other */
+  int64_t sends;   /* rows sent to the other rank */
+  int64_t expects; /* rows expected from the other rank */
   int64_t row_bytes;
 } announcement;
 
@@ -160,7 +160,7 @@ struct exchange {
   const int64_t *receive_rows;
   int64_t row_bytes;
   MPI_Datatype row;
-  int tag; /* of announcements; rows have the next one */
+  int tag; /* of announcements; rows use the next tag */
 
   announcement *announced; /* [size] to the others */
   announcement *arrived;   /* [size] from the others */
@@ -190,7 +190,7 @@ static void exchange_free(exchange *x) {
   free(x);
 }
 
-/* An exchange with nothing under way; NULL where there is no memory. */
+/* Makes an exchange with nothing in flight; returns NULL if out of memory. */
 static exchange *exchange_new(group *group) {
   size_t size = (size_t)group->size;
   exchange *x = calloc(1, sizeof *x);
@@ -215,7 +215,7 @@ static exchange *exchange_new(group *group) {
 /* The steps of an exchange                                                  */
 /* ------------------------------------------------------------------------- */
 
-/* MPI counts are ints: of rows, whatever their size. */
+/* MPI counts rows, of any size, as int. */
 static int32_t check_counts(const exchange *x, char *message) {
   if (x->row_bytes > INT_MAX) {
     return fail(message, AUTOEP_ERROR_UNSUPPORTED, "a row has %lld bytes; MPI takes at most %d",
@@ -251,7 +251,7 @@ static int32_t announce(exchange *x, int p, char *message) {
   return AUTOEP_OK;
 }
 
-/* Whether rank p announced what this rank announced to it; notes the first that did not. */
+/* Whether rank p's announcement matches this rank's; records the first that does not. */
 static int agrees(exchange *x, int p, const announcement *theirs) {
   const announcement *ours = &x->announced[p];
   int same_counts = ours->sends == theirs->expects && ours->expects == theirs->sends;
@@ -277,7 +277,7 @@ static void copy_own_rows(exchange *x) {
          x->send + rows_before(x->send_rows, own) * x->row_bytes, (size_t)bytes);
 }
 
-/* Rank p has announced the exchange too: begins the rows between the two. */
+/* Starts the rows between this rank and rank p, which has announced the exchange too. */
 static int32_t begin_rows(exchange *x, int p, char *message) {
   group *group = x->group;
   int peer = member(group, p);
@@ -297,7 +297,7 @@ static int32_t begin_rows(exchange *x, int p, char *message) {
   return AUTOEP_OK;
 }
 
-/* Moves on what can move without waiting. */
+/* Makes progress without waiting. */
 static int32_t advance(exchange *x, char *message) {
   int size = x->group->size, count = 0;
   if (x->arrivals_pending > 0) {
@@ -314,20 +314,20 @@ static int32_t advance(exchange *x, char *message) {
   return AUTOEP_OK;
 }
 
-/* Another rank may be waiting for any of the exchanges under way. */
+/* Other ranks may be waiting for any of the exchanges in progress. */
 static int32_t advance_all(group *group, char *message) {
   for (exchange *x = group->under_way; x; x = x->next) TRY(advance(x, message));
   return AUTOEP_OK;
 }
 
-/* Advances until the exchange has ended or the deadline has come. */
+/* Advances until the exchange has ended or the deadline has passed. */
 static int32_t advance_until(exchange *x, double deadline, char *message) {
   for (int polls = 0;; polls++) {
     TRY(enter(message));
     TRY(leave(advance_all(x->group, message)));
     if (x->arrivals_pending + x->transfers_pending == 0) return AUTOEP_OK;
     if (now() >= deadline) return AUTOEP_ERROR_TIMEOUT;
-    /* Rows move only while someone polls: no sleep while some are under way. */
+    /* Rows are transferred only while polling: do not sleep while some are in flight. */
     pause_after(x->transfers_pending > 0 && polls >= FIRST_SLEEP ? FIRST_SLEEP - 1 : polls);
   }
 }
@@ -347,10 +347,10 @@ static void mark_missing(const exchange *x, int32_t *missing) {
   }
 }
 
-/* Ends the requests that a failed exchange still has, so that MPI lets go of the caller's memory:
- * receives are cancelled, rows under way get some seconds to arrive. Returns whether all ended;
- * where they did not, the exchange's own memory must stay, and where rows are among them MPI is
- * not called again. */
+/* Ends the remaining requests of a failed exchange, so that MPI releases the caller's memory:
+ * receives are cancelled, rows in flight get some seconds to arrive. Returns whether all have
+ * ended. Otherwise the exchange's own memory must stay allocated and, if rows are among the
+ * requests, MPI is not called again. */
 static int withdraw(exchange *x) {
   enum { GRACE_SECONDS = 5 };
   int size = x->group->size, arrivals_ended = 0, announced = 0, rows_ended = 0;
@@ -374,7 +374,7 @@ static int withdraw(exchange *x) {
 /* The table's functions                                                     */
 /* ------------------------------------------------------------------------- */
 
-/* Ends a failed exchange and its group; passes the status on. */
+/* Ends a failed exchange and its group; returns the status. */
 static int32_t give_up(exchange *x, int32_t status) {
   pthread_mutex_lock(&lock);
   unlink_exchange(x);
@@ -403,7 +403,7 @@ static int32_t start_exchange(void *state, const autoep_exchange *given, void **
                               char *message) {
   TRY(enter(message));
   exchange *x = exchange_new(state);
-  if (!x) return leave(fail(message, AUTOEP_ERROR_OUT_OF_MEMORY, "no memory for an exchange"));
+  if (!x) return leave(fail(message, AUTOEP_ERROR_OUT_OF_MEMORY, "cannot allocate an exchange"));
   x->send = given->send;
   x->send_rows = given->send_rows;
   x->receive = given->receive;
@@ -434,8 +434,8 @@ static void release_group(void *state) {
   int finalised = 1;
   pthread_mutex_lock(&lock);
   if (!abandoned) MPI_Finalized(&finalised);
-  /* A failed group keeps its communicator: what late ranks still send to it must never match the
-   * receives of another. */
+  /* A failed group keeps its communicator: late ranks may still send to it, and their messages must
+   * never match the receives of another group. */
   if (!finalised && !group->failed) MPI_Comm_free(&group->comm);
   pthread_mutex_unlock(&lock);
   free(group);
@@ -445,11 +445,11 @@ static void release_group(void *state) {
 /* Opening a group                                                           */
 /* ------------------------------------------------------------------------- */
 
-/* Of the announcements on MPI_COMM_WORLD by which the ranks of a new group find each other;
- * unlikely to be one of the host's. */
+/* The tag of the announcements on MPI_COMM_WORLD by which the ranks of a new group find each other;
+ * the host is unlikely to use the same. */
 enum { GATHERING_TAG = 25968 };
 
-/* Checks the ranks asked for, and places this one among them. */
+/* Checks the requested ranks, and finds this rank among them. */
 static int32_t place(group *world, int32_t count, char *message) {
   int own, size;
   TRY_MPI(MPI_Comm_rank(MPI_COMM_WORLD, &own));
@@ -459,7 +459,7 @@ static int32_t place(group *world, int32_t count, char *message) {
   for (int p = 0; p < world->size; p++) {
     int rank = member(world, p);
     if (rank < 0 || rank >= size) {
-      return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] is %d, expected 0 to %d", p,
+      return fail(message, AUTOEP_ERROR_INVALID_ARGUMENT, "ranks[%d] is %d; expected 0 to %d", p,
                   rank, size - 1);
     }
     for (int q = 0; q < p; q++) {
@@ -482,13 +482,14 @@ static int32_t name_missing(const group *world, const int32_t *missing, double s
     size_t length = strlen(names);
     if (missing[p]) snprintf(names + length, sizeof names - length, " %d", member(world, p));
   }
-  return fail(message, AUTOEP_ERROR_TIMEOUT,
-              "world rank %d waited %g s for world rank(s)%s to open the same group: every rank of "
-              "a group opens it, and groups that share ranks are opened in the same order",
-              member(world, world->rank), seconds, names);
+  return fail(
+      message, AUTOEP_ERROR_TIMEOUT,
+      "world rank %d waited %g s for world rank(s)%s to open the same group: every rank of "
+      "a group must open it, and ranks must open the groups that they share in the same order",
+      member(world, world->rank), seconds, names);
 }
 
-/* An exchange of no rows. Making a communicator has no deadline; this has. */
+/* An exchange of no rows. It has a deadline, which creating an MPI communicator has not. */
 static int32_t await_ranks(group *world, double timeout_seconds, char *message) {
   int64_t *no_rows = calloc((size_t)world->size, sizeof *no_rows);
   int32_t *missing = calloc((size_t)world->size, sizeof *missing);
@@ -535,7 +536,7 @@ int32_t autoep_mpi_open(const int32_t *ranks, int32_t count, double timeout_seco
   TRY(await_ranks(&world, timeout_seconds, message));
 
   group *made = calloc(1, sizeof *made);
-  if (!made) return fail(message, AUTOEP_ERROR_OUT_OF_MEMORY, "no memory for a group");
+  if (!made) return fail(message, AUTOEP_ERROR_OUT_OF_MEMORY, "cannot allocate a group");
   made->rank = world.rank;
   made->size = world.size;
   int32_t status = enter(message);
@@ -558,7 +559,7 @@ int32_t autoep_mpi_open(const int32_t *ranks, int32_t count, double timeout_seco
 /* Closing MPI                                                               */
 /* ------------------------------------------------------------------------- */
 
-/* MPI_Finalize waits for all ranks without a deadline; this barrier has one. */
+/* A barrier with a deadline, because MPI_Finalize waits for all ranks without one. */
 static int32_t await_all(double timeout_seconds, char *message) {
   MPI_Request barrier;
   int done = 0;
@@ -567,9 +568,10 @@ static int32_t await_all(double timeout_seconds, char *message) {
   for (int polls = 0; !done; polls++) {
     TRY_MPI(MPI_Test(&barrier, &done, MPI_STATUS_IGNORE));
     if (!done && now() >= deadline) {
-      return fail(message, AUTOEP_ERROR_TIMEOUT,
-                  "not every rank came to the end of MPI within %g s; MPI stays open",
-                  timeout_seconds);
+      return fail(
+          message, AUTOEP_ERROR_TIMEOUT,
+          "not every rank joined the finalisation of MPI within %g s; MPI stays initialised",
+          timeout_seconds);
     }
     pause_after(polls);
   }

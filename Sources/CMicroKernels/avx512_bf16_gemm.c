@@ -1,5 +1,5 @@
 /* 8 rows by up to 3 vectors of 16 columns; a word is a pair of bf16, whose products are added to the
- * sums one after the other. vdpbf16ps takes subnormal numbers as zero. */
+ * sums one after the other. vdpbf16ps treats subnormal numbers as zero. */
 #include "kernels.h"
 #include "avx512_forms.h"
 #include "tiles.h"
@@ -11,7 +11,7 @@ enum { ROWS = AVX512_ROWS, LANES = 16, VECTORS = AVX512_F32_COLUMNS / LANES };
 
 #define TARGET __attribute__((target("avx512f,avx512bf16")))
 
-/* Inlined with a constant number of vectors, so that the sums are registers, and for each form of a. */
+/* Inlined for a constant number of vectors, which keeps the sums in registers, and for each form of a. */
 TARGET __attribute__((always_inline)) static inline void multiply(int vectors, int side_by_side,
                                                                   const matrix_product *x,
                                                                   const tile *tile) {

@@ -10,7 +10,7 @@ enum { ROWS = AVX512_ROWS, LANES = 8, VECTORS = AVX512_F64_COLUMNS / LANES };
 
 #define TARGET __attribute__((target("avx512f")))
 
-/* Inlined with a constant number of vectors, so that the sums are registers, and for each form of a. */
+/* Inlined for a constant number of vectors, which keeps the sums in registers, and for each form of a. */
 TARGET __attribute__((always_inline)) static inline void multiply(int vectors, int side_by_side,
                                                                   const matrix_product *x,
                                                                   const tile *tile) {

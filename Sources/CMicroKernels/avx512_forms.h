@@ -1,5 +1,5 @@
-/* The body of a tile of AVX-512: calls the `multiply` of the file that includes it, whose number of vectors
- * and form of a are constants in each call, so that the sums are registers. */
+/* The body of an AVX-512 tile: calls the including file's `multiply` with a constant number of vectors and a
+ * constant form of a, which keeps the sums in registers. */
 #pragma once
 
 #define MULTIPLY_IN_ITS_FORM                           \

@@ -1,5 +1,4 @@
-/* The exponential of many values. The compiler makes vectors of the plain loop, for each instruction
- * set its own. */
+/* The exponential of many values. The compiler vectorises the plain loop for each instruction set. */
 #include "exponential.h"
 
 #include <stdint.h>
@@ -23,13 +22,13 @@ static inline float power_of_two(int32_t exponent) {
 __attribute__((always_inline)) static inline float exponential(float x) {
 #pragma clang fp contract(fast)
   const float log2_e = 1.44269504f;
-  /* ln 2 in two parts; a product with n of at most 8 bits is exact in the first. */
+  /* ln 2 in two parts; the product of the first part and n, which has at most 8 bits, is exact. */
   const float ln2_high = 0.693359375f;
   const float ln2_low = -2.12194440e-4f;
-  /* Adding it leaves a whole number in the low bits. */
+  /* Adding this leaves the rounded value in the low bits. */
   const float round = 12582912.0f;
 
-  /* Beyond these the result is infinite or zero. */
+  /* Outside these bounds the result is infinite or zero. */
   x = x > 89.0f ? 89.0f : x;
   x = x < -104.0f ? -104.0f : x;
   float rounded = x * log2_e + round;
@@ -42,7 +41,7 @@ __attribute__((always_inline)) static inline float exponential(float x) {
   sum = sum * r + 1.6666665459e-1f;
   sum = sum * r + 5.0000001201e-1f;
   float e = sum * (r * r) + r + 1.0f;
-  /* In two steps, for 2^n alone may lie beyond float's range. */
+  /* In two steps, because 2^n alone may be outside the range of float. */
   int32_t n = (int32_t)(bits_of(rounded) - bits_of(round));
   int32_t half = n >> 1;
   return e * power_of_two(half) * power_of_two(n - half);

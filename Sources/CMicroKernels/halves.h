@@ -1,4 +1,4 @@
-/* bf16: loading the bits of each into a word of 32, and rounding words that are floats. */
+/* bf16: loads the bits of each value into a 32-bit word, and rounds words that are floats. */
 #define STORED uint16_t
 #include "vectors.h"
 

@@ -1,4 +1,4 @@
-/* The products that table.c chooses from, and their tiles. */
+/* The matrix kernels listed in table.c, and their tiles. */
 #pragma once
 
 #include "micro_kernels.h"

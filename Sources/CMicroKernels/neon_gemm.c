@@ -1,5 +1,5 @@
-/* 6 rows by 4 vectors: 24 sums in 32 registers, beside 4 vectors of b. Compiled for AArch64 in the tests;
- * no such processor has run it yet. */
+/* 6 rows by 4 vectors: 24 sums in 32 registers, beside 4 vectors of b. Tests compile it for AArch64; it has
+ * not run on such a processor yet. */
 #include "kernels.h"
 #include "tiles.h"
 

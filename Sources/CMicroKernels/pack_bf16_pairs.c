@@ -1,4 +1,4 @@
-/* Stored values are bf16; a word holds those of two depths, the first in its lower half. */
+/* Stored values are bf16; a word holds two depths, the first in its lower half. */
 #include "packings.h"
 #include "words_32.h"
 
@@ -20,7 +20,7 @@ INLINE void load_of_row(const void *row, ptrdiff_t word, ptrdiff_t depth, vector
 
 typedef struct word_rows {
   const uint16_t *first;
-  /* NULL behind the last depth. */
+  /* NULL after the last depth. */
   const uint16_t *second;
 } word_rows;
 

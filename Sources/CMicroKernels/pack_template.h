@@ -1,11 +1,11 @@
-/* The body of a packing, for the file that includes it to say what a word is:
- *   STORED, the type of a stored value, or one of its size, and VALUES_PER_WORD, how many a word has;
- *   load_of_row(row, word, depth, &words), words of a row from the word-th on;
- *   rows_of_word(source, word, depth), the rows that have the word-th word of each column, and
- *   load_columns(rows, first, count, &words), those words;
- *   store_words(&words, target, count), the first sums of a vector, rounded to stored values, and
- *   stream_line(words, target), those of a whole cache line, past the caches.
- * Vectors are filled up with zeros. */
+/* The body of a packing. The including file defines a word:
+ *   STORED, the type of a stored value or one of its size, and VALUES_PER_WORD;
+ *   load_of_row(row, word, depth, &words), loads words of a row, starting at index `word`;
+ *   rows_of_word(source, word, depth), the rows that contain word `word` of each column, and
+ *   load_columns(rows, first, count, &words), loads those words;
+ *   store_words(&words, target, count), rounds the first sums of a vector to stored values, and
+ *   stream_line(words, target), does so for a whole cache line, with non-temporal stores.
+ * Vectors are padded with zeros. */
 
 INLINE ptrdiff_t words_of(ptrdiff_t depth) {
   return (depth + VALUES_PER_WORD - 1) / VALUES_PER_WORD;
@@ -32,8 +32,8 @@ INLINE void columns_from_rows(const void *const *source, ptrdiff_t width, ptrdif
   }
 }
 
-/* Depths of all panels that are packed before the next: rows are then read in whole cache lines, and
- * panels, whose distance may be that of lines which exclude each other, one after the other. */
+/* The depths that are packed for all panels before the next ones: rows are then read in whole cache lines,
+ * and panels, which may map to the same cache sets, are written one after another. */
 enum { DEPTHS_AT_ONCE = 16 };
 
 INLINE void panel_from_rows(const void *const *source, ptrdiff_t word, ptrdiff_t end,
@@ -132,7 +132,7 @@ INLINE void store_transposed(const WORD *sums, ptrdiff_t stride, ptrdiff_t colum
   }
 }
 
-/* The packing for an instruction set, whose vectors the compiler finds. */
+/* The packing for an instruction set; the compiler vectorises it. */
 #define DEFINE_PACKING(name, target)                                                             \
   target static void columns_from_rows_##name(const void *const *source, ptrdiff_t width,        \
                                               ptrdiff_t depth, ptrdiff_t columns, void *panel) { \

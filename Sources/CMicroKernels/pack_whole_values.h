@@ -1,4 +1,4 @@
-/* Loading and storing values that are words as they are; after words_32.h or words_64.h. */
+/* Loads and stores values that are whole words; include it after words_32.h or words_64.h. */
 #define STORED WORD
 #include "vectors.h"
 

@@ -1,4 +1,4 @@
-/* All packings; table.c chooses. */
+/* All packings, from which table.c selects. */
 #pragma once
 
 #include "packing.h"

@@ -1,4 +1,4 @@
-/* Plain C for processors without a kernel of their own; the compiler finds the vectors. */
+/* Plain C for processors without a kernel of their own; the compiler vectorises it. */
 #include "kernels.h"
 #include "tiles.h"
 

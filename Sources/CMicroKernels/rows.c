@@ -1,11 +1,11 @@
-/* Plain loops, of which the compiler makes vectors, for each instruction set its own. */
+/* Plain loops, which the compiler vectorises for each instruction set. */
 #include "rows.h"
 
 #include <string.h>
 
 #define INLINE __attribute__((always_inline)) static inline
 
-/* One vector at a time: many rows are parts of 48 or 64 values, for which longer steps leave a rest. */
+/* One vector per step: many rows are parts of 48 or 64 values, which longer steps do not divide. */
 #if defined(__x86_64__)
 #define BY_VECTORS _Pragma("clang loop vectorize_width(16) interleave_count(1)")
 #else
@@ -70,7 +70,7 @@ INLINE void add_scaled_bf16_loop(float factor, const uint16_t *from, float *sums
   }
 }
 
-/* Four vectors of sums: enough to hide what an addition takes. */
+/* Four vectors of sums: enough to hide the latency of an addition. */
 enum { RUNNING = 64 };
 
 INLINE float total(const float sums[RUNNING]) {
@@ -109,7 +109,7 @@ INLINE float dot_bf16_loop(const uint16_t *a, const uint16_t *b, ptrdiff_t count
   return total(sums);
 }
 
-/* Sums a vector in halves: the order is that of a vector unit, on all of them. */
+/* Adds the lanes of a vector in halves: an order that every instruction set can compute. */
 #define DEFINE_DOT_PARTS_LOOP(real, name, width)                                            \
   INLINE void name(const real *a, const real *b, real *parts, ptrdiff_t count) {            \
     for (ptrdiff_t first = 0; first < count; first += width) {                              \

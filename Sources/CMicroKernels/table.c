@@ -1,4 +1,4 @@
-/* Which kernels there are, and which of them this processor can run. */
+/* The available kernels, and which of them this processor can run. */
 #include "kernels.h"
 #include "packings.h"
 
@@ -10,7 +10,7 @@
 #define KERNEL_F64(isa, set, packing)                                                       \
   static const matrix_kernel isa##_f64 = {set##_ROWS, set##_F64_COLUMNS, 1, sizeof(double), \
                                           1,          isa##_f64_gemm,    &packing};
-/* bf16 by widening: the products of floats. */
+/* bf16 widened to float, multiplied by the float kernel. */
 #define KERNEL_BF16(isa, set, packing)                                                      \
   static const matrix_kernel isa##_bf16 = {set##_ROWS, set##_F32_COLUMNS, 1, sizeof(float), \
                                            0,          isa##_f32_gemm,    &packing};

@@ -1,21 +1,21 @@
-/* The loop over the tiles of a product, for a file that multiplies one. */
+/* The loop over the tiles of a product, for files that define a tile. */
 #pragma once
 
 #include "micro_kernels.h"
 
-/* A part of a product. */
+/* One tile of a product. */
 typedef struct tile {
   /* The addresses of its rows. */
   const void *const *a;
-  /* Its first depth in its panel. */
+  /* The tile's first depth in its panel. */
   const void *b;
   ptrdiff_t columns;
   void *sums;
-  /* A line for each AHEAD_DEPTHS depths. */
+  /* One cache line per AHEAD_DEPTHS depths. */
   const void *const *ahead;
 } tile;
 
-/* Multiplies the tiles, of so many rows and columns of words, one after another. */
+/* Multiplies all tiles, of at most `rows` rows and `columns` columns of words. */
 __attribute__((always_inline)) static inline void for_each_tile(
     const matrix_product *x, lookahead *ahead, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t word_size,
     void (*multiply)(const matrix_product *, const tile *)) {

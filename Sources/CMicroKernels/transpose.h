@@ -1,7 +1,6 @@
-/* The transposition of a square of LANES x LANES words, each row a vector of 64 bytes. */
+/* Transposes a square of LANES x LANES words; each row is a vector of 64 bytes. */
 
-/* Interleaving the first half of the rows with the second, as often as LANES has binary digits,
- * exchanges rows and columns. */
+/* Interleaving the first half of the rows with the second, log2(LANES) times, transposes the block. */
 INLINE void transpose_block(vector block[LANES]) {
 #pragma clang loop unroll(full)
   for (int size = 1; size < LANES; size *= 2) {
@@ -20,7 +19,7 @@ INLINE void transpose_block(vector block[LANES]) {
   }
 }
 
-/* The transposition of some rows of a vector each, filled up with zeros. */
+/* Transposes some rows of one vector each, padded with zeros. */
 INLINE void load_transposed(const WORD *source, ptrdiff_t stride, ptrdiff_t rows,
                             vector block[LANES]) {
   for (ptrdiff_t row = 0; row < LANES; row++) {

@@ -9,7 +9,7 @@ long usable_cores(void) {
   if (sched_getaffinity(0, sizeof set, &set) == 0) {
     return CPU_COUNT(&set);
   }
-  /* More cores than the set holds. */
+  /* The machine has more cores than the set holds. */
   long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online > 0 ? online : 1;
 }

@@ -1,4 +1,4 @@
-/* Vectors of 64 bytes, whatever the processor's are: the compiler splits them. */
+/* Vectors of 64 bytes on every processor: the compiler splits them if necessary. */
 #pragma once
 
 #include <stddef.h>
@@ -11,10 +11,10 @@ enum { LANES = 64 / sizeof(WORD) };
 
 typedef WORD vector __attribute__((vector_size(64)));
 
-/* Vectors of sums that make a cache line of stored values. */
+/* Vectors of sums per cache line of stored values. */
 enum { LINE_VECTORS = sizeof(WORD) / sizeof(STORED) };
 
-/* Writes a whole cache line past the caches. */
+/* Writes a whole cache line with non-temporal stores. */
 INLINE void stream(const vector *line, void *target) {
 #if defined(__x86_64__)
   __builtin_nontemporal_store(*line, (vector *)target);

@@ -2,7 +2,7 @@
 
 #include <stdint.h>
 
-/* CBLAS's numbers. */
+/* CBLAS's enum values. */
 static const int32_t openblas_row_major = 101;
 static const int32_t openblas_no_transpose = 111;
 static const int32_t openblas_transpose = 112;

@@ -98,7 +98,7 @@ import Testing
     experts.activation = activation
     experts.gate = gate
     experts.swigluAlpha = 1.702
-    // Some random inputs, within ±1.74, lie beyond it.
+    // Some random inputs, which are within ±1.74, exceed the limit.
     experts.swigluLimit = 1.25
     return experts
   }
@@ -118,7 +118,7 @@ import Testing
   }
 }
 
-/// The tensors of an activation's backward, and what the reference makes of them.
+/// The tensors of an activation's backward, and their reference.
 private struct ActivationData {
   let experts: ExpertsConfiguration
   let numRows: Int
@@ -181,7 +181,7 @@ private struct ActivationData {
     expectClose(Tensor(dots.valuesInOrder, [numRows, 1], dtype.sumType), products, label)
     #expect(dots.leftTheRestAlone)
 
-    // What is not asked for is not needed for the rest.
+    // Outputs that are not requested must not affect the others.
     let alone = Tensor(hidden.view.shape, dtype)
     try testBackend().activateBackward(
       experts, groups: groups,
@@ -202,7 +202,7 @@ private struct ActivationData {
   }
 }
 
-/// The rows of a matrix.
+/// Splits a matrix into its rows.
 private func rows(_ values: [Double], _ count: Int) -> [[Double]] {
   let width = values.count / max(count, 1)
   return (0..<count).map { Array(values[$0 * width..<($0 + 1) * width]) }

@@ -3,7 +3,7 @@ import Testing
 
 @testable import AutoEPCPU
 
-/// The same bits wherever a row stands, beside however many others, on however many threads.
+/// A row's bits do not depend on its position, the number of other rows, or the number of threads.
 @Suite struct BitwiseTests {
   private let inSize = 270
   private let outSize = 35
@@ -64,8 +64,8 @@ import Testing
     }
   }
 
-  /// Threads share experts by rows, and those of few rows by features too: no cut may show in the dots, whose parts
-  /// end where every cut may be.
+  /// Threads split experts by rows, and experts with few rows by features too. No split may change the dots, whose
+  /// parts end wherever a split can be.
   @Test(arguments: testKernels, [WeightLayout.outIn, .inOut])
   func expertsAreTheSameOnAnyNumberOfThreads(kernels: KernelSet, layout: WeightLayout) throws {
     for dtype in [DataType.f64, .f32, .bf16] {
@@ -96,7 +96,7 @@ import Testing
     }
   }
 
-  /// Large results are written past the caches; every other row of these begins within a cache line.
+  /// Large results are streamed past the caches; every other row here starts inside a cache line.
   @Test(arguments: testKernels, [DataType.f64, .f32, .bf16])
   func largeResultsHaveTheBitsOfSmallOnes(kernels: KernelSet, dtype: DataType) throws {
     let backend = testBackend(threads: 2, kernels: kernels)
@@ -121,8 +121,8 @@ import Testing
     }
   }
 
-  /// Whether a result has the bits of its parts; `make` is given the number of a part, how many of the
-  /// groups it has, and where to write.
+  /// Expects a result to have the bits of its parts. `make` gets the number of a part, its number of groups, and
+  /// the target.
   private func expectLikeItsParts(
     _ groups: Int, of shape: [Int], _ dtype: DataType,
     _ make: (Int, Int, TensorView) throws -> Void
@@ -146,7 +146,7 @@ import Testing
     #expect(results[2] == results[0])
   }
 
-  /// Every step but the products, on sizes that several threads share.
+  /// Every step except the products, on sizes that several threads share.
   private func allSteps(_ backend: CPUBackend, _ dtype: DataType) throws -> [[UInt8]] {
     var random = Random(74)
     let (numTokens, topK, width, numExperts) = (700, 2, 96, 32)

@@ -1,13 +1,13 @@
 import Foundation
 import Testing
 
-/// The kernels of processors that this machine is not, at least as far as the compiler goes.
+/// Compiles the kernels for processors other than this machine's.
 @Suite struct CrossCompileTests {
   private static let sources = URL(filePath: #filePath)
     .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
     .appending(path: "Sources/CMicroKernels")
 
-  /// What the sources need of a C library, whose headers for another processor are not here.
+  /// The parts of the C library that the sources need; its headers for other processors are not installed here.
   private static let stringHeader = """
     #include <stddef.h>
     void *memcpy(void *, const void *, size_t);

@@ -2,7 +2,7 @@ import AutoEPCPU
 import AutoEPCore
 import Testing
 
-/// Tensors without an element may have any size in their other dimensions.
+/// Tensors without elements may have any size in their other dimensions.
 @Suite struct EmptyTensorTests {
   private let huge = 1 << 62
 

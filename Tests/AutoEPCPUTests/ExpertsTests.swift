@@ -3,7 +3,7 @@ import Testing
 
 @testable import AutoEPCPU
 
-/// The fused experts against the same out of single steps, which other tests compare with plain loops.
+/// Compares the fused experts with the composed steps, which other tests compare with plain loops.
 @Suite struct ExpertsTests {
   typealias Gate = ExpertsConfiguration.Gate
 
@@ -151,7 +151,7 @@ import Testing
     }
   }
 
-  /// Experts with rows and without, with and without biases, of each gate and layout.
+  /// Experts with and without rows and biases, for each gate and layout.
   private func cases(_ dtype: DataType) -> [(ExpertsData, Gate)] {
     var random = Random(94)
     return [
@@ -175,8 +175,8 @@ import Testing
     return Tensor(rows.valuesInOrder, [rows.places.count, width], rows.memory.view.dtype)
   }
 
-  /// Single steps round halves where they meet, and the fused ones keep some of them in f32: two results may each be
-  /// a rounding away from the exact one, and what they are sums of too.
+  /// Single steps round each intermediate tensor to 16 bits; the fused steps keep some in f32. Both results, and the
+  /// values that they sum, may differ from the exact ones by a rounding.
   private func expectSimilar(
     _ tensor: Tensor, _ expected: Tensor, _ label: String, _ dtype: DataType,
     sourceLocation: SourceLocation = #_sourceLocation

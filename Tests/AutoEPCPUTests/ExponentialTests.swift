@@ -5,7 +5,7 @@ import Testing
 
 @Suite struct ExponentialTests {
   @Test func isWithinOneUnitInTheLastPlace() {
-    // Odd steps through the bits of all floats, of either sign.
+    // An odd stride through the bits of all floats, of either sign.
     let inputs = stride(from: UInt32(0), to: .max, by: 99_991).map { Float(bitPattern: $0) }
     for (x, result) in zip(inputs, exponentials(inputs)) where !x.isNaN {
       let exact = exp(Double(x))

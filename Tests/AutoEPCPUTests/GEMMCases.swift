@@ -1,14 +1,14 @@
 import AutoEPCore
 import Testing
 
-/// Sizes of a grouped product.
+/// The sizes of a grouped product.
 struct GEMMCase: Sendable, CustomTestStringConvertible {
   let testDescription: String
   let inSize: Int
   let outSize: Int
   let rowsPerGroup: [Int]
 
-  /// Sizes around those of the kernels' tiles and blocks, and odd groups.
+  /// Sizes around the kernels' tiles and blocks, and unusual groups.
   static let all = [
     GEMMCase("one of everything", 1, 1, [1]),
     GEMMCase("odd sizes", 17, 65, [3, 0, 17, 1]),
@@ -40,7 +40,7 @@ struct GEMMCase: Sendable, CustomTestStringConvertible {
     return [rowsPerGroup.count] + sizes
   }
 
-  /// Where the weight of a group from an input to an output feature stands.
+  /// The index of the weight from an input to an output feature of a group.
   func place(_ group: Int, _ output: Int, _ input: Int, _ layout: WeightLayout) -> Int {
     group * inSize * outSize
       + (layout == .outIn ? output * inSize + input : input * outSize + output)

@@ -121,7 +121,7 @@ import Testing
             groups: groups, into: ExpertRows(expected.view))
           for target in [PlacedRows.Kind.inOrder, .indexed] {
             let out = PlacedRows.output(target, size.numRows, width: size.outSize, dtype, &random)
-            // Offsets allow for more rows than there are; rows of tokens come with room for more.
+            // Offsets allow spare rows at the end; rows of tokens have spare capacity.
             try backend.groupedGEMM(
               rows.rows, weights: weights.view, layout: layout, bias: bias.view,
               groups: RowGroups(offsetsOf: size.rowsPerGroup), into: out.rows)
@@ -184,12 +184,12 @@ import Testing
     #expect(sums.values.allSatisfy { $0.isFinite })
   }
 
-  /// Where rows are does not matter for the tiles of a product, which large sizes are for.
+  /// Small sizes only: the large ones exercise tiles, which do not depend on the placement of rows.
   private var smallSizes: [GEMMCase] {
     GEMMCase.all.filter { $0.numRows * $0.outSize < 10_000 }
   }
 
-  /// The types that a gradient may have beside the rows' own, and whether it is added to.
+  /// The dtypes that a gradient may have besides the rows' own, and whether it is accumulated into.
   private func targets(of dtype: DataType) -> [(DataType, accumulate: Bool)] {
     [(dtype, false), (dtype.sumType, false), (dtype.sumType, true)]
   }
@@ -225,7 +225,7 @@ import Testing
     }
   }
 
-  /// Of either type that counts may have.
+  /// Counts in both of their dtypes.
   private func counts(_ rowsPerGroup: [Int]) -> RowGroups {
     RowGroups(counts: rowsPerGroup, rowsPerGroup.count % 2 == 0 ? .i32 : .i64)
   }

@@ -3,7 +3,7 @@ import AutoEPCore
 import AutoEPSystem
 import Testing
 
-/// Sizes of a permutation: tokens, K, width.
+/// The sizes of a permutation: tokens, K, width.
 struct PermutationCase: Sendable, CustomTestStringConvertible {
   let numTokens: Int
   let topK: Int
@@ -77,7 +77,7 @@ struct PermutationCase: Sendable, CustomTestStringConvertible {
     }
   }
 
-  /// Steps do not throw for such rows: they lead nowhere, as on a device whose data the host cannot read.
+  /// Steps do not throw for rows out of range: they skip them, as on a device whose data the host cannot read.
   @Test(arguments: [-2, 6, Int(Int32.max), Int(Int32.min)])
   func rowsOutsideAreRefusedByTheCheckAndSkippedBySteps(row: Int) throws {
     let backend = try CPUBackend(numThreads: 2)

@@ -3,7 +3,7 @@ import AutoEPCore
 import AutoEPSystem
 import Testing
 
-/// Numbers that travel beside rows, against plain loops.
+/// Compares the steps for numbers that accompany rows with plain loops.
 @Suite struct RowValuesTests {
   @Test(arguments: PermutationCase.all, [DataType.f64, .f32])
   func scattersToRows(_ size: PermutationCase, dtype: DataType) throws {
@@ -40,7 +40,7 @@ import Testing
           partials.view, rowOfSlot: data.rowOfSlot.view, into: values.view)
         expectClose(values, data.map.map { $0 < 0 ? 0 : reference[$0] })
         #expect(zip(values.values, data.map).allSatisfy { $1 >= 0 || $0 == 0 })
-        // The same sums in the same order, whoever makes them.
+        // Both add the same numbers in the same order.
         guard valueType == dtype else { continue }
         let rowSums = sums.values
         #expect(values.values == data.map.map { $0 < 0 ? 0 : rowSums[$0] })
@@ -75,7 +75,7 @@ import Testing
           let left = PlacedRows(left, count, width: width, dtype, &random)
           let right = PlacedRows(right, count, width: width, dtype, &random)
           let products = PlacedRows.output(kind, count, width: 1, dtype.sumType, &random)
-          // Rows behind the groups are not in use.
+          // Rows after the last group are not in use.
           let inUse = count - count / 4
           try testBackend(threads: 3).rowDot(
             left.rows, right.rows, groups: RowGroups(offsetsOf: [inUse / 2, inUse - inUse / 2]),

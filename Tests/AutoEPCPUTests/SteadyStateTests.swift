@@ -3,7 +3,7 @@ import Testing
 
 @testable import AutoEPCPU
 
-/// What a backend keeps to work in.
+/// The scratch memory that a backend keeps.
 @Suite struct SteadyStateTests {
   @Test(arguments: [DataType.f32, .bf16], [WeightLayout.outIn, .inOut])
   func aSecondStepTakesNoNewMemory(dtype: DataType, layout: WeightLayout) throws {

@@ -1,3 +1,4 @@
+import Glibc
 import Synchronization
 import Testing
 
@@ -10,6 +11,25 @@ import Testing
     for grain in [1, 3, 5000] {
       #expect(itemsDone(by: pool, count, grain) == Array(repeating: 1, count: count))
     }
+  }
+
+  @Test(arguments: [1, 1e9])
+  func itemsAreDoneOnce(multiplyAdds: Double) {
+    let done = Mutex([Int](repeating: 0, count: 50))
+    ThreadPool(threadCount: 3).forEachItem(of: 50, multiplyAdds: multiplyAdds) { item in
+      done.withLock { $0[item] += 1 }
+    }
+    #expect(done.withLock { $0 } == Array(repeating: 1, count: 50))
+  }
+
+  @Test func aSmallJobStaysOnItsCallersThread() {
+    let caller = pthread_self()
+    let strangers = Mutex(0)
+    ThreadPool(threadCount: 4).forEachItem(of: 50, multiplyAdds: 1000) { _ in
+      usleep(200)
+      if pthread_equal(caller, pthread_self()) == 0 { strangers.withLock { $0 += 1 } }
+    }
+    #expect(strangers.withLock { $0 } == 0)
   }
 
   @Test func hostThreadsMayShareAPool() async {

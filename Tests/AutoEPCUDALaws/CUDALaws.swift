@@ -16,7 +16,7 @@ struct CUDALaws {
     self.filter = filter
   }
 
-  /// Prints a line per law, and below it how it was broken; returns whether all hold.
+  /// Prints one line per law, followed by its failures; returns whether all laws hold.
   func run() -> Bool {
     do {
       let memory = try DeviceMemory(ordinal: device.ordinal)
@@ -34,7 +34,7 @@ struct CUDALaws {
     }
   }
 
-  /// A rank alone; several ranks of GPUs have dispatchers of their own.
+  /// Checks the dispatcher of a single rank; several GPUs have dispatchers of their own.
   private func checkLocalDispatcher(_ backend: CUDABackend, _ memory: DeviceMemory) throws {
     var setting = DispatcherSetting()
     setting.memory = memory
@@ -47,7 +47,7 @@ struct CUDALaws {
     }
   }
 
-  /// Whether laws hold, or none of them is asked for. The report has told how a law is broken.
+  /// Whether the selected laws hold. True if the filter selects none of them; failures have already been printed.
   private func holds(_ names: [String], _ check: () throws -> Void) -> Bool {
     guard filter.isEmpty || names.contains(where: { $0.contains(filter) }) else { return true }
     do { try check() } catch { return false }
@@ -61,7 +61,7 @@ private func report(_ outcome: LawOutcome) {
   let verdict = outcome.failures.isEmpty ? "holds " : "BROKEN"
   print("\(verdict) \(outcome.name)" + (error.map { ": \($0)" } ?? ""))
   for failure in outcome.failures { print("         \(failure)") }
-  // Should a kernel hang, what was found so far is not lost.
+  // Keeps the output if a kernel hangs later.
   fflush(nil)
 }
 

@@ -1,7 +1,7 @@
 // Runs the laws of backends and dispatchers on CUDA device 0:
 //   AutoEPCUDALaws [path of libnvrtc.so.*] [part of a law's name]
-// Without a path, AUTOEP_NVRTC has it, or the loader finds the library. Prints a line per law; exits 1 if one was broken.
-// AUTOEP_CUDA_KERNELS=portable checks the products that other devices than Hopper use.
+// Without a path, AUTOEP_NVRTC or the loader's search gives it. Prints one line per law; exits with 1 if one is broken.
+// AUTOEP_CUDA_KERNELS=portable checks the products for devices other than Hopper.
 import AutoEPCUDA
 import AutoEPCore
 import AutoEPLayerLaws

@@ -4,7 +4,7 @@ import Testing
 @testable import AutoEPCUDA
 
 @Suite struct CacheTests {
-  /// A cache in a folder that goes with the test.
+  /// A cache in a temporary folder, which is removed with the object.
   private final class TestCache {
     let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString).path
     var cache: KernelCache { KernelCache(folder: "\(folder)/a/autoep") }
@@ -24,7 +24,7 @@ import Testing
     }
   }
 
-  @Test("an image comes back; its folder and its file are this user's alone")
+  @Test("a stored image is loaded again; only this user can access its folder and file")
   func roundTrip() throws {
     let test = TestCache()
     #expect(test.cache.load(test.key) == nil)
@@ -37,7 +37,7 @@ import Testing
     #expect(files == [test.key])
   }
 
-  @Test("a file that was changed, cut, lengthened or emptied is not used, and is replaced")
+  @Test("a modified, truncated, lengthened or emptied file is ignored and replaced")
   func tampered() throws {
     let test = TestCache()
     test.cache.store(test.image, test.key)
@@ -57,7 +57,7 @@ import Testing
     }
   }
 
-  @Test("a folder or a file that others can write is not used", arguments: [0o777, 0o770, 0o755])
+  @Test("folders and files that others can write are not used", arguments: [0o777, 0o770, 0o755])
   func modes(mode: Int) throws {
     let test = TestCache()
     test.cache.store(test.image, test.key)
@@ -72,7 +72,7 @@ import Testing
     #expect(test.cache.load(test.key) == nil)
   }
 
-  @Test("what belongs to another user is not used", .enabled(if: geteuid() == 0, "needs root"))
+  @Test("files of another user are not used", .enabled(if: geteuid() == 0, "needs root"))
   func owners() throws {
     let test = TestCache()
     test.cache.store(test.image, test.key)
@@ -100,7 +100,7 @@ import Testing
     #expect(test.cache.load(test.key) == nil)
   }
 
-  @Test("places where nothing can be kept are no failure")
+  @Test("an unusable folder is not an error")
   func unusable() {
     for folder in ["/proc/autoep", "/dev/null/autoep", ""] {
       let cache = KernelCache(folder: folder)
@@ -109,7 +109,7 @@ import Testing
     }
   }
 
-  @Test("many writers and readers: an image is seen whole or not at all")
+  @Test("many writers and readers: readers see a whole image or none")
   func concurrent() {
     let test = TestCache()
     let (cache, key) = (test.cache, test.key)
@@ -126,7 +126,7 @@ import Testing
     withExtendedLifetime(test) {}
   }
 
-  @Test("the user's folder is where the environment says")
+  @Test("the environment determines the user's folder")
   func places() {
     let all = ["AUTOEP_CACHE_DIR": "/x", "XDG_CACHE_HOME": "/y", "HOME": "/z"]
     func folder(_ names: String...) -> String? {
@@ -138,7 +138,7 @@ import Testing
     #expect(folder() == nil)
   }
 
-  @Test("keys differ where parts do, however they are cut")
+  @Test("different lists of parts have different keys")
   func keys() {
     let keys = [
       KernelCache.key([[1, 2], [3]]), KernelCache.key([[1], [2, 3]]), KernelCache.key([[1, 2, 3]]),

@@ -1,9 +1,9 @@
-/// What a compiler's log says of a slow kernel.
+/// The signs of a slow kernel in a compiler's log.
 struct CompileLog {
   let text: String
 
-  /// The lines that no kernel may have: warnings, setmaxnreg given up (C7508), WGMMA one after another
-  /// (C7509 to C7515), and registers that went to memory.
+  /// The lines that no kernel may have: warnings, ignored setmaxnreg (C7508), serialised WGMMA (C7509 to C7515), and
+  /// register spills.
   var problems: [String] {
     text.split(separator: "\n").map(String.init).filter { line in
       ["warning", "C7508", "Performance Loss"].contains { line.contains($0) }
@@ -11,7 +11,7 @@ struct CompileLog {
     }
   }
 
-  /// Whether the log tells of at least one kernel.
+  /// Whether the log mentions at least one kernel.
   var tellsOfKernels: Bool { text.contains("bytes stack frame") }
 
   private func usesLocalMemory(_ line: String) -> Bool {

@@ -6,10 +6,10 @@ import Testing
 
 @testable import AutoEPCUDA
 
-/// One image that some device may ask for.
+/// One image that a device may need.
 struct KernelBuild: Sendable, CustomTestStringConvertible {
   let source: KernelSource
-  let defines: KernelSource.Choice
+  let defines: KernelSource.Defines
   let architecture: Architecture
 
   var testDescription: String {
@@ -22,7 +22,7 @@ struct KernelBuild: Sendable, CustomTestStringConvertible {
   }
 
   private static func builds(
-    _ source: KernelSource, _ variants: [KernelSource.Choice], _ architecture: Architecture
+    _ source: KernelSource, _ variants: [KernelSource.Defines], _ architecture: Architecture
   ) -> [KernelBuild] {
     guard architecture.runs(source.target) else { return [] }
     return variants.map {
@@ -32,14 +32,14 @@ struct KernelBuild: Sendable, CustomTestStringConvertible {
 }
 
 extension KernelSource {
-  /// Variants in which each choice of each axis comes up, with the last of the others: all pairs
-  /// would take an hour.
-  var everyChoice: [Choice] { variants(changing: axes.indices) }
+  /// Variants that together contain every choice of every axis; the other axes have their last choice. All
+  /// combinations would take an hour.
+  var everyChoice: [Defines] { variants(changing: axes.indices) }
 
-  /// The same for the first axis alone, which has the element types.
-  var everyFirstChoice: [Choice] { variants(changing: axes.indices.prefix(1)) }
+  /// The variants of the first axis, which has the element types.
+  var everyFirstChoice: [Defines] { variants(changing: axes.indices.prefix(1)) }
 
-  private func variants(changing changed: Range<Int>) -> [Choice] {
+  private func variants(changing changed: Range<Int>) -> [Defines] {
     let last = axes.map { $0.last ?? [] }
     let others = changed.flatMap { axis in
       axes[axis].dropLast().map { choice in
@@ -63,7 +63,7 @@ extension KernelSource {
     }
   }
 
-  @Test("every file of kernels is in the list, once, with its variants told apart")
+  @Test("every file of kernels is in the list, once, with distinct variants")
   func list() throws {
     let folder = package.appending(path: "Sources/AutoEPCUDA/Kernels")
     let files = try FileManager.default.contentsOfDirectory(atPath: folder.path)
@@ -84,7 +84,7 @@ struct CompileTests {
   func compiles(build: KernelBuild) throws { try check(build, by: TestCompiler.open()) }
 
   @Test(
-    "compiles likewise by the compiler of CUDA 12",
+    "compiles without problems with the compiler of CUDA 12",
     .enabled(if: InstalledNVRTC.ofCUDA12 != nil, Comment(rawValue: InstalledNVRTC.advice)),
     arguments: KernelBuild.all)
   func compilesByCUDA12(build: KernelBuild) throws {
@@ -98,7 +98,7 @@ struct CompileTests {
     let log = CompileLog(text: output.log)
     #expect(log.tellsOfKernels)
     #expect(log.problems.isEmpty)
-    // ELF, as the driver loads it.
+    // ELF, which the driver loads.
     #expect(output.image.starts(with: [0x7F, 0x45, 0x4C, 0x46]))
   }
 
@@ -126,7 +126,7 @@ struct CompileTests {
     ),
   ]
 
-  @Test("a slow kernel's log is told from a good one", arguments: slow)
+  @Test("the log of a slow kernel has problems", arguments: slow)
   func slowKernels(word: String, source: String) throws {
     let output = try TestCompiler.open().compile(
       Array(source.utf8), name: "slow.cu", options: Architecture(major: 9, minor: 0).options([]))
@@ -134,7 +134,7 @@ struct CompileTests {
     #expect(log.problems.contains { $0.contains(word) }, "\(output.log)")
   }
 
-  @Test("a source that does not compile is an error with the compiler's words")
+  @Test("a source that does not compile is an error with the compiler's message")
   func badSource() throws {
     let compiler = try TestCompiler.open()
     do {

@@ -6,7 +6,7 @@ import Testing
 
 @testable import AutoEPCUDA
 
-/// The device and its launches, on a driver that only remembers.
+/// The device and its launches, on a driver that only records calls.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct DeviceTests {
   private let source = KernelSource(
@@ -27,7 +27,7 @@ struct DeviceTests {
       }
       """.utf8), axes: [[[], KernelVariant.define("VALUE", 2)]])
 
-  @Test("what a device tells of itself")
+  @Test("the properties of a device")
   func attributes() throws {
     let device = try FakeDevice().open(1)
     #expect(device.ordinal == 1)
@@ -36,13 +36,13 @@ struct DeviceTests {
     #expect(device.sharedBytesPerBlock == 232_448)
   }
 
-  @Test("a device that is not there, and one too old")
+  @Test("a device that does not exist, and one that is too old")
   func noDevice() throws {
     let fake = try FakeDevice()
     for ordinal in [-1, 2, Int.max] {
       let error = #expect(throws: EngineError.self) { _ = try fake.open(ordinal) }
       #expect(error?.kind == .invalidArgument)
-      #expect(error?.message.contains("no CUDA device \(ordinal)") == true)
+      #expect(error?.message.contains("CUDA device \(ordinal) does not exist") == true)
     }
     fake.state.pointee.computeMajor = 7
     let error = #expect(throws: EngineError.self) { _ = try fake.open() }
@@ -50,7 +50,7 @@ struct DeviceTests {
     #expect(error?.message.contains("sm_70") == true)
   }
 
-  @Test("a launch: sizes, arguments in their bits, and the stream")
+  @Test("a launch: sizes, argument bits and the stream")
   func launch() throws {
     let fake = try FakeDevice()
     let device = try fake.open()
@@ -76,7 +76,7 @@ struct DeviceTests {
     #expect(fake.launches(of: "several") == 1)
   }
 
-  @Test("arguments that are not the kernel's are an error with its name and both lists")
+  @Test("arguments of other sizes are an error with the kernel's name and both lists")
   func wrongArguments() throws {
     let fake = try FakeDevice()
     let kernel = try fake.open().kernel(source, "several")
@@ -97,7 +97,7 @@ struct DeviceTests {
     #expect(fake.state.pointee.launches == 0)
   }
 
-  @Test("a launch leaves a thread its context; one without keeps the first device's")
+  @Test("a launch restores the thread's context; a thread without one keeps the first device's")
   func contexts() throws {
     let fake = try FakeDevice()
     let kernel = try fake.open().kernel(source, "fill")
@@ -117,7 +117,7 @@ struct DeviceTests {
     #expect(functions.ctxSetCurrent(nil) == cuda_success)
   }
 
-  @Test("clusters, tensor maps, and grids of nothing")
+  @Test("clusters, tensor maps and empty grids")
   func clusters() throws {
     let fake = try FakeDevice()
     let kernel = try fake.open().kernel(source, "box")
@@ -142,7 +142,7 @@ struct DeviceTests {
     }
   }
 
-  @Test("a variant is loaded once; one that is not listed is refused, and so is an absent kernel")
+  @Test("a variant is loaded once; unlisted variants and missing kernels are refused")
   func variants() throws {
     let fake = try FakeDevice()
     let device = try fake.open()
@@ -158,7 +158,7 @@ struct DeviceTests {
       }
       #expect(error?.kind == .internal)
     }
-    // A second process finds both images on disk: nothing that cannot be compiled is needed.
+    // A second process finds both images on disk, so nothing is compiled.
     let cache = KernelCache(folder: fake.folder.appending(path: "cache").path)
     let again = KernelCompiler(
       library: try TestCompiler.open(), cache: cache, driverVersion: 13000)
@@ -172,7 +172,7 @@ struct DeviceTests {
     #expect(try Files.names(cache.folder).count == 3)
   }
 
-  @Test("what the driver refuses is an error with the call and the kernel")
+  @Test("a driver failure is an error with the call and the kernel")
   func failures() throws {
     let fake = try FakeDevice()
     let kernel = try fake.open().kernel(source, "fill")
@@ -186,7 +186,7 @@ struct DeviceTests {
     }
   }
 
-  @Test("a fault that a kernel left is thrown once", arguments: [UInt32(1), 2, 77])
+  @Test("a fault reported by a kernel is thrown once", arguments: [UInt32(1), 2, 77])
   func faults(code: UInt32) throws {
     let fake = try FakeDevice()
     let backend = CUDABackend(try fake.open(), stream: nil)

@@ -6,9 +6,9 @@ import Testing
 
 @testable import AutoEPCUDA
 
-/// A device of the driver of Tests/FakeDriver, which has no GPU: each has a driver of its own.
+/// A device of the driver in Tests/FakeDriver, which has no GPU. Every object opens a driver of its own.
 final class FakeDevice {
-  /// As in fake_driver.c.
+  /// The struct of fake_driver.c.
   struct State {
     var computeMajor: Int32
     var failsLaunchWith: Int32
@@ -39,7 +39,7 @@ final class FakeDevice {
     driver = try CUDADriver(opening: library.path)
   }
 
-  /// The device, with a cache in the folder.
+  /// Opens the device, with a cache in the folder.
   func open(_ ordinal: Int = 0) throws -> CUDADevice {
     try CUDADevice(
       ordinal, driver,
@@ -48,16 +48,16 @@ final class FakeDevice {
         cache: KernelCache(folder: folder.appending(path: "cache").path), driverVersion: 13000))
   }
 
-  /// An argument of this thread's last launch, as the kernel reads it.
+  /// An argument of this thread's last launch, as the kernel would read it.
   func argument<Bits>(_ index: Int, as type: Bits.Type) -> Bits {
     getArgument(Int32(index)).load(as: type)
   }
 
-  /// How often kernels of a name were launched.
+  /// The number of launches of kernels with a name.
   func launches(of name: String) -> Int { Int(countLaunches(name)) }
 }
 
-/// Names in folders.
+/// The names of files in folders.
 enum Files {
   static func names(_ folder: String) throws -> [String] {
     try FileManager.default.contentsOfDirectory(atPath: folder).sorted()

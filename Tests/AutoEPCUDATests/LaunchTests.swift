@@ -5,22 +5,22 @@ import Testing
 
 @testable import AutoEPCUDA
 
-/// Every launch that the backend has, on a driver that knows from the images what their kernels take: an
-/// argument too many, too few or of another size fails the launch.
+/// Every launch of the backend, on a driver that reads the kernels' parameters from their images: a wrong
+/// number or size of arguments fails the launch.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct LaunchTests {
-  @Test("every kernel is launched with the arguments that it takes")
+  @Test("every kernel is launched with its own arguments")
   func everyKernel() throws {
     let fake = try FakeDevice()
     let backend = CUDABackend(try fake.open(), stream: nil)
-    // The experts' products of Hopper: each epilogue, each layout, each output of the weights' gradients.
+    // Hopper's products: each epilogue, each layout, each output of the weights' gradients.
     for layout in [WeightLayout.outIn, .inOut] {
       try Layer(layout: layout).run(on: backend)
     }
     try Layer(hasBiases: true, gradients: .f32).run(on: backend)
     try Layer(tokens: 2000, applyWeights: .before, gradients: .f32, accumulate: true).run(
       on: backend)
-    // And the portable ones.
+    // The portable products.
     try Layer(hasBiases: true, dtype: .f32).run(on: backend)
     try Layer(
       hasBiases: true, applyWeights: .before, dtype: .f16, gradients: .f32, accumulate: true
@@ -33,7 +33,7 @@ struct LaunchTests {
     #expect(missing.isEmpty)
   }
 
-  /// The names of all kernels, as their sources have them.
+  /// The names of all kernels in their sources.
   private var kernelNames: [String] {
     KernelSource.all.flatMap { source in
       String(decoding: source.text, as: UTF8.self)
@@ -67,7 +67,7 @@ struct LaunchTests {
     #expect(fake.launches(of: "slot_dot") == 2)
   }
 
-  @Test("rows that are placed are refused, and so is what kernels do not take")
+  @Test("placed rows, and tensors that kernels do not support, are refused")
   func placedRows() throws {
     let fake = try FakeDevice()
     let backend = CUDABackend(try fake.open(), stream: nil)
@@ -90,7 +90,7 @@ struct LaunchTests {
   }
 
   @Test(
-    "a sort takes one block for few slots or without scratch memory, and three launches for many")
+    "a sort uses one block for few slots or without scratch memory, else three launches")
   func sorts() throws {
     let fake = try FakeDevice()
     let backend = CUDABackend(try fake.open(), stream: nil)
@@ -124,7 +124,7 @@ struct LaunchTests {
 
   private func address(_ tensor: TensorView?) -> UInt64 { tensor?.address.bits ?? 0 }
 
-  /// The operations that a layer's pass does not contain.
+  /// Runs the operations that a layer's pass does not contain.
   private func runOperations(on backend: CUDABackend, _ dtype: DataType) throws {
     let (tokens, experts, width) = (40, 6, 24)
     let memory = FakeMemory()
@@ -169,14 +169,14 @@ struct LaunchTests {
   }
 }
 
-/// A layer's plan, forward and backward on memory that is not there.
+/// A layer's plan, forward and backward on addresses without memory.
 private struct Layer {
   var tokens = 300
   var layout = WeightLayout.outIn
   var hasBiases = false
   var applyWeights = ExpertsConfiguration.ApplyWeights.after
   var dtype = DataType.bf16
-  /// The type of the weights' gradients; nil for the layer's.
+  /// The dtype of the weights' gradients; nil for the layer's.
   var gradients: DataType?
   var accumulate = false
   var hasTopkGradient = true
@@ -189,7 +189,7 @@ private struct Layer {
     return configuration
   }
 
-  /// All calls get exactly the memory that they ask for.
+  /// Runs all calls, each with exactly the memory that it asks for.
   func run(on backend: CUDABackend) throws {
     let configuration = configuration
     let (topK, width) = (configuration.topK, configuration.hiddenSize)
@@ -248,7 +248,7 @@ private struct Layer {
   }
 }
 
-/// Addresses of a device that nothing reads.
+/// Device addresses that nothing reads.
 private final class FakeMemory {
   private var next: UInt64 = 1 << 20
 

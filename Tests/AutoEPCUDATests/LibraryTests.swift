@@ -13,12 +13,12 @@ import Testing
     }
   }
 
-  @Test("a driver too old: the error names the function that it has not")
+  @Test("a driver that is too old: the error names the missing function")
   func oldDriver() {
     expectMissing("cuInit", "CUDA 12.0") { _ = try CUDADriver(opening: "libc.so.6") }
   }
 
-  @Test("no compiler at a given place: the error names the place and who gave it")
+  @Test("no compiler at a given path: the error names the path and its source")
   func compiler() {
     expectMissing("/nowhere/libnvrtc.so", "AUTOEP_NVRTC") {
       _ = try NVRTCLibrary.find(environment: "/nowhere/libnvrtc.so", path: nil)
@@ -46,9 +46,9 @@ import Testing
   }
 }
 
-/// The structures as the driver of CUDA 12 and 13 has them.
+/// The layouts of the driver's structs in CUDA 12 and 13.
 @Suite struct LayoutTests {
-  @Test("sizes and places of fields")
+  @Test("sizes and offsets of fields")
   func layout() {
     #expect(MemoryLayout<cuda_launch_config>.size == 56)
     #expect(MemoryLayout<cuda_launch_config>.offset(of: \.shared_bytes) == 24)

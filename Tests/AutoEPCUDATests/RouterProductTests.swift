@@ -5,7 +5,7 @@ import Testing
 
 @testable import AutoEPCUDA
 
-/// How a router's product is launched, on a driver that only remembers.
+/// The launch of a router's product, on a driver that only records calls.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct RouterProductTests {
   /// Blocks of 32 tokens and 16, 32, 64 or 128 experts.
@@ -29,7 +29,7 @@ struct RouterProductTests {
     #expect([config.grid_x, config.grid_y, config.grid_z] == [UInt32(size.grid), 1, 1])
     #expect([config.block_x, config.block_y, config.block_z] == [256, 1, 1])
     #expect(config.shared_bytes == UInt32(size.shared))
-    // What sm_86 gives a block, which has least.
+    // The limit per block on sm_86, which has the least shared memory.
     #expect(size.shared <= 99 * 1024)
     #expect((0..<3).map { fake.argument($0, as: UInt64.self) } == [1 << 20, 1 << 21, 1 << 22])
     #expect(fake.argument(3, as: Int64.self) == Int64(size.tokens))
@@ -37,7 +37,7 @@ struct RouterProductTests {
     #expect(fake.argument(5, as: Int64.self) == 256)
   }
 
-  @Test("rows that are not whole vectors are read by elements; no tokens are no launch")
+  @Test("rows that are not whole vectors are read by element; no launch for 0 tokens")
   func variants() throws {
     func isAligned(_ address: Int, _ width: Int) throws -> Bool {
       let product = try RouterProduct(

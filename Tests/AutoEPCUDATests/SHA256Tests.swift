@@ -3,7 +3,7 @@ import Testing
 @testable import AutoEPCUDA
 
 @Suite struct SHA256Tests {
-  /// Messages of FIPS 180-4's examples, and lengths around a block's end.
+  /// The messages of FIPS 180-4's examples, and lengths around the end of a block.
   @Test(
     "known hashes",
     arguments: [
@@ -19,7 +19,7 @@ import Testing
       ("1000", "41edece42d63e8d9bf515a9ba6932e1c20cbc9f5a5d134645adb5db1b9737ea3"),
     ])
   func known(text: String, expected: String) {
-    // A number stands for as many times "a".
+    // A number n stands for n times "a".
     let message = Int(text).map { [UInt8](repeating: 97, count: $0) } ?? Array(text.utf8)
     let hash = SHA256.hash(message)
     #expect(

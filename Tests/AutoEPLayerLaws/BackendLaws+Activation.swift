@@ -45,7 +45,7 @@ extension BackendLaw {
   ]
 }
 
-/// All activations, with each place of the gate that they can have.
+/// All activations, each with every gate that it supports.
 private func activations(_ ffnSize: Int, _ dtype: DataType) -> [ExpertsConfiguration] {
   let all: [ExpertsConfiguration.Activation] = [
     .silu, .gelu, .geluTanh, .reluSquared, .clampedSwiGLU, .clampedSiLU,
@@ -59,7 +59,7 @@ private func activations(_ ffnSize: Int, _ dtype: DataType) -> [ExpertsConfigura
         configuration.activation = activation
         configuration.gate = gate
         configuration.swigluAlpha = 1.702
-        // Some random inputs, within ±1.74, lie beyond it.
+        // Some random inputs, which are within ±1.74, exceed the limit.
         configuration.swigluLimit = 1.25
         return configuration
       }
@@ -71,7 +71,7 @@ private func forEachActivation(
 ) throws {
   for (counts, width) in [([0, 0, 0], 4), ([1, 0, 0], 1), ([3, 0, 2], 17), ([20, 9, 1], 40)] {
     for var configuration in activations(width, run.dtype) {
-      // So that rows are read by whole vectors where F allows it.
+      // Lets kernels read rows by whole vectors if F allows it.
       if width % 8 == 0 { configuration.hiddenSize = width + 8 }
       let groups = try LawGroups(run, counts, .offsets, spareRows: 2)
       try body(
@@ -108,7 +108,7 @@ private struct ActivationData {
 
   private var plain: PlainActivation { PlainActivation(configuration: configuration) }
 
-  /// The gradient of hidden and nothing else.
+  /// Requests the gradient of hidden only.
   func checkAlone(_ run: BackendRun, _ place: String) throws {
     let gradHidden = try run.output(hidden.view.shape)
     try run.backend.activateBackward(
@@ -117,7 +117,7 @@ private struct ActivationData {
     try run.expect(gradHidden, plain.gradient(inUse(hidden), inUse(gradOut)), "\(place), alone")
   }
 
-  /// All outputs; `inPlace`: in the memory of the inputs.
+  /// Requests all outputs; `inPlace`: in the memory of the inputs.
   func checkWeighted(_ run: BackendRun, hasBias: Bool, inPlace: Bool, _ place: String) throws {
     let hiddenView = try run.tensor(hidden.values, hidden.view.shape).view
     let gradOutView = try run.tensor(gradOut.values, gradOut.view.shape).view

@@ -76,7 +76,7 @@ private struct ExpertsForwardLaw {
   ) throws {
     let hidden = try forward(rows, ExpertRows(results), isComposed)
     try run.expect(hidden, expectedHidden, "hidden of \(place)")
-    // Of hidden, of the activation, of the result.
+    // One rounding each for hidden, the activation and the result.
     try run.expect(results, expectedResults, roundings: 3, "results of \(place)")
   }
 

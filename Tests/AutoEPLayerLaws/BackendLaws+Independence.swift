@@ -38,7 +38,7 @@ extension BackendLaw {
   ]
 }
 
-/// The first and last rows, and those around the ends of tiles.
+/// The first and last rows, and rows around the ends of tiles.
 private func testedRows(_ count: Int) -> [Int] {
   [0, 1, 13, 39, 40, 127, 128, 255, 256, count - 1].filter { $0 < count }
 }
@@ -68,7 +68,7 @@ private func checkEachRowAlone(
   }
 }
 
-/// A token alone with its choice gets what it gets among all.
+/// Checks that a token alone gets the results that it has among all tokens.
 private func checkTokensAlone(_ run: BackendRun, _ item: ExpertsCase) throws {
   let data = try ExpertsData(run, item.configuration, choice: item.choice, hasBias: item.hasBias)
   let all = try ExpertsPass(run, data)
@@ -89,7 +89,7 @@ private func checkTokensAlone(_ run: BackendRun, _ item: ExpertsCase) throws {
   }
 }
 
-/// What a forward and a backward of the experts compute of each row.
+/// The results per row of a forward and a backward of the experts.
 private struct ExpertsPass {
   private let resultValues: [Double]
   private let gradInputValues: [Double]

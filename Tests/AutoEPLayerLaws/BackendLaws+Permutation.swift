@@ -33,7 +33,7 @@ extension BackendLaw {
   ]
 }
 
-/// Tokens, K, width, and rows that no slot has.
+/// Tokens, K, width, and rows without a slot.
 private let mapSizes = [
   (0, 2, 4, 0), (1, 1, 1, 0), (3, 2, 17, 1), (65, 3, 65, 0), (50, 8, 136, 7), (9, 10, 2056, 3),
 ]
@@ -50,7 +50,7 @@ private func forEachMap(
   }
 }
 
-/// Tokens, and rows that their slots have in no order. Every fourth slot has no row, and a weight of NaN.
+/// Tokens, and a random row for each of their slots. Every fourth slot has no row, and a weight of NaN.
 struct SlotRowMap {
   let numTokens: Int
   let topK: Int
@@ -58,7 +58,7 @@ struct SlotRowMap {
   let rowCount: Int
   let x: LawTensor
   let rowOfSlot: TensorView
-  /// nil for a slot without a row.
+  /// The row of each slot; nil for a slot without one.
   let map: [Int?]
 
   init(_ run: BackendRun, numTokens: Int, topK: Int, width: Int, spareRows: Int) throws {
@@ -69,7 +69,7 @@ struct SlotRowMap {
     var places = Array(0..<rowCount).shuffled(using: &run.random)
     map = hasRow.map { $0 ? places.removeLast() : nil }
     x = try run.random([numTokens, width])
-    // What names no row is no row, whatever it is.
+    // Any index out of range counts as no row.
     let none = [-1, rowCount, Int(Int32.min), Int(Int32.max)]
     rowOfSlot = try run.integers(
       map.enumerated().map { $1 ?? none[$0 / 4 % none.count] }, [numTokens, topK])

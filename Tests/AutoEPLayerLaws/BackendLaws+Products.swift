@@ -31,14 +31,14 @@ private let productSizes = [
   PlainProducts(counts: [300], inSize: 392, outSize: 512),
 ]
 
-/// Rows behind those of all groups.
+/// Rows after the last group.
 private let spareRows = 5
 
 extension PlainProducts {
-  /// Whether trying everything would take long.
+  /// Whether trying all combinations would take long.
   fileprivate var isLarge: Bool { inSize * outSize > 50_000 }
 
-  /// The ways to tell the groups; of large products, those that lead to different kernels.
+  /// The kinds of bounds to try; for large products only those that select different kernels.
   fileprivate var kinds: [LawGroups.Kind] {
     isLarge ? [.counts64, .prepared] : LawGroups.Kind.allCases
   }
@@ -90,7 +90,7 @@ private func differentiates(
     let targets = try GradientTargets(run, size.weightShape(layout)).all
     for target in size.isLarge && kind != .prepared ? Array(targets.prefix(1)) : targets {
       for placed in run.placements(kind) {
-        // What is added to is there anew each time.
+        // Each call accumulates into a fresh tensor.
         let sum = try run.tensor(target.start, target.shape, target.dtype)
         try run.backend.groupedGEMMWeightGradient(
           gradOut: LawRows(run, placed: placed, gradOut).rows,
@@ -104,7 +104,7 @@ private func differentiates(
   }
 }
 
-/// What a gradient is written or added to: the type of the rows, the type of sums.
+/// The targets of a gradient: the rows' dtype or the sum type, overwritten or accumulated into.
 struct GradientTargets {
   struct Target {
     let shape: [Int]
@@ -134,14 +134,14 @@ struct GradientTargets {
 }
 
 extension BackendRun {
-  /// The placements to try: counts need all rows in order.
+  /// The placements to try: with counts, all rows must be in order.
   func placements(_ kind: LawGroups.Kind) -> [Bool] {
     backend.readsPlacedRows && kind == .offsets ? [false, true] : [false]
   }
 }
 
 extension PlainProducts {
-  /// Products with the bias of each row's group.
+  /// Adds the bias of each row's group to products.
   func adding(_ bias: [Double], to products: [Double]) -> [Double] {
     var result = products
     for (row, group) in groupOfRow.enumerated() {

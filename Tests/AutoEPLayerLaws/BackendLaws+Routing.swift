@@ -125,13 +125,13 @@ private struct RouteLaw {
         }
       }
     }
-    // What one expert alone gets does not depend on its logit: all of the gradient is the rounding of 1 - 1.
+    // A single expert's weight does not depend on its logit: the whole gradient is the rounding error of 1 - 1.
     if item.numExperts == 1 { return }
     try run.expect(gradLogits, expected, item.description)
   }
 }
 
-/// Equal logits go to the lowest indices.
+/// Checks that ties go to the lowest indices.
 private func checkTies(_ run: BackendRun) throws {
   for item in RouterCase.tokenwise where !item.hasBias {
     let shape = [2, item.configuration.topK]
@@ -158,7 +158,7 @@ private func checkZLoss(_ run: BackendRun, _ tokens: Int, _ experts: Int) throws
   let gradLogits = try run.output([tokens, experts])
   try run.backend.routerZLossBackward(
     logits: logits.view, gradLoss: gradLoss.view, into: gradLogits)
-  // A token's part of the loss depends on its own logits only.
+  // A token's part of the loss depends only on its own logits.
   let expected = run.reference {
     (0..<tokens).flatMap { token in
       gradient(at: Array(logits.values[token * experts..<(token + 1) * experts])) {

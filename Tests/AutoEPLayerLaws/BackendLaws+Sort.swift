@@ -40,12 +40,12 @@ extension BackendLaw {
   ]
 }
 
-/// Tokens, K, experts; the largest have more slots than a device sorts in one step.
+/// Tokens, K, experts; the largest have more slots than a device sorts in one launch.
 private let sortSizes = [
   (0, 2, 3), (1, 1, 1), (5, 3, 4), (65, 8, 17), (300, 2, 256), (700, 4, 37), (1500, 8, 130),
 ]
 
-/// Every fifth slot has no expert.
+/// Random experts; every fifth slot has none.
 private func random(_ run: BackendRun, _ slots: Int, _ experts: Int) -> [Int] {
   (0..<slots).map { _ in run.random.below(5) == 0 ? -1 : run.random.below(experts) }
 }

@@ -1,14 +1,14 @@
 import AutoEPCore
 
-/// Checks the laws of `ComputeBackend`: each step against plain loops in f64 that start from the same values; a rerun
-/// has the same bits; a row's result depends neither on where it stands nor on its neighbours; nothing is written
-/// beside an output, and no more of an arena is taken than was asked for.
+/// Checks the laws of `ComputeBackend`: each step gives the results of plain loops in f64 on the same values; a rerun
+/// has the same bits; a row's result depends neither on its position nor on its neighbours; no step writes outside its
+/// outputs, or uses more of an arena than its size function returns.
 ///
 /// - Parameters:
 ///   - dtypes: The types that the backend computes with; each law is checked for each.
 ///   - hasLargeSizes: Whether products around the tiles of 128 and 256 rows are among the sizes.
 ///   - filter: Checks only the laws whose name contains this.
-///   - report: Told of each law as soon as it has been checked.
+///   - report: Called with each law's outcome as soon as it has been checked.
 public func checkBackend(
   _ backend: any ComputeBackend, memory: any LawMemory, dtypes: [DataType],
   hasLargeSizes: Bool = true, filter: String = "",
@@ -32,7 +32,7 @@ public func checkBackend(
 /// The name of each law of a backend.
 public var backendLawNames: [String] { BackendLaw.all.map(\.name) }
 
-/// The second time results are compared with those of the first.
+/// Runs a law twice; the second run compares its results with those of the first.
 private func checkTwice(_ law: BackendLaw, _ run: BackendRun) throws {
   try law.check(run)
   try run.startAgain()

@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// A tensor of a backend, and the values that it holds.
+/// A tensor of a backend, and its values.
 struct LawTensor {
   let view: TensorView
   let values: [Double]
@@ -15,7 +15,7 @@ struct LawTensor {
   }
 }
 
-/// What a law of a backend works with: the backend, its memory, the type, and random numbers.
+/// The backend, memory, type and random numbers of one law's run.
 final class BackendRun {
   let backend: any ComputeBackend
   let dtype: DataType
@@ -23,7 +23,7 @@ final class BackendRun {
   let record: LawRecord
   var random: LawRandom
   private let heap: LawHeap
-  /// The results of the first run, in order; the second takes them one by one.
+  /// The results of the first run, in order; the rerun compares them one by one.
   private var results: [[Double]] = []
   private var nextResult: Int?
   private static let seed = 20
@@ -40,14 +40,14 @@ final class BackendRun {
     random = LawRandom(Self.seed)
   }
 
-  /// Begins the rerun.
+  /// Starts the rerun.
   func startAgain() throws {
     try heap.release(record)
     random = LawRandom(Self.seed)
     nextResult = 0
   }
 
-  /// Ends it.
+  /// Ends the rerun.
   func end() throws {
     record.expect(nextResult == results.count, "the rerun had other results to compare")
     try heap.release(record)
@@ -82,19 +82,19 @@ final class BackendRun {
   /// Memory of exactly so many bytes.
   func arena(_ byteCount: Int) throws -> Arena { try heap.arena(byteCount) }
 
-  /// What a tensor holds now.
+  /// The current values of a tensor.
   func values(_ tensor: TensorView) throws -> [Double] { try heap.values(tensor) }
 
   // MARK: Results
 
-  /// Computes a reference, but only once: the rerun is compared with the first run.
+  /// Computes a reference, in the first run only: the rerun is compared with the first run.
   func reference<Reference>(_ body: () -> Reference) -> Reference? {
     nextResult == nil ? body() : nil
   }
 
-  /// Expects what the reference says, within the type's tolerance, and in a rerun the bits of the first run.
+  /// Expects the reference's values within the type's tolerance; in a rerun, the bits of the first run.
   ///
-  /// - Parameter reference: Of as many leading elements as are compared; nil in a rerun.
+  /// - Parameter reference: The expected leading elements; nil in a rerun.
   func expect(
     _ tensor: TensorView, _ reference: @autoclosure () -> [Double]?, roundings: Int = 1,
     tolerance: Double? = nil, _ what: @autoclosure () -> String
@@ -106,7 +106,7 @@ final class BackendRun {
       within: tolerance ?? tensor.dtype.tolerance(roundings: roundings), what())
   }
 
-  /// Expects the same bits as the reference has, in a rerun also those of the first run.
+  /// Expects the reference's bits; in a rerun, also those of the first run.
   func expectExactly(
     _ tensor: TensorView, _ reference: @autoclosure () -> [Double]?,
     _ what: @autoclosure () -> String
@@ -116,7 +116,7 @@ final class BackendRun {
     record.expectSame(Array(values.prefix(reference.count)), reference, what())
   }
 
-  /// Expects that the backend refuses bad data: at once, or, where it finds out later, when it is asked.
+  /// Expects the backend to refuse invalid data: in the call, or when it is asked later.
   func expectBadData(
     _ output: TensorView, saying parts: [String], _ what: String, _ body: () throws -> Void
   ) throws {
@@ -128,7 +128,7 @@ final class BackendRun {
     }
   }
 
-  /// Whether this is the rerun, which is compared with the first run.
+  /// Whether this is the rerun; compares it with the first run.
   private func isRerun(_ values: [Double], _ what: @autoclosure () -> String) -> Bool {
     guard let index = nextResult else {
       results.append(values)

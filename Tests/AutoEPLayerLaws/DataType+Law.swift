@@ -3,8 +3,8 @@ import AutoEPCore
 extension DataType {
   /// The error that a result may have against a reference in f64 which computes from the same inputs, by norm.
   ///
-  /// - Parameter roundings: How often a value of the result, or what it is computed from, has been rounded to this
-  ///   type. Sums are in f32, whose roundings are allowed for once.
+  /// - Parameter roundings: The number of times that a value of the result, or of its inputs, has been rounded to this
+  ///   type. One rounding error of f32 sums is allowed in addition.
   func tolerance(roundings: Int = 1) -> Double {
     switch self {
     case .f64: 1e-12
@@ -15,7 +15,7 @@ extension DataType {
     }
   }
 
-  /// The value as an element of this type has it.
+  /// The value rounded to this type.
   func rounded(_ value: Double) -> Double {
     switch self {
     case .f64, .i32, .i64: value
@@ -25,7 +25,7 @@ extension DataType {
     }
   }
 
-  /// Elements of this type, as they lie in memory.
+  /// The values as elements of this type in memory.
   func bytes(of values: [Double]) -> [UInt8] {
     switch self {
     case .f64: memory(of: values)

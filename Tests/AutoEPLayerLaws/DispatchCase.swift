@@ -1,15 +1,15 @@
 import AutoEPCore
 
-/// A layer, its tokens over all ranks, and their choice.
+/// A layer, the tokens of all ranks, and their topk_idx.
 struct DispatchCase: Sendable {
   let name: String
   let configuration: ExpertsConfiguration
   let hasBias: Bool
-  /// Expert of each slot; -1 for none.
+  /// The expert of each slot; -1 for none.
   let choice: [Int]
   let x: [Double]
   let gradY: [Double]
-  /// NaN for a slot without an expert.
+  /// The weight of each slot; NaN for a slot without an expert.
   let topkWeights: [Double]
   let weights: PlainExperts.Weights
 
@@ -36,7 +36,7 @@ struct DispatchCase: Sendable {
       down: draw(e * h * f, dtype), downBias: hasBias ? draw(e * h, dtype) : [])
   }
 
-  /// The tokens of each rank: unevenly many, and from three ranks on none on the last but one.
+  /// The tokens of each rank: an uneven split, with none on the last rank but one if there are three ranks or more.
   func split(over ranks: Int) -> [Range<Int>] {
     var counts = (0..<ranks).map {
       $0 == ranks - 2 && ranks > 2 ? 0 : (numTokens * ($0 + 1)) / (2 * ranks)
@@ -51,7 +51,7 @@ struct DispatchCase: Sendable {
 }
 
 extension DispatchCase {
-  /// Uneven tokens and experts, ranks without either, slots without an expert, everything on one expert.
+  /// Uneven tokens and experts, ranks without tokens or experts, slots without an expert, all slots on one expert.
   static func all(_ dtype: DataType) -> [DispatchCase] {
     var random = LawRandom(31)
     return shapes.enumerated().map { index, shape in
@@ -67,7 +67,7 @@ extension DispatchCase {
     }
   }
 
-  /// One that has everything: E not divisible by 2 to 4, slots without an expert.
+  /// A case with all of it: E not divisible by 2 to 4, slots without an expert.
   static func usual(_ dtype: DataType) -> DispatchCase { all(dtype)[4] }
 
   private struct Shape: Sendable {

@@ -3,17 +3,17 @@ import AutoEPCore
 extension DispatcherLaw {
   static var passLaws: [DispatcherLaw] {
     [
-      DispatcherLaw("a pass is that of one rank with all tokens and experts") { worlds in
+      DispatcherLaw("a pass gives the results of one rank with all tokens and experts") { worlds in
         for item in DispatchCase.all(worlds.dtype) { try checkPass(worlds, item) }
       },
-      DispatcherLaw("a rerun has the same bits, also from a plan that was made once") { worlds in
+      DispatcherLaw("a rerun has the same bits, also with the same plan") { worlds in
         try checkRerun(worlds, DispatchCase.usual(worlds.dtype))
       },
     ]
   }
 }
 
-/// Results of a rank, and where they belong.
+/// A rank's results, and their position in the whole.
 private struct RankResults: Sendable {
   let rank: Int
   let tokens: Range<Int>
@@ -31,7 +31,7 @@ private func checkPass(_ worlds: DispatcherWorlds, _ item: DispatchCase) throws 
   for rank in ranks { compare(worlds, item, rank, reference) }
 }
 
-/// The pass of a rank alone, which the plain loops vouch for.
+/// The pass of a single rank, which is checked against the plain loops.
 private func referencePass(
   _ worlds: DispatcherWorlds, _ item: DispatchCase
 ) throws -> LayerPass.Results {
@@ -43,7 +43,7 @@ private func referencePass(
     })
   let reference = try alone.run(item) { try LayerPass($0).run() }[0]
   let plain = item.plainPass()
-  // Of what is kept between the steps of a pass: hidden, the activation, the rows, and the result.
+  // One rounding for each tensor between the steps of a pass: hidden, the activation, the rows, and the result.
   let tolerance = worlds.dtype.tolerance(roundings: 5)
   for (name, part) in parts {
     worlds.record.compare(

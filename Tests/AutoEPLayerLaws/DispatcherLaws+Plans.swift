@@ -80,7 +80,7 @@ private func checkWrongChoice(
     ) {
       _ = try rank.dispatcher.plan(idx, counts: PlanCounts(), in: rank.planMemory(), &arena)
     }
-    // Had a rank sent more than the news of its failure, it would be taken for a part of this.
+    // If a rank had sent more than its failure, this pass would receive it as its own data.
     return try LayerPass(rank).run().y
   }
   let reference = try worlds.run(item) { try LayerPass($0).run().y }

@@ -20,7 +20,7 @@ extension DispatcherLaw {
   }
 }
 
-/// The dispatcher's own functions, on small integers, which every type adds exactly.
+/// Checks the dispatcher's own functions on small integers, whose sums are exact in every type.
 private func checkRoundTrip(_ worlds: DispatcherWorlds, _ item: DispatchCase) throws {
   let h = item.configuration.hiddenSize
   let x = (0..<item.numTokens * h).map { Double($0 % 7 - 3) }
@@ -118,7 +118,7 @@ private func checkCombineBackward(_ worlds: DispatcherWorlds, _ item: DispatchCa
 }
 
 extension DispatchCase {
-  /// The rows of slots, copied from tokens.
+  /// Copies the tokens of slots to rows.
   fileprivate func copies(_ tokens: [Double], of slots: [Int], isWeighted: Bool) -> [Double] {
     let h = configuration.hiddenSize
     return slots.flatMap { slot in
@@ -128,7 +128,7 @@ extension DispatchCase {
     }
   }
 
-  /// A row for each slot that has an expert, of all ranks, in expert order.
+  /// One row for each slot of all ranks that has an expert, in expert order.
   fileprivate var expertRows: [Double] {
     var random = LawRandom(32)
     return random.values(sort.slotOfRow.count * configuration.hiddenSize)
@@ -141,13 +141,13 @@ extension DispatcherRank {
     try heap.empty([plan.rowsCapacity, configuration.hiddenSize], configuration.dtype)
   }
 
-  /// The arena of a layer's own dispatch, combine and their gradients.
+  /// The arena of a layer's own dispatch, combine and combineBackward.
   fileprivate func layerArena(_ plan: DispatchPlan) throws -> Arena {
     try heap.arena(
       layer.dispatchBytes(numTokens: tokens.count, rowsCapacity: plan.rowsCapacity))
   }
 
-  /// Of all rows in expert order, those of this rank's experts; NaN behind them.
+  /// This rank's part of all rows in expert order, padded with NaN.
   fileprivate func rows(_ all: [Double], _ plan: DispatchPlan) throws -> TensorView {
     let h = configuration.hiddenSize
     let places = item.sort.slotOfRow.indices.filter {

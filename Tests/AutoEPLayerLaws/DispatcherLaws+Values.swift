@@ -16,7 +16,7 @@ extension DispatcherLaw {
   }
 }
 
-/// Slot s has the number s + 1; a row's number goes back in parts that sum to it.
+/// Slot s has the number s + 1; a row sends its number back in parts.
 private func checkValues(_ worlds: DispatcherWorlds, _ item: DispatchCase, parts: Int) throws {
   let k = item.configuration.topK
   let numbers = item.choice.indices.map { item.choice[$0] < 0 ? .nan : Double($0 + 1) }

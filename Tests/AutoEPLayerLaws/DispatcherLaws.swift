@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// Where and how a dispatcher's laws are checked.
+/// The configuration of a check of a dispatcher's laws.
 public struct DispatcherSetting: Sendable {
   /// The memory that the backend computes in.
   public var memory: any LawMemory = HostMemory()
@@ -8,27 +8,27 @@ public struct DispatcherSetting: Sendable {
   public var dtypes: [DataType] = [.f64, .f32]
   /// The sizes of the worlds.
   public var sizes = [1, 2, 3, 4]
-  /// The rank of the first dispatcher that `makeWorld` gives; other processes check the ranks that it does not give.
+  /// The rank of the first dispatcher that `makeWorld` returns; other processes check the remaining ranks.
   public var firstRank = 0
-  /// Whether results have the bits of a rank alone. Where not, they are as close as tolerances allow.
+  /// Whether results must have the bits of a single rank. Otherwise they must be within the tolerances.
   public var isBitwise = true
-  /// Only the laws whose name contains this.
+  /// Checks only the laws whose name contains this.
   public var filter = ""
-  /// Told of each law as soon as it has been checked.
+  /// Called with each law's outcome as soon as it has been checked.
   public var report: @Sendable (LawOutcome) -> Void = { _ in }
 
-  /// All laws, in this process, in host memory.
+  /// Checks all laws, in this process, in host memory.
   public init() {}
 }
 
-/// Checks the laws that every token dispatcher obeys: a pass over any number of ranks is the pass of one rank with all
-/// tokens and all experts; what travels arrives where it should; wrong choices, plans and sizes are refused on every
-/// rank; and nothing takes more memory than it asked for.
+/// Checks the laws that every token dispatcher obeys: a pass over any number of ranks gives the results of one rank
+/// with all tokens and experts; rows and numbers arrive at the right slots; invalid indices, plans and sizes are
+/// refused on every rank; and no function uses more memory than its size function returns.
 ///
 /// - Parameters:
 ///   - backend: Computes on all ranks, and the reference.
-///   - makeWorld: Makes the ranks of a group, each of which then runs in a thread of its own: all of them, or those
-///     of this process. Every call makes another layer, with a number of its own.
+///   - makeWorld: Makes the ranks of a group that are in this process; each runs in a thread of its own. Every call
+///     makes another layer, with a new number.
 public func checkDispatcher(
   on backend: any ComputeBackend, _ setting: DispatcherSetting = DispatcherSetting(),
   _ makeWorld:
@@ -68,7 +68,7 @@ struct DispatcherLaw {
   static var all: [DispatcherLaw] { passLaws + rowLaws + valueLaws + planLaws }
 }
 
-/// What a law makes its worlds of.
+/// Makes the worlds of a law.
 struct DispatcherWorlds {
   let backend: any ComputeBackend
   let setting: DispatcherSetting
@@ -77,14 +77,14 @@ struct DispatcherWorlds {
   let record: LawRecord
   let make: (ExpertsConfiguration, Int) throws -> [any TokenDispatcher]
 
-  /// Runs `body` on each rank of this process, for a case; checks that nothing was written out of bounds.
+  /// Runs `body` on each rank of this process for a case, and checks that nothing was written out of bounds.
   func run<Result: Sendable>(
     _ item: DispatchCase, _ body: @escaping @Sendable (DispatcherRank) throws -> Result
   ) throws -> [Result] {
     try run(item, [try make(item.configuration, size)], body)
   }
 
-  /// The same, on worlds of several layers.
+  /// Runs `body` on worlds of several layers.
   func run<Result: Sendable>(
     _ item: DispatchCase, layers: Int, _ body: @escaping @Sendable (DispatcherRank) throws -> Result
   ) throws -> [Result] {
@@ -110,7 +110,7 @@ struct DispatcherWorlds {
   /// Whether all ranks are in this process.
   func isWhole<Result>(_ results: [Result]) -> Bool { results.count == size }
 
-  /// Compares by bits, or as close as tolerances allow.
+  /// Compares bitwise, or within the tolerances.
   func compare(_ got: [Double], _ expected: [Double], _ what: String) {
     if setting.isBitwise {
       record.expectSame(got, expected, what)
@@ -123,14 +123,14 @@ struct DispatcherWorlds {
 /// One rank of a world: its dispatchers, tokens and memory.
 struct DispatcherRank: Sendable {
   let backend: any ComputeBackend
-  /// The dispatcher of each layer.
+  /// The rank's dispatcher of each layer.
   let layers: [any TokenDispatcher]
   let item: DispatchCase
   let heap: LawHeap
   let record: LawRecord
   let rank: Int
   let size: Int
-  /// Of all tokens, those of this rank.
+  /// This rank's tokens among all tokens.
   let tokens: Range<Int>
 
   var dispatcher: any TokenDispatcher { layers[0] }
@@ -138,12 +138,12 @@ struct DispatcherRank: Sendable {
   var layer: ExpertsLayer {
     ExpertsLayer(configuration, backend: backend, dispatcher: dispatcher)
   }
-  /// Of all slots, those of this rank.
+  /// This rank's slots among all slots.
   var slots: Range<Int> {
     tokens.lowerBound * configuration.topK..<tokens.upperBound * configuration.topK
   }
 
-  /// This rank's part of values per token, each of a width.
+  /// This rank's part of `width` values per token.
   func own(_ values: [Double], width: Int) -> [Double] {
     Array(values[tokens.lowerBound * width..<tokens.upperBound * width])
   }
@@ -154,17 +154,17 @@ struct DispatcherRank: Sendable {
       own(values, width: width), [tokens.count, width], dtype ?? configuration.dtype)
   }
 
-  /// topk_idx of this rank.
+  /// This rank's topk_idx.
   func choice(_ dtype: DataType = .i32) throws -> TensorView {
     try tensor(item.choice.map { Double($0) }, width: configuration.topK, dtype)
   }
 
-  /// topk_weights of this rank.
+  /// This rank's topk_weights.
   func topkWeights() throws -> TensorView {
     try tensor(item.topkWeights, width: configuration.topK, configuration.dtype.sumType)
   }
 
-  /// Memory of a plan, exactly as large as it says.
+  /// Memory for a plan, of exactly its size.
   func planMemory(numTokens: Int? = nil) throws -> Arena {
     try heap.arena(dispatcher.planBytes.of(numTokens ?? tokens.count))
   }
@@ -175,25 +175,25 @@ struct DispatcherRank: Sendable {
     return try dispatcher.plan(choice(), counts: counts, in: memory, &arena)
   }
 
-  /// Opens a plan; what that keeps of its arena lives as long as the heap.
+  /// Opens a plan; its memory lives as long as the heap.
   func open(_ memory: Arena, _ rowCount: RowCount) throws -> DispatchPlan {
     var arena = try heap.arena(dispatcher.openBytes(rowsCapacity: rowCount.capacity))
     return try dispatcher.open(memory, numTokens: tokens.count, rowCount: rowCount, &arena)
   }
 
-  /// A plan, made and opened.
+  /// Makes and opens a plan.
   func plan() throws -> DispatchPlan {
     let memory = try planMemory()
     return try open(memory, makePlan(in: memory))
   }
 
-  /// The arena of one exchange, exactly as large as the dispatcher asks.
+  /// An arena of exactly the size that one exchange asks for.
   func exchangeArena(_ plan: DispatchPlan) throws -> Arena {
     try heap.arena(
       dispatcher.exchangeBytes(numTokens: tokens.count, rowsCapacity: plan.rowsCapacity))
   }
 
-  /// Rows that the experts of this rank get, in expert order: of all slots, those that chose them.
+  /// The slots whose rows this rank's experts get, in expert order.
   var slotsOfRows: [Int] {
     item.sort.slotOfRow.filter { dispatcher.experts.contains(item.choice[$0]) }
   }

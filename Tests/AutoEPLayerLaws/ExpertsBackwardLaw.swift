@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The experts' backward on one case, from a pre-activation that is given.
+/// The experts' backward on one case, with a given pre-activation.
 struct ExpertsBackwardLaw {
   private let run: BackendRun
   private let data: ExpertsData
@@ -18,8 +18,8 @@ struct ExpertsBackwardLaw {
     gradRows = data.rows(data.gradY)
   }
 
-  /// Checks all outputs of the backend's own function and of the composed steps. Weights of rows come with the dots,
-  /// as in a layer that applies them afterwards.
+  /// Checks all outputs of the backend's own function and of the composed steps. Rows have weights exactly if dots
+  /// are requested, as in a layer that applies the weights after its experts.
   func check() throws {
     let weighted = run.reference { reference(isWeighted: true) }
     let plain = run.reference { reference(isWeighted: false) }
@@ -33,12 +33,12 @@ struct ExpertsBackwardLaw {
     try check(rows, plain, Variant(isComposed: true, isWeighted: false))
   }
 
-  /// How the backward is called.
+  /// One way to call the backward.
   private struct Variant {
     var isComposed = false
     var isWeighted = true
     var accumulates = false
-    /// Whether the gradient of hidden is written to the memory of hidden.
+    /// Whether the gradient of hidden overwrites hidden.
     var isInPlace = false
     var wantsGradInputs = true
 
@@ -82,7 +82,7 @@ struct ExpertsBackwardLaw {
       variant.isComposed
       ? try run.backend.composedExpertsBackward(data.call(), call)
       : try run.backend.expertsBackward(data.call(), call)
-    // The gradient of the activation is rounded before that of hidden, and that before the gradient of the inputs.
+    // The gradients of the activation, of hidden and of the inputs are rounded one after another.
     try run.expect(call.gradHidden, expected?.hidden, roundings: 2, "gradHidden of \(place)")
     try run.expect(call.activated, expected?.activated, "activated of \(place)")
     if variant.wantsGradInputs {
@@ -120,7 +120,7 @@ struct ExpertsBackwardLaw {
   }
 }
 
-/// Where the gradients of down and of the biases go.
+/// The targets of the gradients of down and of the biases.
 private struct Targets {
   let gradients: ExpertsGradients
   private let start: Double

@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// What the experts' laws are checked on.
+/// A case of the experts' laws.
 struct ExpertsCase {
   let configuration: ExpertsConfiguration
   let hasBias: Bool
@@ -12,13 +12,13 @@ struct ExpertsCase {
       + " K \(c.topK), \(choice.count) slots, bias \(hasBias)"
   }
 
-  /// Every kind of expert on a few rows, and plain SwiGLU and one with biases around the tiles of 128 and 256 rows.
+  /// All kinds of experts with few rows; and SwiGLU, with and without biases, around the tiles of 128 and 256 rows.
   static func all(_ run: BackendRun) -> [ExpertsCase] {
     let small = small(run.dtype, &run.random)
     return run.hasLargeSizes ? small + large(run) : small
   }
 
-  /// Only those around the tiles.
+  /// Only the cases around the tiles.
   static func large(_ run: BackendRun) -> [ExpertsCase] { large(run.dtype, &run.random) }
 
   private static func small(_ dtype: DataType, _ random: inout LawRandom) -> [ExpertsCase] {
@@ -39,7 +39,7 @@ struct ExpertsCase {
         configuration.weightLayout = layout
         configuration.swigluAlpha = 1.702
         configuration.swigluLimit = 0.7
-        // Expert 2 has no row, and every sixth slot no expert.
+        // Expert 2 has no rows, and every sixth slot has no expert.
         let choice = (0..<22).map { $0 % 6 == 5 ? -1 : [0, 1, 3][random.below(3)] }
         return ExpertsCase(configuration: configuration, hasBias: hasBias, choice: choice)
       }

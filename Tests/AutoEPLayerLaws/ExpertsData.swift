@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// The experts of a rank, and tokens with a choice of them.
+/// The experts of a rank, and tokens with their topk_idx.
 struct ExpertsData {
   let configuration: ExpertsConfiguration
   let numTokens: Int
@@ -9,12 +9,12 @@ struct ExpertsData {
   let plain: PlainExperts
   let x: LawTensor
   let gradY: LawTensor
-  /// Of each slot, in the type of sums.
+  /// The weight of each slot, in the sum type.
   let topkWeights: [Double]
   let groups: RowGroups
   let slots: SlotMap
 
-  /// Rows that tensors have room for: all slots, also those without a row.
+  /// The rows that tensors have room for: one per slot, including slots without a row.
   var capacity: Int { numTokens * configuration.topK }
   var inUse: Int { sort.slotOfRow.count }
 
@@ -36,7 +36,7 @@ struct ExpertsData {
     slots = try Self.slots(run, sort, topK: k)
   }
 
-  /// One of the tokens alone, with the same experts.
+  /// Makes the data of one token alone, with the same experts.
   init(_ run: BackendRun, _ token: Int, of data: ExpertsData, choice: [Int]) throws {
     let (h, k) = (data.configuration.hiddenSize, data.configuration.topK)
     func row(_ tensor: LawTensor) throws -> LawTensor {
@@ -73,7 +73,7 @@ struct ExpertsData {
     return groups
   }
 
-  /// The tokens' copies, row after row.
+  /// The copies of the tokens, in row order.
   func rows(_ tokens: LawTensor) -> [Double] {
     sort.rows(tokens.values, topK: configuration.topK, width: configuration.hiddenSize)
   }
@@ -81,7 +81,7 @@ struct ExpertsData {
   /// The weight of each row.
   var rowWeights: [Double] { sort.slotOfRow.map { topkWeights[$0] } }
 
-  /// Values of the rows in use, and what means nothing behind them.
+  /// The values of the rows in use, followed by undefined rows.
   func padded(_ rows: [Double], width: Int) -> [Double] {
     rows + Array(repeating: .nan, count: capacity * width - rows.count)
   }
@@ -89,7 +89,7 @@ struct ExpertsData {
   func call() -> ExpertsCall { ExpertsCall(configuration, weights, groups: groups) }
 }
 
-/// Parameters with values.
+/// Tensors of parameters, with their values.
 private struct Parameters {
   let views: ExpertsWeights
   let values: PlainExperts.Weights
@@ -98,7 +98,7 @@ private struct Parameters {
     let (e, h, f) = (configuration.numExperts, configuration.hiddenSize, configuration.ffnSize)
     let g = configuration.gateUpSize
     let isOutIn = configuration.weightLayout == .outIn
-    // Of a size that leaves the variance of a row as it is.
+    // Scaled so that a product keeps the variance of its rows.
     func weight(_ out: Int, _ into: Int) throws -> LawTensor {
       let size = Double(into).squareRoot()
       return try run.tensor(

@@ -1,25 +1,25 @@
 import AutoEPCore
 
-/// The rows of each group as a backend is told of them.
+/// The rows of each group, in each form that a backend accepts.
 struct LawGroups {
-  /// The ways in which it can be told.
+  /// The form of the bounds.
   enum Kind: CaseIterable {
     case counts32
     case counts64
     case offsets
-    /// Offsets, and what the backend has noted about them.
+    /// Offsets, prepared by the backend.
     case prepared
   }
 
   let groups: RowGroups
   let counts: [Int]
-  /// Rows that tensors have room for; offsets may end before.
+  /// The rows that tensors have room for; offsets may end earlier.
   let capacity: Int
 
-  /// Rows of groups.
+  /// The rows of all groups.
   var inUse: Int { counts.reduce(0, +) }
 
-  /// - Parameter widths: Of the rows before and behind the products that `prepare` is for.
+  /// - Parameter widths: The widths of the rows before and after the products that `prepare` is for.
   init(
     _ run: BackendRun, _ counts: [Int], _ kind: Kind, spareRows: Int = 0,
     widths: (Int, Int) = (8, 8)
@@ -54,12 +54,12 @@ struct LawGroups {
   }
 }
 
-/// Rows in order, or in another tensor in an order of its own.
+/// Rows in order, or indexed rows of another tensor.
 struct LawRows {
   let rows: ExpertRows
   private let places: [Int]
 
-  /// Rows to be read.
+  /// Makes rows to read.
   init(_ run: BackendRun, placed: Bool, _ tensor: LawTensor) throws {
     guard placed else {
       (rows, places) = (ExpertRows(tensor.view), [])
@@ -78,7 +78,7 @@ struct LawRows {
       .indexed(try run.integers(self.places)))
   }
 
-  /// Rows to be written.
+  /// Makes rows to write.
   init(_ run: BackendRun, placed: Bool, _ shape: [Int], _ dtype: DataType) throws {
     guard placed else {
       (rows, places) = (ExpertRows(try run.output(shape, dtype)), [])
@@ -88,7 +88,7 @@ struct LawRows {
     rows = ExpertRows(try run.output(shape, dtype), .indexed(try run.integers(places)))
   }
 
-  /// Expects the leading rows to be as the reference says.
+  /// Expects the leading rows to match the reference.
   func expect(
     _ run: BackendRun, _ reference: [Double]?, tolerance: Double, _ what: String
   ) throws {
@@ -96,7 +96,7 @@ struct LawRows {
     try run.expect(ordered.view, reference, tolerance: tolerance, what)
   }
 
-  /// The values, row after row.
+  /// The values in row order.
   func inOrder(_ run: BackendRun) throws -> [Double] {
     let values = try run.values(rows.tensor)
     let width = rows.width

@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// Tensors and arenas of one law, freed together; bytes beside each show whether somebody wrote out of bounds.
+/// Tensors and arenas of one law, freed together; guard bytes around each detect writes out of bounds.
 final class LawHeap: Sendable {
   private struct Block {
     let start: Storage
@@ -15,31 +15,31 @@ final class LawHeap: Sendable {
 
   init(_ memory: any LawMemory) { self.memory = memory }
 
-  /// A tensor of values, each rounded to the type.
+  /// Makes a tensor of values, each rounded to the type.
   func tensor(_ values: [Double], _ shape: [Int], _ dtype: DataType) throws -> TensorView {
     precondition(values.count == shape.reduce(1, *))
     return TensorView(try allocate(dtype.bytes(of: values)), shape: shape, dtype: dtype)
   }
 
-  /// A tensor of NaN (integers: -77), so that an element left unwritten shows.
+  /// Makes a tensor of NaN (integers: -77), so that unwritten elements are noticed.
   func empty(_ shape: [Int], _ dtype: DataType) throws -> TensorView {
     let isInteger = dtype == .i32 || dtype == .i64
     return try tensor(
       Array(repeating: isInteger ? -77 : .nan, count: shape.reduce(1, *)), shape, dtype)
   }
 
-  /// What a tensor holds once all work has ended.
+  /// The values of a tensor after all work has ended.
   func values(_ tensor: TensorView) throws -> [Double] {
     tensor.dtype.values(of: try memory.bytes(at: tensor.storage, count: tensor.byteCount))
   }
 
-  /// Memory of exactly so many bytes, none of which means anything.
+  /// Makes memory of exactly `byteCount` bytes with undefined contents.
   func arena(_ byteCount: Int) throws -> Arena {
     Arena(
       base: try allocate(Array(repeating: 0xA5, count: byteCount)), byteCount: byteCount)
   }
 
-  /// Frees everything; fails where somebody wrote beside it.
+  /// Frees everything; records a failure if guard bytes have changed.
   func release(_ record: LawRecord) throws {
     let taken = blocks.withLock { blocks in
       defer { blocks = [] }

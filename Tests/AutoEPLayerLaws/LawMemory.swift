@@ -1,37 +1,37 @@
 import AutoEPCore
 import Glibc
 
-/// The memory that a backend computes in, as laws fill and read it. Threads may share one.
+/// Access to the memory that a backend computes in. Thread-safe.
 public protocol LawMemory: AnyObject, Sendable {
-  /// New memory with a copy of these bytes, at a multiple of 256.
+  /// Allocates memory at a multiple of 256 and copies these bytes to it.
   func allocate(_ bytes: [UInt8]) throws -> Storage
-  /// A copy of what is there once all work of the backend has ended.
+  /// Waits for all work of the backend, and copies bytes from its memory.
   func bytes(at storage: Storage, count: Int) throws -> [UInt8]
-  /// Frees what `allocate` gave.
+  /// Frees memory of `allocate`.
   func free(_ storage: Storage)
 }
 
-/// Memory of this process.
+/// Host memory.
 public final class HostMemory: LawMemory {
-  /// Makes one.
+  /// Makes an instance.
   public init() {}
 
-  /// Copies the bytes.
+  /// Allocates memory and copies these bytes to it.
   public func allocate(_ bytes: [UInt8]) throws -> Storage {
     let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 256)
     memory.copyBytes(from: bytes)
     return .host(memory.baseAddress)
   }
 
-  /// Copies what is there.
+  /// Copies bytes.
   public func bytes(at storage: Storage, count: Int) throws -> [UInt8] {
     guard case .host(let pointer) = storage else {
-      throw BrokenLaw(description: "the backend's memory is no memory of this process")
+      throw BrokenLaw(description: "the backend's memory is not host memory")
     }
     return Array(UnsafeRawBufferPointer(start: pointer, count: count))
   }
 
-  /// Frees the memory.
+  /// Frees memory.
   public func free(_ storage: Storage) {
     if case .host(let pointer) = storage { pointer?.deallocate() }
   }

@@ -1,4 +1,4 @@
-/// A generator that gives the same numbers in every run, on every rank.
+/// A random number generator with a fixed sequence, the same on every rank.
 struct LawRandom: RandomNumberGenerator {
   private var state: UInt64
 
@@ -11,11 +11,11 @@ struct LawRandom: RandomNumberGenerator {
     return state &* 0x2545_F491_4F6C_DD1D
   }
 
-  /// Values of mean 0 and variance 1.
+  /// Draws values of mean 0 and variance 1.
   mutating func values(_ count: Int) -> [Double] {
     (0..<count).map { _ in Double.random(in: -1.732...1.732, using: &self) }
   }
 
-  /// A number in `0..<bound`.
+  /// Draws a number in `0..<bound`.
   mutating func below(_ bound: Int) -> Int { Int.random(in: 0..<bound, using: &self) }
 }

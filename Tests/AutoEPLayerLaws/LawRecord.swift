@@ -1,30 +1,30 @@
 import AutoEPSystem
 import Glibc
 
-/// What the check of one law came to.
+/// The outcome of one law's check.
 public struct LawOutcome: Sendable {
-  /// The law, and what it was checked on.
+  /// The name of the law and its parameters.
   public let name: String
-  /// The largest error of a result, as a part of what is allowed; nil where nothing was compared by norm.
+  /// The largest error of a result relative to its tolerance; nil if nothing was compared by norm.
   public let largestError: Double?
-  /// How the law was broken; empty where it holds.
+  /// The failures; empty if the law holds.
   public let failures: [String]
 }
 
-/// Laws that were broken.
+/// The failures of laws that do not hold.
 struct BrokenLaw: Error, CustomStringConvertible {
   let description: String
 }
 
-/// Collects what a law finds, so that one wrong result does not hide the others, and ranks that wait for each other
-/// all come to their end.
+/// Collects the failures of a law, so that one wrong result does not hide the others, and ranks that wait for each
+/// other all finish.
 final class LawRecord: Sendable {
   private struct State {
     var largestError: Double?
     var failures: [String] = []
   }
 
-  /// More failures of one law tell nothing new.
+  /// Further failures of one law are not recorded.
   private static let mostFailures = 12
   private let name: String
   private let state = Locked(State())
@@ -45,7 +45,7 @@ final class LawRecord: Sendable {
     if !condition { fail(what()) }
   }
 
-  /// Expects ‖got − expected‖ ≤ tolerance · ‖expected‖. NaN is as wrong as can be.
+  /// Expects ‖got − expected‖ ≤ tolerance · ‖expected‖. NaN counts as the largest error.
   func compare(
     _ got: [Double], _ expected: [Double], within tolerance: Double,
     _ what: @autoclosure () -> String
@@ -64,7 +64,7 @@ final class LawRecord: Sendable {
     }
   }
 
-  /// Expects the same bits, but for the payload of a NaN.
+  /// Expects the same bits, except for the payload of a NaN.
   func expectSame(_ got: [Double], _ expected: [Double], _ what: @autoclosure () -> String) {
     guard got.count == expected.count else {
       return fail("\(what()): \(got.count) elements; expected \(expected.count)")
@@ -72,14 +72,14 @@ final class LawRecord: Sendable {
     if !hasSameBits(got, expected) { fail("\(what()): \(differences(got, expected, above: 0))") }
   }
 
-  /// Expects an error of a kind whose text has these parts; returns whether there was one.
+  /// Expects an error of one of these kinds whose message contains these parts; returns whether there was an error.
   func expectError(
     _ kinds: [EngineError.Kind], saying parts: [String] = [], _ what: String,
     _ body: () throws -> Void
   ) {
     do {
       try body()
-      fail("\(what): expected an error, but it went well")
+      fail("\(what): expected an error, but none was thrown")
     } catch let error as EngineError {
       expect(
         kinds.contains(error.kind), "\(what): expected one of \(kinds), got \(error.kind): \(error)"
@@ -93,14 +93,14 @@ final class LawRecord: Sendable {
   }
 }
 
-/// Checks one law; an error that it throws breaks it.
+/// Checks one law; an error that `body` throws counts as a failure.
 func check(_ name: String, _ body: (LawRecord) throws -> Void) -> LawOutcome {
   let record = LawRecord(name)
   do { try body(record) } catch { record.fail("threw: \(error)") }
   return record.outcome
 }
 
-/// Reports each outcome; throws if a law was broken.
+/// Throws if any law is broken.
 func conclude(_ outcomes: [LawOutcome]) throws {
   let broken = outcomes.filter { !$0.failures.isEmpty }
   guard !broken.isEmpty else { return }
@@ -109,7 +109,7 @@ func conclude(_ outcomes: [LawOutcome]) throws {
       .joined(separator: "\n"))
 }
 
-/// The laws whose name contains the filter; throws if there is none, for then nothing would be checked.
+/// Selects the laws whose name contains the filter; throws if there are none.
 func chosen<Law>(_ laws: [Law], _ name: KeyPath<Law, String>, _ filter: String) throws -> [Law] {
   let chosen = laws.filter { filter.isEmpty || $0[keyPath: name].contains(filter) }
   guard !chosen.isEmpty else { throw BrokenLaw(description: "no law's name contains '\(filter)'") }
@@ -128,12 +128,12 @@ private func distance(_ left: [Double], _ right: [Double]) -> Double {
   zip(left, right).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }.squareRoot()
 }
 
-/// The larger of two shares, of which NaN is the largest.
+/// The larger of two errors; NaN is the largest.
 private func larger(_ left: Double, _ right: Double) -> Double {
   left.isNaN || right.isNaN ? .nan : max(left, right)
 }
 
-/// How many elements differ by more than a part of their size, and the first three of them.
+/// Describes the elements that differ by more than a part of their size: their number, and the first three.
 private func differences(_ got: [Double], _ expected: [Double], above part: Double) -> String {
   let wrong = got.indices.filter { index in
     let (value, reference) = (got[index], expected[index])

@@ -1,8 +1,8 @@
 import AutoEPCore
 
-/// A forward and a backward of a layer on one rank, each buffer exactly as large as was asked for.
+/// A forward and a backward of a layer on one rank; each buffer has exactly the size that its query returns.
 struct LayerPass {
-  /// What they compute, by name.
+  /// The results, by name.
   struct Results: Sendable {
     var y: [Double] = []
     var gradX: [Double] = []
@@ -20,13 +20,13 @@ struct LayerPass {
     weights = try Self.weights(rank)
   }
 
-  /// Makes a plan and runs both.
+  /// Makes a plan and runs forward and backward.
   func run() throws -> Results {
     let memory = try rank.planMemory()
     return try run(memory, rank.makePlan(in: memory))
   }
 
-  /// Runs both on a plan, which each opens for itself.
+  /// Runs forward and backward on a plan, which each opens for itself.
   func run(
     _ planMemory: Arena, _ rowCount: RowCount, overwritesSaved: Bool = false
   ) throws -> Results {

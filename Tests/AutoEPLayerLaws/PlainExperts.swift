@@ -1,14 +1,14 @@
 import AutoEPCore
 import AutoEPReferences
 
-/// The experts of a rank in f64, out of plain loops.
+/// The experts of a rank as plain loops in f64.
 struct PlainExperts {
   let configuration: ExpertsConfiguration
   /// Rows of each expert.
   let counts: [Int]
   let weights: Weights
 
-  /// Parameters of the experts, or their gradients; empty for biases that are not there.
+  /// The experts' parameters or their gradients; missing biases are empty.
   struct Weights {
     var gateUp: [Double]
     var gateUpBias: [Double]
@@ -42,19 +42,19 @@ struct PlainExperts {
     )
   }
 
-  /// The pre-activation of rows `[R,H]`.
+  /// Computes the pre-activation of rows `[R,H]`.
   func hidden(_ rows: [Double]) -> [Double] {
     gateUp.product(rows, weights.gateUp, layout, bias: given(weights.gateUpBias))
   }
 
-  /// The results from the pre-activation.
+  /// Computes the results from the pre-activation.
   func results(hidden: [Double]) -> [Double] {
     down.product(
       PlainActivation(configuration: configuration)(hidden), weights.down, layout,
       bias: given(weights.downBias))
   }
 
-  /// The gradients of everything for the gradient of the results, each row of which has a weight.
+  /// Computes all gradients from that of the results, given the weight of each row.
   func gradients(
     _ gradRows: [Double], rows: [Double], hidden: [Double], rowWeights: [Double]
   ) -> Gradients {
@@ -101,7 +101,7 @@ struct PlainExperts {
   private func given(_ bias: [Double]) -> [Double]? { bias.isEmpty ? nil : bias }
 }
 
-/// Each row of a width times its weight.
+/// Multiplies each row by its weight.
 func scaled(_ rows: [Double], by weights: [Double], width: Int) -> [Double] {
   rows.indices.map { rows[$0] * weights[$0 / width] }
 }

@@ -1,7 +1,7 @@
 import AutoEPCore
 
 extension DispatchCase {
-  /// The whole layer in f64, out of plain loops.
+  /// Computes the whole layer as plain loops in f64.
   func plainPass() -> LayerPass.Results {
     let sort = self.sort
     let (k, h) = (configuration.topK, configuration.hiddenSize)

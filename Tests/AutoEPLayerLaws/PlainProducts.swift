@@ -1,12 +1,12 @@
 import AutoEPCore
 
-/// Grouped products in f64, a row after another.
+/// Grouped products in f64, computed row by row.
 struct PlainProducts {
   /// Rows of each group.
   let counts: [Int]
-  /// The width of a row that is multiplied.
+  /// The input width.
   let inSize: Int
-  /// The width of a product.
+  /// The output width.
   let outSize: Int
 
   var numRows: Int { counts.reduce(0, +) }
@@ -69,7 +69,8 @@ struct PlainProducts {
     return sums
   }
 
-  /// sums[target + o] += factor · values[first + o] for each output o: where the time goes, so without bounds checks.
+  /// sums[target + o] += factor · values[first + o] for each output o; without bounds checks, because most time is
+  /// spent here.
   private func add(
     _ factor: Double, times values: [Double], from first: Int, to sums: inout [Double],
     at target: Int
@@ -82,7 +83,7 @@ struct PlainProducts {
     }
   }
 
-  /// Each group's matrix of m rows and n columns, turned.
+  /// Transposes each group's matrix of m rows and n columns.
   private func transposed(_ matrices: [Double], _ m: Int, _ n: Int) -> [Double] {
     var result = [Double](repeating: 0, count: matrices.count)
     for group in counts.indices {

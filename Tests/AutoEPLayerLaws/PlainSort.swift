@@ -1,4 +1,4 @@
-/// The slots of a choice, sorted by expert: where each slot's row goes.
+/// The slots sorted by expert, and their rows.
 struct PlainSort {
   /// The row of each slot; -1 for a slot without one.
   let rowOfSlot: [Int]
@@ -7,7 +7,7 @@ struct PlainSort {
   /// Slots of each expert.
   let counts: [Int]
 
-  /// Sorts stably; -1 is no expert.
+  /// Sorts topk_idx stably; -1 is no expert.
   init(_ choice: [Int], numExperts: Int) {
     slotOfRow = choice.indices.filter { choice[$0] >= 0 }
       .sorted { (choice[$0], $0) < (choice[$1], $1) }
@@ -17,10 +17,10 @@ struct PlainSort {
     counts = (0..<numExperts).map { expert in choice.count { $0 == expert } }
   }
 
-  /// The first row of each expert, and then the number of rows.
+  /// The first row of each expert, then the number of rows.
   var offsets: [Int] { counts.reduce(into: [0]) { $0.append(($0.last ?? 0) + $1) } }
 
-  /// The rows of tokens `[T,width]`, each a copy, times the slot's weight where given.
+  /// The copies of tokens `[T,width]` in row order, multiplied by the slots' weights if given.
   func rows(_ tokens: [Double], topK: Int, width: Int, weights: [Double]? = nil) -> [Double] {
     slotOfRow.flatMap { slot in
       (0..<width).map { (weights?[slot] ?? 1) * tokens[slot / topK * width + $0] }
@@ -41,6 +41,6 @@ struct PlainSort {
     return sums
   }
 
-  /// A number of each row at its slot, 0 for a slot without one.
+  /// The number of each slot's row; 0 for a slot without one.
   func toSlots(_ values: [Double]) -> [Double] { rowOfSlot.map { $0 < 0 ? 0 : values[$0] } }
 }

@@ -1,8 +1,8 @@
 import AutoEPSystem
 import Glibc
 
-/// Runs `body` for each rank in a thread of its own; returns the results in the order of the ranks, or throws the
-/// first error when all have ended.
+/// Runs `body` for each rank in a thread of its own. Returns the results in rank order, or throws the first error
+/// after all threads have ended.
 func runRanks<Rank: Sendable, Result: Sendable>(
   _ ranks: [Rank], _ body: @escaping @Sendable (Rank) throws -> Result
 ) throws -> [Result] {

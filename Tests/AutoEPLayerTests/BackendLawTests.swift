@@ -10,10 +10,11 @@ import Testing
   @Test(arguments: backendLawNames)
   func bestKernels(law: String) throws {
     try checkBackend(
-      CPUBackend(numThreads: 3), memory: HostMemory(), dtypes: [.f64, .f32, .bf16], filter: law)
+      CPUBackend(threadCount: 3, kernels: .chosen(), leastShared: 0), memory: HostMemory(),
+      dtypes: [.f64, .f32, .bf16], filter: law)
   }
 
-  /// What depends on the kernels: products, and the experts made of them.
+  /// The laws that depend on the kernels: products, and experts.
   @Test(
     arguments: testKernels.dropFirst(),
     ["groupedGEMM: rows", "groupedGEMMWeight", "expertsForward"])
@@ -24,8 +25,8 @@ import Testing
   }
 }
 
-/// The kernels that this machine runs. OpenBLAS, which serves processors without AVX2, shows those it
-/// has for them.
+/// The kernels that this machine can run. OpenBLAS serves processors without AVX2, so it uses its kernels for
+/// them here.
 let testKernels = {
   unsafe setenv("OPENBLAS_CORETYPE", "Sandybridge", 1)
   return KernelSet.Kind.allCases.compactMap { KernelSet($0) }

@@ -48,7 +48,7 @@ import Testing
 }
 
 extension DispatcherSetting {
-  /// Worlds of these sizes.
+  /// The setting for worlds of these sizes.
   static func ranks(_ sizes: [Int]) -> DispatcherSetting {
     var setting = DispatcherSetting()
     setting.sizes = sizes
@@ -58,7 +58,7 @@ extension DispatcherSetting {
 
 private let layers = Locked<UInt64>(0)
 
-/// The number of no other layer.
+/// A number that no other layer has.
 func nextLayer() -> UInt64 {
   layers.withLock { last in
     last += 1
@@ -66,7 +66,7 @@ func nextLayer() -> UInt64 {
   }
 }
 
-/// A world whose ranks are threads.
+/// Makes a world whose ranks are threads.
 func allToAll(
   _ backend: any ComputeBackend, _ configuration: ExpertsConfiguration, ranks: Int,
   timeout: Double = 60

@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The backend in it, but for one wrong step.
+/// A backend with one wrong step; the other steps call `base`.
 final class WrongBackend: ComputeBackend {
   enum Defect: CaseIterable {
     case sortIsNotStable
@@ -30,7 +30,7 @@ final class WrongBackend: ComputeBackend {
     case numbersAreForgotten
   }
 
-  /// What the name of the law that has to notice it contains.
+  /// A part of the name of the law that must detect a defect.
   static func law(of defect: Defect) -> String {
     switch defect {
     case .sortIsNotStable: "sort: stable"
@@ -69,7 +69,7 @@ final class WrongBackend: ComputeBackend {
     self.defect = defect
   }
 
-  /// Makes the first element of a result a little larger, if this is the step that is wrong.
+  /// Increases the first element of a result slightly if this step is the defective one.
   private func perturb(_ tensor: TensorView?, _ defects: Defect...) {
     guard defects.contains(defect), let tensor, tensor.elementCount > 0 else { return }
     switch tensor.dtype {
@@ -157,7 +157,7 @@ final class WrongBackend: ComputeBackend {
   ) throws(EngineError) {
     try base.permute(x, rowOfSlot: rowOfSlot, weights: weights, into: rows)
     guard defect == .permuteWritesElsewhere, rows.elementCount > 0 else { return }
-    // The first element behind the rows.
+    // The first element after the rows.
     let beyond = TensorView(rows.storage, shape: [rows.elementCount + 1], dtype: rows.dtype)
     unsafe rows.dtype == .f64
       ? beyond.store(1.0, at: rows.elementCount) : beyond.store(Float(1), at: rows.elementCount)
@@ -172,7 +172,7 @@ final class WrongBackend: ComputeBackend {
     else { return }
     for slot in 0..<weights.elementCount {
       let place = slot / weights.shape[1] * y.shape[1]
-      // 0 times the weight is NaN where it is.
+      // 0 times the weight is NaN if the weight is NaN.
       unsafe y.store(
         y.load(Double.self, at: place) + 0 * weights.load(Double.self, at: slot), at: place)
     }

@@ -3,7 +3,7 @@ import AutoEPCore
 import AutoEPLayerLaws
 import Testing
 
-/// Laws that no defect breaks would be no laws.
+/// Checks that each law detects a defect.
 @Suite struct WrongBackendTests {
   @Test(arguments: WrongBackend.Defect.allCases)
   func wrongBackendIsCaught(defect: WrongBackend.Defect) throws {

@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The dispatcher in it, but for one defect.
+/// A dispatcher with one defect; everything else calls `base`.
 struct WrongDispatcher: TokenDispatcher {
   enum Defect: CaseIterable {
     case negatesAToken
@@ -13,16 +13,16 @@ struct WrongDispatcher: TokenDispatcher {
     case hidesWrongChoices
   }
 
-  /// What the name of the law that has to notice it contains, and what that says.
+  /// Parts of the name and the message of the law that must detect a defect.
   static func symptom(of defect: Defect) -> (law: String, text: String) {
     switch defect {
-    case .negatesAToken: ("a pass is", "y of rank 0")
+    case .negatesAToken: ("a pass gives", "y of rank 0")
     case .swapsTwoRows: ("ExpertsLayer.dispatch", "rows of rank 0")
     case .forgetsANumber: ("sendValues", "numbers back at rank 0")
     case .countsTrafficTwice: ("traffic", "but its experts get")
-    case .asksForTooFewBytes: ("dispatch and combine", "the memory of")
-    case .asksForTooSmallAPlan: ("a rerun", "the memory of")
-    case .hidesWrongChoices: ("plan: a wrong", "expected an error, but it went well")
+    case .asksForTooFewBytes: ("dispatch and combine", "arena of")
+    case .asksForTooSmallAPlan: ("a rerun", "arena of")
+    case .hidesWrongChoices: ("plan: a wrong", "expected an error, but none was thrown")
     }
   }
 

@@ -4,7 +4,7 @@ import AutoEPLayerLaws
 import AutoEPSystem
 import Testing
 
-/// Laws that no defect breaks would be no laws.
+/// Checks that each law detects a defect.
 @Suite struct WrongDispatcherTests {
   @Test(arguments: WrongDispatcher.Defect.allCases)
   func wrongDispatcherIsCaught(defect: WrongDispatcher.Defect) throws {
@@ -31,7 +31,7 @@ import Testing
     }
   }
 
-  /// Expects that one law, checked on two ranks, is broken in this way.
+  /// Expects exactly one law, checked on two ranks, to fail in this way.
   private func expectBroken(
     _ law: String, saying text: String, _ check: (DispatcherSetting) throws -> Void
   ) throws {

@@ -4,11 +4,11 @@ import AutoEPSystem
 import AutoEPTransportLaws
 import Foundation
 
-/// Checks after which MPI cannot be ended: rank 0 says what it saw and exits, and mpirun then ends
+/// Checks after which MPI cannot be finalised: rank 0 reports its result and exits, and mpirun then ends
 /// the rank that deserted it.
 extension MPICheck {
-  /// Rank 1 begins an exchange and turns away: rows may be on their way to it. Rank 0 names it and
-  /// gives MPI up, so that its memory is its own again.
+  /// Rank 1 starts an exchange and leaves, while rows may be on their way to it. Rank 0 names it in an error and
+  /// stops using MPI, so that it can free its memory.
   func rowsInFlight() throws {
     let transport = try open(timeout: 1)
     let rowsHere = transport.rank == 0 ? [0, 64] : [0, 0]
@@ -26,7 +26,7 @@ extension MPICheck {
     try expect(refused.message.contains("MPI is no longer used by this process"), "\(refused)")
   }
 
-  /// Rank 1 never comes to the end of MPI.
+  /// Rank 1 never joins the finalisation of MPI.
   func missingAtEnd() throws {
     let transport = try open(timeout: 1)
     if transport.rank == 1 { sleep(60) }

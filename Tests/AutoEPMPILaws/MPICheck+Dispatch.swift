@@ -3,7 +3,7 @@ import AutoEPCore
 import AutoEPLayerLaws
 
 extension MPICheck {
-  /// The laws of the all-to-all dispatcher, of which this rank checks its own part.
+  /// Checks the laws of the all-to-all dispatcher; each rank checks its own part.
   func dispatcher() throws {
     let transport = try open()
     let backend = try CPUBackend(numThreads: 1)

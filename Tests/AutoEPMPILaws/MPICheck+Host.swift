@@ -4,15 +4,15 @@ import AutoEPSystem
 import AutoEPTransportLaws
 import Foundation
 
-/// Checks with an MPI that the program began itself.
+/// Checks with an MPI that the program itself has initialised.
 extension MPICheck {
-  /// Its groups work, and it stays open until its owner ends it.
+  /// Groups work, and MPI stays initialised until the program finalises it.
   func hostOwnsMPI() throws {
     let host = try HostMPI(library: library)
     try host.initialise(threadLevel: HostMPI.serialized)
     try open().barrier()
     try MPITransport.finalize()
-    try expect(!host.isFinalised, "MPI was ended by someone who did not begin it")
+    try expect(!host.isFinalised, "MPI was finalised by a library that did not initialise it")
     host.finalise()
     let late = try failure(of: "open") { () throws(EngineError) in
       _ = try MPITransport.open(library: library, ranks: nil, timeout: 1)
@@ -20,7 +20,7 @@ extension MPICheck {
     try expect(late.message.contains("MPI was finalised"), "\(late)")
   }
 
-  /// One that allows no threads is refused.
+  /// An MPI that does not allow threads is refused.
   func singleThreadedHost() throws {
     let host = try HostMPI(library: library)
     try host.initialise(threadLevel: HostMPI.single)
@@ -33,7 +33,7 @@ extension MPICheck {
   }
 }
 
-/// MPI's own functions, as a program that links it has them.
+/// MPI's functions, as a program linked with it would call them.
 private struct HostMPI {
   static let single: CInt = 0
   static let serialized: CInt = 2

@@ -4,7 +4,7 @@ import AutoEPMPI
 import AutoEPSystem
 import AutoEPTransportLaws
 
-/// What one rank checks while the other ranks of the same mpirun check it too.
+/// The checks of one rank; the other ranks of the same mpirun run them too.
 struct MPICheck {
   let library: String
 
@@ -39,7 +39,7 @@ struct MPICheck {
     try checkTransport(sizes: [size]) { _ in [try open()] }
   }
 
-  /// Groups in another order than the world's, and side by side.
+  /// Checks groups whose ranks have another order than the world's, and groups side by side.
   private func groups() throws {
     let world = try open()
     let (own, size) = (Int32(world.rank), Int32(world.size))
@@ -55,7 +55,7 @@ struct MPICheck {
     try world.barrier()
   }
 
-  /// Refused where they are given; no other rank need come.
+  /// Wrong ranks are refused locally, without the other ranks.
   private func wrongRanks(own: Int32, size: Int32) throws {
     for ranks in [[own, size], [-1, own], [own, own], [], (0..<size).filter { $0 != own }] {
       let error = try failure(of: "group \(ranks)") { () throws(EngineError) in
@@ -71,8 +71,8 @@ struct MPICheck {
     try world.barrier()
   }
 
-  /// The last rank stays out of one group; others still work, and what it sends there when it
-  /// comes after all does not get into a new one.
+  /// The last rank does not join one group. Other groups still work, and messages that it sends late to that group
+  /// do not reach a new one.
   private func missingRank() throws {
     let world = try open()
     try deserted(try open(timeout: 1), world)

@@ -1,6 +1,6 @@
 import Glibc
 
-/// A number and its derivative along one direction: references written with it give exact gradients.
+/// A number and its derivative along one direction, with which references compute exact gradients.
 package struct Dual {
   package var value: Double
   package var slope: Double
@@ -46,7 +46,7 @@ package struct Dual {
   package var sigmoid: Dual { Dual(1) / (Dual(1) + (-1 * self).exp) }
 }
 
-/// The gradient of a scalar function at a point, one direction after another.
+/// The gradient of a scalar function at a point, computed one direction after another.
 package func gradient(at point: [Double], of function: ([Dual]) -> Dual) -> [Double] {
   point.indices.map { direction in
     function(point.enumerated().map { Dual($1, slope: $0 == direction ? 1 : 0) }).slope

@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// The activation of an expert in f64, as its paper writes it.
+/// The activation of an expert in f64, written as in its paper.
 package struct PlainActivation {
   package let configuration: ExpertsConfiguration
 
@@ -9,7 +9,7 @@ package struct PlainActivation {
     self.configuration = configuration
   }
 
-  /// A row `[F]` from a row `[G]`, as numbers that carry a derivative.
+  /// Computes a row `[F]` from a row `[G]`, with derivatives.
   package func row(_ hidden: [Dual]) -> [Dual] {
     (0..<configuration.ffnSize).map { column in
       let (gate, up) = places(row: 0, column: column)
@@ -17,12 +17,12 @@ package struct PlainActivation {
     }
   }
 
-  /// Row by row from `[R,G]` to `[R,F]`.
+  /// Computes `[R,F]` from `[R,G]`, row by row.
   package func callAsFunction(_ hidden: [Double]) -> [Double] {
     map(hidden) { activate($0, $1).value }
   }
 
-  /// The gradient to hidden of ⟨gradOut, activation⟩, `[R,G]`.
+  /// The gradient of ⟨gradOut, activation⟩ with respect to hidden, `[R,G]`.
   package func gradient(_ hidden: [Double], _ gradOut: [Double]) -> [Double] {
     let byGate = map(hidden) { activate(Dual($0.value, slope: 1), $1).slope }
     let byUp = map(hidden) { activate($0, Dual($1.value, slope: 1)).slope }
@@ -45,7 +45,7 @@ package struct PlainActivation {
     }
   }
 
-  /// Where a gate and its up stand in `[R,G]`.
+  /// The indices of a gate and its up in `[R,G]`.
   private func places(row: Int, column: Int) -> (gate: Int, up: Int?) {
     let first = row * configuration.gateUpSize
     switch configuration.gate {

@@ -5,13 +5,13 @@ package struct PlainRouter {
   package let configuration: RouteConfiguration
   package var selectionBias: [Double]?
 
-  /// Takes the selection bias of each expert, `[E]`, if the router has one.
+  /// Makes a router, with the selection bias of each expert, `[E]`, if it has one.
   package init(configuration: RouteConfiguration, selectionBias: [Double]? = nil) {
     self.configuration = configuration
     self.selectionBias = selectionBias
   }
 
-  /// The experts of a row of logits; `balanced` replaces the scores for the choice.
+  /// The experts chosen for a row of logits; `balanced` replaces the scores for the choice.
   package func experts(_ logits: [Double], balanced: [Double]? = nil) -> [Int] {
     var choice = balanced ?? choiceScores(logits)
     if let selectionBias { choice = zip(choice, selectionBias).map { $0 + $1 } }
@@ -19,7 +19,7 @@ package struct PlainRouter {
     return Array(fallingOrder(choice).prefix(configuration.topK))
   }
 
-  /// The weights of given experts, as numbers that carry a derivative.
+  /// The weights of the given experts, with derivatives.
   package func weights(_ logits: [Dual], experts: [Int]) -> [Dual] {
     var weights = unscaledWeights(logits, experts)
     if let epsilon = configuration.normalizeEpsilon {
@@ -58,12 +58,12 @@ package struct PlainRouter {
   }
 }
 
-/// Indices by falling value, the lower first of equals.
+/// The indices in descending order of value; of equal values, the lower index first.
 private func fallingOrder(_ values: [Double]) -> [Int] {
   values.indices.sorted { values[$0] != values[$1] ? values[$0] > values[$1] : $0 < $1 }
 }
 
-/// Softmax without any shift: references get moderate logits, and -inf.
+/// Softmax without subtracting the maximum: references only get moderate logits, and -inf.
 private func softmax(_ logits: [Dual]) -> [Dual] {
   let exponentials = logits.map { $0.value == -.infinity ? Dual(0) : $0.exp }
   let sum = exponentials.reduce(Dual(0), +)

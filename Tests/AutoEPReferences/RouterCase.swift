@@ -1,13 +1,13 @@
 import AutoEPCore
 
-/// A router, as tests and their output name it.
+/// A router with its name in test output.
 package struct RouterCase: Sendable, CustomStringConvertible {
   package let description: String
   package let configuration: RouteConfiguration
   package let numExperts: Int
   package let hasBias: Bool
 
-  /// The kinds of router that HF's families use, and odd sizes of each.
+  /// The kinds of routers of HF's families, with odd sizes of each.
   package static let all: [RouterCase] = [
     RouterCase("softmax, K = 1", .softmax, topK: 1, of: 5),
     RouterCase("mixtral", .softmax, topK: 2, of: 8) { $0.normalizeEpsilon = 0 },
@@ -47,7 +47,7 @@ package struct RouterCase: Sendable, CustomStringConvertible {
     RouterCase("sinkhorn", .sinkhorn, topK: 3, of: 8) { $0.sinkhornIterations = 2 },
   ]
 
-  /// Those that look at one token at a time.
+  /// The routers that route each token independently.
   package static let tokenwise = all.filter { $0.configuration.score != .sinkhorn }
 
   private init(

@@ -4,7 +4,7 @@ import Testing
 @Suite struct DynamicLibraryTests {
   private typealias Length = @convention(c) (UnsafePointer<CChar>) -> Int
 
-  @Test("finds functions by name: of a library, of a loaded one, of the process")
+  @Test("finds functions by name in a library, a loaded library and the process")
   func functions() throws {
     for library in [
       try DynamicLibrary(opening: "libc.so.6"), try DynamicLibrary(loaded: "libc.so.6"), .process,
@@ -14,7 +14,7 @@ import Testing
     }
   }
 
-  @Test("a library that the process has not loaded is not loaded by looking for it")
+  @Test("looking for a library that is not loaded does not load it")
   func notLoaded() {
     #expect(throws: LoaderError.self) { try DynamicLibrary(loaded: "libnsl_absent.so.1") }
   }

@@ -2,7 +2,7 @@ import AutoEPSystem
 import Testing
 
 @Suite struct EnvironmentTests {
-  @Test("a variable that is not set has no value")
+  @Test("an unset variable is nil")
   func values() {
     #expect(environmentValue("PATH") != nil)
     #expect(environmentValue("AUTOEP_NO_SUCH_VARIABLE") == nil)

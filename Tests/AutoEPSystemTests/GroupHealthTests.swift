@@ -2,7 +2,7 @@ import AutoEPSystem
 import Testing
 
 @Suite struct GroupHealthTests {
-  @Test("keeps the first failure, and refuses later calls with its text and ranks")
+  @Test("keeps the first failure, and refuses later calls with its message and ranks")
   func firstFailure() throws {
     let health = GroupHealth()
     try health.check(step: "dispatch", rank: 0)
@@ -21,7 +21,7 @@ import Testing
     #expect(refusal.kind == .communication)
     #expect(refusal.step == "combine")
     #expect(refusal.ranks == [1, 3])
-    #expect(refusal.message.contains("combine: rank 2 cannot go on"))
+    #expect(refusal.message.contains("combine: rank 2 cannot use its group"))
     #expect(refusal.message.contains("dispatch: rank 0 of 4 waited 2.0 s for ranks 1, 3"))
   }
 }

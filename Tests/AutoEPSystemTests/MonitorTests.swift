@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 @Suite struct MonitorTests {
-  @Test("a waiting thread sees the change that it waits for")
+  @Test("a waiting thread sees the change")
   func change() {
     let monitor = Monitor(0)
     Thread.detachNewThread {
@@ -13,7 +13,7 @@ import Testing
     #expect(seen == 3)
   }
 
-  @Test("each condition has waiters of its own")
+  @Test("each condition has its own waiters")
   func conditions() {
     let monitor = Monitor([false, false], conditions: 2)
     Thread.detachNewThread {
@@ -25,7 +25,7 @@ import Testing
     #expect(monitor.wait(on: 0) { $0[0] ? true : nil })
   }
 
-  @Test("from the deadline on, the body is told that it is late")
+  @Test("after the deadline, the body's `late` is true")
   func deadline() {
     let clock = ContinuousClock()
     let start = clock.now

@@ -2,7 +2,7 @@ import AutoEP
 import CAutoEP
 import Testing
 
-/// A tensor of the tests, whose memory lives as long as the object.
+/// A tensor whose memory lives as long as the object.
 final class TestTensor {
   let shape: [Int]
   let dtype: autoep_dtype
@@ -18,9 +18,9 @@ final class TestTensor {
     self.dtype = autoep_dtype(dtype)
     let count = shape.reduce(1, *)
     memory = .allocate(byteCount: max(count, 1) * 8, alignment: 64)
-    // Whatever a function does not overwrite shows.
+    // Makes elements that a function does not write visible.
     memory.initializeMemory(as: UInt8.self, repeating: 0xFF, count: max(count, 1) * 8)
-    // Eight, so that a test may claim more dimensions than there are.
+    // Eight, so that a test can claim more dimensions than the tensor has.
     dimensions = .allocate(capacity: 8)
     dimensions.initialize(repeating: 1, count: 8)
     for (index, size) in shape.enumerated() { dimensions[index] = Int64(size) }
@@ -66,7 +66,7 @@ final class TestTensor {
     }
   }
 
-  /// Changes the description that a function is given, not the memory.
+  /// Changes the description passed to a function, but not the memory.
   func describe(_ change: (inout autoep_tensor) -> Void) -> TestTensor {
     change(&box.pointee)
     return self
@@ -82,7 +82,7 @@ struct ABIError: Error, CustomStringConvertible {
   var description: String { "\(String(cString: autoep_status_name(status))): \(message)" }
 }
 
-/// Calls a function with an error of its own, and throws what it reports.
+/// Calls a function with its own error struct, and throws the error that it reports.
 func call(_ body: (UnsafeMutablePointer<autoep_error>) -> autoep_status) throws {
   var error = autoep_error()
   error.struct_size = MemoryLayout<autoep_error>.size
@@ -93,7 +93,7 @@ func call(_ body: (UnsafeMutablePointer<autoep_error>) -> autoep_status) throws 
 }
 
 extension ABIError {
-  /// The failure that a function has written.
+  /// Reads a failure that a function has written.
   init(_ error: autoep_error) {
     status = error.status
     message = withUnsafeBytes(of: error.message, text)
@@ -104,12 +104,12 @@ extension ABIError {
   }
 }
 
-/// The characters before the ending NUL.
+/// The characters before the terminating NUL.
 private func text(_ bytes: UnsafeRawBufferPointer) -> String {
   String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
 }
 
-/// Describes a struct by its size, and sets the rest.
+/// Sets the size of a struct, and then its other fields.
 func sized<Struct: BitwiseCopyable>(_ empty: Struct, _ set: (inout Struct) -> Void = { _ in })
   -> Struct
 {
@@ -121,7 +121,7 @@ func sized<Struct: BitwiseCopyable>(_ empty: Struct, _ set: (inout Struct) -> Vo
   return result
 }
 
-/// Expects a failure of a kind whose text holds all of `texts`.
+/// Expects a failure with this status whose message contains all `texts`.
 func expectFailure(
   _ status: Int, _ texts: String..., sourceLocation: SourceLocation = #_sourceLocation,
   _ body: () throws -> Void
@@ -139,7 +139,7 @@ func expectFailure(
   }
 }
 
-/// A context that ends with the object.
+/// A context, freed with the object.
 final class TestContext: Sendable {
   let handle: autoep_context
 
@@ -164,7 +164,7 @@ func distance(_ a: [Double], _ b: [Double], floor: Double = 0) -> Double {
   return difference == 0 ? 0 : difference / norm
 }
 
-/// Numbers that look random and are the same everywhere.
+/// Pseudo-random numbers, the same on every machine.
 struct TestNumbers {
   private var state: UInt64
 
@@ -177,7 +177,7 @@ struct TestNumbers {
     return state
   }
 
-  /// In [-1, 1).
+  /// Draws a number in [-1, 1).
   mutating func uniform() -> Double { Double(next() >> 11) / Double(1 << 52) - 1 }
   mutating func uniform(_ count: Int) -> [Double] { (0..<count).map { _ in uniform() } }
   mutating func below(_ limit: Int) -> Int { Int(next() >> 1) % limit }

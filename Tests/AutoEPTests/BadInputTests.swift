@@ -3,13 +3,13 @@ import AutoEPCore
 import CAutoEP
 import Testing
 
-/// Whatever a caller hands in, a function answers with a status and a text.
+/// Every invalid input gives a status and a message.
 @Suite struct BadInputTests {
-  @Test("every tensor of every function, spoiled in every way", arguments: Call.all)
+  @Test("every tensor of every function, invalidated in every way", arguments: Call.all)
   func tensors(item: Call) throws {
     let context = try TestContext()
     try item.spoilEachTensor(context.handle, .cpu)
-    // And then it works as ever.
+    // The context still works.
     try item(context.handle)
   }
 
@@ -35,7 +35,7 @@ import Testing
     }
   }
 
-  @Test("an error may be NULL, and a success leaves it alone")
+  @Test("an error may be NULL, and a success leaves it unchanged")
   func errors() throws {
     #expect(autoep_context_free(12345, nil) == AUTOEP_ERROR_INVALID_HANDLE)
     var error = sized(autoep_error()) { $0.status = 99 }
@@ -43,7 +43,7 @@ import Testing
     #expect(autoep_context_create(nil, &context, &error) == AUTOEP_OK)
     #expect(autoep_context_free(context, &error) == AUTOEP_OK)
     #expect(error.status == 99)
-    // A struct whose size nobody set is not written to.
+    // A struct whose size is not set is not written.
     error.struct_size = 0
     #expect(autoep_context_free(12345, &error) == AUTOEP_ERROR_INVALID_HANDLE)
     #expect(error.status == 99)
@@ -104,7 +104,7 @@ import Testing
     expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "stream") {
       try call { autoep_context_create(&config, &context, $0) }
     }
-    // As a caller's of an older header, which has no stream.
+    // The size in an older header, which has no stream.
     config.struct_size = 24
     try call { autoep_context_create(&config, &context, $0) }
     try call { autoep_context_free(context, $0) }
@@ -224,7 +224,7 @@ import Testing
     }
   }
 
-  @Test("a context of a GPU: there is one, or the error names what is missing")
+  @Test("a context of a GPU, or an error that names the missing library")
   func cudaContext() throws {
     var config = sized(autoep_context_config()) { $0.device_type = Int32(AUTOEP_DEVICE_CUDA) }
     var context: autoep_context = 0
@@ -315,7 +315,7 @@ import Testing
     }
   }
 
-  @Test("the failure of a group is told, to every rank in this process, and for good")
+  @Test("every rank in this process reports the failure of its group, permanently")
   func abort() throws {
     var comms = [autoep_comm](repeating: 0, count: 2)
     try call { autoep_comm_create_local(2, 60, &comms, $0) }

@@ -3,12 +3,12 @@ import AutoEPCore
 import CAutoEP
 import Testing
 
-/// A well-formed call of a function that takes tensors, to be spoiled one tensor at a time.
+/// A valid call of a function that takes tensors, which tests invalidate one at a time.
 struct Call: Sendable, CustomTestStringConvertible {
   let name: String
-  /// The tensors, in the order of `run`.
+  /// The tensors, in the order in which `run` takes them.
   let tensors: [Argument]
-  /// Calls the function; a NULL is a tensor left out.
+  /// Calls the function; NULL stands for an omitted tensor.
   let run:
     @Sendable ([UnsafePointer<autoep_tensor>?], autoep_context, ErrorPointer) ->
       autoep_status
@@ -36,13 +36,13 @@ struct Call: Sendable, CustomTestStringConvertible {
 
   var testDescription: String { name }
   var takesAnyShape: Bool { name.hasPrefix("autoep_all_") }
-  /// Whether a wrong size can be told from a right one.
+  /// Whether the function can detect a wrong size.
   func bindsSize(of argument: Argument) -> Bool {
-    // T alone is free in a plan, and K is the layer's.
+    // Only T is free in a plan; K is the layer's.
     !takesAnyShape && (name, argument.name) != ("autoep_router_z_loss", "logits")
   }
 
-  /// Makes the tensors, and calls with what `change` makes of them.
+  /// Makes the tensors, applies `change`, and calls the function.
   func callAsFunction(
     _ context: autoep_context,
     change: ([TestTensor]) -> [UnsafePointer<autoep_tensor>?] = {
@@ -262,7 +262,7 @@ extension Call {
     layer, dispatch,
   ]
 
-  /// A layer whose weights multiply the input; the backward after its forward.
+  /// A layer whose weights multiply the input: a forward, then its backward.
   private static let layer = Call(
     name: "autoep_layer_forward and _backward",
     tensors: [

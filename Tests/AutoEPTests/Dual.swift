@@ -1,13 +1,13 @@
 import Foundation
 
-/// What the reference layer computes with: f64, or f64 with a derivative.
+/// The numbers of the reference layer: f64, with or without a derivative.
 protocol Field: Sendable {
   init(_ value: Double)
   var value: Double { get }
   static func + (a: Self, b: Self) -> Self
   static func - (a: Self, b: Self) -> Self
   static func * (a: Self, b: Self) -> Self
-  /// f of this, given f's value and slope here.
+  /// f of this number, given f's value and slope here.
   func mapped(_ value: Double, slope: Double) -> Self
 }
 
@@ -16,8 +16,8 @@ extension Double: Field {
   func mapped(_ value: Double, slope: Double) -> Double { value }
 }
 
-/// A number and its derivative along one direction: forward-mode differentiation, which shares
-/// nothing with the backward it checks.
+/// A number and its derivative along one direction: forward-mode differentiation, which shares no code with the
+/// backward that it checks.
 struct Dual: Field {
   var value: Double
   var slope: Double

@@ -4,10 +4,10 @@ import FakeCUDA
 import Foundation
 import Testing
 
-/// A context of a GPU that is not there: its driver remembers launches and does nothing. What it
-/// compiles goes to the user's cache, as from any program.
+/// A context of a GPU that does not exist: its driver records launches and does nothing else. Compiled kernels go to
+/// the user's cache.
 final class FakeGPU: Sendable {
-  /// One per process, which then takes the fake for the machine's driver.
+  /// One per process, which then uses the fake driver as the machine's.
   static let shared = Result { try FakeGPU() }
 
   let handle: autoep_context
@@ -31,6 +31,6 @@ final class FakeGPU: Sendable {
     self.handle = handle
   }
 
-  /// The kernel that the calling thread launched last, or some launches before.
+  /// The kernel that the calling thread launched `ago` launches before the last one.
   func launched(ago: Int32) -> String { String(cString: launchedName(ago)) }
 }

@@ -4,14 +4,14 @@ import CAutoEP
 import FakeCUDA
 import Testing
 
-/// The calls on a context of a GPU, as far as a driver that does nothing can tell: what they check,
-/// and that all they launch compiles and is launched as the driver wants it.
+/// The calls on a GPU's context, as far as a driver that does nothing can test them: their checks, the compilation
+/// of their kernels, and their launches.
 @Suite(.enabled(if: InstalledNVRTC.path != nil, Comment(rawValue: InstalledNVRTC.advice)))
 struct GPUCallTests {
-  /// The calls that a GPU has: no exchanges.
+  /// The calls that GPUs support: no exchanges.
   static let calls = Call.all.filter { !$0.takesAnyShape }
 
-  @Test("every tensor of every function, spoiled in every way", arguments: calls)
+  @Test("every tensor of every function, invalidated in every way", arguments: calls)
   func tensors(item: Call) throws {
     let context = try FakeGPU.shared.get().handle
     try item.spoilEachTensor(context, .cuda)
@@ -21,7 +21,7 @@ struct GPUCallTests {
     }
   }
 
-  @Test("a router's forward launches the product, and then the choice, on counts of zero")
+  @Test("a router's forward launches the product, clears the counts, and routes")
   func routerForward() throws {
     let gpu = try FakeGPU.shared.get()
     let forward = try #require(Call.all.first { $0.name == "autoep_router_forward" })
@@ -34,7 +34,7 @@ struct GPUCallTests {
     #expect(gpu.launched(ago: 0) == "route")
   }
 
-  @Test("what a layer asks for on a GPU: types and sizes")
+  @Test("the dtypes and buffer sizes of a layer on a GPU")
   func layer() throws {
     let context = try FakeGPU.shared.get().handle
     func layer(_ dtype: DataType) throws -> TestLayer {
@@ -48,7 +48,7 @@ struct GPUCallTests {
       #expect(layer.info.backward_reads_x == 1)
       #expect(try layer.workspace(0).backward == 0)
     }
-    // f16: 200 rows of H = 5 and F = 3, each rounded up to 64 bytes; before them the sort's counts of 128 runs.
+    // f16: 200 rows of H = 5 and F = 3, each tensor rounded up to 64 bytes, after the sort's counts of 128 chunks.
     let bytes = try layer(.f16).workspace(100)
     #expect(bytes.plan == 2560 + 64)
     #expect(bytes.forward == 2048 + 1216)
@@ -56,7 +56,7 @@ struct GPUCallTests {
     expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "config.dtype") { _ = try layer(.f64) }
   }
 
-  @Test("several ranks, contexts of another device, and numbers of a context")
+  @Test("several ranks, contexts of another device, and the properties of a context")
   func others() throws {
     let context = try FakeGPU.shared.get().handle
     var comms = [autoep_comm](repeating: 0, count: 2)
@@ -82,7 +82,7 @@ struct GPUCallTests {
       device_type: Int32(AUTOEP_DEVICE_CUDA), device_id: 7, num_threads: 0, stream: nil,
       nvrtc_path: nil)
     var other: autoep_context = 0
-    expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "no CUDA device 7") {
+    expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "CUDA device 7 does not exist") {
       try call { autoep_context_create(&config, &other, $0) }
     }
   }

@@ -2,7 +2,7 @@ import AutoEPCore
 import CAutoEP
 import Testing
 
-/// The layer against the formulas, over ranks that are threads.
+/// Compares the layer with the formulas, over ranks that are threads.
 @Suite struct LayerTests {
   struct Case: CustomTestStringConvertible, Sendable {
     var activation = ExpertsConfiguration.Activation.silu
@@ -40,7 +40,7 @@ import Testing
       configuration.hiddenSize, configuration.ffnSize, configuration.gateUpSize
     )
     var numbers = TestNumbers(seed: UInt64(tokens * 31 + experts))
-    // Values that f32 holds exactly, so that one reference serves both types.
+    // Values that are exact in f32, so that one reference serves both types.
     func draw(_ count: Int) -> [Double] { numbers.uniform(count).map { Double(Float($0)) } }
     let inputs = ReferenceLayer.Inputs(
       x: draw(tokens * h), topkWeights: draw(tokens * topK), gateUp: draw(experts * g * h),
@@ -88,9 +88,9 @@ import Testing
   }
 
   @Test(
-    "has the same bits wherever the backward works, and whoever makes the plan", arguments: cases)
+    "has the same bits for any scratch memory and any maker of the plan", arguments: cases)
   func sharedMemory(item: Case) throws {
-    // Gate/up's gradient has room for the rows in the first world, and on rank 1 none in the second.
+    // In the first world, gate/up's gradient has room for the rows; in the second, rank 1's has none.
     for (experts, expert) in [(6, nil), (5, 3)] {
       let plain = world(item, tokens: 9, experts: experts, topK: 2) {
         expert ?? $0.below(experts)
@@ -126,7 +126,7 @@ import Testing
     for tokens in [[9], [4, 5]] { try check(world, tokens: tokens, tolerance: 1e-12) }
   }
 
-  @Test("gradients are added to what is there", arguments: cases)
+  @Test("gradients are accumulated", arguments: cases)
   func accumulation(item: Case) throws {
     let plain = world(item, tokens: 9, experts: 6, topK: 2) { $0.below(6) }
     var onto = plain
@@ -141,7 +141,7 @@ import Testing
     }
   }
 
-  @Test("a backward's workspace is what the gradients have no room for")
+  @Test("a backward's workspace holds what does not fit into the gradients")
   func workspace() throws {
     let context = try TestContext(threads: 1)
     let layer = try TestLayer(
@@ -150,7 +150,7 @@ import Testing
     func bytes(_ tokens: Int, _ set: (inout autoep_workspace_args) -> Void) throws -> Int64 {
       try layer.workspace(tokens, set).backward
     }
-    // Rows of H = 5, F = 3, G = 6 and one part of the dots, f64, each array in units of 64 bytes.
+    // Tensors of H = 5, F = 3, G = 6 and one part of the dots per row, in f64, rounded up to 64 bytes each.
     func unit(_ elements: Int) -> Int64 { Int64((elements * 8 + 63) / 64 * 64) }
     for tokens in [4, 9, 13] {
       let n = tokens * 2
@@ -158,7 +158,7 @@ import Testing
       let all = unit(n * 6) + unit(n * 5) + unit(n * 3) + small
       #expect(try bytes(tokens) { _ in } == all)
       #expect(try bytes(tokens) { $0.overwrite_saved = 1 } == all - unit(n * 6))
-      // gate/up's gradient has 4 * 6 * 5 numbers, and takes the gradient of the rows and the activation while they fit.
+      // gate/up's gradient has 4 * 6 * 5 elements; the gradient of the rows and the activation use it while they fit.
       let lent: Int64 = 4 * 6 * 5 * 8 - 63
       let rows = unit(n * 5) <= lent ? 0 : unit(n * 5)
       let room = rows == 0 ? lent - unit(n * 5) : lent
@@ -169,7 +169,7 @@ import Testing
     }
   }
 
-  @Test("bytes that are no plan of the layer and its tokens are refused")
+  @Test("bytes that are not a plan of the layer and its tokens are refused")
   func foreignPlans() throws {
     let context = try TestContext(threads: 1)
     let configuration = world(Case(), tokens: 3, experts: 4, topK: 2) { _ in 0 }.layer.configuration
@@ -224,7 +224,7 @@ import Testing
     try check(uneven, tokens: [2, 1, 2, 1], tolerance: 1e-12)
   }
 
-  @Test("forward and the gradient to x have the same bits for every number of ranks")
+  @Test("y and the gradient of x have the same bits for every number of ranks")
   func sameBits() throws {
     let world = world(Case(), tokens: 24, experts: 6, topK: 2, dtype: AUTOEP_DTYPE_F32) {
       $0.below(6)
@@ -238,7 +238,7 @@ import Testing
     }
   }
 
-  @Test("a rank with a bad choice raises, and the others say whose fault it was")
+  @Test("a rank with an invalid topk_idx fails, and the others name it")
   func badChoiceOnOneRank() throws {
     let good = world(Case(), tokens: 6, experts: 4, topK: 2) { $0.below(4) }
     let outcomes = try onRanks(2) { rank, comm in

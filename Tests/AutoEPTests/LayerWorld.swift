@@ -3,22 +3,22 @@ import AutoEPCore
 import CAutoEP
 import Foundation
 
-/// One layer's inputs, cut into the tokens and experts of `ranks`, run by that many threads.
+/// One layer's inputs, split into the tokens and experts of `ranks` ranks, each run by a thread.
 struct LayerWorld: Sendable {
   var layer: ReferenceLayer
   var inputs: ReferenceLayer.Inputs<Double>
   var gradY: [Double]
   var dtype: Int = AUTOEP_DTYPE_F64
-  /// Without it, there is none of it in the results.
+  /// Whether gate/up's weight gradient is among the results.
   var wantsGateUpGradient = true
-  /// Whether the backward works in what the forward saved.
+  /// Whether the backward uses the forward's saved memory as scratch.
   var overwritesSaved = false
-  /// Whether a rank alone makes its plan by a call of its own, too.
+  /// Whether a single rank also makes its plan with a call of its own.
   var plansFirst = false
-  /// What the weights' gradients are added to; nil: they are written.
+  /// The initial value of the weights' gradients, which are accumulated; nil: they are overwritten.
   var accumulatesOnto: Double?
 
-  /// What the ranks computed, put together again.
+  /// The results of all ranks, concatenated.
   struct Results: Equatable, Sendable {
     var y: [Double] = []
     var gradX: [Double] = []
@@ -62,7 +62,7 @@ func onRanks<Value: Sendable>(
   return onThreads(count) { try body($0, world[$0]) }
 }
 
-/// Runs `body` for each rank on a thread of its own, all at once.
+/// Runs `body` for each rank concurrently, each on its own thread.
 func onThreads<Value: Sendable>(
   _ count: Int, _ body: @escaping @Sendable (Int) throws -> Value
 ) -> [Result<Value, any Error>] {
@@ -131,7 +131,7 @@ private struct RankRun {
     outIn ? [h, configuration.ffnSize] : [configuration.ffnSize, h]
   }
 
-  /// Counts the rows of several ranks; a rank alone may leave the plan to its forward.
+  /// Makes the plan; a single rank can leave that to its forward.
   private func makePlan(
     _ layer: TestLayer, _ context: TestContext, _ idx: TestTensor, _ plan: TestBuffer
   ) throws -> Int64 {
@@ -147,7 +147,7 @@ private struct RankRun {
     return info.rows_capacity
   }
 
-  /// The tensors of a forward, which its backward is given too.
+  /// The tensors of a forward, which its backward reads too.
   private struct Pass {
     let weights: Weights
     let x: TestTensor

@@ -1,7 +1,7 @@
 import Foundation
 import Testing
 
-/// The library as a file: what it exports, what it needs, and that a C program can use it.
+/// The library file: its exports, its dependencies, and its use by a C program.
 @Suite struct LibraryTests {
   private static let package = URL(filePath: #filePath)
     .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
@@ -9,7 +9,7 @@ import Testing
     .deletingLastPathComponent().appending(path: "libautoep.so")
   private static let header = package.appending(path: "include/autoep.h")
 
-  /// Runs a command and returns what it printed; a failure is the test's.
+  /// Runs a command and returns its output; records an issue if the command fails.
   private func run(_ command: String...) throws -> String {
     let process = Process()
     process.executableURL = URL(filePath: "/usr/bin/env")
@@ -24,7 +24,7 @@ import Testing
     return text
   }
 
-  @Test("exports the functions of the header, and nothing else")
+  @Test("exports exactly the functions of the header")
   func exports() throws {
     let text = try String(contentsOf: Self.header, encoding: .utf8)
     let declared = Set(text.matches(of: /\b(autoep_[a-z0-9_]+)\(/).map { String($0.1) })
@@ -60,12 +60,12 @@ import Testing
     for block in blocks { #expect(program.contains(block), "\(block)") }
   }
 
-  @Test("a process that has used communicators only forks children that can use them")
+  @Test("forked children can use communicators, if the parent has used only those")
   func forkAfterCommunicatorsOnly() throws {
     _ = try runProgram("fork_communicators.c")
   }
 
-  /// Builds a program of `Tests/CProgram` with the library; returns what it prints.
+  /// Builds a program of `Tests/CProgram` with the library; returns its output.
   private func runProgram(_ source: String) throws -> String {
     let program = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
     defer { try? FileManager.default.removeItem(at: program) }

@@ -1,13 +1,13 @@
 import AutoEPCore
 import Foundation
 
-/// An MoE layer's experts as the formulas say, one token and one expert at a time.
+/// An MoE layer's experts by the formulas, one token and one expert at a time.
 struct ReferenceLayer: Sendable {
   var configuration: ExpertsConfiguration
   /// The expert of each slot; -1 for none.
   var topkIdx: [Int]
 
-  /// All that the result depends on.
+  /// Everything that the result depends on.
   struct Inputs<Number: Field>: Sendable {
     var x: [Number]
     var topkWeights: [Number]
@@ -102,7 +102,7 @@ struct ReferenceLayer: Sendable {
 }
 
 extension ReferenceLayer {
-  /// The gradient of ⟨gradY, y⟩ to one of the inputs, an element at a time.
+  /// The gradient of ⟨gradY, y⟩ with respect to one of the inputs, computed element by element.
   func gradient(
     _ inputs: Inputs<Double>, _ gradY: [Double], to input: WritableKeyPath<Inputs<Dual>, [Dual]>
   ) -> [Double] {

@@ -2,7 +2,7 @@ import AutoEP
 import CAutoEP
 import Testing
 
-/// Where the tensors of a call are said to be.
+/// The device that a call's tensors are described to be on.
 enum Place {
   case cpu
   case cuda
@@ -12,7 +12,7 @@ enum Place {
   }
 }
 
-/// A way to spoil any tensor: what is changed, and a word that the text must have.
+/// A way to invalidate any tensor: a change, and a word that the message must contain.
 struct Spoiling {
   let text: String
   let status: Int
@@ -76,8 +76,8 @@ struct Spoiling {
         ? AUTOEP_DTYPE_F32 : AUTOEP_DTYPE_I32)
   }
 
-  /// One element is contiguous whatever its stride; and a call that takes any shape can not know
-  /// which one is a lie.
+  /// Whether the function can detect the change: strides do not matter for a single element, and a call that takes any
+  /// shape cannot know a wrong one.
   func applies(to argument: Call.Argument, of call: Call) -> Bool {
     switch text {
     case "contiguous": argument.shape != [1]
@@ -89,7 +89,7 @@ struct Spoiling {
 }
 
 extension Call {
-  /// Spoils one tensor after the other in every way, leaves each out, and expects to be told.
+  /// Invalidates each tensor in every way, omits each, and expects an error.
   func spoilEachTensor(_ context: autoep_context, _ place: Place) throws {
     for (index, argument) in tensors.enumerated() {
       for way in Spoiling.all(place) where way.applies(to: argument, of: self) {

@@ -2,7 +2,7 @@ import AutoEP
 import AutoEPCore
 import CAutoEP
 
-/// A layer of the C interface that ends with the object, and memory for one pass.
+/// A layer of the C interface, freed with the object, and memory for one pass.
 final class TestLayer {
   let handle: autoep_layer
   let info: autoep_layer_info
@@ -20,12 +20,12 @@ final class TestLayer {
 
   deinit { _ = autoep_layer_free(handle, nil) }
 
-  /// The bytes of a plan of T tokens.
+  /// The bytes of a plan for T tokens.
   func planBytes(_ numTokens: Int) -> Int {
     Int(info.plan_bytes) + numTokens * Int(info.plan_bytes_per_token)
   }
 
-  /// The bytes of what a forward saves for so many rows.
+  /// The bytes that a forward saves for this number of rows.
   func savedBytes(_ rows: Int) -> Int {
     Int(info.saved_bytes) + rows * Int(info.saved_bytes_per_row)
   }
@@ -43,14 +43,14 @@ final class TestLayer {
   }
 }
 
-/// Memory that a call is given by its address and size, exactly as much as it asks for.
+/// A buffer of exactly the size that a call asks for.
 final class TestBuffer {
   let buffer: autoep_buffer
   private let memory: UnsafeMutableRawPointer
 
   init(_ byteCount: Int) {
     memory = .allocate(byteCount: max(byteCount, 1), alignment: 64)
-    // Whatever is read before it is written shows.
+    // Makes reads of unwritten memory visible.
     memory.initializeMemory(as: UInt8.self, repeating: 0xFF, count: max(byteCount, 1))
     buffer = autoep_buffer(data: memory, bytes: byteCount)
   }
@@ -61,7 +61,7 @@ final class TestBuffer {
 }
 
 extension ExpertsConfiguration {
-  /// As the C interface has it.
+  /// The configuration as the C struct.
   func abi(_ comm: autoep_comm = 0) -> autoep_layer_config {
     sized(autoep_layer_config()) {
       $0.num_experts = Int32(numExperts)

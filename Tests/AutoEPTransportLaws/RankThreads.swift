@@ -2,8 +2,8 @@ import AutoEPCore
 import Glibc
 import Synchronization
 
-/// Runs `body` for each rank in a thread of its own; throws the first error when all have ended,
-/// and let go of what they used.
+/// Runs `body` for each rank in a thread of its own. Throws the first error after all threads have ended and released
+/// their objects.
 public func runRanks(
   _ ranks: [any Transport], _ body: @escaping @Sendable (any Transport) throws -> Void
 ) throws {

@@ -1,15 +1,15 @@
 import AutoEPCore
 
-/// One exchange of rows whose bytes tell where they come from and go to, so that each rank knows
-/// what it must receive.
+/// One exchange whose bytes encode their source and target rank, so that each rank knows the bytes that it must
+/// receive.
 struct Shipment {
-  /// Rows from a rank to a rank.
+  /// The number of rows from a source rank to a target rank.
   let rows: @Sendable (_ source: Int, _ target: Int) -> Int
   let rowBytes: Int
-  /// Tells one shipment from another.
+  /// Distinguishes shipments.
   var salt = 0
 
-  /// Exchanges the rows and checks every byte, and those around them.
+  /// Exchanges the rows and checks every byte, including those around them.
   func exchange(over transport: any Transport) throws {
     let departing = parts(to: transport)
     var memory = ReceiveMemory(count: arriving(at: transport).count)
@@ -21,7 +21,7 @@ struct Shipment {
     try check(memory, at: transport)
   }
 
-  /// The exchange, as `transport` sees it; no bytes at all are null pointers.
+  /// The exchange on the rank of `transport`; pointers are null if there are no bytes.
   func exchange(
     _ transport: any Transport, _ send: UnsafeRawBufferPointer,
     _ receive: UnsafeMutableRawBufferPointer
@@ -34,12 +34,12 @@ struct Shipment {
       step: "shipment \(salt)")
   }
 
-  /// What the rank sends, in rank order.
+  /// The bytes that the rank sends, in rank order.
   func parts(to transport: any Transport) -> [UInt8] {
     (0..<transport.size).flatMap { bytes(from: transport.rank, to: $0) }
   }
 
-  /// What the rank receives, in rank order.
+  /// The bytes that the rank receives, in rank order.
   func arriving(at transport: any Transport) -> [UInt8] {
     (0..<transport.size).flatMap { bytes(from: $0, to: transport.rank) }
   }
@@ -59,7 +59,7 @@ struct Shipment {
   }
 }
 
-/// Memory with marks on both sides.
+/// Memory with guard bytes on both sides.
 struct ReceiveMemory {
   private static let margin = 64
   private static let mark: UInt8 = 0xEE

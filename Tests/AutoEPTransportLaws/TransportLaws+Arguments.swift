@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension TransportLaw {
-  /// A wrong argument is refused where it is given, before anything is sent; the group lives on.
+  /// Wrong arguments are refused locally, before anything is sent, and the group stays usable.
   static let argumentLaws = [
     TransportLaw("wrong row counts are refused") { transport in
       let size = transport.size

@@ -2,7 +2,7 @@ import AutoEPCore
 
 extension TransportLaw {
   static let collectiveLaws = [
-    TransportLaw("counts reach the rank they are for") { transport in
+    TransportLaw("counts reach their target rank") { transport in
       let ranks = 0..<transport.size
       let received = try transport.exchangeCounts(ranks.map { 100 * transport.rank + $0 })
       try require(received == ranks.map { 100 * $0 + transport.rank }, "received \(received)")
@@ -15,17 +15,17 @@ extension TransportLaw {
     TransportLaw("barriers") { transport in
       for _ in 0..<20 { try transport.barrier() }
     },
-    TransportLaw("a sum of floats has the bits of adding in rank order") { transport in
+    TransportLaw("a sum of floats has the bits of a sum in rank order") { transport in
       for count in [0, 1, 2, 7, 1000] {
         try checkSum(of: Float.self, dtype: .f32, count: count, over: transport)
       }
     },
-    TransportLaw("a sum of doubles has the bits of adding in rank order") { transport in
+    TransportLaw("a sum of doubles has the bits of a sum in rank order") { transport in
       for count in [0, 1, 3, 999] {
         try checkSum(of: Double.self, dtype: .f64, count: count, over: transport)
       }
     },
-    TransportLaw("a sum passes infinities and NaN on") { transport in
+    TransportLaw("a sum propagates infinities and NaN") { transport in
       var data: [Float] = [transport.rank == 0 ? .infinity : 1, transport.rank == 0 ? .nan : 1, 1]
       try allReduce(&data, dtype: .f32, over: transport)
       try require(
@@ -45,10 +45,10 @@ private func checkSum<Element: BinaryFloatingPoint>(
     }
   }
   try allReduce(&data, dtype: dtype, over: transport)
-  try require(data == expected, "\(count) elements: other sums than in rank order")
+  try require(data == expected, "\(count) elements: the sums differ from those in rank order")
 }
 
-/// Numbers of many magnitudes, whose sum depends on the order.
+/// Numbers of many magnitudes, whose sum depends on its order.
 private func addends<Element: BinaryFloatingPoint>(
   _ type: Element.Type, count: Int, rank: Int
 ) -> [Element] {

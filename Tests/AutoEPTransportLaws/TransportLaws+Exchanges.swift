@@ -42,7 +42,7 @@ extension TransportLaw {
           .exchange(over: transport)
       }
     },
-    TransportLaw("two exchanges under way, awaited in any order", twoUnderWay),
+    TransportLaw("two exchanges in flight, awaited in any order", twoUnderWay),
   ]
 }
 

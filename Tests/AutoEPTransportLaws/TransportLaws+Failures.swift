@@ -1,8 +1,8 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// Checks that a rank whose partner stays out says so at the deadline, and that the group is then
-/// of no use.
+/// Checks that a rank whose partner does not join reports it at the deadline, and that the group is then
+/// unusable.
 public func checkMissingRank(
   _ missing: Int, at transport: any Transport, seconds: Double
 ) throws {
@@ -18,8 +18,8 @@ public func checkMissingRank(
   try checkRefusal(at: transport)
 }
 
-/// Checks that the last rank's rows, one fewer than rank 0 expects, end in an error that names
-/// both. Every rank of a group of at least two calls it.
+/// Checks that if the last rank sends one row fewer than rank 0 expects, the error names both. Every rank of a group
+/// of at least two calls it.
 public func checkMismatch(at transport: any Transport) throws {
   let (first, last) = (0, transport.size - 1)
   let expectsMore = transport.rank == first
@@ -38,31 +38,31 @@ public func checkMismatch(at transport: any Transport) throws {
   }
 }
 
-/// Checks that a group whose exchange failed says so when it is used again.
+/// Checks that using a group whose exchange failed gives an error that says so.
 public func checkRefusal(at transport: any Transport) throws {
   let error = try failure(of: "use of a failed group") { () throws(EngineError) in
     try transport.barrier()
   }
   try require(
-    error.kind == .communication && error.message.contains("its group failed before"),
+    error.kind == .communication && error.message.contains("its group, which failed before"),
     "expected a refusal, got \(error.kind): \(error)")
 }
 
-/// Checks that a group which one of its ranks gives up fails there from then on, and says why. Every rank of a group
+/// Checks that after one rank aborts a group, later exchanges fail there with the reason. Every rank of a group
 /// calls it.
 @Sendable
 public func checkAbort(at transport: any Transport) throws {
   try transport.barrier()
-  // In one process another rank may have given the same group up by now.
+  // In one process, another rank may have aborted the group already.
   let before = transport.health.failure
   try require(
     before == nil || before?.message == "the trainer gave up",
-    "a group that works says that it failed: \(String(describing: before))")
+    "a working group reports a failure: \(String(describing: before))")
   transport.abort(EngineError(.internal, "the trainer gave up", ranks: [0]))
   let recorded = transport.health.failure
   try require(
     recorded?.kind == .internal && recorded?.message == "the trainer gave up",
-    "health tells of \(String(describing: recorded))")
+    "health reports \(String(describing: recorded))")
   for _ in 0..<2 {
     let error = try failure(of: "exchange after an abort") { () throws(EngineError) in
       try transport.barrier(step: "roll call")
@@ -87,5 +87,5 @@ public func failure(
   } catch {
     return error
   }
-  throw BrokenLaw("\(what): expected an error, but it went well")
+  throw BrokenLaw("\(what): expected an error, but none was thrown")
 }

@@ -3,8 +3,8 @@ import AutoEPCore
 /// Checks the laws every transport obeys: order, empty splits, uneven splits, self-send, ranks
 /// without rows, large rows, many exchanges in a row, collectives, the bits of a sum, health and abort.
 ///
-/// `makeWorld` makes the ranks of a group of a size: all of them, each of which then runs in a
-/// thread of its own, or those of this process, where the others check the same laws elsewhere.
+/// `makeWorld` makes the ranks of a group of a given size that are in this process; each runs in a thread of its
+/// own. Other processes check the same laws on the remaining ranks.
 public func checkTransport(
   sizes: [Int] = [1, 2, 3, 4], _ makeWorld: (_ size: Int) throws -> [any Transport]
 ) throws {
@@ -17,12 +17,12 @@ public func checkTransport(
       TransportLaw("all laws on one group") { transport in
         for law in TransportLaw.all { try law.check(transport) }
       })
-    // Last, for the group is of no use afterwards.
+    // Last, because the group is unusable afterwards.
     try checkEachRank(try makeWorld(size), TransportLaw("an abort ends the group", checkAbort))
   }
 }
 
-/// What one rank of a group checks while the others do the same.
+/// The check of one rank of a group, which the other ranks run at the same time.
 struct TransportLaw: Sendable {
   let name: String
   let check: @Sendable (any Transport) throws -> Void
@@ -37,7 +37,7 @@ struct TransportLaw: Sendable {
 
 /// A law that a transport broke.
 public struct BrokenLaw: Error, CustomStringConvertible {
-  /// Which law, where, and how.
+  /// The law, the rank and the failure.
   public let description: String
 
   /// Makes the error with its text.

@@ -3,7 +3,7 @@ import AutoEPCore
 import AutoEPSystem
 import CAutoEP
 
-/// A host's transport as C sees it, made of a rank of a local group.
+/// Wraps a rank of a group in this process in a C transport table.
 func callbackTwin(of transport: InProcessTransport, timeout: Double) throws -> CallbackTransport {
   var table = autoep_transport()
   table.struct_size = MemoryLayout<autoep_transport>.size

@@ -34,7 +34,7 @@ struct InProcessTransportTests {
   }
 
   @Test func anAbortWakesRanksThatWait() throws {
-    // Nobody would wait a minute for it.
+    // Long, so that only the abort can wake the waiting ranks in time.
     let world = try InProcessTransport.makeWorld(size: 3, timeout: 60)
     let clock = ContinuousClock()
     let start = clock.now

@@ -7,7 +7,7 @@ struct MPILaunch {
     (try? run("/bin/sh", ["-c", "command -v \(program)"]))?.status == 0
   }
 
-  /// Compiled once a test run.
+  /// Compiled once per test run.
   static let library = Result { try compile() }
 
   /// Runs one check on `ranks` ranks; ends them all after two minutes.
@@ -35,7 +35,7 @@ struct MPILaunch {
     return library
   }
 
-  /// Where the build put this test and the programs beside it.
+  /// The folder of this test's executable and the programs built with it.
   private static func products() throws -> URL {
     let program = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
     return URL(fileURLWithPath: program).deletingLastPathComponent()

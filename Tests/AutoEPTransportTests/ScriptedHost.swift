@@ -1,7 +1,7 @@
 import CAutoEP
 import Foundation
 
-/// A host whose transport does what a test writes down, and counts what it is asked for.
+/// A host whose transport follows a test's script and counts its calls.
 final class ScriptedHost {
   var startCode = AUTOEP_OK
   var waitCode = AUTOEP_OK
@@ -16,7 +16,7 @@ final class ScriptedHost {
   private var isInCall = false
   private var size = 0
 
-  /// The last exchange that was started, as the host saw it.
+  /// The last exchange that was started, as passed to the host.
   struct Exchange {
     let structSize: Int
     let send: UnsafeRawPointer?
@@ -35,7 +35,7 @@ final class ScriptedHost {
     }
   }
 
-  /// Rank 0 of `size`; the host outlives the table.
+  /// The table of rank 0 of `size`; the host must outlive it.
   func table(size: Int32 = 3) -> autoep_transport {
     self.size = Int(size)
     var table = autoep_transport()
@@ -66,7 +66,7 @@ final class ScriptedHost {
     state.map { Unmanaged<ScriptedHost>.fromOpaque($0).takeUnretainedValue() }
   }
 
-  /// Writes the message, and notices another call that does the same.
+  /// Writes the message, and detects concurrent calls.
   private func answer(_ target: UnsafeMutablePointer<CChar>?) {
     sawOverlap = sawOverlap || isInCall
     isInCall = true

@@ -1,5 +1,5 @@
-/* Forks a process that has used communicators only, while a thread makes and frees them: each child
- * must be able to use communicators too. Prints how many children could. */
+/* Forks a process that has used communicators only, while a thread creates and frees them. Each child
+ * must be able to use communicators too. Prints the number of children that could. */
 #define _POSIX_C_SOURCE 200809L
 #include <autoep.h>
 

@@ -23,7 +23,7 @@ static void check(autoep_status status, const autoep_error *error) {
   exit(1);
 }
 
-/* The shape lives as long as the program. */
+/* The shape must live as long as the tensor. */
 static autoep_tensor tensor(void *data, autoep_dtype dtype, const int64_t *shape, int32_t ndim) {
   return (autoep_tensor){.data = data,
                          .shape = shape,
@@ -40,14 +40,14 @@ static autoep_buffer buffer(int64_t bytes) {
 static const int64_t th[] = {T, H}, te[] = {T, E}, tk[] = {T, K};
 static const int64_t gate_up_shape[] = {LOCAL, 2 * F, H}, down_shape[] = {LOCAL, H, F};
 
-/* The whole layer, which the loops read: rank r has the tokens [r] and the experts from r * LOCAL on. */
+/* The whole layer, for the loops: rank r has the tokens [r] and LOCAL experts from r * LOCAL on. */
 static double x[RANKS][T][H], logits[RANKS][T][E], gate_up[E][2 * F][H], down[E][H][F];
 static double weights[RANKS][T][K], y[RANKS][T][H], grad_weights[RANKS][T][K];
 static double grad_x[RANKS][T][H], grad_gate_up[E][2 * F][H], grad_down[E][H][F];
 static int32_t idx[RANKS][T][K];
 static autoep_comm comms[RANKS];
 
-/* In [-1, 1), the same everywhere. */
+/* Pseudo-random numbers in [-1, 1), the same on every machine. */
 static void fill(double *values, int count) {
   static uint32_t state = 12345;
   for (int i = 0; i < count; i++) {
@@ -56,7 +56,7 @@ static void fill(double *values, int count) {
   }
 }
 
-/* One rank's part: its tokens go to their experts, wherever these are, and the results come back. */
+/* One rank: sends its tokens to their experts, on any rank, and receives the results. */
 static void *run_rank(void *argument) {
   int rank = (int)(intptr_t)argument;
   autoep_error error = AUTOEP_ERROR_INIT;

@@ -2,10 +2,10 @@ import Foundation
 
 /// The driver and the NCCL of Tests/FakeDriver as a library of its own, in a folder that goes with the object.
 public final class FakeDriverLibrary: Sendable {
-  /// The folder; tests may put more into it.
+  /// The folder; tests may add files to it.
   public let folder = FileManager.default.temporaryDirectory.appending(path: UUID().uuidString)
 
-  /// The library.
+  /// The path of the library.
   public var path: String { folder.appending(path: "libfake.so").path }
 
   /// Compiles it; who opens it opens one that shares nothing with others.

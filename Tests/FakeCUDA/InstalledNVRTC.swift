@@ -1,18 +1,18 @@
 import Foundation
 
-/// NVRTC where AUTOEP_NVRTC names it, or in the virtual environment of `make test`.
+/// NVRTC from AUTOEP_NVRTC, or from the virtual environment of `make test`.
 public enum InstalledNVRTC {
-  /// The library, nil where there is none.
+  /// The library's path; nil if it is not installed.
   public static let path: String? = {
     let named = ProcessInfo.processInfo.environment["AUTOEP_NVRTC"]
     if let named, !named.isEmpty { return named }
     return inVirtualEnvironment("libnvrtc.so.13") ?? ofCUDA12
   }()
 
-  /// That of CUDA 12, whose assembler is another.
+  /// The path of CUDA 12's NVRTC, which has another assembler.
   public static let ofCUDA12 = inVirtualEnvironment("libnvrtc.so.12")
 
-  /// What a test that was skipped for want of it prints.
+  /// The message of tests that are skipped without NVRTC.
   public static let advice =
     "no NVRTC: set AUTOEP_NVRTC, or `make test`, which installs nvidia-cuda-nvrtc"
 

@@ -1,5 +1,5 @@
-/* A driver without a GPU: it answers the calls of the CUDA backend and remembers what it was given.
- * Images are real ones: it reads from them which kernels there are, and what each of them takes. */
+/* A driver without a GPU: it answers the CUDA backend's calls and records their arguments. Images
+ * are real: it reads the kernels and their parameters from them. */
 #include <elf.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -10,7 +10,7 @@
 enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, NOT_CURRENT = 201, NOT_FOUND = 500 };
 enum { PARAMETERS = 32, PARAMETER_BYTES = 4096, KERNELS = 1024, NAME_SIZE = 64 };
 
-/* What tests read and set. */
+/* State that tests read and set. */
 typedef struct fake_state {
   int32_t compute_major;
   int32_t fails_launch_with;
@@ -43,10 +43,10 @@ static kernel kernels[KERNELS];
 static int kernel_count;
 static pthread_mutex_t kernels_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* The kernels that the calling thread launched, the last one first. */
+/* The kernels launched by the calling thread, the last one first. */
 static const kernel none;
 static _Thread_local const kernel *launched[3] = {&none, &none, &none};
-/* The arguments of its last launch, at the offsets that the kernel reads them from. */
+/* The arguments of the thread's last launch, at the offsets at which the kernel reads them. */
 static _Thread_local _Alignas(64) uint8_t arguments[PARAMETER_BYTES];
 
 fake_state *fake_driver(void) { return &state; }
@@ -58,7 +58,7 @@ const void *fake_driver_argument(int32_t index) {
   return arguments + launched[0]->parameters[index].offset;
 }
 
-/* How often kernels of a name were launched. */
+/* The number of launches of kernels with a name. */
 int32_t fake_driver_launches_of(const char *name) {
   int32_t launches = 0;
   for (int i = 0; i < kernel_count; i++)
@@ -66,8 +66,9 @@ int32_t fake_driver_launches_of(const char *name) {
   return launches;
 }
 
-/* Reads a section .nv.info.<kernel>: attributes of two bytes, format and kind, and then two bytes
- * of value, or of the size of a value that follows. Returns 0 for what is not understood. */
+/* Reads a section .nv.info.<kernel>: each attribute has two bytes, format and kind, and then two
+ * bytes for the value, or for the size of a value that follows. Returns 0 if it cannot parse the
+ * section. */
 static int read_info(kernel *kernel, const uint8_t *info, size_t byte_count) {
   enum { FOLLOWS = 4, MOST_THREADS = 0x05, PARAMETER = 0x17 };
   for (size_t at = 0; at + 4 <= byte_count;) {
@@ -83,7 +84,7 @@ static int read_info(kernel *kernel, const uint8_t *info, size_t byte_count) {
       kernel->most_threads = sizes[0] * sizes[1] * sizes[2];
     }
     if (kind != PARAMETER) continue;
-    /* Its index in a table, its number and its offset, and from bit 18 on its size. */
+    /* The parameter's index in a table, its number, its offset, and from bit 18 on its size. */
     struct {
       uint32_t index;
       uint16_t number, offset;
@@ -123,7 +124,7 @@ static cuda_result read_image(const uint8_t *image, cuda_module module) {
 
 cuda_result cuInit(uint32_t flags) { return (cuda_result)flags; }
 
-/* NVRTC asks for this one, for a cache of its own. */
+/* NVRTC calls this, for a cache of its own. */
 cuda_result cuGetExportTable(const void **table, const void *id) {
   (void)id;
   *table = NULL;
@@ -265,7 +266,7 @@ cuda_result cuTensorMapEncodeTiled(cuda_tensor_map *map, int32_t dtype, uint32_t
                                    int32_t interleave, int32_t swizzle, int32_t l2_promotion,
                                    int32_t out_of_bounds_fill) {
   if ((uintptr_t)map % 64 != 0 || interleave != 0 || out_of_bounds_fill != 0) return INVALID_VALUE;
-  /* What the real driver asks of a tensor and its boxes. */
+  /* The real driver's requirements for a tensor and its boxes. */
   const uint32_t element_bytes = dtype == cuda_tensor_map_float32 ? 4 : 2;
   if (rank < 1 || rank > 5 || (uintptr_t)address % 16 != 0) return INVALID_VALUE;
   if (swizzle == 3 && box[0] * element_bytes > 128) return INVALID_VALUE;

@@ -257,6 +257,22 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "experts-idx-range": (experts(topk_idx=IDX + 1), "topk_idx"),
     "experts-idx-below": (experts(topk_idx=IDX - 2), "topk_idx"),
     "experts-idx-numpy": (experts(topk_idx=IDX.numpy()), "topk_idx: expected the library of x"),
+    "experts-fewer-in-gate-up": (
+        experts(gate_up=f32(E, 2 * F, H), down=f32(E + 1, H, F)),
+        r"down: expected as many experts as gate_up has, 3 \(gate_up is \[3, 12, 8\]\); got 4"
+        r" \(down is \[4, 8, 6\]\)",
+    ),
+    "experts-fewer-in-bias": (
+        experts(gate_up_bias=f32(E - 1, 2 * F)),
+        r"gate_up_bias: expected as many experts as gate_up has, 3 .* got 2",
+    ),
+    "experts-fewer-in-numpy": (
+        lambda: functional.experts(
+            *(f32(T, H).numpy(), IDX.numpy(), WEIGHTS.numpy()),
+            *(f32(E + 2, 2 * F, H).numpy(), DOWN.numpy()),
+        ),
+        "down: expected as many experts as gate_up has, 5",
+    ),
     "experts-weights-shape": (experts(topk_weights=f32(T, K + 1)), "topk_weights"),
     "experts-weights-numpy": (
         experts(topk_weights=WEIGHTS.numpy()),

@@ -63,6 +63,7 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         "wall_clock_breakdown": False,
         "prescale_gradients": False,
         "tensorboard": {"enabled": False},
+        "compile": {"enabled": False},
         "expert_parallel": {"use_grouped_mm": True, "deterministic": True, "expert_w3": None},
     }
     assert read_config(given) == Config()
@@ -105,6 +106,10 @@ def test_what_asks_for_nothing_is_accepted() -> None:
         ({"zero_optimization": {"stage": 2}}, ["zero_optimization.stage: given 2", "allowed: 0"]),
         ({"zero_optimization": {"stage": 4}}, ["given 4", "0, 1, 2, 3"]),
         ({"zero_optimization": {"overlap_comm": True}}, ["overlap_comm", "stages 1 to 3"]),
+        ({"_comment": "of mine"}, ["_comment: there is no such key. Keys allowed"]),
+        ({"//": "of mine"}, ["//: there is no such key. Keys allowed"]),
+        ({"compile": {"enabled": True}}, ["compile", "engine.module.compile()"]),
+        ({"commet": {}}, ['Did you mean "comet"?']),
         ({"bf16": {"enable": True}}, ['mean "enabled"?']),
         ({"activation_checkpointing": {}}, ["gradient_checkpointing_enable"]),
         ({"gradient_clipping": -1}, ["gradient_clipping: given -1", "0 or more"]),

@@ -35,17 +35,17 @@ def run_example(*command: str) -> str:
     return result.stdout
 
 
-def test_door_2_gives_the_numbers_of_transformers_own() -> None:
-    said = run_example(str(EXAMPLES / "door2_experts.py"))
+def test_experts_implementation_gives_the_numbers_of_transformers_own() -> None:
+    said = run_example(str(EXAMPLES / "experts_implementation.py"))
     losses = re.findall(r"(\w+) +loss ([\d.]+)  gradient norm ([\d.]+)", said)
     (theirs, *their_numbers), (mine, *my_numbers) = losses
     assert (theirs, mine) == ("grouped_mm", "autoep")
     assert [float(n) for n in my_numbers] == [pytest.approx(float(n), 1e-5) for n in their_numbers]
 
 
-def test_door_3_trains_with_the_experts_on_two_ranks() -> None:
+def test_ep_implementation_trains_with_the_experts_on_two_ranks() -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    said = run_example(*launcher, str(EXAMPLES / "door3_expert_parallelism.py"))
+    said = run_example(*launcher, str(EXAMPLES / "ep_implementation.py"))
     for rank in range(2):
         assert f"rank {rank}: (4, 512, 128) of (8, 512, 128)" in said
     losses = [float(loss) for loss in re.findall(r"step \d: loss ([\d.]+)", said)]

@@ -11,6 +11,10 @@ from support.compare import assert_close
 from support.routers import GROUPS, KNOWN, E, H, K, layer_of, routed, tokens
 from torch import nn
 
+import autoep
+from autoep import functional
+from autoep.layers import choice
+from autoep.layers.choice import choose_experts
 from autoep.routers.fused import FusedForward, fuse_routers
 from autoep.routers.maths import find_router_maths
 
@@ -133,3 +137,38 @@ def test_under_autocast_the_router_runs_as_it_is() -> None:
         fuse_routers([layer])
         found = layer.router(x)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("score", ["softmax", "topk_softmax", "sigmoid", "sinkhorn"])
+@pytest.mark.parametrize("choose", [choose_experts, choice._choose_beside_nan])
+def test_tokens_without_usable_logits_have_weights_of_nan(choose: Callable, score: str) -> None:
+    """On CPUs and as on GPUs; the other tokens are routed as they would be without them."""
+    random = torch.Generator().manual_seed(2)
+    logits = torch.randn(40, E, generator=random)
+    logits[3, 1] = -torch.inf
+    clean = logits.clone().requires_grad_()
+    bad = [0, 7, 8, 20]
+    for row, value in zip(bad, (torch.nan, torch.inf, -torch.inf, torch.nan), strict=True):
+        logits[row, 2 if value != -torch.inf else slice(None)] = value
+    logits.requires_grad_()
+    options = {"score": score, "training": False}
+    arguments = [options] if choose is choice._choose_beside_nan else []
+    named = {} if arguments else options
+    routed = choose(logits, K, *arguments, **named)
+    expected = functional.route(clean, K, **options)
+    good = torch.ones(40, dtype=torch.bool).index_fill(0, torch.tensor(bad), False)
+    assert routed.topk_weights[~good].isnan().all()
+    assert ((routed.topk_idx >= 0) & (routed.topk_idx < E)).all()
+    assert torch.equal(routed.topk_idx[good], expected.topk_idx[good])
+    assert torch.equal(routed.topk_weights[good], expected.topk_weights[good])
+    direction = torch.randn(40, K, generator=random)
+    mine, theirs = (
+        torch.autograd.grad((r.topk_weights * direction)[good].sum(), given)[0]
+        for r, given in ((routed, logits), (expected, clean))
+    )
+    assert torch.equal(mine[good], theirs[good])
+
+
+def test_other_wrong_arguments_still_raise() -> None:
+    with pytest.raises(autoep.InvalidArgumentError):
+        choose_experts(torch.zeros(3, E), E + 1)

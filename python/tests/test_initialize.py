@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from support import models
 from torch import nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from autoep.detection.find import find_moe_layers
 from autoep.distributed import devices
 from autoep.distributed.groups import choose_ep_size
 from autoep.distributed.launch import World
+from autoep.training.data import collate
 
 
 def initialize(**arguments):
@@ -77,6 +79,19 @@ def test_a_wrong_argument_says_what_is_allowed(arguments, error, says: str) -> N
         ({"type": "adafactor"}, "norms of whole weights"),
         ({"params": {"lr": 1}}, "optimizer.type: missing"),
         ({"type": "AdamW", "params": {"learning_rate": 1}}, "params.learning_rate: AdamW has no"),
+        (
+            {"type": "AdamW", "params": {"lr": "1e-4"}},
+            "params.lr: given '1e-4' .*: a number",
+        ),
+        (
+            {"type": "SGD", "params": {"lr": True}},
+            "params.lr: given True .*: a number",
+        ),
+        ({"type": "AdamW", "params": {"betas": ["0.9", 0.99]}}, "betas: given .*allowed: 2 numb"),
+        ({"type": "AdamW", "params": {"betas": [0.9]}}, "betas: given .*allowed: 2 numbers"),
+        ({"type": "AdamW", "params": {"amsgrad": "no"}}, "amsgrad: given 'no'.*true or false"),
+        ({"type": "AdamW", "params": {"fused": "true"}}, "fused: given 'true'.*not a string"),
+        ({"type": "Muon"}, "'Muon', which steps weights of two dimensions only; got some of 1, 3"),
         ({"type": "AdamW", "params": {"lr": -1}}, "AdamW refuses them: Invalid learning rate"),
         ({"type": "Adam", "params": {"weight_decay": 0.1}}, 'Write "AdamW"'),
     ],
@@ -93,6 +108,9 @@ def test_a_wrong_optimizer_is_refused(optimizer: dict, says: str) -> None:
         ({"type": "ReduceLROnPlateau"}, "it wants a metric.*Allowed: ConstantLR"),
         ({"type": "StepLR", "params": {"size": 1}}, "params.size: StepLR has no"),
         ({"type": "StepLR"}, "StepLR refuses them"),
+        ({"type": "StepLR", "params": {"step_size": "3"}}, "step_size: given '3'.*not a string"),
+        ({"type": "StepLR", "params": {"step_size": 3, "gamma": "0.1"}}, "gamma: given '0.1'"),
+        ({"type": "WarmupLR", "params": {"warmup_max_lr": "1e-3"}}, "warmup_max_lr: given '1e-3'"),
         ({"type": "WarmupDecayLR"}, "total_num_steps: given None"),
         ({"type": "WarmupLR", "params": {"warmup_steps": 1}}, 'mean "warmup_num_steps"'),
         ({"type": "WarmupLR", "params": {"warmup_max_lr": 0}}, "warmup_max_lr: given 0"),
@@ -146,6 +164,59 @@ def test_each_rank_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     seats_found(monkeypatch, devices.Seat("a", "GPU-1"), devices.Seat("a", "GPU-1"))
     with pytest.raises(autoep.ModelError, match="ranks 0 and 1 are on the same GPU of a"):
         devices.device_of_rank(cpu, world)
+
+
+class RowsOfLists:
+    """A dataset as HuggingFace's: samples are dicts, and their values numbers and lists of them."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        ids = models.batch(index, rows=1, length=self.lengths[index])["input_ids"][0].tolist()
+        return {"input_ids": ids, "labels": ids, "attention_mask": [1] * len(ids), "text": "words"}
+
+
+def test_samples_of_lists_are_collated_as_transformers_does() -> None:
+    data = RowsOfLists([6] * 5)
+    config = {"train_micro_batch_size_per_gpu": 2, "optimizer": {"type": "SGD"}}
+    engine, _, loader, _ = autoep.initialize(models.tiny("mixtral"), config, training_data=data)
+    shapes = []
+    for batch in loader:
+        assert list(batch) == ["input_ids", "labels", "attention_mask"]
+        assert batch["input_ids"].dtype == torch.long
+        shapes.append(tuple(batch["input_ids"].shape))
+        engine.backward(engine(**batch).loss)
+        engine.step()
+    assert shapes == [(2, 6), (2, 6), (1, 6)]
+    samples = [data[0], data[1]]
+    expected = transformers.default_data_collator(samples)
+    assert all(torch.equal(value, expected[name]) for name, value in collate(samples).items())
+    labelled = [{"ids": [1, 2], "label": 3}, {"ids": [4, 5], "label": 0}]
+    assert collate(labelled)["labels"].tolist() == [3, 0]
+
+
+def test_other_samples_are_collated_as_torch_does() -> None:
+    assert collate([{"a": torch.ones(2), "b": "x"}, {"a": torch.zeros(2), "b": "y"}])["b"] == [
+        "x",
+        "y",
+    ]
+    assert [part.tolist() for part in collate([(1, 2.0), (3, 4.0)])] == [[1, 3], [2.0, 4.0]]
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(autoep.ConfigError, match=r"'input_ids' of lengths 4, 6; .*Padding"):
+        collate([RowsOfLists([6, 4])[index] for index in range(2)])
+
+
+def test_several_ranks_on_gpus_are_refused() -> None:
+    check_ranks(torch.device("cuda", 0), 1)
+    check_ranks(torch.device("cpu"), 4)
+    with pytest.raises(autoep.UnsupportedError, match=r"on cuda:0 .* 4 ranks.*several GPUs is not"):
+        check_ranks(torch.device("cuda", 0), 4)
 
 
 def test_models_that_cannot_be_trained_are_refused() -> None:
@@ -205,6 +276,41 @@ def test_args_may_name_the_configuration(tmp_path: Path) -> None:
     assert engine.train_batch_size() == 3
 
 
+def test_the_model_may_come_first_by_position() -> None:
+    config = {"gradient_accumulation_steps": 3, "optimizer": {"type": "SGD"}}
+    engine, made, *_ = autoep.initialize(models.tiny("mixtral"), config)
+    assert engine.gradient_accumulation_steps() == 3
+    assert type(made) is torch.optim.SGD
+    model = models.tiny("mixtral")
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine, given, *_ = autoep.initialize(model, {}, sgd)
+    assert given is sgd
+    engine, *_ = autoep.initialize(models.tiny("mixtral"), config=config)
+    assert engine.gradient_accumulation_steps() == 3
+    engine, *_ = autoep.initialize(None, models.tiny("mixtral"), None, config=config)
+    assert engine.gradient_accumulation_steps() == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "says"),
+    [
+        (("model", {}), {"config": {}}, "config: given twice, by position .dict. and by name"),
+        (("model", {}), {"model": "model"}, r"model: given twice.*initialize\(model, config, opt"),
+        (("args", "model"), {"model": "model"}, r"model: given twice.*initialize\(args, model"),
+        (("args", "model"), {"config": {}}, "config: given twice.*args.deepspeed_config"),
+        (("model", "model"), {}, "the configuration: given DenseModel"),
+        (("model", {}), {"training_dat": 1}, 'training_dat: .*Did you mean "training_data"'),
+        (("model", *[None] * 8), {}, "given 9 arguments by position; expected at most 8"),
+    ],
+)
+def test_what_is_mixed_up_by_position_is_refused(given: tuple, named: dict, says: str) -> None:
+    stand_for = {"model": DenseModel(), "args": argparse.Namespace(deepspeed_config="ds.json")}
+    given = [stand_for.get(one, one) if isinstance(one, str) else one for one in given]
+    named = {n: stand_for[v] if isinstance(v, str) else v for n, v in named.items()}
+    with pytest.raises(autoep.ConfigError, match=says):
+        autoep.initialize(*given, **named)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "kind"),
     [
@@ -226,6 +332,26 @@ def test_optimizers_of_torch_by_name(optimizer: dict, kind: type[Optimizer]) -> 
     engine.backward(engine(**models.batch(0)).loss)
     engine.step()
     assert not any(torch.equal(p, before[name]) for name, p in engine.module.named_parameters())
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("way", ["named", "made", "given"])
+def test_muon_steps_weights_of_two_dimensions(way: str) -> None:
+    model = models.tiny("mixtral")
+    before = copy.deepcopy(model.state_dict())
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    config = {"optimizer": {"type": "muon", "params": {"lr": 1e-2}}} if way == "named" else {}
+    make = partial(torch.optim.Muon, lr=1e-2)
+    engine, optimizer, *_ = autoep.initialize(
+        model,
+        config,
+        {"named": None, "made": make, "given": make(matrices)}[way],
+        model_parameters=None if way == "given" else iter(matrices),
+    )
+    assert type(optimizer) is torch.optim.Muon
+    rates(engine, 1)
+    for name, parameter in engine.module.named_parameters():
+        assert torch.equal(parameter, before[name]) == (parameter.ndim != 2), name
 
 
 def test_an_optimizer_and_a_scheduler_may_be_functions() -> None:

@@ -47,7 +47,8 @@ def test_a_model_of_671_billion_parameters_needs_no_memory_for_them() -> None:
     assert blocks.names == tuple(f"model.layers.{layer}.mlp" for layer in range(3, 61))
     assert (blocks.family, blocks.num_experts, blocks.top_k) == ("deepseek_v3", 256, 8)
     assert (blocks.hidden_size, blocks.ffn_size) == (7168, 2048)
-    assert (blocks.activation, blocks.doors) == ("silu", (1, 2, 3))
+    assert blocks.activation == "silu"
+    assert blocks.interfaces == ("initialize", "experts_implementation", "ep_implementation")
     assert blocks.parameters == 256 * 3 * 7168 * 2048
     assert found.dtype == "bfloat16"
     assert found.parameters == 671_026_404_352
@@ -58,6 +59,8 @@ def test_a_model_of_671_billion_parameters_needs_no_memory_for_them() -> None:
     assert "model.layers.3-60.mlp: 58 MoE blocks" in text
     assert "sigmoid (+ bias for the choice), 4 of 8 groups by the two best, top-8, / sum" in text
     assert "shared_experts of 44,040,192 parameters" in text
+    assert "interfaces      initialize, experts_implementation, ep_implementation" in text
+    assert "weights per rank" in text
     assert "ep_size 64" in text
 
 
@@ -138,6 +141,44 @@ def test_the_command_says_what_it_cannot_read(
         assert said.err.startswith(f"autoep: inspect: {broken} cannot be read as a config")
     with pytest.raises(SystemExit, match="2"):
         main(["inspect"])
+
+
+@pytest.mark.parametrize("name", ["nope", "./nope", "a/b/c", "/no/such/config.json", "nope.json"])
+def test_what_is_neither_a_file_nor_a_name_is_not_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail())
+    assert main(["inspect", name]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"autoep: inspect: {name}: there is no such file or folder, nor is it")
+
+
+def test_a_name_that_the_hub_does_not_have_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the Hub\nCheck your connection")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
+    with pytest.raises(
+        autoep.ConfigError, match=r"no/such: there is no such file.*connect to the"
+    ) as e:
+        autoep.inspect("no/such")
+    assert "\n" not in str(e.value)
+
+
+def test_the_status_tells_whether_a_model_is_supported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model_type, status in (("mixtral", 0), ("jetmoe", 0), ("llama", 1), ("doge", 1)):
+        config = {"model_type": model_type, "num_hidden_layers": 1}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert main(["inspect", str(tmp_path)]) == status, model_type
+    assert "not supported" in capsys.readouterr().out
+
+
+def test_the_command_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"autoep {autoep.__version__}\n"
 
 
 def test_what_is_no_model_is_refused() -> None:

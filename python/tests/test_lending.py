@@ -112,7 +112,7 @@ def test_nothing_is_kept_of_a_tensor() -> None:
 def test_a_context_of_a_gpu_names_what_is_missing() -> None:
     if torch.cuda.is_available():
         engine.context_create(2, 0, 0, 0, None)
-        with pytest.raises(autoep.InvalidArgumentError, match="no CUDA device 99"):
+        with pytest.raises(autoep.InvalidArgumentError, match="CUDA device 99 does not exist"):
             engine.context_create(2, 99, 0, 0, None)
         return
     with pytest.raises((autoep.MissingLibraryError, autoep.UnsupportedError), match=r"cuda|CUDA"):

@@ -7,6 +7,11 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
+from autoep import functional
+from autoep.core.cores import HOST_SIZES, core_share
+
 HEAD = """
     import os, sys
     import torch
@@ -35,6 +40,81 @@ def run(program: str, head: str = HEAD) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("sharers", "mine", "launchers", "share"),
+    [
+        (None, 8, 8, 0),
+        (1, 8, 8, 0),
+        (2, 8, 8, 4),
+        (3, 8, 8, 2),
+        (16, 8, 8, 1),
+        (4, 2, 8, 2),  # bound to cores of its own
+        (4, 4, 8, 2),  # bound to cores that it shares with another
+    ],
+)
+def test_processes_of_a_launcher_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, sharers: int | None, mine: int, launchers: int, share: int
+) -> None:
+    cores = {0: set(range(mine)), os.getppid(): set(range(launchers))}
+    monkeypatch.setattr(os, "sched_getaffinity", cores.__getitem__)
+    for name in HOST_SIZES:
+        monkeypatch.delenv(name, raising=False)
+        if sharers is not None:
+            with monkeypatch.context() as context:
+                context.setenv(name, str(sharers))
+                assert core_share() == share
+    assert core_share() == 0
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, 1), ("3", 3)])
+def test_the_engine_takes_its_share_without_initialize(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, threads: int
+) -> None:
+    before = functional.num_threads()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(len(os.sched_getaffinity(0))))
+    if chosen is None:
+        monkeypatch.delenv("AUTOEP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("AUTOEP_NUM_THREADS", chosen)
+    try:
+        functional.set_num_threads(0)
+        assert functional.num_threads() == threads
+    finally:
+        functional.set_num_threads(before)
+
+
+def test_a_small_layer_keeps_the_other_threads_asleep() -> None:
+    """They would spin after it, and on a busy machine its caller would wait for them."""
+    program = """
+        import time
+        experts, hidden, width, tokens = 8, 32, 24, 24
+        x = torch.randn(tokens, hidden, requires_grad=True)
+        idx, weights_TK = torch.randint(experts, (tokens, 2)), torch.rand(tokens, 2)
+        gate_up = torch.randn(experts, 2 * width, hidden, requires_grad=True)
+        down = torch.randn(experts, hidden, width, requires_grad=True)
+
+        def step():
+            functional.experts(x, idx, weights_TK, gate_up, down).sum().backward()
+
+        def others():  # the processor time of all threads but this one
+            return time.process_time() - time.thread_time()
+
+        torch.randn(1 << 22).exp_()
+        torch.set_num_threads(1)  # the backward's own threads are torch's
+        step()
+        time.sleep(0.5)
+        before = others()
+        with torch.autograd.set_multithreading_enabled(False):
+            for _ in range(50):
+                step()
+                time.sleep(0.002)
+        print(functional.num_threads(), round((others() - before) * 1e3))
+    """
+    threads, milliseconds = map(int, run(program).split())
+    assert threads == 2
+    assert milliseconds < 25, f"{milliseconds} ms of 50 steps"
 
 
 def test_the_engine_starts_no_thread_beside_those_of_torch() -> None:

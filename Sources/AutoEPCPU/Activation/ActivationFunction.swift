@@ -2,10 +2,10 @@
 protocol ActivationFunction<R>: Sendable {
   associatedtype R: Real
 
-  /// Replaces each x by f(x); scratch is as long.
+  /// Replaces each x by f(x); `scratch` has the same length.
   func apply(_ x: Elements<R>, scratch: Elements<R>)
 
-  /// Replaces each x by f'(x) and puts f(x) into `values`.
+  /// Replaces each x by f'(x), and writes f(x) to `values`.
   func differentiate(_ x: Elements<R>, values: Elements<R>)
 }
 
@@ -50,7 +50,7 @@ struct GELUTanh<R: Real>: ActivationFunction {
   private var cubic: R { 0.044715 }
 }
 
-/// x · Φ(x), with the normal distribution's Φ.
+/// x · Φ(x), where Φ is the cumulative distribution function of the standard normal distribution.
 struct GELU<R: Real>: ActivationFunction {
   func apply(_ x: Elements<R>, scratch: Elements<R>) { x.replace { $0 * distribution($0) } }
 
@@ -80,7 +80,7 @@ struct ReLUSquared<R: Real>: ActivationFunction {
 }
 
 extension Elements where Element: Real {
-  /// Becomes sigmoid(argument(x)) of a row of the same length.
+  /// Sets each element to sigmoid(argument(x)) of a row x of the same length.
   @inline(__always)
   func setSigmoid(_ x: Elements, of argument: (Element) -> Element) {
     for index in 0..<count { self[index] = argument(x[index]) }

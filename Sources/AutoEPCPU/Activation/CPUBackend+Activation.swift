@@ -16,7 +16,7 @@ extension CPUBackend {
     }
   }
 
-  /// The activation's gradient; a row is read whole before it is written.
+  /// Computes the activation's gradient; each row is read completely before it is overwritten.
   public func activateBackward(
     _ configuration: ExpertsConfiguration, groups: RowGroups, _ call: ActivationGradient
   ) throws(EngineError) {
@@ -82,13 +82,15 @@ extension CPUBackend {
   ) {
     let width = gradRows.width
     let downBias = Elements<S>(downBias)
-    pool.forEachItem(of: groups.ranges.count) { group in
+    pool.forEachItem(
+      of: groups.ranges.count, multiplyAdds: Double(groups.rowCount) * Double(width)
+    ) { group in
       let bias = downBias.row(group, width: width)
       for row in groups.ranges[group] { dots[row][0] += gradRows[row].dot(bias) }
     }
   }
 
-  /// Calls `body` with the number of each row, and memory for it.
+  /// Calls `body` with each row's number and scratch memory for it.
   private func forEachRow<R: Real>(
     of numRows: Int, width: Int, _ gate: ExpertsConfiguration.Gate,
     _ body: @Sendable (Int, HiddenBlock<R>) -> Void

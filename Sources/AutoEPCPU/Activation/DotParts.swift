@@ -1,13 +1,13 @@
 import AutoEPCore
 import CMicroKernels
 
-/// The gradient of a row's weight is ⟨d, A⟩ over the F features of its expert. Threads share features in cuts that
-/// depend on their number, so the sum is left in parts of a fixed width, which every cut respects: a vector of 64 bytes.
+/// The gradient of a row's weight is ⟨d, A⟩ over its expert's F features. The number of threads determines how the
+/// features are split, so the sum is kept as parts of a fixed width that no split cuts: one vector of 64 bytes.
 enum DotParts<R: Real> {
-  /// Features of a part.
+  /// The features of one part.
   static var width: Int { 64 / MemoryLayout<R>.stride }
 
-  /// Parts of so many features.
+  /// The number of parts of `features` features.
   static func count(_ features: Int) -> Int { (features + width - 1) / width }
 }
 

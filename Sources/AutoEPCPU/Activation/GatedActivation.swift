@@ -1,7 +1,7 @@
 import AutoEPCore
 
-/// The activation of an expert, applied to blocks. Each function is called by its own type, so that
-/// the compiler makes a loop for it.
+/// An expert's activation, applied to blocks. Each function is called through its concrete type, so that
+/// the compiler generates a loop for it.
 enum GatedActivation<R: Real> {
   case silu
   case gelu
@@ -56,7 +56,7 @@ enum GatedActivation<R: Real> {
   }
 
   private func differentiate<F: ActivationFunction<R>>(_ function: F, _ block: HiddenBlock<R>) {
-    // Scratch gets the values, the gate its derivatives.
+    // `scratch` receives the values, `gate` the derivatives.
     function.differentiate(block.gate, values: block.scratch)
     if block.up.count == 0 {
       for index in 0..<block.gate.count { block.gate[index] *= block.gradOut[index] }

@@ -1,25 +1,24 @@
 import AutoEPCore
 
-/// A block of the pre-activation in the type that is computed in, parted into gate and up; plain
-/// experts have no up. Rows begin a whole number of vectors after one another; what fills them up means
-/// nothing.
+/// A block of the pre-activation in the type of the computation, split into gate and up; experts without a gate
+/// have no up. Each row starts at a multiple of a whole vector; the padding between rows is undefined.
 struct HiddenBlock<R: Real> {
   let rowCount: Int
-  /// The gates of a row.
+  /// The gates per row.
   let width: Int
-  /// The distance of rows.
+  /// The distance between rows.
   let stride: Int
   let gate: Elements<R>
   let up: Elements<R>
-  /// As long as the gate, for intermediate values; after the activation's backward, the activation.
+  /// As long as `gate`: intermediate values; after the activation's backward, the activation.
   let scratch: Elements<R>
   /// The gradient of the activation's result.
   let gradOut: Elements<R>
-  /// Gates and ups in turns, `2 * stride` a row, where they are stored so.
+  /// Interleaved gates and ups, `2 * stride` per row, if they are stored so.
   private let pairs: Elements<R>
   private let layout: ExpertsConfiguration.Gate
 
-  /// A block of rows of `width` gates, on a piece of the workbench.
+  /// Makes a block for rows of `width` gates in memory of the workbench.
   init(rows: Int, width: Int, gate layout: ExpertsConfiguration.Gate, on bench: Workbench) {
     rowCount = rows
     self.width = width
@@ -35,16 +34,16 @@ struct HiddenBlock<R: Real> {
     pairs = memory[4 * count..<memory.count]
   }
 
-  /// A row of the block.
+  /// The gates and ups of a row.
   func row(_ index: Int) -> (gate: Elements<R>, up: Elements<R>) {
     (part(gate, index), up.count == 0 ? up : part(up, index))
   }
 
-  /// The gradient of the activation's result, for a row.
+  /// The gradient of the activation's result for a row.
   func gradOutRow(_ index: Int) -> Elements<R> { part(gradOut, index) }
 
-  /// After the activation's backward, and before the row's weight multiplies: puts the parts of ⟨gradient of the
-  /// activation, activation⟩ into `dots`, from the block's first column on.
+  /// Writes the parts of ⟨gradient of the activation, activation⟩ to `dots`, starting at the block's first column.
+  /// Call it after the activation's backward and before `weigh`.
   func storeDots(_ index: Int, into dots: Elements<R>, firstColumn: Int) {
     let first = firstColumn / DotParts<R>.width
     R.dotParts(
@@ -52,7 +51,7 @@ struct HiddenBlock<R: Real> {
       into: dots[first..<first + DotParts<R>.count(width)])
   }
 
-  /// After the activation's backward: multiplies what belongs to a row by its weight.
+  /// Multiplies a row's gradients and activation by its weight. Call it after the activation's backward.
   func weigh(_ index: Int, by weight: R) {
     let (gates, ups) = row(index)
     gates.scale(by: weight)
@@ -60,7 +59,7 @@ struct HiddenBlock<R: Real> {
     part(scratch, index).scale(by: weight)
   }
 
-  /// Takes the sums of gates and ups: ups are those of a second weight, or stand behind their gates.
+  /// Copies the sums of gates and ups; the ups are those of a second weight, or interleaved with the gates.
   func take(_ block: SumBlock<R>) {
     guard layout == .interleaved else {
       block.copy(block.sums, into: gate, stride: stride)
@@ -77,7 +76,7 @@ struct HiddenBlock<R: Real> {
     }
   }
 
-  /// Rounds the gates of some columns and their ups into rows `[G]` of a pre-activation.
+  /// Rounds some columns of gates and their ups into rows `[G]` of a pre-activation.
   func store(
     into rows: RowAddresses, columns: Range<Int>, ffnSize: Int, by kernel: MatrixKernel<R>
   ) {
@@ -101,7 +100,7 @@ struct HiddenBlock<R: Real> {
       columns: 2 * columns.lowerBound..<2 * columns.upperBound)
   }
 
-  /// Adds a group's bias to rows of these columns.
+  /// Adds a group's bias to these columns of all rows.
   func add<S: Scalar>(_ bias: HiddenRows<S>, of group: Int, columns: Range<Int>)
   where S.Wide == R {
     let (gates, ups) = (scratch[0..<width], gradOut[0..<min(width, up.count)])

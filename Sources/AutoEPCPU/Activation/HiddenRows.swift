@@ -6,14 +6,14 @@ struct HiddenRows<S: Scalar> {
   private let rowWidth: Int
   private let layout: ExpertsConfiguration.Gate
 
-  /// Rows of a tensor `[R, G]`.
+  /// The rows of a tensor `[R, G]`.
   init(_ tensor: TensorView, gate layout: ExpertsConfiguration.Gate) {
     elements = Elements(tensor)
     rowWidth = tensor.shape[1]
     self.layout = layout
   }
 
-  /// Widens some of a row's gates and their ups.
+  /// Widens a range of a row's gates and their ups.
   func load(
     _ row: Int, columns: Range<Int>, gate: Elements<S.Wide>, up: Elements<S.Wide>
   ) {
@@ -31,7 +31,7 @@ struct HiddenRows<S: Scalar> {
     }
   }
 
-  /// Rounds some of a row's gates and their ups into their places.
+  /// Rounds a range of a row's gates and their ups into place.
   func store(
     _ row: Int, columns: Range<Int>, gate: Elements<S.Wide>, up: Elements<S.Wide>
   ) {
@@ -49,7 +49,7 @@ struct HiddenRows<S: Scalar> {
     }
   }
 
-  /// Where a product of gates, or of gates and ups, will be written; nothing for those in turns.
+  /// The targets of a product of gates, or of gates and ups; empty if they are interleaved.
   func targets(of rows: RowAddresses, firstColumn: Int) -> [ProductTarget<S>] where S: RowScalar {
     switch layout {
     case .none: [ProductTarget(rows: rows, firstColumn: firstColumn)]

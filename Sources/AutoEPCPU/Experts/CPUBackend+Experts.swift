@@ -1,10 +1,10 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The experts in steps that keep rows in the cache: both products of the forward on the rows of one item, and the
-/// activation's gradient inside of the backward's first product.
+/// Fused expert steps that keep rows in the cache: the forward computes both products for the rows of one item, and
+/// the backward computes the activation's gradient inside its first product.
 extension CPUBackend {
-  /// The experts of a rank, forward.
+  /// Computes a rank's experts.
   public func expertsForward(
     _ experts: ExpertsCall, rows: ExpertRows, hidden: TensorView, into results: ExpertRows,
     _ arena: inout Arena
@@ -15,25 +15,25 @@ extension CPUBackend {
     case .f32:
       forward(
         ExpertsForward<Float>(experts, kernels, rows: rows, hidden: hidden, results: results),
-        groups)
+        experts.configuration, groups)
     case .f64:
       forward(
         ExpertsForward<Double>(experts, kernels, rows: rows, hidden: hidden, results: results),
-        groups)
+        experts.configuration, groups)
     case .bf16:
       forward(
         ExpertsForward<BFloat16>(experts, kernels, rows: rows, hidden: hidden, results: results),
-        groups)
+        experts.configuration, groups)
     case .f16, .i32, .i64: throw Self.unsupported(experts.configuration.dtype, by: "the experts")
     }
   }
 
-  /// Nothing: what an item's rows are activated to stays on a workbench.
+  /// None: the activations of an item's rows stay on a workbench.
   public func expertsForwardBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int {
     0
   }
 
-  /// From the gradient of the experts' outputs to that of their inputs, and the weights' but gate/up's.
+  /// Computes the gradient of the inputs and of all weights except gate/up's from that of the outputs.
   public func expertsBackward(
     _ experts: ExpertsCall, _ call: ExpertsGradient
   ) throws(EngineError) -> TensorView? {
@@ -60,10 +60,14 @@ extension CPUBackend {
       experts.groups, groupCount: experts.weights.down.shape[0], rowCount: rowCount)
   }
 
-  private func forward<S: RowScalar>(_ forward: ExpertsForward<S>, _ groups: GroupRanges) {
+  private func forward<S: RowScalar>(
+    _ forward: ExpertsForward<S>, _ configuration: ExpertsConfiguration, _ groups: GroupRanges
+  ) {
     let items = WorkItem.products(
       groups, features: 0, rowUnit: S.kernel(of: kernels).lanes, threadCount: pool.threadCount)
-    forEachItem(of: items) { forward.run($0, on: $1) }
+    let (wide, isTooWide) = (configuration.gateUpSize + configuration.ffnSize)
+      .multipliedReportingOverflow(by: configuration.hiddenSize)
+    forEachItem(of: items, depth: isTooWide ? .max : wide) { forward.run($0, on: $1) }
   }
 
   private func backward<S: RowScalar>(
@@ -71,13 +75,17 @@ extension CPUBackend {
     _ groups: GroupRanges
   ) throws(EngineError) {
     let activationItems = productItems(groups, backward.down.transposed)
-    forEachItem(of: activationItems) { backward.differentiateActivation($0, on: $1) }
+    forEachItem(of: activationItems, depth: backward.down.transposed.inputs) {
+      backward.differentiateActivation($0, on: $1)
+    }
     if let dots = backward.dots, let downBias = experts.weights.downBias {
       addBiasDots(backward.gradRows, downBias, groups, dots)
     }
     try downAndBiasGradients(experts, call, gradRows: call.gradRows)
     guard call.wantsGradInputs else { return }
     let gateUpItems = productItems(groups, backward.gateUp.transposed)
-    forEachItem(of: gateUpItems) { backward.multiplyByGateUp($0, on: $1) }
+    forEachItem(of: gateUpItems, depth: backward.gateUp.transposed.inputs) {
+      backward.multiplyByGateUp($0, on: $1)
+    }
   }
 }

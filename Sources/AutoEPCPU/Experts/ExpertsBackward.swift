@@ -1,10 +1,10 @@
 import AutoEPCore
 
-/// The experts backward, in steps that each take the items of all experts.
+/// The experts' backward. Each step runs over the items of all experts.
 struct ExpertsBackward<S: RowScalar> {
   private let configuration: ExpertsConfiguration
   private let kernel: MatrixKernel<S.Wide>
-  /// The weights as they were in the forward.
+  /// The weights, in the forward's orientation.
   let gateUp: WeightMatrices<S>
   let down: WeightMatrices<S>
   private let hidden: HiddenRows<S>
@@ -12,15 +12,15 @@ struct ExpertsBackward<S: RowScalar> {
   private let gradHidden: HiddenRows<S>
   /// [R,F]
   private let activated: IndexedRows<S>
-  /// The same memory as `gradHidden`.
+  /// The memory of `gradHidden` as rows.
   let gradHiddenRows: IndexedRows<S>
-  /// The gradient of the results, before the rows' weights.
+  /// The gradient of the outputs, before the rows' weights multiply.
   let gradRows: IndexedRows<S>
   /// The gradient of the inputs.
   private let gradInputs: IndexedRows<S>
   /// The weight of each row; nil for ones.
   private let rowWeights: IndexedRows<S.Wide>?
-  /// The parts of the gradient of each weight; nil: not wanted.
+  /// The parts of the gradient of each row's weight; nil if not wanted.
   let dots: IndexedRows<S.Wide>?
 
   init(_ experts: ExpertsCall, _ call: ExpertsGradient, _ kernels: KernelSet) {
@@ -38,7 +38,7 @@ struct ExpertsBackward<S: RowScalar> {
     dots = call.dots.map { IndexedRows($0) }
   }
 
-  /// From the gradient of the results to that of the pre-activation; the activation is computed again.
+  /// Computes the gradient of the pre-activation from that of the outputs; recomputes the activation.
   func differentiateActivation(_ item: WorkItem, on bench: Workbench) {
     let activation = GatedActivation<S.Wide>(configuration)
     let firstColumn = item.features.lowerBound
@@ -71,7 +71,7 @@ struct ExpertsBackward<S: RowScalar> {
     }
   }
 
-  /// Notes the dots of a block whose rows begin at `first`, and applies the rows' weights.
+  /// Stores the dots of a block whose rows start at `first`, then multiplies by the rows' weights.
   private func weigh(_ block: HiddenBlock<S.Wide>, rows first: Int, _ firstColumn: Int) {
     for index in 0..<block.rowCount {
       if let dots { block.storeDots(index, into: dots[first + index], firstColumn: firstColumn) }
@@ -79,7 +79,7 @@ struct ExpertsBackward<S: RowScalar> {
     }
   }
 
-  /// From the gradient of the pre-activation to that of the rows.
+  /// Computes the gradient of the inputs from that of the pre-activation.
   func multiplyByGateUp(_ item: WorkItem, on bench: Workbench) {
     let target = ProductTarget<S>(
       rows: gradInputs.targets(item.rows, on: bench, for: .targetAddresses),

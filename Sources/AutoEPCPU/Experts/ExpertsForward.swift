@@ -1,7 +1,6 @@
 import AutoEPCore
 
-/// The experts forward on the rows of one item: both products and the activation, while the rows are in
-/// the cache.
+/// The experts' forward on the rows of one item: both products and the activation while the rows are in the cache.
 struct ExpertsForward<S: RowScalar> {
   private let configuration: ExpertsConfiguration
   private let kernel: MatrixKernel<S.Wide>
@@ -11,7 +10,7 @@ struct ExpertsForward<S: RowScalar> {
   private let downBias: Elements<S>?
   private let rows: IndexedRows<S>
   private let hidden: HiddenRows<S>
-  /// The same memory as `hidden`.
+  /// The memory of `hidden` as rows.
   private let hiddenRows: IndexedRows<S>
   private let results: IndexedRows<S>
 
@@ -32,7 +31,7 @@ struct ExpertsForward<S: RowScalar> {
     self.results = IndexedRows(results)
   }
 
-  /// Computes the item's rows of `hidden` and of `results`.
+  /// Computes the item's rows of `hidden` and `results`.
   func run(_ item: WorkItem, on bench: Workbench) {
     let memory = bench.elements(
       S.self, for: .activated, count: item.rows.count * configuration.ffnSize)

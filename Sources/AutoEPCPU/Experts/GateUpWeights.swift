@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// The weights of gate and up, and where their products stand.
+/// The weights of gate and up, and the columns of their products.
 struct GateUpWeights<S: RowScalar> {
   let matrices: WeightMatrices<S>
   private let gate: ExpertsConfiguration.Gate
@@ -10,7 +10,7 @@ struct GateUpWeights<S: RowScalar> {
     gate = configuration.gate
   }
 
-  /// Rows times a group's weights: gates beside their ups in every block.
+  /// Multiplies rows by a group's weights; every block has gates and their ups.
   func product(
     of group: Int, _ kernel: MatrixKernel<S.Wide>, _ bench: Workbench,
     targets: [ProductTarget<S>]
@@ -25,7 +25,7 @@ struct GateUpWeights<S: RowScalar> {
       second: weights[ffnSize..<2 * ffnSize], targets: targets)
   }
 
-  /// The gates among some columns of the product.
+  /// The gates among a range of the product's columns.
   func gates(of columns: Range<Int>) -> Range<Int> {
     gate == .interleaved ? columns.lowerBound / 2..<columns.upperBound / 2 : columns
   }

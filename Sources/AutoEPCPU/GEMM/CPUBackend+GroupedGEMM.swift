@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension CPUBackend {
-  /// out[r] = rows[r] · W[group of r] (+ bias); throws where the groups do not fit the rows.
+  /// out[r] = rows[r] · W[group of r] (+ bias); throws if the groups do not match the rows.
   public func groupedGEMM(
     _ rows: ExpertRows, weights: TensorView, layout: WeightLayout, bias: TensorView?,
     groups: RowGroups, into out: ExpertRows
@@ -46,9 +46,11 @@ extension CPUBackend {
         into: target), groups)
   }
 
-  /// Shares the computation of a gradient out over the threads.
+  /// Computes a weight gradient on all threads.
   func make<S: RowScalar>(_ gradient: WeightGradient<S>, _ groups: GroupRanges) {
-    forEachItem(of: gradientItems(groups, gradient)) { gradient.run($0, on: $1) }
+    forEachItem(of: gradientItems(groups, gradient), depth: gradient.width) {
+      gradient.run($0, on: $1)
+    }
   }
 
   private func multiply<S: RowScalar>(
@@ -60,7 +62,7 @@ extension CPUBackend {
     let rows = IndexedRows<S>(rows)
     let out = IndexedRows<S>(out)
     let bias = bias.map { Elements<S>($0) }
-    forEachItem(of: productItems(groups, weights)) { item, bench in
+    forEachItem(of: productItems(groups, weights), depth: weights.inputs) { item, bench in
       let target = ProductTarget<S>(
         rows: out.targets(item.rows, on: bench, for: .targetAddresses),
         firstColumn: item.features.lowerBound)
@@ -76,7 +78,7 @@ extension CPUBackend {
 }
 
 extension RowGroups {
-  /// How many rows there may be: those of tensors in order. Rows that are placed have the index's.
+  /// The most rows that the groups can have: those of a tensor in order, or of the index.
   fileprivate func rowLimit(_ rows: ExpertRows, _ other: ExpertRows) -> Int {
     min(rows.capacity, other.capacity)
   }

@@ -2,15 +2,20 @@ import AutoEPCore
 import CMicroKernels
 
 extension CPUBackend {
-  /// Shares items of work out over the threads, each at a workbench.
-  func forEachItem(of items: [WorkItem], _ body: @Sendable (WorkItem, Workbench) -> Void) {
-    pool.forEachItem(of: items.count) { index in
+  /// Runs `body` for each work item, distributed over the threads; each thread has a workbench.
+  ///
+  /// - Parameter depth: The multiply-adds per row and feature of an item.
+  func forEachItem(
+    of items: [WorkItem], depth: Int, _ body: @Sendable (WorkItem, Workbench) -> Void
+  ) {
+    let multiplyAdds = items.reduce(0) { $0 + $1.area } * Double(depth)
+    pool.forEachItem(of: items.count, multiplyAdds: multiplyAdds) { index in
       workbenches.withWorkbench { body(items[index], $0) }
       end_streams()
     }
   }
 
-  /// The items of rows times weights.
+  /// The work items of rows times weights.
   func productItems<S: RowScalar>(
     _ groups: GroupRanges, _ weights: WeightMatrices<S>
   ) -> [WorkItem] {
@@ -25,7 +30,7 @@ extension CPUBackend {
     return WorkItem.split(items, threadCount: pool.threadCount)
   }
 
-  /// The items of a gradient of weights `[E, features, width]`.
+  /// The work items of a gradient of weights `[E, features, width]`.
   func gradientItems<S: RowScalar>(
     _ groups: GroupRanges, _ gradient: WeightGradient<S>
   ) -> [WorkItem] {

@@ -17,8 +17,8 @@ extension CPUBackend {
     }
   }
 
-  /// Sums the rows of each group in order, in blocks of 256 whose sums are added: the rounding
-  /// errors of long sums grow more slowly so.
+  /// Sums the rows of each group in order, in blocks of 256 whose sums are then added: this keeps the rounding
+  /// error of long sums small.
   func sumRows<S: RowScalar>(
     _ rows: IndexedRows<S>, _ weights: ExpertRows?, _ groups: GroupRanges, _ target: GradientTarget
   ) {
@@ -26,7 +26,7 @@ extension CPUBackend {
     let weights = weights.map { IndexedRows<S.Wide>($0) }
     let items = WorkItem.gradients(
       groups, features: width, width: 1, threadCount: pool.threadCount)
-    forEachItem(of: items) { item, bench in
+    forEachItem(of: items, depth: 1) { item, bench in
       let count = item.features.count
       let total = bench.elements(S.Wide.self, for: .sums, count: count)
       let blockSum = bench.elements(S.Wide.self, for: .secondSums, count: count)

@@ -1,7 +1,7 @@
 import AutoEPCore
 
-/// Where the gradient of a weight or a bias goes: rounded to the weights' type, or in the type of sums, written or
-/// added to.
+/// The target of a weight's or bias's gradient, in the weights' type or the sum type; overwritten or accumulated
+/// into.
 struct GradientTarget: Sendable {
   let tensor: TensorView
   let accumulate: Bool
@@ -11,12 +11,12 @@ struct GradientTarget: Sendable {
     self.accumulate = accumulate
   }
 
-  /// Whether products of rows of type S round into their places by themselves.
+  /// Whether products of rows of type S are rounded directly into this target.
   func isRounded<S: Scalar>(to _: S.Type) -> Bool {
     !accumulate && tensor.dtype == S.dataType
   }
 
-  /// Puts sums into some columns of a row of `[rows, width]`, the last dimension being the width.
+  /// Stores sums in some columns of a row; the target is seen as `[rows, width]`, where width is its last dimension.
   func store<S: Scalar>(
     _ sums: Elements<S.Wide>, row: Int, columns: Range<Int>, as _: S.Type
   ) {

@@ -1,12 +1,12 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The consecutive rows of each group, read from the groups' bounds.
+/// The consecutive rows of each group, read from `RowGroups`.
 struct GroupRanges {
   let ranges: [Range<Int>]
 
-  /// Throws unless there are bounds of `groupCount` groups, in order, within `rowCount` rows; counts have to sum to
-  /// them.
+  /// Throws unless the bounds describe `groupCount` groups, in order, within `rowCount` rows. Counts must sum to
+  /// `rowCount`.
   init(_ groups: RowGroups, groupCount: Int, rowCount: Int) throws(EngineError) {
     guard groups.count == groupCount else {
       throw EngineError(
@@ -19,7 +19,7 @@ struct GroupRanges {
     }
   }
 
-  /// The rows of all groups.
+  /// The number of rows in all groups.
   var rowCount: Int { ranges.last?.upperBound ?? 0 }
 
   private static func ranges(counts: TensorView, rowCount: Int) throws(EngineError) -> [Range<Int>]
@@ -46,7 +46,7 @@ struct GroupRanges {
     return ranges
   }
 
-  /// The offsets of a plan, which end before rows that no slot has.
+  /// Reads the offsets of a plan; rows after the last offset belong to no slot.
   private static func ranges(
     offsets: TensorView, rowCount: Int
   ) throws(EngineError) -> [Range<Int>] {

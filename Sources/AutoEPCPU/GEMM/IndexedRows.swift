@@ -1,16 +1,16 @@
 import AutoEPCore
 import CMicroKernels
 
-/// The rows of experts, wherever they are placed: row r is the `place(r)`-th in memory.
+/// The rows of experts in any placement: row r is at position `place(r)` in memory.
 struct IndexedRows<S: Scalar> {
   let width: Int
   private let elements: Elements<S>
   private let index: Elements<Int32>?
-  /// Rows that share an entry's row in memory: K copies of a token.
+  /// The rows that share one row in memory: K for the copies of a token.
   private let copies: Int
   private let lastPlace: Int
 
-  /// The rows as they stand.
+  /// Rows in order.
   init(_ elements: Elements<S>, width: Int) {
     self.elements = elements
     self.width = width
@@ -19,7 +19,7 @@ struct IndexedRows<S: Scalar> {
     lastPlace = 0
   }
 
-  /// The rows of a backend's caller.
+  /// The rows of `ExpertRows`.
   init(_ rows: ExpertRows) {
     elements = Elements(rows.tensor)
     width = rows.width
@@ -31,7 +31,7 @@ struct IndexedRows<S: Scalar> {
     }
   }
 
-  /// Where a row is. An index that somebody else has written to still leads to a row.
+  /// The position of a row, clamped so that a corrupted index cannot lead out of bounds.
   func place(_ row: Int) -> Int {
     guard let index else { return row }
     return min(max(Int(index[row]) / copies, 0), lastPlace)
@@ -40,7 +40,7 @@ struct IndexedRows<S: Scalar> {
   /// A row.
   subscript(row: Int) -> Elements<S> { elements.row(place(row), width: width) }
 
-  /// The addresses of some rows, padded to whole tiles.
+  /// The addresses of a range of rows, padded to whole tiles.
   func addresses(
     _ rows: Range<Int>, tileRows: Int = 1, on bench: Workbench, for purpose: Workbench.Purpose
   ) -> RowAddresses {
@@ -49,8 +49,8 @@ struct IndexedRows<S: Scalar> {
     }
   }
 
-  /// The addresses of some rows that will be written. Those of a large matrix are streamed where they begin
-  /// on cache lines: it would push out of the caches what is still needed, and be read from memory first.
+  /// The addresses of a range of rows to write. Rows of a large matrix that start on cache lines are streamed:
+  /// ordinary stores would evict data that is still needed, and read each line from memory before writing it.
   func targets(
     _ rows: Range<Int>, on bench: Workbench, for purpose: Workbench.Purpose
   ) -> RowAddresses {
@@ -66,6 +66,6 @@ struct IndexedRows<S: Scalar> {
       && elements.count * MemoryLayout<S>.stride >= Self.leastStreamedBytes
   }
 
-  /// A part of the last cache that a core may count on.
+  /// The share of the last-level cache that a core can count on.
   private static var leastStreamedBytes: Int { 4 << 20 }
 }

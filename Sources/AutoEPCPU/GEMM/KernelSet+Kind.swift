@@ -1,7 +1,7 @@
 import CMicroKernels
 
 extension KernelSet {
-  /// The kernels there are, best first. OpenBLAS serves processors without one of those before it.
+  /// The kernel sets, best first. OpenBLAS serves processors that have none of the preceding ones.
   enum Kind: String, CaseIterable {
     case avx512BF16 = "avx512_bf16"
     case avx512
@@ -10,15 +10,15 @@ extension KernelSet {
     case neon
     case portable
 
-    /// Why a machine may lack them, as the end of a sentence.
+    /// Why a machine may lack a set, as the end of a sentence.
     var reasonMissing: String {
       self == .openblas
-        ? "libopenblas.so.0 cannot be loaded, or its products depend on where a row stands"
+        ? "libopenblas.so.0 cannot be loaded, or its products depend on a row's position"
         : "this processor lacks the instructions"
     }
   }
 
-  /// Makes the kernels of a kind; nil where this machine cannot run them.
+  /// Makes a kernel set; nil if this machine cannot run it.
   init?(_ kind: Kind) {
     if kind == .openblas {
       guard let set = OpenBLAS()?.kernels else { return nil }

@@ -9,7 +9,7 @@ struct KernelSet: Sendable {
   let f64: MatrixKernel<Double>
   let bf16: MatrixKernel<Float>
 
-  /// The best kernels of this machine, or those that AUTOEP_CPU_KERNELS names.
+  /// The best kernel set of this machine, or the one named by AUTOEP_CPU_KERNELS.
   static func chosen(
     environment: String? = environmentValue("AUTOEP_CPU_KERNELS")
   ) throws(EngineError) -> KernelSet {

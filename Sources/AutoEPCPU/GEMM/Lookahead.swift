@@ -1,7 +1,7 @@
 import CMicroKernels
 
-/// Cache lines that the kernel asks for while it makes products: those of rows that will soon be read or
-/// written. The processor foresees neither rows that are far apart nor what is written.
+/// Cache lines that the kernel prefetches while it multiplies: those of rows that will soon be read or
+/// written. The hardware prefetcher predicts neither scattered rows nor writes.
 @safe
 struct Lookahead {
   private var lines: lookahead
@@ -10,7 +10,7 @@ struct Lookahead {
   private let linesPerCall: Int
   private var count = 0
 
-  /// Room for the lines of `calls` tiles with `words` words of depth each.
+  /// Allocates room for the lines of `calls` tiles, each `words` words deep.
   init(calls: Int, words: Int, on bench: Workbench) {
     linesPerCall = (words - 1) / Int(AHEAD_DEPTHS) + 1
     most = calls * linesPerCall
@@ -21,15 +21,15 @@ struct Lookahead {
     unsafe lines = lookahead(next: first, end: first)
   }
 
-  /// Begins anew.
+  /// Removes all lines.
   mutating func clear() {
     count = 0
     unsafe lines = lookahead(next: first, end: first)
   }
 
-  /// Asks for bytes of some rows, as far as there is room. Of the others, those that nothing foresees are
-  /// asked for at once; the processor foresees by itself what runs along memory. What is streamed needs no
-  /// reading before it is written.
+  /// Queues bytes of some rows for prefetching while there is room. Lines that do not fit are prefetched now, unless
+  /// they are sequential (`isForeseen`), which the hardware prefetcher handles. Streamed rows are skipped: they are
+  /// written without being read.
   mutating func ask(for rows: RowAddresses, bytes: Range<Int>, isForeseen: Bool = false) {
     guard !bytes.isEmpty, !rows.areStreamed else { return }
     let linesPerRow = (bytes.count - 1) / 64 + 1
@@ -41,8 +41,7 @@ struct Lookahead {
     unsafe prefetch_rows(others.pointer, others.count, bytes.lowerBound, bytes.count)
   }
 
-  /// Gives the kernel the lines that were asked for. A tile for which none are left asks for one that is
-  /// there.
+  /// Passes the queued lines to the kernel. A tile without lines of its own prefetches a line that is already cached.
   mutating func use(_ body: (UnsafeMutablePointer<lookahead>) -> Void) {
     unsafe lines.end = UnsafePointer(first + count)
     for index in count..<count + linesPerCall { unsafe first[index] = UnsafeRawPointer(first) }

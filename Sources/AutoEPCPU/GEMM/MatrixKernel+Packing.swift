@@ -1,6 +1,6 @@
-/// The packing functions on pieces of a workbench.
+/// The packing functions; results are in memory of a workbench.
 extension MatrixKernel {
-  /// Rows as the kernel reads them: where they are, or packed.
+  /// Rows in a form that the kernel can read: in place, or packed.
   func readable(
     _ rows: RowAddresses, depth: Int, on bench: Workbench, for purpose: Workbench.Purpose,
     addresses: Workbench.Purpose
@@ -12,7 +12,7 @@ extension MatrixKernel {
     return addressesOfPacked(rows.count, memory, depth: depth, on: bench, for: addresses)
   }
 
-  /// Rows for the kernel whose depths are rows in memory: `features` of each, packed side by side.
+  /// Packs `features` columns of stored rows as rows for the kernel; the stored rows are the depths.
   func rows(
     fromDepths depths: RowAddresses, features: Range<Int>, on bench: Workbench
   ) -> RowAddresses {
@@ -26,7 +26,7 @@ extension MatrixKernel {
     ) { unsafe UnsafeRawPointer(memory.base + $0 * wordSize) }
   }
 
-  /// Panels for each of some ranges of rows, at most a tile's columns, which are these.
+  /// Packs one panel per range of rows, whose rows become its columns; each has at most a tile's columns.
   func panels(
     fromColumns rows: RowAddresses, _ ranges: [Range<Int>], depth: Int, on bench: Workbench
   ) -> [Panels] {
@@ -42,7 +42,7 @@ extension MatrixKernel {
     }
   }
 
-  /// Panels whose depths are rows in memory: `columns` of each.
+  /// Packs `columns` of stored rows as panels; the stored rows are the depths.
   func panels(
     fromDepths depths: RowAddresses, columns: Range<Int>, on bench: Workbench
   ) -> Panels {
@@ -53,14 +53,14 @@ extension MatrixKernel {
     return panels
   }
 
-  /// Some of the columns of panels, from the first of a panel on.
+  /// A range of the columns of panels, starting at the first column of a panel.
   func part(_ first: Int, _ count: Int, of panels: Panels) -> Panels {
     unsafe Panels(
       panels.memory + first * panels.depth * wordSize, columns: count.roundedUp(to: lanes),
       depth: panels.depth)
   }
 
-  /// Memory for panels of so many columns, rounded up to whole vectors.
+  /// Allocates panels for `columns` columns, rounded up to whole vectors.
   func panels(columns: Int, depth: Int, on bench: Workbench) -> Panels {
     let columns = columns.roundedUp(to: lanes)
     let memory = bench.memory(
@@ -68,7 +68,7 @@ extension MatrixKernel {
     return unsafe Panels(memory.base, columns: columns, depth: words(of: depth))
   }
 
-  /// Rounds rows of sums into some columns of stored rows.
+  /// Rounds rows of sums into a range of columns of stored rows.
   func store(
     _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
   ) {
@@ -77,7 +77,7 @@ extension MatrixKernel {
       rows.areStreamed ? 1 : 0)
   }
 
-  /// The same of sums whose columns are kept one after the other.
+  /// Rounds sums that are stored column by column.
   func storeTransposed(
     _ sums: Elements<Wide>, stride: Int, into rows: RowAddresses, columns: Range<Int>
   ) {
@@ -86,7 +86,7 @@ extension MatrixKernel {
       rows.areStreamed ? 1 : 0)
   }
 
-  /// target[c][r] = sums[r][c]; the strides are multiples of whole vectors.
+  /// target[c][r] = sums[r][c]; both strides are multiples of a vector.
   func transpose(
     _ sums: Elements<Wide>, stride: Int, rows: Int, columns: Int, into target: Elements<Wide>,
     stride targetStride: Int

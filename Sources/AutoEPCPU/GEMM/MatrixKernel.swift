@@ -1,19 +1,19 @@
 import CMicroKernels
 
-/// The products of one stored type on this processor: rows, each at its own address, times a panel of
-/// columns. Depth counts in words, of one or two stored values; packing.h tells how they are laid out.
+/// The matrix kernel of one stored type on this processor. It multiplies rows, each at its own address, by a panel of
+/// columns. Depth is counted in words of one or two stored values; packing.h describes their layout.
 ///
-/// Sendable, for the functions keep no state.
+/// Sendable, because the functions keep no state.
 @safe
 struct MatrixKernel<Wide: Real>: @unchecked Sendable {
-  /// As `matrix_kernel.multiply`.
+  /// The signature of `matrix_kernel.multiply`.
   typealias Multiply = (UnsafePointer<matrix_product>, UnsafeMutablePointer<lookahead>) -> Void
 
-  /// Rows of a tile.
+  /// The rows of a tile.
   let rows: Int
-  /// The most columns of a tile.
+  /// The largest number of columns of a tile.
   let columns: Int
-  /// Columns come in multiples of these.
+  /// The number of columns is a multiple of this.
   let lanes: Int
 
   let wordSize: Int
@@ -22,7 +22,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
   private let multiply: Multiply
   let packing: packing
 
-  /// A kernel in C.
+  /// Wraps a kernel in C.
   init(_ kernel: matrix_kernel) {
     let multiply = unsafe kernel.multiply
     unsafe self.init(
@@ -30,7 +30,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     ) { unsafe multiply?($0, $1) }
   }
 
-  /// Another product of tiles of one size, with the packing of a kernel in C.
+  /// Makes a kernel with another multiply function and tile size that uses the packing of a kernel in C.
   init(packing kernel: matrix_kernel, rows: Int, columns: Int, multiply: @escaping Multiply) {
     unsafe self.init(kernel, rows: rows, columns: columns, lanes: columns, multiply: multiply)
   }
@@ -48,28 +48,28 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     packing = unsafe kernel.pack.pointee
   }
 
-  /// Words of a vector: rows of words are multiples of these.
+  /// The words per 64-byte vector; row strides are multiples of it.
   var wordLanes: Int { 64 / wordSize }
 
-  /// The words of so many values.
+  /// The words that hold `depth` values.
   func words(of depth: Int) -> Int { (depth + valuesPerWord - 1) / valuesPerWord }
 
-  /// The values of some words of a depth.
+  /// The values in a range of a depth's words.
   func values(of words: Range<Int>, depth: Int) -> Range<Int> {
     words.lowerBound * valuesPerWord..<min(words.upperBound * valuesPerWord, depth)
   }
 
-  /// The distance, in words, of packed rows.
+  /// The distance between packed rows, in words.
   func rowStride(depth: Int) -> Int { words(of: depth).roundedUp(to: wordLanes) }
 
-  /// Whether stored rows of this depth are read where they are.
+  /// Whether stored rows of this depth are read in place.
   func readsInPlace(depth: Int) -> Bool { readsStoredRows && depth % valuesPerWord == 0 }
 
-  /// The words of a depth, in blocks that are summed up before they are added to the sums. They decide the
-  /// bits of a result, and are the same for all sizes.
+  /// Splits a depth into blocks of words. Each block is summed before it is added to the sums. The block size
+  /// determines the bits of a result, so it is the same for all shapes.
   func depthBlocks(of depth: Int) -> Chunks { (0..<words(of: depth)).chunks(of: 2048 / wordSize) }
 
-  /// Room for lines to ask for while so many rows are multiplied by columns, as often as `products` says.
+  /// Makes a lookahead for `products` multiplications of `rows` rows by these columns.
   func lookahead(
     rows: Int, columns: Int, depth: Int, products: Int = 1, on bench: Workbench
   ) -> Lookahead {
@@ -79,8 +79,7 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
       calls: tiles * blocks.count * products, words: blocks.first?.count ?? 1, on: bench)
   }
 
-  /// sums [rows, panels.columns] = rows · panels. Rows that fill up the last tile get sums too, which mean
-  /// nothing.
+  /// sums [rows, panels.columns] = rows · panels. Padding rows of the last tile get undefined sums.
   func multiply(
     _ rows: RowAddresses, by panels: Panels, depth: Int, into sums: Elements<Wide>,
     lookahead: inout Lookahead
@@ -93,8 +92,8 @@ struct MatrixKernel<Wide: Real>: @unchecked Sendable {
     }
   }
 
-  /// Adds to the sums, or begins them with, what a block of words makes of rows · panels, where these words
-  /// are those from `first` on.
+  /// Adds rows · panels over one block of words, which starts at `first`, to the sums; the first block
+  /// initializes them.
   func multiply(
     _ rows: RowAddresses, words: Range<Int>, by panels: Panels, from first: Int,
     into sums: Elements<Wide>, lookahead: inout Lookahead

@@ -2,8 +2,8 @@ import AutoEPSystem
 import CMicroKernels
 import COpenBLAS
 
-/// OpenBLAS as a kernel of large tiles, for processors without one of ours. Tiles are padded with
-/// zeros to one shape, so that a row's result does not depend on how many stand beside it.
+/// OpenBLAS as a kernel of large tiles, for processors without a kernel of ours. Tiles are padded with
+/// zeros to one shape, so that a row's result does not depend on the number of rows beside it.
 @safe
 struct OpenBLAS {
   private static let tileRows = 96
@@ -12,8 +12,8 @@ struct OpenBLAS {
   private let sgemm: openblas_sgemm
   private let dgemm: openblas_dgemm
 
-  /// Loads the library, which then uses no threads of its own. Nil where the machine has none, and
-  /// where its products depend on where a row stands in a tile, as those of its Haswell kernel do.
+  /// Loads the library and limits it to one thread. Nil if it is not installed, or if its products depend on a row's
+  /// position in a tile, as with its Haswell kernel.
   init?() {
     let setNumThreads: openblas_set_num_threads
     do throws(LoaderError) {
@@ -30,7 +30,7 @@ struct OpenBLAS {
     }
   }
 
-  /// Its products as kernels, on what the plain kernels pack.
+  /// Its products as kernels that use the packing of the portable kernel.
   var kernels: KernelSet? {
     guard let plain = unsafe kernel_set_named("portable")?.pointee else { return nil }
     return unsafe KernelSet(
@@ -62,7 +62,7 @@ struct OpenBLAS {
     }
   }
 
-  /// Calls `body` with the rows of each tile, copied as OpenBLAS reads them, and its panel, columns and sums.
+  /// Calls `body` for each tile with its rows, copied to the layout that OpenBLAS reads, its panel, columns and sums.
   private func forEachTile<R: Real>(
     of x: matrix_product, of _: R.Type,
     _ body: (matrix_product, [R], UnsafePointer<R>, Int, UnsafeMutablePointer<R>) -> Void
@@ -82,7 +82,7 @@ struct OpenBLAS {
     }
   }
 
-  /// The rows of a tile one after the other.
+  /// The rows of a tile, copied to consecutive memory.
   private func contiguous<R: Real>(_ x: matrix_product, from first: Int, as _: R.Type) -> [R] {
     let apart = unsafe max(x.step, 1)
     return (first..<first + Self.tileRows).flatMap { row in
@@ -93,7 +93,7 @@ struct OpenBLAS {
 }
 
 extension MatrixKernel {
-  /// Whether equal rows of a tile get equal bits, for a full block of depths and for odd ones.
+  /// Whether equal rows of a tile give equal bits, for a full depth block and for an odd depth.
   fileprivate func treatsRowsAlike() -> Bool {
     [256, 77, 1].allSatisfy { depth in
       let bench = Workbench()

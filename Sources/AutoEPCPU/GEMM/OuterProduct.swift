@@ -1,19 +1,19 @@
 /// The sum over rows of left[row] ⊗ right[row]: the gradient of a weight.
 ///
-/// A sum runs over the rows in blocks of one fixed depth, each in order, whatever part of the result is
-/// made.
+/// Sums the rows in order, in blocks of one fixed depth. The blocks do not depend on the range of features that a call
+/// computes.
 struct OuterProduct<S: RowScalar> {
   let kernel: MatrixKernel<S.Wide>
   let bench: Workbench
 
-  /// Left features whose values stay in the cache while all right ones pass.
+  /// The left features whose values stay in the cache while all right features pass.
   private static var features: Int { 64 }
-  /// Panels that are multiplied together, so that whole cache lines are written.
+  /// The panels that are multiplied together, so that whole cache lines are written.
   private static var panelsAtOnce: Int { 2 }
   /// The bytes of right values that are packed at a time.
   private static var stripBytes: Int { 4 << 20 }
 
-  /// A block of finished sums: `[features, columns]`, rows `stride` apart.
+  /// A block of finished sums: `[features, columns]` with row stride `stride`.
   struct Block {
     let sums: Elements<S.Wide>
     let stride: Int
@@ -21,9 +21,9 @@ struct OuterProduct<S: RowScalar> {
     let columns: Range<Int>
   }
 
-  /// Calls `finish` with blocks of out[l, r] for the left features of a range, and all of `width` right ones.
+  /// Calls `finish` with blocks of out[l, r] for a range of left features l and all `width` right features r.
   ///
-  /// - Parameter out: All rows where they will be written, to be asked for in time; nil where they are not.
+  /// - Parameter out: The rows to be written, for prefetching; nil for none.
   func multiply(
     _ left: RowAddresses, features: Range<Int>, by right: RowAddresses, width: Int,
     into out: RowAddresses?, finish: (Block) -> Void

@@ -1,10 +1,10 @@
-/// For each depth the values of some columns, packed for a kernel: in panels of a tile's columns, one after
-/// the other, the last one of what is left.
+/// The values of some columns at each depth, packed for a kernel: consecutive panels of a tile's columns,
+/// of which the last may be narrower.
 @safe
 struct Panels {
-  /// Of all panels, a multiple of whole vectors.
+  /// The columns of all panels, a multiple of a vector.
   let columns: Int
-  /// In words.
+  /// The depth in words.
   let depth: Int
   let memory: UnsafeMutableRawPointer
 

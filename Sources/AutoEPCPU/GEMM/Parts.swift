@@ -1,5 +1,5 @@
 extension Range<Int> {
-  /// The fewest parts of at most `most`, about equal, in whole units but for the last.
+  /// Splits the range into the fewest nearly equal parts of at most `most`; all but the last are multiples of `unit`.
   func parts(most: Int, unit: Int) -> [Range<Int>] {
     guard !isEmpty else { return [] }
     let units = (count - 1) / unit + 1
@@ -13,16 +13,16 @@ extension Range<Int> {
 }
 
 extension Range<Int> {
-  /// The number-th of `count` parts, about equal.
+  /// Part `number` of `partCount` nearly equal parts.
   func part(_ number: Int, of partCount: Int) -> Range<Int> {
     lowerBound + count * number / partCount..<lowerBound + count * (number + 1) / partCount
   }
 
-  /// Parts of a size, the last one as long as is left.
+  /// Splits the range into parts of a size; the last may be shorter.
   func chunks(of size: Int) -> Chunks { Chunks(range: self, size: size) }
 }
 
-/// Consecutive parts of a range. Not an array: those of the innermost loops would cost more than the loops.
+/// Consecutive parts of a range. Not an array: in the innermost loops, allocating one would cost more than the loop.
 struct Chunks: RandomAccessCollection {
   fileprivate let range: Range<Int>
   fileprivate let size: Int
@@ -37,6 +37,6 @@ struct Chunks: RandomAccessCollection {
 }
 
 extension Int {
-  /// The next multiple of a divisor.
+  /// Rounds up to a multiple of a divisor.
   func roundedUp(to divisor: Int) -> Int { (self + divisor - 1) / divisor * divisor }
 }

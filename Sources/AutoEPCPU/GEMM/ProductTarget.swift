@@ -1,15 +1,14 @@
-/// Where a product will be written: column c of its r-th row is that of number `firstColumn` + c in the
-/// r-th of some rows.
+/// The place where a product will be written: element (r, c) goes to column `firstColumn` + c of the r-th row.
 struct ProductTarget<S: RowScalar> {
   let rows: RowAddresses
   let firstColumn: Int
 
-  /// Asks for the place of a block of the product.
+  /// Queues the memory of a block of the product for prefetching.
   func ask(_ lookahead: inout Lookahead, rows: Range<Int>, columns: Range<Int>) {
     lookahead.ask(for: self.rows[rows], bytes: S.bytes(place(of: columns)))
   }
 
-  /// The columns of these rows that get some columns of the product.
+  /// The columns of the target rows for a range of columns of the product.
   func place(of columns: Range<Int>) -> Range<Int> {
     firstColumn + columns.lowerBound..<firstColumn + columns.upperBound
   }

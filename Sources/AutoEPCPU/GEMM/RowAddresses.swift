@@ -1,14 +1,14 @@
-/// The addresses of rows. Behind the last stand copies of it, up to a whole tile of a kernel.
+/// The addresses of rows, padded with copies of the last one to a whole tile of a kernel.
 @safe
 struct RowAddresses {
   let count: Int
-  /// Where rows stand side by side, the words from one depth to the next; 0 where depths run along memory.
+  /// The words from one depth to the next if the rows are adjacent columns; 0 if depths are contiguous.
   let step: Int
-  /// Whether what is written there goes past the caches.
+  /// Whether writes to the rows bypass the caches.
   let areStreamed: Bool
   private let base: UnsafeMutablePointer<UnsafeRawPointer?>
 
-  /// Fills a piece of the workbench.
+  /// Stores the addresses in memory of the workbench.
   init(
     count: Int, step: Int = 0, areStreamed: Bool = false, tileRows: Int = 1, on bench: Workbench,
     for purpose: Workbench.Purpose, address: (Int) -> UnsafeRawPointer?
@@ -32,13 +32,13 @@ struct RowAddresses {
     areStreamed = all.areStreamed
   }
 
-  /// Some of them.
+  /// A range of the addresses.
   subscript(range: Range<Int>) -> RowAddresses { RowAddresses(self, range) }
 
-  /// For C.
+  /// The addresses for C.
   var pointer: UnsafePointer<UnsafeRawPointer?> { unsafe UnsafePointer(base) }
 
-  /// For C that writes the rows.
+  /// The addresses for C functions that write the rows.
   var targets: UnsafePointer<UnsafeMutableRawPointer?> {
     unsafe UnsafeRawPointer(base).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
   }

@@ -1,7 +1,7 @@
 /// Rows times the weights of one expert, in blocks that the caller finishes while they are in the cache.
 ///
-/// A sum runs over the inputs in blocks of one fixed depth, each in order: its bits depend on the values of
-/// its row, on its weights and on the kernel alone.
+/// Sums over the inputs in order, in blocks of one fixed depth: the bits of a result depend only on its row's values,
+/// the weights and the kernel.
 struct RowsProduct<S: RowScalar> {
   private let kernel: MatrixKernel<S.Wide>
   private let bench: Workbench
@@ -10,9 +10,9 @@ struct RowsProduct<S: RowScalar> {
   private let targets: [ProductTarget<S>]
 
   /// - Parameters:
-  ///   - weights: What to multiply by.
-  ///   - second: Another weight of the same shape and layout, multiplied by at the same time.
-  ///   - targets: Where the caller will write what it makes of the product.
+  ///   - weights: The weights of the expert.
+  ///   - second: Further weights of the same shape and layout, multiplied at the same time.
+  ///   - targets: The memory where the caller will write the results, for prefetching.
   init(
     kernel: MatrixKernel<S.Wide>, bench: Workbench, weights: WeightView<S>,
     second: WeightView<S>? = nil, targets: [ProductTarget<S>]
@@ -32,18 +32,18 @@ struct RowsProduct<S: RowScalar> {
 
   private var weights: WeightView<S> { first.weights }
 
-  /// Features whose weights stay in the cache while all rows pass.
+  /// The features whose weights stay in the cache while all rows pass.
   private var featuresAtOnce: Int { max(64, featureUnit) }
-  /// The fewest features that are whole tiles and whole cache lines.
+  /// The smallest number of features that fills whole tiles and whole cache lines.
   private var featureUnit: Int {
     let lines = stride(from: 32, through: 32 * kernel.rows, by: 32)
     return lines.first { $0 % kernel.rows == 0 } ?? kernel.rows
   }
-  /// Panels of weights that are packed together, to read whole cache lines; more for a few rows, whose
+  /// The panels of weights that are packed together, to read whole cache lines; more for few rows, whose
   /// products take no longer than reading the weights.
   private static func panelsAtOnce(rows: Int) -> Int { rows > 96 ? 2 : 4 }
 
-  /// Calls `finish` with each block of the product. The addresses are padded to tiles.
+  /// Calls `finish` with each block of the product. The addresses are padded to whole tiles.
   func multiply(_ rows: RowAddresses, finish: (SumBlock<S.Wide>) -> Void) {
     guard rows.count > 0 else { return }
     if weights.inputsRunAlongMemory {
@@ -53,8 +53,8 @@ struct RowsProduct<S: RowScalar> {
     }
   }
 
-  /// The kernel's rows are those of the weights, where they are, and its columns are the rows: what comes
-  /// out is transposed.
+  /// Uses the stored weights as the kernel's left operand and the packed rows as its right one, so the result is
+  /// transposed.
   private func multiplyByStoredWeights(
     _ rows: RowAddresses, _ finish: (SumBlock<S.Wide>) -> Void
   ) {
@@ -63,7 +63,7 @@ struct RowsProduct<S: RowScalar> {
     let panels = kernel.panels(fromColumns: rows, ranges, depth: depth, on: bench)
     let outputs = first.outputAddresses(kernel, bench)
     let secondOutputs = second?.outputAddresses(kernel, bench)
-    // No arrays in the loops: an array's count is atomic, and waits for all that was streamed before.
+    // No arrays in the loops: their atomic reference counts wait for all preceding streaming stores.
     let sums = first.sums(featuresAtOnce * kernel.columns, bench)
     let secondSums = second?.sums(featuresAtOnce * kernel.columns, bench)
     var lookahead = kernel.lookahead(
@@ -93,8 +93,8 @@ struct RowsProduct<S: RowScalar> {
     }
   }
 
-  /// The kernel's rows are the rows, and its columns those of the weights, packed a block of depths at a
-  /// time.
+  /// Uses the rows as the kernel's left operand and the weights, packed one depth block at a time, as its right
+  /// one.
   private func multiplyByPackedWeights(
     _ rows: RowAddresses, _ finish: (SumBlock<S.Wide>) -> Void
   ) {
@@ -120,8 +120,7 @@ struct RowsProduct<S: RowScalar> {
     }
   }
 
-  /// All sums of a strip of columns. Meanwhile the next block of weights is asked for, and where the
-  /// caller will write.
+  /// Computes all sums of a strip of columns, and prefetches the next block of weights and the caller's target rows.
   private func multiply(
     _ rows: RowAddresses, byPackedStrip strip: Range<Int>, of depths: RowAddresses,
     into sums: Elements<S.Wide>
@@ -149,7 +148,7 @@ struct RowsProduct<S: RowScalar> {
 }
 
 extension RowsProduct {
-  /// One of the weights, and the pieces of the workbench that its products take.
+  /// One of the weights, and the workbench memory that its products use.
   private struct Factor {
     let weights: WeightView<S>
     let addresses: Workbench.Purpose
@@ -157,14 +156,14 @@ extension RowsProduct {
     let packedAddresses: Workbench.Purpose
     let sums: Workbench.Purpose
 
-    /// The outputs, whose inputs run along memory; padded to tiles.
+    /// The addresses of the outputs, whose inputs are contiguous; padded to whole tiles.
     func outputAddresses(_ kernel: MatrixKernel<S.Wide>, _ bench: Workbench) -> RowAddresses {
       unsafe RowAddresses(
         count: weights.outputs, tileRows: kernel.rows, on: bench, for: addresses
       ) { unsafe weights.address(ofOutput: $0) }
     }
 
-    /// Some of the outputs as the kernel reads them.
+    /// A range of the outputs in a form that the kernel can read.
     func readable(
       _ outputs: RowAddresses, _ kernel: MatrixKernel<S.Wide>, _ bench: Workbench
     ) -> RowAddresses {
@@ -172,19 +171,19 @@ extension RowsProduct {
         outputs, depth: weights.inputs, on: bench, for: packed, addresses: packedAddresses)
     }
 
-    /// Asks for the weights of some outputs.
+    /// Queues the weights of some outputs for prefetching.
     func ask(_ lookahead: inout Lookahead, for outputs: RowAddresses) {
       lookahead.ask(for: outputs, bytes: S.bytes(0..<weights.inputs), isForeseen: true)
     }
 
-    /// The inputs, whose outputs run along memory.
+    /// The addresses of the inputs, whose outputs are contiguous.
     func inputAddresses(_ bench: Workbench) -> RowAddresses {
       unsafe RowAddresses(count: weights.inputs, on: bench, for: addresses) {
         unsafe weights.address(ofInput: $0)
       }
     }
 
-    /// Memory for so many sums.
+    /// Allocates `count` sums.
     func sums(_ count: Int, _ bench: Workbench) -> Elements<S.Wide> {
       bench.elements(S.Wide.self, for: sums, count: count)
     }

@@ -1,4 +1,4 @@
-/// Owned memory on cache lines of its own.
+/// Owned memory, aligned to cache lines.
 @safe
 final class ScratchMemory {
   let byteCount: Int
@@ -12,7 +12,7 @@ final class ScratchMemory {
 
   deinit { unsafe base.deallocate() }
 
-  /// `count` elements from the `offset`-th on; the caller stays inside the memory.
+  /// `count` elements starting at element `offset`; the caller stays within bounds.
   func elements<R: Scalar>(_: R.Type, from offset: Int, count: Int) -> Elements<R> {
     assert((offset + count) * MemoryLayout<R>.stride <= byteCount)
     let first = unsafe base.assumingMemoryBound(to: R.self) + offset

@@ -2,21 +2,20 @@ import AutoEPCore
 
 /// A block of finished sums.
 struct SumBlock<Wide: Real> {
-  /// The rows of the product that it has.
+  /// The block's rows of the product.
   let rows: Range<Int>
-  /// The columns of the product that it has.
+  /// The block's columns of the product.
   let columns: Range<Int>
-  /// Those of the first weights.
+  /// The sums of the first weights.
   let sums: Elements<Wide>
-  /// Those of the second, where there are two.
+  /// The sums of the second weights, if there are two.
   let secondSums: Elements<Wide>?
-  /// The distance of rows of sums, or of columns where those are kept one after the other.
+  /// The distance between rows of sums, or between columns if they are stored column by column.
   let stride: Int
   let columnsRunAlongRows: Bool
   let kernel: MatrixKernel<Wide>
 
-  /// Adds a bias, of all columns of the product, and rounds the sums of the first weights into their
-  /// place.
+  /// Adds a bias, which has all columns of the product, and rounds the sums of the first weights into place.
   func store<S: RowScalar>(into target: ProductTarget<S>, bias: Elements<S>?)
   where S.Wide == Wide {
     if let bias { add(bias[columns]) }
@@ -28,7 +27,7 @@ struct SumBlock<Wide: Real> {
     }
   }
 
-  /// Copies sums of the block to rows that are `stride` apart, a multiple of whole vectors.
+  /// Copies sums of the block to rows with stride `targetStride`, a multiple of a vector.
   func copy(_ sums: Elements<Wide>, into target: Elements<Wide>, stride targetStride: Int) {
     guard columnsRunAlongRows else {
       return kernel.transpose(

@@ -1,13 +1,13 @@
 import AutoEPCore
 
-/// The gradient of the weights of all groups: of each, Σ over its rows of gradOut[r] ⊗ rows[r].
+/// The gradient of the weights of all groups: for each group, Σ over its rows of gradOut[r] ⊗ rows[r].
 struct WeightGradient<S: RowScalar> {
   private let target: GradientTarget
   private let kernel: MatrixKernel<S.Wide>
   private let left: IndexedRows<S>
   private let right: IndexedRows<S>
 
-  /// The rows and columns of one group's gradient.
+  /// One group's gradient has `features` rows and `width` columns.
   var features: Int { left.width }
   var width: Int { right.width }
 
@@ -17,7 +17,7 @@ struct WeightGradient<S: RowScalar> {
   ) {
     self.target = target
     self.kernel = kernel
-    // The gradient of [in, out] is the outer product the other way round.
+    // For [in, out], the outer product's operands are swapped.
     (left, right) = layout == .outIn ? (gradOut, rows) : (rows, gradOut)
   }
 

@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// The weights of all groups, one matrix each.
+/// The weights of all groups, one matrix per group.
 struct WeightMatrices<S: Scalar> {
   let outputs: Int
   let inputs: Int
@@ -29,16 +29,16 @@ struct WeightMatrices<S: Scalar> {
       layout: layout)
   }
 
-  /// Whether the inputs of one output run along memory; else the outputs of one input do.
+  /// Whether the inputs of one output are contiguous; otherwise the outputs of one input are.
   var inputsRunAlongMemory: Bool { layout == .outIn }
 
-  /// The same memory, from outputs to inputs.
+  /// The same memory with inputs and outputs exchanged.
   var transposed: WeightMatrices {
     WeightMatrices(elements, outputs: inputs, inputs: outputs, layout: layout.transposed)
   }
 }
 
-/// The weight of a group, or some of its outputs: inputs or outputs run along memory.
+/// One group's weight, or a range of its outputs; inputs or outputs are contiguous.
 struct WeightView<S: Scalar> {
   let outputs: Int
   let inputs: Int
@@ -62,7 +62,7 @@ struct WeightView<S: Scalar> {
     self.inputStride = inputStride
   }
 
-  /// Some of the outputs.
+  /// A range of the outputs.
   subscript(range: Range<Int>) -> WeightView {
     let first = min(range.lowerBound * outputStride, elements.count)
     return WeightView(
@@ -70,15 +70,15 @@ struct WeightView<S: Scalar> {
       outputStride: outputStride, inputStride: inputStride)
   }
 
-  /// Whether the inputs of one output run along memory; else the outputs of one input do.
+  /// Whether the inputs of one output are contiguous; otherwise the outputs of one input are.
   var inputsRunAlongMemory: Bool { inputStride == 1 }
 
-  /// Where the inputs of an output begin.
+  /// The address of an output's inputs.
   func address(ofOutput output: Int) -> UnsafeRawPointer? {
     unsafe UnsafeRawPointer(elements.pointer.map { unsafe $0 + output * outputStride })
   }
 
-  /// Where the outputs of an input begin.
+  /// The address of an input's outputs.
   func address(ofInput input: Int) -> UnsafeRawPointer? {
     unsafe UnsafeRawPointer(elements.pointer.map { unsafe $0 + input * inputStride })
   }

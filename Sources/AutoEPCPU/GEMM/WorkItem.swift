@@ -1,21 +1,25 @@
-/// A part of a grouped product that one thread makes.
+/// The part of a grouped product that one thread computes.
 struct WorkItem {
   let group: Int
-  /// Rows of all groups.
+  /// Row numbers over all groups.
   let rows: Range<Int>
-  /// Columns of the result, or rows of a gradient.
+  /// Columns of the result, or rows of a weight gradient.
   let features: Range<Int>
 
-  /// Items take rows enough to make reading the weights cheap beside the products.
+  /// Rows times features. Clearing the gradient of a group without rows takes as long as one row; `0..<0` stands
+  /// for all features.
+  var area: Double { Double(max(rows.count, 1)) * Double(max(features.count, 1)) }
+
+  /// The most rows per item: enough that reading the weights is cheap beside the products.
   private static var mostRows: Int { 288 }
-  /// The most rows whose sums with a strip of columns stay in the cache.
+  /// The most rows whose sums for a strip of columns stay in the cache.
   private static var mostPackedRows: Int { 768 }
-  /// Items of a gradient take features enough to make packing the rows cheap.
+  /// The fewest features per item of a gradient: enough that packing the rows is cheap.
   private static var leastFeatures: Int { 256 }
-  /// Items a thread, at least, where there is enough to do: they even out unequal groups.
+  /// The fewest items per thread, if there is enough work: more items balance unequal groups.
   private static var itemsPerThread: Int { 4 }
 
-  /// Items of products of rows, all their features together: the largest first.
+  /// The items of products of rows, each with all features; the largest first.
   static func products(
     _ groups: GroupRanges, features: Int, rowUnit: Int, threadCount: Int
   ) -> [WorkItem] {
@@ -29,8 +33,8 @@ struct WorkItem {
     }.sorted { $0.rows.count > $1.rows.count }
   }
 
-  /// Items of products with weights that have to be packed: packing is shared by all rows of an item, and
-  /// what packs different columns is cut between threads. The largest first.
+  /// The items of products whose weights must be packed: all rows of an item share the packing, and items that
+  /// pack different columns are split between threads. The largest first.
   static func packedProducts(
     _ groups: GroupRanges, features: Int, featureUnit: Int, threadCount: Int
   ) -> [WorkItem] {
@@ -45,7 +49,7 @@ struct WorkItem {
     }.sorted { $0.rows.count * $0.features.count > $1.rows.count * $1.features.count }
   }
 
-  /// Items of gradients of weights [features, width], all their rows together: the largest first.
+  /// The items of gradients of weights [features, width], each with all rows of its group; the largest first.
   static func gradients(
     _ groups: GroupRanges, features: Int, width: Int, threadCount: Int
   ) -> [WorkItem] {
@@ -60,7 +64,7 @@ struct WorkItem {
     }.sorted { $0.rows.count * $0.features.count > $1.rows.count * $1.features.count }
   }
 
-  /// Cuts items by features too, where they are fewer than the threads want.
+  /// Also splits the items by features if there are too few for the threads.
   static func split(_ items: [WorkItem], threadCount: Int) -> [WorkItem] {
     let parts = threadCount * itemsPerThread / max(items.count, 1)
     guard threadCount > 1, parts > 1 else { return items }

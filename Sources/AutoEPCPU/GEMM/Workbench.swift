@@ -1,6 +1,6 @@
-/// The memory that one thread works in: a piece for each purpose, kept for the next item of work.
+/// The scratch memory of one thread: one piece per purpose, reused by the thread's next item.
 final class Workbench {
-  /// What a piece is for.
+  /// The use of a piece.
   enum Purpose: Int, CaseIterable {
     case rowAddresses, secondRowAddresses
     case targetAddresses, secondTargetAddresses
@@ -14,16 +14,16 @@ final class Workbench {
 
   private var pieces = [ScratchMemory?](repeating: nil, count: Purpose.allCases.count)
 
-  /// Memory of at least `byteCount` bytes, with what its last user left there.
+  /// Memory of at least `byteCount` bytes, with undefined contents.
   func memory(for purpose: Purpose, byteCount: Int) -> ScratchMemory {
     if let piece = pieces[purpose.rawValue], piece.byteCount >= byteCount { return piece }
-    pieces[purpose.rawValue] = nil  // The old piece goes before the new one comes.
+    pieces[purpose.rawValue] = nil  // Frees the old piece first.
     let piece = ScratchMemory(byteCount: byteCount)
     pieces[purpose.rawValue] = piece
     return piece
   }
 
-  /// `count` elements with what their last user left there.
+  /// `count` elements with undefined contents.
   func elements<R: Scalar>(_: R.Type, for purpose: Purpose, count: Int) -> Elements<R> {
     memory(for: purpose, byteCount: count * MemoryLayout<R>.stride)
       .elements(R.self, from: 0, count: count)

@@ -2,8 +2,8 @@ import AutoEPCore
 
 /// Typed elements in borrowed memory. Indices are checked in debug builds.
 ///
-/// Threads may share them as long as no element is written by one thread while another uses it: each
-/// step gives a thread rows of its own to write.
+/// Threads may share them as long as no thread writes an element that another uses: each step gives every thread
+/// its own rows to write.
 @safe
 struct Elements<Element>: @unchecked Sendable {
   private let base: UnsafeMutablePointer<Element>?
@@ -31,26 +31,26 @@ struct Elements<Element>: @unchecked Sendable {
     }
   }
 
-  /// The elements of a range.
+  /// The elements in a range.
   subscript(range: Range<Int>) -> Elements {
     assert(range.lowerBound >= 0 && range.upperBound <= count)
     return unsafe Elements(base: base.map { unsafe $0 + range.lowerBound }, count: range.count)
   }
 
-  /// The row of a matrix with this many columns.
+  /// One row of a matrix with `width` columns.
   func row(_ index: Int, width: Int) -> Elements {
     self[index * width..<(index + 1) * width]
   }
 
-  /// Consecutive rows of a matrix with this many columns.
+  /// Consecutive rows of a matrix with `width` columns.
   func rows(_ range: Range<Int>, width: Int) -> Elements {
     self[range.lowerBound * width..<range.upperBound * width]
   }
 
-  /// The address, for C; nil only when there is no element.
+  /// The address for C; nil only if there are no elements.
   var pointer: UnsafeMutablePointer<Element>? { unsafe base }
 
-  /// Replaces each element by a function of it.
+  /// Replaces each element by `function` of it.
   @inline(__always)
   func replace(_ function: (Element) -> Element) {
     for index in 0..<count { self[index] = function(self[index]) }
@@ -63,7 +63,7 @@ struct Elements<Element>: @unchecked Sendable {
 }
 
 extension Elements where Element: Scalar {
-  /// A copy in the type that sums accumulate in.
+  /// A copy in the sum type.
   func widened() -> [Element.Wide] { (0..<count).map { self[$0].wide } }
 
   /// Rounds each value into its place.
@@ -73,7 +73,7 @@ extension Elements where Element: Scalar {
 }
 
 extension Array where Element: Real {
-  /// An array of zeros that `body` fills, from several threads if it likes.
+  /// Makes an array of zeros that `body` fills, possibly from several threads.
   init(count: Int, filledBy body: (Elements<Element>) -> Void) {
     self.init(repeating: 0, count: count)
     withElements(body)

@@ -4,15 +4,14 @@ import Glibc
 extension TensorView {
   private static var hugePage: Int { 2 << 20 }
 
-  /// Asks for huge pages before a large tensor is written for the first time: fresh memory then comes in
-  /// two thousand times fewer page faults, which else cost as much as the products. Memory that is there
-  /// already stays as it is.
+  /// Requests huge pages before the first write to a large tensor. Fresh memory then causes two thousand times
+  /// fewer page faults, which otherwise cost as much as the products. Pages that already exist do not change.
   func preferHugePages() {
     guard let data = unsafe hostPointer else { return }
     let first = (UInt(bitPattern: data) + UInt(Self.hugePage) - 1) / UInt(Self.hugePage)
     let end = (UInt(bitPattern: data) + UInt(byteCount)) / UInt(Self.hugePage)
     guard first < end else { return }
-    // A system without huge pages refuses, and all is as it would have been.
+    // Systems without huge pages return an error, which has no consequence.
     _ = unsafe madvise(
       UnsafeMutableRawPointer(bitPattern: first * UInt(Self.hugePage)),
       Int(end - first) * Self.hugePage, MADV_HUGEPAGE)
@@ -20,7 +19,7 @@ extension TensorView {
 }
 
 extension CPUBackend {
-  /// Prepares tensors that are about to be written.
+  /// Prepares tensors for their first write.
   func prepareOutputs(_ outputs: TensorView?...) {
     for output in outputs { output?.preferHugePages() }
   }

@@ -1,7 +1,7 @@
 import CMicroKernels
 import Glibc
 
-/// A type that the backend computes in: Float or Double.
+/// A type of the backend's computations: Float or Double.
 protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Scalar where Wide == Self {
   static func exp(_ x: Self) -> Self
   static func log(_ x: Self) -> Self
@@ -14,7 +14,7 @@ protocol Real: BinaryFloatingPoint, SIMDScalar, Codable, Scalar where Wide == Se
   /// Replaces each value by its sigmoid.
   static func applySigmoid(_ values: Elements<Self>)
 
-  /// parts[i] = the inner product of the i-th parts of two rows, of `DotParts.width` each, in a fixed order.
+  /// parts[i] = inner product of the i-th `DotParts.width` elements of two rows, summed in a fixed order.
   static func dotParts(_ a: Elements<Self>, _ b: Elements<Self>, into parts: Elements<Self>)
 }
 

@@ -1,7 +1,7 @@
 import AutoEPCore
 import CMicroKernels
 
-/// An element of rows and weights; its operations on rows of the same length.
+/// An element of rows and weights, with operations on rows of equal length.
 protocol RowScalar: Scalar {
   /// The matrix kernel of this type.
   static func kernel(of set: KernelSet) -> MatrixKernel<Wide>
@@ -12,7 +12,7 @@ protocol RowScalar: Scalar {
   /// sums += factor · row.
   static func addScaled(_ row: Elements<Self>, by factor: Wide, to sums: Elements<Wide>)
 
-  /// The inner product, in a fixed order.
+  /// The inner product, summed in a fixed order.
   static func dot(_ a: Elements<Self>, _ b: Elements<Self>) -> Wide
 }
 

@@ -1,18 +1,18 @@
 import AutoEPCore
 import CMicroKernels
 
-/// An element of a float tensor: stored in one type, computed with in another.
+/// An element of a float tensor; the stored type can differ from the type of computations.
 protocol Scalar: Sendable {
-  /// What sums of this element accumulate in.
+  /// The type in which these elements are summed.
   associatedtype Wide: Real
 
-  /// The dtype of tensors of this element.
+  /// The dtype of tensors with this element.
   static var dataType: DataType { get }
 
   /// Rounds once, to nearest even.
   init(rounding wide: Wide)
 
-  /// The value, exactly.
+  /// The exact value.
   var wide: Wide { get }
 
   /// Widens a row into one of the same length.
@@ -75,7 +75,7 @@ extension Float16: Scalar {
 }
 
 extension Elements<BFloat16> {
-  /// The address, for C.
+  /// The address for C.
   var bits: UnsafeMutablePointer<UInt16>? {
     unsafe UnsafeMutableRawPointer(pointer)?.assumingMemoryBound(to: UInt16.self)
   }

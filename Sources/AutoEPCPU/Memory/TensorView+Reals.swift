@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension TensorView {
-  /// A copy of a small float tensor in the type that the caller computes in.
+  /// A copy of a small float tensor in the type of the caller's computation.
   func reals<R: Real>(_: R.Type) -> [R] {
     switch dtype {
     case .f32: Elements<Float>(self).widened().map { R($0) }
@@ -39,7 +39,7 @@ extension TensorView {
     }
   }
 
-  /// Writes counts, which fit, to an integer tensor.
+  /// Writes counts to an integer tensor, whose type can hold them.
   func store(integers: [Int]) {
     switch dtype {
     case .i32:
@@ -54,7 +54,7 @@ extension TensorView {
 }
 
 extension [Int64] {
-  /// Lends the numbers as a tensor [n].
+  /// Lends the numbers to `body` as a tensor [n].
   mutating func withTensor(
     _ body: (TensorView) throws(EngineError) -> Void
   ) throws(EngineError) {

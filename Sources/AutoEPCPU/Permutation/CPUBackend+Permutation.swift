@@ -43,7 +43,7 @@ extension CPUBackend {
     }
   }
 
-  /// Throws for a row_of_slot `[T,K]` that names what is no row, or, if rows must be distinct, one row twice.
+  /// Throws if an entry of `rowOfSlot [T,K]` is out of range or, with `areDistinct`, a row occurs twice.
   public func check(rowOfSlot: TensorView, rowCount: Int, areDistinct: Bool) throws(EngineError) {
     try SlotRows(rowOfSlot, rowCount: rowCount).check(areDistinct: areDistinct)
   }

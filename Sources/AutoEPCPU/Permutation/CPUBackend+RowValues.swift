@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// Numbers that travel beside rows: the weight of each, and the gradient of that weight.
+/// Numbers that accompany rows: the weight of each row, and its gradient.
 extension CPUBackend {
   /// rowValues[rowOfSlot[t,k]] = values[t,k].
   public func scatterToRows(

@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension CPUBackend {
-  /// Stable counting sort of the slots by expert; throws for a choice that is neither an expert nor -1.
+  /// Sorts the slots by expert (stable counting sort); throws for an index that is neither an expert nor -1.
   public func sort(
     _ topkIdx: TensorView, numExperts: Int, into sort: SlotSort, _ arena: inout Arena
   ) throws(EngineError) {
@@ -13,13 +13,13 @@ extension CPUBackend {
     }
   }
 
-  /// Nothing: the counts are few.
+  /// None: the counts are few.
   public func sortScratchBytes(numExperts: Int) -> Int { 0 }
 
   private func sort<Index: FixedWidthInteger>(
-    _ choices: Elements<Index>, _ numExperts: Int, _ sort: SlotSort
+    _ topkIdx: Elements<Index>, _ numExperts: Int, _ sort: SlotSort
   ) throws(EngineError) {
-    var nextRows = try counts(choices, numExperts)
+    var nextRows = try counts(topkIdx, numExperts)
     if let counts = sort.tokensPerExpert.map({ Elements<Int32>($0) }) {
       for expert in 0..<numExperts { counts[expert] = nextRows[expert] }
     }
@@ -32,8 +32,8 @@ extension CPUBackend {
     let rowOfSlot = Elements<Int32>(sort.rowOfSlot)
     let slotOfRow = sort.slotOfRow.map { Elements<Int32>($0) }
     unsafe nextRows.withUnsafeMutableBufferPointer { nextRows in
-      for slot in 0..<choices.count {
-        let expert = choices[slot]
+      for slot in 0..<topkIdx.count {
+        let expert = topkIdx[slot]
         guard expert >= 0 else {
           rowOfSlot[slot] = -1
           continue
@@ -46,13 +46,13 @@ extension CPUBackend {
     }
   }
 
-  /// The slots of each expert.
+  /// Counts the slots of each expert.
   private func counts<Index: FixedWidthInteger>(
-    _ choices: Elements<Index>, _ numExperts: Int
+    _ topkIdx: Elements<Index>, _ numExperts: Int
   ) throws(EngineError) -> [Int32] {
     var counts = [Int32](repeating: 0, count: numExperts)
-    for slot in 0..<choices.count {
-      let expert = choices[slot]
+    for slot in 0..<topkIdx.count {
+      let expert = topkIdx[slot]
       if expert == -1 { continue }
       guard expert >= 0, expert < numExperts else {
         throw EngineError(

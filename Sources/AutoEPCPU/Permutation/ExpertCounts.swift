@@ -1,14 +1,14 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// How many slots chose each expert.
+/// The number of slots of each expert.
 struct ExpertCounts {
   let tokensPerExpert: [Int]
 
-  /// Counts a choice `[T*K]`; throws for the first expert outside `0..<numExperts`.
-  init(_ choice: [Int], numExperts: Int) throws(EngineError) {
+  /// Counts topk_idx `[T*K]`; throws for the first index outside `0..<numExperts`.
+  init(_ topkIdx: [Int], numExperts: Int) throws(EngineError) {
     var counts = [Int](repeating: 0, count: numExperts)
-    for (slot, expert) in choice.enumerated() {
+    for (slot, expert) in topkIdx.enumerated() {
       guard expert >= 0, expert < numExperts else {
         throw EngineError(
           .invalidArgument,

@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The row of each slot, in the memory that has it. What is no row leads nowhere: it is a slot without one.
+/// The row of each slot, read from the caller's memory. An index that is out of range counts as -1, no row.
 struct SlotRows {
   let numTokens: Int
   let topK: Int
@@ -16,7 +16,7 @@ struct SlotRows {
     self.rowCount = rowCount
   }
 
-  /// T·K.
+  /// T·K, the number of slots.
   var slotCount: Int { rows.count }
 
   /// The row of a slot; nil for a slot without one.
@@ -25,8 +25,8 @@ struct SlotRows {
     return row >= 0 && row < rowCount ? row : nil
   }
 
-  /// Throws for the first slot whose row is neither -1 nor one of the rows, or, unless rows may repeat, has another
-  /// slot.
+  /// Throws for the first slot whose row is neither -1 nor in range or, with `areDistinct`, is also the row of an
+  /// earlier slot.
   func check(areDistinct: Bool) throws(EngineError) {
     var isTaken = [Bool](repeating: false, count: areDistinct ? rowCount : 0)
     for slot in 0..<rows.count where rows[slot] != -1 {
@@ -39,7 +39,7 @@ struct SlotRows {
       guard !isTaken[row] else {
         throw EngineError(
           .invalidArgument,
-          "row_of_slot holds \(row) again at slot \(slot); expected each row once at most")
+          "row_of_slot holds \(row) again at slot \(slot); expected each row at most once")
       }
       isTaken[row] = true
     }

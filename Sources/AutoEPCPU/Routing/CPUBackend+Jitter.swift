@@ -1,7 +1,7 @@
 import AutoEPCore
 
 extension CPUBackend {
-  /// y = x times the noise of each index.
+  /// y = x times the noise factor of each index.
   public func jitter(_ x: TensorView, epsilon: Double, seed: UInt64, into y: TensorView) {
     let noise = JitterNoise(epsilon: epsilon, seed: seed)
     switch x.dtype {
@@ -21,8 +21,7 @@ extension CPUBackend {
   }
 }
 
-/// The noise of each element: a hash of its index, so that any device and any order of work gives
-/// the same.
+/// The noise factors: a hash of seed and element index, so that they do not depend on device or order.
 struct JitterNoise {
   let epsilon: Double
   let seed: UInt64

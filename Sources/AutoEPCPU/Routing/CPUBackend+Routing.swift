@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension CPUBackend {
-  /// logits = x · routerᵀ: the grouped GEMM of one group.
+  /// logits = x · routerᵀ, as a grouped GEMM with one group.
   public func routerLogits(
     _ x: TensorView, router: TensorView, into logits: TensorView
   ) throws(EngineError) {
@@ -16,7 +16,7 @@ extension CPUBackend {
     }
   }
 
-  /// Chooses K experts per token, the tokens shared out over the threads.
+  /// Chooses K experts per token; the threads share the tokens.
   public func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
@@ -35,22 +35,22 @@ extension CPUBackend {
       integers: ExpertCounts(topkIdx.integers(), numExperts: numExperts).tokensPerExpert)
   }
 
-  /// The gradient to the logits, from scores computed again.
+  /// Computes the gradient of the logits; recomputes the scores.
   public func routeBackward(
     _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
     gradTopkWeights: TensorView, into gradLogits: TensorView
   ) throws(EngineError) {
-    let choice = try topkIdx.integers()
-    _ = try ExpertCounts(choice, numExperts: logits.shape[1])
+    let experts = try topkIdx.integers()
+    _ = try ExpertCounts(experts, numExperts: logits.shape[1])
     switch logits.dtype {
     case .f32:
-      routeBackward(configuration, Elements<Float>(logits), choice, gradTopkWeights, gradLogits)
+      routeBackward(configuration, Elements<Float>(logits), experts, gradTopkWeights, gradLogits)
     case .f64:
-      routeBackward(configuration, Elements<Double>(logits), choice, gradTopkWeights, gradLogits)
+      routeBackward(configuration, Elements<Double>(logits), experts, gradTopkWeights, gradLogits)
     case .bf16:
-      routeBackward(configuration, Elements<BFloat16>(logits), choice, gradTopkWeights, gradLogits)
+      routeBackward(configuration, Elements<BFloat16>(logits), experts, gradTopkWeights, gradLogits)
     case .f16:
-      routeBackward(configuration, Elements<Float16>(logits), choice, gradTopkWeights, gradLogits)
+      routeBackward(configuration, Elements<Float16>(logits), experts, gradTopkWeights, gradLogits)
     case .i32, .i64: throw Self.unsupported(logits.dtype, by: "route backward")
     }
   }
@@ -91,7 +91,7 @@ extension CPUBackend {
   }
 
   private func routeBackward<S: Scalar>(
-    _ configuration: RouteConfiguration, _ logits: Elements<S>, _ choice: [Int],
+    _ configuration: RouteConfiguration, _ logits: Elements<S>, _ experts: [Int],
     _ gradTopkWeights: TensorView, _ gradLogits: TensorView
   ) {
     let (numTokens, numExperts) = (gradLogits.shape[0], gradLogits.shape[1])
@@ -105,7 +105,7 @@ extension CPUBackend {
         for token in tokens {
           let slots = token * topK..<(token + 1) * topK
           router.differentiate(
-            logits.row(token, width: numExperts), experts: choice[slots],
+            logits.row(token, width: numExperts), experts: experts[slots],
             gradWeights: gradWeights[slots], into: gradLogits.row(token, width: numExperts))
         }
       }

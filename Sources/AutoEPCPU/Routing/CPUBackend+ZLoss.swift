@@ -12,7 +12,7 @@ extension CPUBackend {
     }
   }
 
-  /// The gradient of the z-loss to the logits.
+  /// Computes the z-loss's gradient of the logits.
   public func routerZLossBackward(
     logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView
   ) {

@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// Chooses the K experts of the highest scores, ties to the lowest index, from the best groups.
+/// Chooses the K experts with the highest scores from the best groups; ties go to the lowest index.
 struct ExpertChoice<R: Real> {
   private let topK: Int
   private let groupScore: RouteConfiguration.GroupScore
@@ -23,7 +23,7 @@ struct ExpertChoice<R: Real> {
     isGroupOpen = Array(repeating: true, count: configuration.numGroups)
   }
 
-  /// Writes the chosen experts, in order of falling score.
+  /// Writes the chosen experts in descending order of score.
   mutating func choose(from scores: Elements<R>, into experts: Elements<Int32>) {
     chosen.clear()
     if groupScore == .none {

@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 
 extension RouteConfiguration {
-  /// Throws where no choice of K experts exists.
+  /// Throws unless K experts can be chosen.
   func check(numExperts: Int) throws(EngineError) {
     guard topK >= 1, topK <= numExperts else {
       throw EngineError(
@@ -27,7 +27,7 @@ extension RouteConfiguration {
   }
 }
 
-/// Throws for the first logit that no choice can be made from.
+/// Throws for the first token whose logits cannot be routed.
 func checkLogits<S: Scalar>(_ logits: Elements<S>, numExperts: Int) throws(EngineError) {
   for token in 0..<logits.count / numExperts {
     let row = logits.row(token, width: numExperts)
@@ -49,16 +49,16 @@ private func refuse<S: Scalar>(_ row: Elements<S>, of token: Int) throws(EngineE
 }
 
 extension Elements where Element: Scalar {
-  // Without early exits, which vector units do not have.
+  // Without early exits, so that the loops vectorize.
 
-  /// Whether none is NaN or +inf.
+  /// Whether no value is NaN or +inf.
   fileprivate func allBelowInfinity() -> Bool {
     var below: Int32 = 0
     for index in 0..<count { below &+= self[index].wide < .infinity ? 1 : 0 }
     return Int(below) == count
   }
 
-  /// Whether one is above -inf.
+  /// Whether any value is above -inf.
   fileprivate func hasFinite() -> Bool {
     var finite: Int32 = 0
     for index in 0..<count { finite &+= self[index].wide > -.infinity ? 1 : 0 }
@@ -66,7 +66,7 @@ extension Elements where Element: Scalar {
   }
 }
 
-/// The selection bias as the router reads it; throws for NaN.
+/// The selection bias in the router's type; throws for NaN.
 func checkedBias<R: Real>(_ bias: TensorView?, _: R.Type) throws(EngineError) -> [R]? {
   guard let values = bias?.reals(R.self) else { return nil }
   if let expert = values.firstIndex(where: \.isNaN) {

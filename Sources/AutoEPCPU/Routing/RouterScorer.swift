@@ -1,12 +1,12 @@
 import AutoEPCore
 
-/// What a router's logits say about each expert.
+/// Computes the score of each expert from a router's logits.
 struct RouterScorer<R: Real> {
-  /// How logits become the values that weights are gathered from.
+  /// How logits become scores.
   enum Kind {
     case softmax
     case sigmoid
-    /// Logits as they are; a softmax over the chosen follows.
+    /// Scores are the logits; a softmax over the chosen experts follows.
     case softmaxOfChosen
   }
 
@@ -31,7 +31,7 @@ struct RouterScorer<R: Real> {
     }
   }
 
-  /// Writes the weights of the chosen experts, before normalisation.
+  /// Writes the unnormalized weights of the chosen experts.
   func weigh(_ scores: Elements<R>, of experts: Elements<Int32>, into weights: Elements<R>) {
     for k in 0..<experts.count { weights[k] = scores[Int(experts[k])] }
     if kind == .softmaxOfChosen { softmax(weights) }

@@ -1,5 +1,5 @@
-/// Balances a matrix of router logits over tokens and experts (S-BASE, arXiv:2202.01169), as
-/// Megatron and GPT-NeoX do it.
+/// Balances a matrix of router logits over tokens and experts (S-BASE, arXiv:2202.01169) as Megatron and
+/// GPT-NeoX do.
 struct Sinkhorn<R: Real> {
   private let numTokens: Int
   private let numExperts: Int
@@ -31,7 +31,7 @@ struct Sinkhorn<R: Real> {
     }
   }
 
-  /// A row's largest is taken away first: a row's factor cancels in the balancing, an overflow not.
+  /// Subtracts each row's maximum first to prevent overflow; the balancing cancels the constant factor.
   private mutating func exponentiate() {
     for token in 0..<numTokens {
       let row = token * numExperts..<(token + 1) * numExperts

@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// Routes one token after another, with the memory of one row.
+/// Routes tokens one after another, with memory for one row.
 struct TokenRouter<R: Real> {
   private let scorer: RouterScorer<R>
   private var choice: ExpertChoice<R>
@@ -9,11 +9,11 @@ struct TokenRouter<R: Real> {
   private let normalizeEpsilon: R?
   private let scale: R
 
-  /// Of all experts, and what they are chosen by where that is something else.
+  /// The scores of all experts, and the values that experts are chosen by if they differ from the scores.
   private let scores: Elements<R>
   private let choiceScores: Elements<R>
 
-  /// - Parameter memory: 2 E numbers, lent for as long as the router is used.
+  /// - Parameter memory: 2 E numbers, borrowed for the router's lifetime.
   init(
     _ configuration: RouteConfiguration, numExperts: Int, selectionBias: [R]?, memory: Elements<R>
   ) {
@@ -27,9 +27,9 @@ struct TokenRouter<R: Real> {
     choiceScores = memory[numExperts..<2 * numExperts]
   }
 
-  /// Writes the experts for a row of logits and their weights, in order of falling score.
+  /// Writes the experts chosen for a row of logits and their weights, in descending order of score.
   ///
-  /// - Parameter balanced: replaces the scores for the choice, where Sinkhorn made them.
+  /// - Parameter balanced: Sinkhorn's values, which replace the scores for the choice; nil for none.
   mutating func route<S: Scalar>(
     _ logits: Elements<S>, balanced: ArraySlice<R>?, experts: Elements<Int32>,
     weights: Elements<R>

@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// The gradient of one token's weights to its logits, with the memory of one row.
+/// Computes the gradient of the logits from that of one token's weights, with memory for one row.
 struct TokenRouterGradient<R: Real> {
   private let kind: RouterScorer<R>.Kind
   private let normalizeEpsilon: R?
@@ -8,12 +8,12 @@ struct TokenRouterGradient<R: Real> {
   private let topK: Int
   private let numExperts: Int
 
-  /// Of all experts; the weights of the chosen; the gradient to these.
+  /// The scores of all experts, the weights of the chosen ones, and the gradients of these weights.
   private let row: Elements<R>
   private let weights: Elements<R>
   private let gradient: Elements<R>
 
-  /// - Parameter memory: E + 2 K numbers, lent for as long as this is used.
+  /// - Parameter memory: E + 2 K numbers, borrowed for this value's lifetime.
   init(_ configuration: RouteConfiguration, numExperts: Int, memory: Elements<R>) {
     kind = RouterScorer<R>(configuration).kind
     normalizeEpsilon = configuration.normalizeEpsilon.map { R($0) }
@@ -25,7 +25,7 @@ struct TokenRouterGradient<R: Real> {
     gradient = memory[numExperts + topK..<numExperts + 2 * topK]
   }
 
-  /// Writes the gradient to a row of logits, for the experts that were chosen.
+  /// Writes the gradient of a row of logits for the chosen experts.
   func differentiate<S: Scalar>(
     _ logits: Elements<S>, experts: ArraySlice<Int>, gradWeights: ArraySlice<R>,
     into gradLogits: Elements<S>
@@ -38,7 +38,7 @@ struct TokenRouterGradient<R: Real> {
     gradLogits.store(row)
   }
 
-  /// The weights before normalisation; for a softmax, `row` becomes the scores of all experts.
+  /// Recomputes the weights before normalization; for a softmax, `row` becomes the scores of all experts.
   private func setWeights(of experts: ArraySlice<Int>) {
     if kind == .softmax { softmax(row) }
     for (k, expert) in experts.enumerated() { weights[k] = row[expert] }
@@ -49,14 +49,14 @@ struct TokenRouterGradient<R: Real> {
     }
   }
 
-  /// From w = u / (Σu + ε) to u.
+  /// Replaces the gradient of w = u / (Σu + ε) by that of u.
   private func throughNormalisation(epsilon: R) {
     let sum = weights.sum() + epsilon
     let mean = gradientTimesWeights() / sum
     for k in 0..<topK { gradient[k] = (gradient[k] - mean) / sum }
   }
 
-  /// From the weights before normalisation to the logits, which replace `row`.
+  /// Replaces `row` by the gradient of the logits, from that of the unnormalized weights.
   private func throughScores(of experts: ArraySlice<Int>) {
     let mean = kind == .sigmoid ? 0 : gradientTimesWeights()
     switch kind {
@@ -64,7 +64,7 @@ struct TokenRouterGradient<R: Real> {
       for expert in 0..<numExperts { row[expert] *= -mean }
       for (k, expert) in experts.enumerated() { row[expert] += weights[k] * gradient[k] }
     case .sigmoid:
-      // σ(x) σ(-x), where 1 - σ(x) would lose the small ones.
+      // σ(x) σ(-x), because 1 - σ(x) loses small values.
       for (k, expert) in experts.enumerated() {
         gradient[k] *= weights[k] * R.sigmoid(-row[expert])
       }

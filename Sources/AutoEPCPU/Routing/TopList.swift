@@ -1,5 +1,5 @@
-/// The indices of the highest of the values that were offered, in order of falling value. Of equal
-/// values those offered first come first.
+/// The indices of the highest values offered so far, in descending order of value. Equal values are kept in the order
+/// in which they were offered.
 struct TopList<R: Real> {
   private(set) var indices: [Int]
   private var values: [R]
@@ -10,10 +10,10 @@ struct TopList<R: Real> {
     values = Array(repeating: 0, count: capacity)
   }
 
-  /// Forgets what was offered.
+  /// Removes all values.
   mutating func clear() { count = 0 }
 
-  /// Offers the values of a range of indices, in rising order of index.
+  /// Offers the values of a range of indices, in ascending order of index.
   mutating func offer(_ offered: Elements<R>, of range: Range<Int>) {
     for index in range { offer(offered[index], at: index) }
   }

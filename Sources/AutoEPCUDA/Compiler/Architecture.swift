@@ -1,12 +1,12 @@
-/// The processor that an image is for, as the compiler calls it.
+/// The GPU architecture that an image is compiled for.
 struct Architecture: Sendable, Hashable {
   let major: Int
   let minor: Int
 
-  /// sm_90 has instructions that only its own name, sm_90a, allows.
+  /// The compiler's name. Some instructions of sm_90 need the name sm_90a.
   var name: String { (major, minor) == (9, 0) ? "sm_90a" : "sm_\(major)\(minor)" }
 
-  /// Whether a source runs there.
+  /// Whether this architecture runs sources for `target`.
   func runs(_ target: KernelSource.Target) -> Bool {
     switch target {
     case .portable: major >= 8
@@ -14,8 +14,8 @@ struct Architecture: Sendable, Hashable {
     }
   }
 
-  /// What a source is compiled with. The verbose assembler's log is what tests read spills from.
-  func options(_ defines: KernelSource.Choice) -> [String] {
+  /// The compiler's options. Verbose, because tests read register spills from the log.
+  func options(_ defines: KernelSource.Defines) -> [String] {
     [
       "--gpu-architecture=\(name)", "--std=c++17", "--generate-line-info",
       "--ptxas-options=--verbose",

@@ -2,17 +2,17 @@ import AutoEPCore
 import AutoEPSystem
 import Glibc
 
-/// Compiled images on disk, in a folder of this user's own. Nothing here throws: what cannot be read
-/// with certainty is compiled again, and what cannot be written is not kept.
+/// Compiled images on disk, in a folder that belongs to this user. No function throws: an image that cannot be read
+/// and verified is compiled again, and one that cannot be written is not cached.
 struct KernelCache: Sendable {
   private static let magic = Array("AUTOEPK1".utf8)
-  /// More than any image has; an image is read as a whole.
+  /// Larger than any image, because an image is read as a whole.
   private static let largestImage = 1 << 28
 
   let folder: String
 
-  /// The cache of this user: $AUTOEP_CACHE_DIR, else a folder autoep in $XDG_CACHE_HOME or ~/.cache;
-  /// nil where the environment names no place.
+  /// This user's cache: $AUTOEP_CACHE_DIR, else the folder autoep in $XDG_CACHE_HOME or ~/.cache;
+  /// nil if none of these variables is set.
   static func ofUser(_ environment: (String) -> String? = environmentValue) -> KernelCache? {
     if let folder = environment("AUTOEP_CACHE_DIR") { return KernelCache(folder: folder) }
     if let base = environment("XDG_CACHE_HOME") { return KernelCache(folder: "\(base)/autoep") }
@@ -20,15 +20,15 @@ struct KernelCache: Sendable {
     return nil
   }
 
-  /// The name of what is made of all these parts.
+  /// The key of an image: a hash of everything that it depends on.
   static func key(_ parts: [[UInt8]]) -> String {
-    // With their lengths, so that no two lists look the same.
+    // Prefixed with the lengths, so that different lists never give the same message.
     let message = parts.flatMap { Array("\($0.count):".utf8) + $0 }
     let digits = Array("0123456789abcdef")
     return String(SHA256.hash(message).flatMap { [digits[Int($0 >> 4)], digits[Int($0 & 15)]] })
   }
 
-  /// The image that was stored under a key, if it is there and as it was.
+  /// Loads the image with this key; nil if it is missing or damaged.
   func load(_ key: String) -> [UInt8]? {
     guard let folder = openFolder(),
       let file = FileDescriptor(folder.openFile(key, O_RDONLY)),
@@ -42,7 +42,7 @@ struct KernelCache: Sendable {
     return image
   }
 
-  /// Keeps an image: readers see the whole of it or nothing.
+  /// Stores an image atomically: readers see all of it or nothing.
   func store(_ image: [UInt8], _ key: String) {
     makeFolder()
     guard let folder = openFolder() else { return }
@@ -56,7 +56,7 @@ struct KernelCache: Sendable {
     _ = unsafe unlinkat(folder.number, temporary, 0)
   }
 
-  /// The folder, if it is a folder of this user that nobody else can touch.
+  /// Opens the cache's folder; nil unless this user owns it and nobody else can access it.
   private func openFolder() -> FileDescriptor? {
     guard
       let folder = FileDescriptor(
@@ -66,7 +66,7 @@ struct KernelCache: Sendable {
     return folder
   }
 
-  /// Makes the folder and those above it.
+  /// Creates the folder and its parents.
   private func makeFolder() {
     for end in folder.indices.dropFirst() where folder[end] == "/" {
       _ = unsafe mkdir(String(folder[..<end]), 0o755)
@@ -74,7 +74,7 @@ struct KernelCache: Sendable {
     _ = unsafe mkdir(folder, 0o700)
   }
 
-  /// The bytes of a regular file that this user alone can have written.
+  /// Reads a regular file; nil unless only this user can have written it.
   private func read(_ file: borrowing FileDescriptor) -> [UInt8]? {
     guard let status = file.status, status.st_mode & S_IFMT == S_IFREG,
       status.st_uid == geteuid(), status.st_mode & 0o022 == 0,
@@ -105,11 +105,11 @@ struct KernelCache: Sendable {
   }
 }
 
-/// An open file, closed with its owner.
+/// An open file, closed when its owner is destroyed.
 private struct FileDescriptor: ~Copyable {
   let number: Int32
 
-  /// Takes over what `open` returned; nil for a failure.
+  /// Takes ownership of the result of `open`; nil if that failed.
   init?(_ number: Int32) {
     guard number >= 0 else { return nil }
     self.number = number
@@ -120,7 +120,7 @@ private struct FileDescriptor: ~Copyable {
     return unsafe fstat(number, &status) == 0 ? status : nil
   }
 
-  /// A file of this folder, as `open` returns it.
+  /// Opens a file in this folder and returns the result of `openat`.
   func openFile(_ name: String, _ flags: Int32) -> Int32 {
     unsafe openat(number, name, flags | O_NOFOLLOW | O_CLOEXEC, 0o600)
   }

@@ -1,16 +1,16 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// Makes images of kernel sources, or finds them where it has left them.
+/// Compiles kernel sources to images, or loads images from the cache.
 struct KernelCompiler: Sendable {
   let library: NVRTCLibrary
   let cache: KernelCache?
-  /// As the driver counts.
+  /// The driver's CUDA version, such as 13000.
   let driverVersion: Int
 
-  /// A source's image for a processor.
+  /// The image of a source for an architecture.
   func image(
-    of source: KernelSource, _ defines: KernelSource.Choice, for architecture: Architecture
+    of source: KernelSource, _ defines: KernelSource.Defines, for architecture: Architecture
   ) throws(EngineError) -> [UInt8] {
     let options = architecture.options(defines)
     let key = KernelCache.key(

@@ -1,9 +1,9 @@
-/// A file that kernels include by its name.
+/// A file that kernels include by name.
 struct KernelHeader: Sendable {
   let name: String
   let text: [UInt8]
 
-  /// Every header of the folder of kernels.
+  /// All headers in the folder of kernels.
   static let all = [
     KernelHeader(name: "activation.cuh", text: PackageResources.activation_cuh),
     KernelHeader(name: "chunk.cuh", text: PackageResources.chunk_cuh),
@@ -34,7 +34,7 @@ struct KernelHeader: Sendable {
     KernelHeader(name: "warp.cuh", text: PackageResources.warp_cuh),
   ]
 
-  /// A hash of all headers. Images are cached under it, so that a change to any header compiles every
-  /// kernel again; changes are rare, and following includes would be one more thing to get wrong.
+  /// A hash of all headers, part of every image's cache key: a change to any header recompiles every kernel. Such
+  /// changes are rare, and tracking the includes of each source would be error-prone.
   static let digest = SHA256.hash(all.flatMap { $0.text })
 }

@@ -1,5 +1,5 @@
 extension KernelSource {
-  /// Every source, so that a test can compile each.
+  /// All sources; tests compile each of them.
   static let all: [KernelSource] = [
     .permute, .unpermute, .slotDot, .gatherFromRows, .scatterToRows, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,

@@ -1,51 +1,51 @@
-/// A file of kernels, and the variants in which it is compiled.
+/// A source file of kernels and the variants in which it is compiled.
 struct KernelSource: Sendable {
-  /// The processors that a source is for.
+  /// The architectures that a source supports.
   enum Target: Sendable {
-    /// sm_80 and everything after it.
+    /// sm_80 and later.
     case portable
-    /// sm_90a alone: TMA and WGMMA.
+    /// sm_90a only: TMA and WGMMA.
     case sm90a
   }
 
-  /// A macro that a source is compiled with.
+  /// A macro definition.
   struct Define: Sendable, Hashable {
     let name: String
     let value: Int
 
-    /// As the compiler takes it.
+    /// The compiler's option.
     var text: String { "\(name)=\(value)" }
 
-    /// By its value: the choices of one kernel name the same macros.
+    /// Hashing the value is enough: all variants of a kernel define the same macro names.
     func hash(into hasher: inout Hasher) { hasher.combine(value) }
   }
 
-  /// Defines that are chosen together.
-  typealias Choice = [Define]
+  /// Macros that are defined together.
+  typealias Defines = [Define]
 
-  /// The file's name, for messages.
+  /// The file name, for messages.
   let name: String
-  /// The file, which includes what it needs of `KernelHeader.all`.
+  /// The text, which includes headers of `KernelHeader.all`.
   let text: [UInt8]
   let target: Target
-  /// The axes of variation: a variant makes one choice on each, in this order. Nothing else is ever
+  /// The axes of variation. A variant takes one set of defines from each axis, in this order; no other combinations are
   /// compiled.
-  let axes: [[Choice]]
+  let axes: [[Defines]]
 
-  /// A source from the folder of kernels.
+  /// Makes a source from a file in the folder of kernels.
   ///
-  /// - Parameter text: the file, as `PackageResources` has it.
-  init(_ name: String, _ text: [UInt8], _ target: Target = .portable, axes: [[Choice]] = []) {
+  /// - Parameter text: The bytes in `PackageResources`.
+  init(_ name: String, _ text: [UInt8], _ target: Target = .portable, axes: [[Defines]] = []) {
     self.name = name
     self.text = text
     self.target = target
     self.axes = axes
   }
 
-  /// Whether the source is compiled with these defines.
-  func allows(_ defines: Choice) -> Bool { Self.allows(defines[...], axes[...]) }
+  /// Whether the source has the variant with these defines.
+  func allows(_ defines: Defines) -> Bool { Self.allows(defines[...], axes[...]) }
 
-  private static func allows(_ defines: ArraySlice<Define>, _ axes: ArraySlice<[Choice]>) -> Bool {
+  private static func allows(_ defines: ArraySlice<Define>, _ axes: ArraySlice<[Defines]>) -> Bool {
     guard let axis = axes.first else { return defines.isEmpty }
     return axis.contains { choice in
       defines.starts(with: choice) && allows(defines.dropFirst(choice.count), axes.dropFirst())

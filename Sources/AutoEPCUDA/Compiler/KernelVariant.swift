@@ -2,11 +2,11 @@ import AutoEPCore
 import AutoEPSystem
 import CKernels
 
-/// The defines that `KernelSource.axes` and launches choose from.
+/// The sets of defines that axes and launches use.
 enum KernelVariant {
   static let elements: [DataType] = [.f32, .bf16, .f16]
 
-  /// The code of an element type; nil is `TYPE_NONE`.
+  /// The code of an element type; `TYPE_NONE` for nil.
   static func code(_ dtype: DataType?) -> Int {
     switch dtype {
     case .f32: Int(TYPE_F32)
@@ -16,49 +16,50 @@ enum KernelVariant {
     }
   }
 
-  static func define(_ name: String, _ value: Int) -> KernelSource.Choice {
+  static func define(_ name: String, _ value: Int) -> KernelSource.Defines {
     [KernelSource.Define(name: name, value: value)]
   }
 
-  /// An axis of one number.
-  static func each(_ name: String, _ values: [Int]) -> [KernelSource.Choice] {
+  /// An axis with one macro and several values.
+  static func each(_ name: String, _ values: [Int]) -> [KernelSource.Defines] {
     values.map { define(name, $0) }
   }
 
-  /// The type of elements that are read one by one.
+  /// The element types, for kernels that access single elements.
   static let element = elements.map { define("ELEMENT", code($0)) }
 
-  /// Rows of an element type, read by 16 bytes or by one element.
+  /// The types of rows, accessed by 16 bytes or by single elements.
   static let rows = elements.flatMap { dtype in [1, 16 / dtype.byteCount].map { rows(dtype, $0) } }
 
-  static func rows(_ dtype: DataType, _ vector: Int) -> KernelSource.Choice {
+  static func rows(_ dtype: DataType, _ vector: Int) -> KernelSource.Defines {
     define("ELEMENT", code(dtype)) + define("VECTOR", vector)
   }
 
-  /// The types of topk_weights; with none, each weight counts as 1.
+  /// The types of topk_weights; with `TYPE_NONE` each weight counts as 1.
   static let weights = elements.map { weight($0) }
   static let weightsOrNone = [weight(nil)] + weights
 
-  static func weight(_ dtype: DataType?) -> KernelSource.Choice { define("WEIGHT", code(dtype)) }
+  static func weight(_ dtype: DataType?) -> KernelSource.Defines { define("WEIGHT", code(dtype)) }
 
-  /// The type of a gradient, and whether it is added to.
+  /// The types of a gradient, overwritten or accumulated into.
   static let sums =
     [sum(.f32, accumulate: true)] + elements.map { sum($0, accumulate: false) }
 
-  static func sum(_ dtype: DataType, accumulate: Bool) -> KernelSource.Choice {
+  static func sum(_ dtype: DataType, accumulate: Bool) -> KernelSource.Defines {
     define("OUT", code(dtype)) + define("ACCUMULATE", accumulate ? 1 : 0)
   }
 
-  /// Throws unless kernels know a tensor's type.
+  /// Throws unless kernels support a dtype.
   static func check(_ dtype: DataType, for operation: String) throws(EngineError) {
     guard elements.contains(dtype) else {
       throw EngineError(
         .unsupported,
-        "\(operation) on a CUDA device takes float32, bfloat16 or float16, not \(dtype.name)")
+        "\(operation) has dtype \(dtype.name); expected float32, bfloat16 or float16 on a CUDA"
+          + " device")
     }
   }
 
-  /// Elements an access: as many as 16 bytes hold, where all rows consist of such vectors.
+  /// The elements per access: 16 bytes if all rows consist of whole aligned vectors, else one element.
   static func vector(_ dtype: DataType, widths: [Int], _ tensors: [TensorView?]) -> Int {
     let wide = 16 / dtype.byteCount
     let isWhole = widths.allSatisfy { $0 % wide == 0 }
@@ -66,11 +67,11 @@ enum KernelVariant {
   }
 }
 
-/// A size that kernels take in 32 bits.
+/// Converts a size to the 32 bits that kernels take.
 func kernelInt(_ value: Int, _ what: String) throws(EngineError) -> Int32 {
   guard let number = Int32(exactly: value) else {
     throw EngineError(
-      .unsupported, "\(what) is \(value); a CUDA device takes at most \(Int32.max)")
+      .unsupported, "\(what) is \(value); expected at most \(Int32.max) on a CUDA device")
   }
   return number
 }

@@ -3,18 +3,18 @@ import AutoEPSystem
 import CCUDA
 import Glibc
 
-/// NVIDIA's run-time compiler. Found once a process, at the first CUDA context.
+/// NVIDIA's run-time compiler, looked up once per process, when the first CUDA context is created.
 @safe
 struct NVRTCLibrary: @unchecked Sendable {
   static let sonames = ["libnvrtc.so.13", "libnvrtc.so.12"]
   static let variable = "AUTOEP_NVRTC"
   private static let found = Locked<NVRTCLibrary?>(nil)
-  /// Held while a source compiles: NVRTC 13.0 crashes now and then when two threads compile at once.
+  /// Held during each compilation: NVRTC 13.0 occasionally crashes if two threads compile at once.
   private static let compiling = Locked(())
 
-  /// Where the compiler was found.
+  /// The path or soname of the library.
   let name: String
-  /// Major and minor.
+  /// The major and minor version.
   let version: (major: Int, minor: Int)
   private let getErrorString: nvrtcGetErrorString_t
   private let createProgram: nvrtcCreateProgram_t
@@ -25,7 +25,7 @@ struct NVRTCLibrary: @unchecked Sendable {
   private let getCUBINSize: nvrtcGetCUBINSize_t
   private let getCUBIN: nvrtcGetCUBIN_t
 
-  /// The compiler of this process, which the first caller finds; `path` is a place to look.
+  /// The compiler of this process. The first call finds it; `path` is one of the places it looks in.
   static func shared(path: String?) throws(EngineError) -> NVRTCLibrary {
     try found.withLock { found throws(EngineError) in
       if let found { return found }
@@ -35,8 +35,8 @@ struct NVRTCLibrary: @unchecked Sendable {
     }
   }
 
-  /// Takes what the environment names, else what is loaded already, else `path`, else what the
-  /// loader finds.
+  /// Opens the library named by the environment variable, else one that is already loaded, else `path`, else the one
+  /// that the loader finds.
   static func find(environment: String?, path: String?) throws(EngineError) -> NVRTCLibrary {
     if let environment { return try open(environment, from: variable) }
     for soname in sonames {
@@ -54,7 +54,7 @@ struct NVRTCLibrary: @unchecked Sendable {
     do throws(LoaderError) {
       return try NVRTCLibrary(DynamicLibrary(opening: path))
     } catch {
-      throw missing("\(error.reason) (\(path) is what \(source) says)")
+      throw missing("\(error.reason) (\(source) is \(path))")
     }
   }
 
@@ -89,28 +89,27 @@ struct NVRTCLibrary: @unchecked Sendable {
     let getVersion: nvrtcVersion_t = unsafe try library.function("nvrtcVersion")
     var (major, minor): (Int32, Int32) = (0, 0)
     guard unsafe getVersion(&major, &minor) == nvrtc_success else {
-      throw LoaderError(reason: "\(library.name) does not tell its version")
+      throw LoaderError(reason: "\(library.name) does not report its version")
     }
     version = (Int(major), Int(minor))
     loadBuiltins(beside: library)
   }
 
-  /// Loads the compiler's second library from the same folder: the compiler itself asks the loader,
-  /// which does not look there. Where it is not, the compiler's own search has to find it.
+  /// Loads the compiler's builtins library from the same folder, where the loader does not search. If it is not there,
+  /// the compiler searches for it itself.
   private func loadBuiltins(beside library: DynamicLibrary) {
     guard let folder = library.folder(ofFunction: "nvrtcVersion") else { return }
     let name = "libnvrtc-builtins.so.\(version.major).\(version.minor)"
     _ = try? DynamicLibrary(opening: "\(folder)/\(name)")
   }
 
-  /// An image for a device, and what the compiler said of it.
+  /// An image and the compiler's log.
   struct Output {
     let image: [UInt8]
     let log: String
   }
 
-  /// Compiles a source, which may include any of the kernels' headers; throws the compiler's log if it
-  /// does not compile.
+  /// Compiles a source, which can include any kernel header; throws the compiler's log if that fails.
   func compile(_ source: [UInt8], name: String, options: [String]) throws(EngineError) -> Output {
     try Self.compiling.withLock { _ throws(EngineError) in
       try compileAlone(source, name: name, options: options)
@@ -147,14 +146,14 @@ struct NVRTCLibrary: @unchecked Sendable {
     return Output(image: image, log: logText)
   }
 
-  /// Asks for a size, then for as many bytes.
+  /// Queries a size, then reads that many bytes.
   private func bytes(
     _ call: String, size: (UnsafeMutablePointer<Int>) -> nvrtc_result,
     copy: (UnsafeMutablePointer<CChar>) -> nvrtc_result
   ) throws(EngineError) -> [UInt8] {
     var count = 0
     try check("\(call)Size", unsafe size(&count))
-    // One more, so that there is memory to point to.
+    // One extra byte, so that the buffer has an address even for size 0.
     var bytes = [CChar](repeating: 0, count: count + 1)
     try check(call, unsafe copy(&bytes))
     return bytes.prefix(count).map { UInt8(bitPattern: $0) }
@@ -169,7 +168,7 @@ struct NVRTCLibrary: @unchecked Sendable {
   }
 }
 
-/// Lends an array of C strings.
+/// Lends an array of C strings to `body`.
 private func withCStrings<Result>(
   _ texts: [String], _ body: (UnsafeMutableBufferPointer<UnsafePointer<CChar>?>) -> Result
 ) -> Result {

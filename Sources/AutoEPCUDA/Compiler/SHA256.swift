@@ -6,7 +6,7 @@ struct SHA256 {
   ]
   private var schedule = [UInt32](repeating: 0, count: 64)
 
-  /// The 32 bytes of a message's hash.
+  /// The 32-byte hash of a message.
   static func hash(_ message: [UInt8]) -> [UInt8] {
     var hash = SHA256()
     let padded = pad(message)
@@ -16,7 +16,7 @@ struct SHA256 {
     return hash.state.flatMap { bytes(of: $0) }
   }
 
-  /// A one bit, zeros, and the length in bits: to a multiple of 64 bytes.
+  /// Appends a one bit, zeros up to a multiple of 64 bytes, and the message's length in bits.
   private static func pad(_ message: [UInt8]) -> [UInt8] {
     let zeros = 63 - (message.count + 8) % 64
     let bitCount = UInt64(message.count) * 8

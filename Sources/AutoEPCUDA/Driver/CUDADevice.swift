@@ -2,17 +2,17 @@ import AutoEPCore
 import AutoEPSystem
 import CCUDA
 
-/// One GPU: its primary context, which PyTorch uses as well, and the kernels that are loaded on it.
-/// Made once a process and ordinal, and never let go.
+/// One GPU: its primary context, which PyTorch uses as well, and the kernels loaded on it. Created once per process
+/// and ordinal, and never freed.
 public final class CUDADevice: Sendable {
-  /// As the driver numbers those that this process may use.
+  /// The driver's number of the device among those visible to this process.
   public let ordinal: Int
   let architecture: Architecture
-  /// Streaming multiprocessors.
+  /// The number of streaming multiprocessors.
   let processorCount: Int
-  /// Bytes of the cache that all of them share.
+  /// The bytes of the L2 cache.
   let l2Bytes: Int
-  /// Shared memory that a block can have.
+  /// The most shared memory per block, in bytes.
   let sharedBytesPerBlock: Int
   let driver: CUDADriver
   let faults: FaultWord
@@ -22,7 +22,7 @@ public final class CUDADevice: Sendable {
 
   private static let devices = Locked<[Int: CUDADevice]>([:])
 
-  /// The device of a number. The first caller's `nvrtcPath` is a place to look for the compiler.
+  /// The device with a number. The first caller's `nvrtcPath` is a place to look for the compiler.
   public static func shared(_ ordinal: Int, nvrtcPath: String?) throws(EngineError) -> CUDADevice {
     try devices.withLock { devices throws(EngineError) in
       if let device = devices[ordinal] { return device }
@@ -57,11 +57,11 @@ public final class CUDADevice: Sendable {
     self.ordinal = ordinal
   }
 
-  /// A kernel of a source, which is compiled and loaded when it is first asked for.
+  /// A kernel of a source, which is compiled and loaded on first use.
   ///
-  /// - Parameter defines: one of the source's variants.
+  /// - Parameter defines: One of the source's variants.
   func kernel(
-    _ source: KernelSource, _ name: String, _ defines: KernelSource.Choice = []
+    _ source: KernelSource, _ name: String, _ defines: KernelSource.Defines = []
   ) throws(EngineError) -> CUDAKernel {
     try kernels.withLock { kernels throws(EngineError) in
       try kernels.find(source, name, defines, on: self)
@@ -70,11 +70,11 @@ public final class CUDADevice: Sendable {
 
   /// Loads a source's image.
   fileprivate func load(
-    _ source: KernelSource, _ defines: KernelSource.Choice
+    _ source: KernelSource, _ defines: KernelSource.Defines
   ) throws(EngineError) -> DeviceModule {
     guard source.allows(defines), architecture.runs(source.target) else {
       throw EngineError(
-        .internal, "\(source.name) is not made for \(defines.map(\.text)) on \(architecture.name)")
+        .internal, "\(source.name) has no variant \(defines.map(\.text)) for \(architecture.name)")
     }
     let image = try compiler.image(of: source, defines, for: architecture)
     var module: cuda_module?
@@ -88,17 +88,17 @@ public final class CUDADevice: Sendable {
   }
 }
 
-/// An image on a device.
+/// A loaded image.
 @safe
 private struct DeviceModule: @unchecked Sendable {
   let handle: cuda_module
 }
 
-/// What is loaded on a device, by file, variant and kernel.
+/// The loaded images and kernels of a device, by file, variant and kernel name.
 private struct LoadedKernels {
   private struct ModuleName: Hashable {
     let source: String
-    let defines: KernelSource.Choice
+    let defines: KernelSource.Defines
   }
 
   private struct KernelName: Hashable {
@@ -110,7 +110,7 @@ private struct LoadedKernels {
   private var kernels: [KernelName: CUDAKernel] = [:]
 
   mutating func find(
-    _ source: KernelSource, _ name: String, _ defines: KernelSource.Choice, on device: CUDADevice
+    _ source: KernelSource, _ name: String, _ defines: KernelSource.Defines, on device: CUDADevice
   ) throws(EngineError) -> CUDAKernel {
     let moduleName = ModuleName(source: source.name, defines: defines)
     let kernelName = KernelName(module: moduleName, kernel: name)
@@ -138,7 +138,7 @@ extension CUDADriver {
     guard (0..<Int(count)).contains(ordinal) else {
       throw EngineError(
         .invalidArgument,
-        "there is no CUDA device \(ordinal): this process may use \(count), numbered from 0")
+        "CUDA device \(ordinal) does not exist: this process can use \(count), numbered from 0")
     }
     var device: cuda_device = 0
     try check("cuDeviceGet", unsafe functions.deviceGet(&device, Int32(ordinal)))

@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 import CCUDA
 
-/// NVIDIA's driver, initialised. Opened once a process.
+/// NVIDIA's driver, opened and initialised once per process.
 @safe
 public final class CUDADriver: Sendable {
   static let soname = "libcuda.so.1"
@@ -10,7 +10,7 @@ public final class CUDADriver: Sendable {
 
   let functions: DriverFunctions
 
-  /// The driver of this machine; throws `.missingLibrary` where there is none.
+  /// The driver of this machine; throws `.missingLibrary` if there is none.
   public static func shared() throws(EngineError) -> CUDADriver {
     try opened.withLock { opened throws(EngineError) in
       if let opened { return opened }
@@ -36,14 +36,14 @@ public final class CUDADriver: Sendable {
     try check("cuInit", functions.initialise(0))
   }
 
-  /// As the driver counts: 13000 for CUDA 13.0.
+  /// The driver's CUDA version, such as 13000 for CUDA 13.0.
   func version() throws(EngineError) -> Int {
     var version: Int32 = 0
     try check("cuDriverGetVersion", unsafe functions.driverGetVersion(&version))
     return Int(version)
   }
 
-  /// Every call of the driver passes here: turns its result into our error.
+  /// Turns the result of a driver call into an `EngineError`; every call goes through this function.
   func check(_ call: @autoclosure () -> String, _ result: cuda_result) throws(EngineError) {
     guard result != cuda_success else { return }
     let kind: EngineError.Kind =

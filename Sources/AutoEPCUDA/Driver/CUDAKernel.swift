@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 import CCUDA
 
-/// A kernel that is loaded on a device, and stays so until the process ends.
+/// A kernel loaded on a device, where it stays until the process ends.
 @safe
 final class CUDAKernel: @unchecked Sendable {
   private let name: String
@@ -10,12 +10,12 @@ final class CUDAKernel: @unchecked Sendable {
   private let context: DeviceContext
   private let driver: CUDADriver
   #if DEBUG
-    /// Bytes of each parameter; nil where the driver does not say.
+    /// The bytes of each parameter; nil if the driver cannot report them.
     private let parameterSizes: [Int]?
   #endif
 
-  /// Finds a kernel in a module and allows it all the shared memory that a block can have; the
-  /// context is current.
+  /// Finds a kernel in a module and raises its shared memory limit to the device's maximum. The
+  /// context must be current.
   init(
     _ name: String, in module: cuda_module, _ context: DeviceContext, _ driver: CUDADriver,
     sharedBytesPerBlock: Int
@@ -44,9 +44,9 @@ final class CUDAKernel: @unchecked Sendable {
     self.driver = driver
   }
 
-  /// Enqueues a launch on a stream; an empty grid is no launch. Arguments are those of the kernel, in
-  /// their order. A debug build compares their sizes with the kernel's own and throws if they differ,
-  /// so that tests find out on any machine.
+  /// Enqueues a launch on a stream; does nothing for an empty grid. Arguments are in the kernel's order. Debug builds
+  /// compare their sizes with those of the kernel's parameters and throw if they differ, so that tests find mistakes
+  /// without a GPU.
   func launch<each Argument: KernelArgument>(
     grid: LaunchSize, block: LaunchSize, sharedBytes: Int = 0, cluster: LaunchSize? = nil,
     on stream: CUDAStream, _ arguments: repeat each Argument
@@ -88,7 +88,7 @@ final class CUDAKernel: @unchecked Sendable {
 
 #if DEBUG
   extension CUDADriver {
-    /// Bytes of each parameter of a kernel.
+    /// The bytes of each parameter of a kernel.
     fileprivate func parameterSizes(of function: cuda_function) -> [Int]? {
       guard let getInfo = unsafe functions.funcGetParamInfo else { return nil }
       var sizes: [Int] = []
@@ -101,7 +101,7 @@ final class CUDAKernel: @unchecked Sendable {
   }
 #endif
 
-/// Lends an array of pointers to the arguments' bits, on the stack unless they are many.
+/// Lends an array of pointers to the arguments' bits, on the stack unless there are many.
 private func withPointers<each Argument: KernelArgument, Result>(
   _ arguments: repeat each Argument,
   to body: (UnsafeMutablePointer<UnsafeMutableRawPointer?>?) -> Result
@@ -128,7 +128,7 @@ private func withPointers<each Argument: KernelArgument, Result>(
   }
 }
 
-/// What an argument takes up: each stands at a multiple of what a tensor map needs.
+/// The bytes reserved for an argument: each starts at a multiple of a tensor map's alignment.
 private func padded(_ byteCount: Int) -> Int {
   (byteCount + TensorMap.alignment - 1) / TensorMap.alignment * TensorMap.alignment
 }

@@ -1,6 +1,6 @@
 import CCUDA
 
-/// A queue of work on a device, borrowed from the host program.
+/// A stream of a device, borrowed from the host.
 @safe
 struct CUDAStream: @unchecked Sendable {
   let handle: cuda_stream?

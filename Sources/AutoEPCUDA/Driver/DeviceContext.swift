@@ -2,12 +2,12 @@ import AutoEPCore
 import AutoEPSystem
 import CCUDA
 
-/// A device's primary context, which all of the process shares. Retained until the process ends.
+/// A device's primary context, shared by the whole process and retained until it ends.
 @safe
 package struct DeviceContext: @unchecked Sendable {
   let driver: CUDADriver
   private let context: cuda_context
-  /// Whether it is that of the device which threads have that never chose one.
+  /// Whether the context is device 0's, the runtime's default for threads that have not set a device.
   private let isOfFirstDevice: Bool
 
   init(

@@ -3,8 +3,8 @@ import AutoEPSystem
 import CCUDA
 import CKernels
 
-/// Bad data that a kernel met: kernels write its code to a word of host memory, and the next call on a
-/// context of the device throws it.
+/// Invalid data found by a kernel. The kernel writes the fault's code to a word of host memory, and the next call on a
+/// context of the device throws.
 enum DeviceFault: CaseIterable {
   case topkIdx
   case logits

@@ -1,7 +1,7 @@
 import AutoEPSystem
 import CCUDA
 
-/// The functions of the driver's library that are used here.
+/// The driver's functions that this library calls.
 @safe
 struct DriverFunctions: @unchecked Sendable {
   let initialise: cuInit_t
@@ -19,7 +19,7 @@ struct DriverFunctions: @unchecked Sendable {
   let funcGetAttribute: cuFuncGetAttribute_t
   let funcSetAttribute: cuFuncSetAttribute_t
   #if DEBUG
-    /// nil for drivers older than 12.4.
+    /// Nil for drivers older than 12.4.
     let funcGetParamInfo: cuFuncGetParamInfo_t?
   #endif
   let launchKernelEx: cuLaunchKernelEx_t

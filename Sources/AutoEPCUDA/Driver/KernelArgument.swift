@@ -1,11 +1,11 @@
 import AutoEPCore
 import CCUDA
 
-/// A value that a kernel takes, in the bits in which it takes it.
+/// A value that can be passed to a kernel, with its bits in the kernel's representation.
 protocol KernelArgument {
   associatedtype Bits: BitwiseCopyable
   var bits: Bits { get }
-  /// The alignment of the type in C++, whose `sizeof` includes the padding at the end.
+  /// The alignment of the C++ type, whose `sizeof` includes the padding at its end.
   static var alignment: Int { get }
   // Declared as requirements so that the variadic launch calls a specialised witness instead of looking
   // up `Bits` at run time.
@@ -26,7 +26,7 @@ extension KernelArgument {
 extension DeviceAddress: KernelArgument {}
 
 extension TensorView {
-  /// The first element's address; 0 for a tensor without elements.
+  /// The address of the first element; 0 for a tensor without elements.
   var address: DeviceAddress {
     guard case .device(let address) = storage else {
       assert(storage.isNull, "a kernel cannot reach the host's memory")
@@ -37,11 +37,11 @@ extension TensorView {
 }
 
 extension TensorView: KernelArgument {
-  /// Kernels take a tensor as its address.
+  /// The tensor's address.
   var bits: UInt64 { address.bits }
 }
 
-/// A tensor that may be left out is a null pointer.
+/// An optional tensor; nil is a null pointer.
 extension Optional: KernelArgument where Wrapped == TensorView {
   var bits: UInt64 { self?.bits ?? 0 }
 }

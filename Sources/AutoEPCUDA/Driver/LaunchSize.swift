@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// Blocks of a grid or a cluster, or threads of a block.
+/// The blocks of a grid or cluster, or the threads of a block.
 struct LaunchSize: Sendable, ExpressibleByIntegerLiteral {
   let x: Int
   let y: Int
@@ -13,10 +13,10 @@ struct LaunchSize: Sendable, ExpressibleByIntegerLiteral {
 
   var isEmpty: Bool { x == 0 || y == 0 || z == 0 }
 
-  /// As the driver takes it.
+  /// The size as the driver's integers; throws if it is too large.
   func checked(_ what: StaticString) throws(EngineError) -> (x: UInt32, y: UInt32, z: UInt32) {
     guard let x = UInt32(exactly: x), let y = UInt32(exactly: y), let z = UInt32(exactly: z) else {
-      throw EngineError(.internal, "a \(what) of \(self) is more than a kernel can have")
+      throw EngineError(.internal, "a \(what) of \(self) exceeds the driver's limits")
     }
     return (x, y, z)
   }

@@ -2,10 +2,10 @@ import AutoEPCore
 import AutoEPSystem
 import CCUDA
 
-/// How the tensor memory accelerator of sm_90 sees a tensor; a kernel takes it by value as
+/// The tensor memory accelerator's description of a tensor; kernels take it by value as
 /// `const __grid_constant__`.
 struct TensorMap: Sendable, KernelArgument {
-  /// How the elements of a box's rows lie in shared memory; raw values are the driver's.
+  /// How a box's rows are swizzled in shared memory; raw values are the driver's.
   enum Swizzle: Int32, Sendable {
     case none = 0
     case bytes32 = 1
@@ -13,7 +13,7 @@ struct TensorMap: Sendable, KernelArgument {
     case bytes128 = 3
   }
 
-  /// The driver writes a map, and a kernel takes it, at a multiple of so many bytes.
+  /// The alignment that the driver and kernels require, in bytes.
   static let alignment = 64
 
   let bits: cuda_tensor_map
@@ -21,8 +21,8 @@ struct TensorMap: Sendable, KernelArgument {
   /// Describes a dense tensor, and the box of it that one copy moves.
   ///
   /// - Parameters:
-  ///   - sizes: the elements a dimension, the innermost first.
-  ///   - box: the elements of a copy, likewise; each at most 256.
+  ///   - sizes: The elements per dimension, innermost first.
+  ///   - box: The elements per copy and dimension, innermost first; each at most 256.
   init<let rank: Int>(
     _ driver: CUDADriver, at address: DeviceAddress, dtype: DataType,
     sizes: InlineArray<rank, Int>, box: InlineArray<rank, Int>, swizzle: Swizzle
@@ -36,7 +36,7 @@ struct TensorMap: Sendable, KernelArgument {
       throw EngineError(.internal, "no tensor map is made of \(dtype.name)")
     }
     let counts = InlineArray<rank, UInt64> { UInt64(sizes[$0]) }
-    // Bytes from one index to the next, of all dimensions but the innermost; the last is not looked at.
+    // The strides in bytes of all dimensions except the innermost; the driver ignores the last one.
     var byteCount = UInt64(dtype.byteCount)
     let strides = InlineArray<rank, UInt64> {
       byteCount *= counts[$0]
@@ -71,8 +71,7 @@ extension InlineArray where Element: BitwiseCopyable {
   }
 }
 
-/// Lends memory in which tensor maps may stand. Up to a KiB it is on the stack, which itself aligns to no
-/// more than 16 bytes.
+/// Lends memory aligned for tensor maps. Up to 1 KiB is on the stack, which itself aligns to at most 16 bytes.
 func withAlignedBytes<Result>(
   _ byteCount: Int, _ body: (UnsafeMutableRawPointer) -> Result
 ) -> Result {

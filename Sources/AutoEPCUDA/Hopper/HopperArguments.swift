@@ -2,8 +2,8 @@ import AutoEPCore
 import CCUDA
 import CKernels
 
-// The structs that Hopper's kernels take by value, field by field. Maps, which C++ aligns to 64 bytes, come
-// first, so that both languages place the fields alike.
+// The structs that Hopper's kernels take by value, field by field. Tensor maps, which C++ aligns to 64 bytes,
+// come first, so that Swift and C++ lay the fields out alike.
 
 extension cuda_tensor_map: KernelArgument {
   var bits: cuda_tensor_map { self }
@@ -65,17 +65,17 @@ struct HopperCopiedAheadArguments: BitwiseCopyable, KernelArgument {
   var bits: Self { self }
 }
 
-/// The weights of all experts as a GEMM of rows with them sees them.
+/// The weights of all experts as the right operand of a GEMM.
 struct HopperWeights {
   let tensor: TensorView
   /// Whether the depth of the product is the innermost dimension.
   let isDepthInner: Bool
-  /// Columns of a half.
+  /// The columns of each half.
   let columns: Int
   private let depth: Int
   private let halves: Int
 
-  /// `layout` as the product sees it: `.outIn` is `[E, columns, depth]`. With two halves, the columns
+  /// `layout` is that of the product: `.outIn` is `[E, columns, depth]`. With two halves, the columns
   /// are two matrices side by side, tiled together.
   init(_ tensor: TensorView, _ layout: WeightLayout, halves: Int) {
     self.tensor = tensor
@@ -86,7 +86,7 @@ struct HopperWeights {
     depth = isDepthInner ? inner : outer
   }
 
-  /// The innermost dimension first.
+  /// The sizes, innermost dimension first.
   var sizes: InlineArray<4, Int> {
     isDepthInner
       ? [depth, columns, halves, tensor.shape[0]] : [columns, halves, depth, tensor.shape[0]]

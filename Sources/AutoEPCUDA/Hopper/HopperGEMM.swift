@@ -9,12 +9,12 @@ struct HopperGEMM {
   let expertOffsets: TensorView
   let tiles: RowTiles
 
-  /// Whether these kernels take rows and weights of such widths: the TMA needs rows of whole 16 bytes.
+  /// Whether these kernels support rows and weights of such widths: the TMA needs rows of whole 16-byte units.
   static func takes(_ dtype: DataType, widths: [Int]) -> Bool {
     dtype == .bf16 && widths.allSatisfy { $0 % 8 == 0 }
   }
 
-  /// Whether the TMA can access tensors of the host program: it needs addresses that are multiples of 16.
+  /// Whether the TMA can access these tensors: it needs addresses that are multiples of 16.
   static func reaches(_ tensors: [TensorView]) -> Bool {
     tensors.allSatisfy { $0.address.bits % 16 == 0 }
   }
@@ -44,9 +44,9 @@ struct HopperGEMM {
         columns: Int32(activated.shape[1])))
   }
 
-  /// From the gradient of the experts' output [R,H], not yet weighted, to that of hidden [R,2F];
-  /// activated [R,F] becomes each row's weight times its activation, and dots [R, tiles of F] the parts
-  /// of the gradient to that weight.
+  /// Computes the gradient of hidden [R,2F] from that of the experts' outputs [R,H], before the rows' weights multiply.
+  /// Writes each row's weight times its activation to activated [R,F], and the parts of that weight's gradient to
+  /// dots [R, tiles of F].
   func swiGLUBackward(
     _ gradRows: TensorView, _ down: TensorView, _ layout: WeightLayout, hidden: TensorView,
     rowWeights: TensorView, into gradHidden: TensorView, activated: TensorView, dots: TensorView
@@ -60,12 +60,12 @@ struct HopperGEMM {
         columns: Int32(activated.shape[1])))
   }
 
-  /// Column tiles of F, each of which leaves a part of the dots.
+  /// The number of column tiles of F; each writes one part of the dots.
   static func dotCount(ffnSize: Int) -> Int { (ffnSize + TILE_N - 1) / TILE_N }
 
-  /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [R,out] ⊗ rows [R,in];
-  /// zeros for an expert without. Written in the dtype of gradWeights; `accumulate`: added to f32.
-  /// `ahead`: the tokens to copy the rows from, if they are not in place yet.
+  /// gradWeights [E,out,in] or [E,in,out] = Σ over an expert's rows of gradOut [R,out] ⊗ rows [R,in]; zeros for an
+  /// expert without rows. Written in the dtype of gradWeights, or added to f32 with `accumulate`. If the rows are not
+  /// in place yet, `ahead` has the tokens to copy them from.
   func weightGradient(
     gradOut: TensorView, rows: TensorView, ahead: RowsAhead?, _ layout: WeightLayout,
     into gradWeights: TensorView, accumulate: Bool
@@ -117,7 +117,7 @@ struct HopperGEMM {
       Int32((weights.columns + columns - 1) / columns), arguments)
   }
 
-  /// A block per processor, which computes tiles until none is left; two blocks form a cluster.
+  /// One persistent block per multiprocessor; two blocks form a cluster.
   private var grid: LaunchSize { LaunchSize(backend.device.processorCount / CLUSTER * CLUSTER) }
 
   /// An output of `halves` matrices side by side.
@@ -131,7 +131,7 @@ struct HopperGEMM {
   private func map<let rank: Int>(
     _ tensor: TensorView, sizes: InlineArray<rank, Int>, box: InlineArray<rank, Int>
   ) throws(EngineError) -> cuda_tensor_map {
-    // The driver wants a current context, which a thread of autograd need not have.
+    // Encoding a map needs a current context, which an autograd thread may not have.
     try backend.device.context.run { () throws(EngineError) in
       try TensorMap(
         backend.device.driver, at: tensor.address, dtype: .bf16, sizes: sizes, box: box,

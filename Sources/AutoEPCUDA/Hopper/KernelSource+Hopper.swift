@@ -1,7 +1,7 @@
 import CKernels
 
 extension KernelSource {
-  /// The products of rows and their experts' weights, with what follows them fused.
+  /// The GEMMs of rows and their experts' weights, with fused epilogues.
   static let hopperGEMM = KernelSource(
     "sm90_bf16_grouped_gemm.cu", PackageResources.sm90_bf16_grouped_gemm_cu, .sm90a,
     axes: [
@@ -37,13 +37,13 @@ enum HopperEpilogue: CaseIterable {
     }
   }
 
-  /// The backward's consumers stage a whole tile, which leaves room for fewer stages.
+  /// The backward's consumers stage a whole tile, which leaves memory for fewer stages.
   var memory: HopperMemory {
     self == .swiGLUBackward
       ? HopperMemory(stages: 3, stagingChunks: 4) : HopperMemory(stages: 4, stagingChunks: 2)
   }
 
-  func defines(isDepthInner: Bool) -> KernelSource.Choice {
+  func defines(isDepthInner: Bool) -> KernelSource.Defines {
     memory.defines + KernelVariant.define("B_MAJOR", isDepthInner ? 0 : 1)
       + KernelVariant.define("EPILOGUE", code)
   }
@@ -65,29 +65,29 @@ enum HopperGradientOutput: CaseIterable {
     }
   }
 
-  var defines: KernelSource.Choice {
+  var defines: KernelSource.Defines {
     Self.memory.defines + KernelVariant.define("OUTPUT", code)
   }
 }
 
-/// Where the rows of a product come from.
+/// The source of a GEMM's rows.
 enum HopperRowSource: CaseIterable {
-  /// They are in memory before the launch.
+  /// The rows are in memory before the launch.
   case inPlace
-  /// The kernel copies them from the tokens; see `RowsAhead`.
+  /// The kernel copies the rows from the tokens; see `RowsAhead`.
   case copiedAhead
 
-  var defines: KernelSource.Choice {
+  var defines: KernelSource.Defines {
     KernelVariant.define("ROWS", self == .inPlace ? ROWS_IN_PLACE : ROWS_COPIED_AHEAD)
   }
 }
 
-/// How a product divides its block's shared memory; see sm90_pipeline.cuh.
+/// The partition of a block's shared memory; see sm90_pipeline.cuh.
 struct HopperMemory {
   let stages: Int
   let stagingChunks: Int
 
-  var defines: KernelSource.Choice {
+  var defines: KernelSource.Defines {
     KernelVariant.define("STAGES", stages) + KernelVariant.define("STAGING_CHUNKS", stagingChunks)
   }
 

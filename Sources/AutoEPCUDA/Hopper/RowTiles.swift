@@ -2,17 +2,16 @@ import AutoEPCore
 import AutoEPSystem
 import CKernels
 
-/// The list of row pairs, which the clusters take their work from; sm90_pipeline.cuh explains the words.
+/// The list of row pairs, from which the clusters take their work; sm90_pipeline.cuh defines the terms.
 struct RowTiles {
-  /// First row, number of rows and expert of each pair: `[pairs,3]` i32, with room for the most pairs
-  /// there can be.
+  /// The first row, number of rows and expert of each pair: `[pairs,3]` i32, for the largest possible number of pairs.
   let pairs: TensorView
-  /// The number of tail tiles before each raster group and, last, of all: `[groups+1]` i32.
+  /// The number of tail tiles before each raster group and, last, of all tail tiles: `[groups+1]` i32.
   let tailTilesBefore: TensorView
-  /// `[1]` i32.
+  /// The number of pairs, `[1]` i32.
   let pairCount: TensorView
 
-  /// Takes the list from the arena.
+  /// Allocates the list.
   init(_ arena: inout Arena, rows: Int, numExperts: Int) throws(EngineError) {
     let most = Self.mostPairs(rows: rows, numExperts: numExperts)
     pairs = try arena.take(Self.pairsShape(most), .i32)
@@ -20,7 +19,7 @@ struct RowTiles {
     pairCount = try arena.take([1], .i32)
   }
 
-  /// Bytes that the list takes up at most, per token of K rows.
+  /// An upper bound of the list's bytes, per token of K rows.
   static func byteCount(topK: Int, numExperts: Int) -> ByteCount {
     let pairBytes = ROW_PAIR_INTS * 4
     let pairRows = 2 * TILE_M
@@ -32,13 +31,12 @@ struct RowTiles {
           + (topK * 4 + pairRows * RASTER - 1) / (pairRows * RASTER))
   }
 
-  /// Whether tail tiles come after all full pairs instead of last in their raster group. Above this depth
+  /// Whether tail tiles come after all full pairs instead of last in their raster group. Above this depth,
   /// the rows of a group take more than 8 MiB and do not stay in the L2 cache beside the weights. Measured:
-  /// with tail tiles in their groups, products are up to 12 % faster up to a depth of 2048, and slower
-  /// beyond.
+  /// tail tiles in their groups make products up to 12 % faster up to a depth of 2048, and slower above it.
   static func hasTailTilesLast(depth: Int) -> Bool { depth > 2048 }
 
-  /// Each expert has at most one pair of fewer rows.
+  /// An upper bound: each expert has at most one pair that is not full.
   private static func mostPairs(rows: Int, numExperts: Int) -> Int {
     rows / (2 * TILE_M) + min(numExperts, rows)
   }

@@ -5,17 +5,17 @@ import CKernels
 /// Rows that the idle warps of a Hopper product copy from the tokens while it runs; see
 /// sm90_rows_ahead.cuh.
 struct RowsAhead {
-  /// [T,H].
+  /// The tokens, `[T,H]`.
   let tokens: TensorView
-  /// [N,H], out.
+  /// The copied rows, `[N,H]` out.
   let rows: TensorView
   let slots: SlotMap
-  /// Where the device has the number of rows.
+  /// The address of the number of rows in use.
   let rowsInUse: DeviceAddress
-  /// `shape(rows:)` i32.
+  /// The counters, `shape(rows:)` i32.
   let counters: TensorView
 
-  /// Takes the counters from the arena, for a product that reads `rows`.
+  /// Allocates the counters for a product that reads `rows`.
   init(
     _ tokens: TensorView, into rows: TensorView, slots: SlotMap, rowsInUse: DeviceAddress,
     _ arena: inout Arena
@@ -27,7 +27,7 @@ struct RowsAhead {
     counters = try arena.take(Self.shape(rows: rows.shape[0]), .i32)
   }
 
-  /// Bytes that the counters take up.
+  /// The bytes of the counters.
   static func byteCount(rows: Int) -> Int { Arena.footprint(shape(rows: rows), .i32) }
 
   private static func shape(rows: Int) -> [Int] { [1 + (rows + READY_ROWS - 1) / READY_ROWS] }

@@ -1,7 +1,7 @@
 // out [R,F] = activation of hidden [R,G].
 //   -DELEMENT, -DVECTOR: see element.cuh;  -DACTIVATION, -DGATE: see activation.cuh
-// num_vectors counts vectors of F. rows_in_use is on the device; NULL means all num_rows.
-// Grid: x strides over rows, a warp per row; y counts segments of 32 * ACTIVATE_PER_LANE vectors.
+// num_vectors counts vectors of F. rows_in_use is in device memory; NULL: all num_rows.
+// Grid: x strides over rows, one warp per row; y counts segments of 32 * ACTIVATE_PER_LANE vectors.
 
 #include "activation.cuh"
 #include "element.cuh"

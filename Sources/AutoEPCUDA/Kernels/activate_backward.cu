@@ -7,10 +7,9 @@
 // alias hidden, and grad_out if G = F.
 //   -DELEMENT, -DVECTOR: see element.cuh;  -DACTIVATION, -DGATE: see activation.cuh
 //   -DDOWN_BIAS=0|1: whether experts have down_bias [E,H]; then grad_rows [R,H] is the gradient of
-//   the
-//     experts' output before weighting
-// num_vectors counts vectors of F, num_hidden_vectors of H. A block per row; the order of a sum
-// depends only on the widths and the block's size. Shared memory: a float per warp.
+//     the experts' output before weighting
+// num_vectors counts vectors of F, num_hidden_vectors of H. One block per row; the order of a sum
+// depends only on the widths and the block size. Shared memory: one float per warp.
 
 #include "activation.cuh"
 #include "element.cuh"
@@ -19,7 +18,7 @@
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-// The sum over the block; only thread 0 has it.
+// The sum over the block; valid in thread 0 only.
 __device__ __forceinline__ float block_sum(float value) {
   float* sums = reinterpret_cast<float*>(shared_memory);
   value = warp_sum(value);

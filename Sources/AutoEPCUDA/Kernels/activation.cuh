@@ -39,8 +39,8 @@ __device__ __forceinline__ Slope slope(float x) {
   if constexpr (KIND == ACTIVATION_RELU_SQUARED) return {x < 0 ? 0 : x * x, x < 0 ? 0 : 2.0f * x};
 }
 
-// The activation of a gate and an up value (up is 1 for plain experts), and its derivatives by
-// both.
+// The activation of a gate and an up value (up is 1 for plain experts), and its derivatives with
+// respect to both.
 struct Activated {
   float value, by_gate, by_up;
 };
@@ -68,7 +68,7 @@ __device__ __forceinline__ Activated activation(float gate, float up, Clamp clam
   }
 }
 
-// ---- The places of gate and up in a row of hidden [G] ----
+// ---- The positions of gate and up in a row of hidden [G] ----
 
 // Reads the gate and up values of vector `index` of the F outputs; up is 1 for plain experts.
 __device__ __forceinline__ void load_hidden(const Vector* row, int num_vectors, int index,
@@ -93,7 +93,7 @@ __device__ __forceinline__ void load_hidden(const Vector* row, int num_vectors, 
   }
 }
 
-// Writes them there; plain experts have no up.
+// Writes the gate and up values of vector `index`; plain experts have no up.
 __device__ __forceinline__ void store_hidden(Vector* row, int num_vectors, int index,
                                              const float (&gate)[VECTOR],
                                              const float (&up)[VECTOR]) {

@@ -1,4 +1,4 @@
-// Chunks of 16 bytes, in which operands of a product pass through shared memory.
+// 16-byte chunks of a product's operands, which are staged in shared memory.
 //   -DALIGNED=0|1: whether the operands' rows begin and end at multiples of 16 bytes
 
 #pragma once
@@ -13,11 +13,12 @@ struct alignas(16) Chunk {
   Element at[CHUNK];
 };
 
-// Loads a chunk whose first `valid` elements exist; the others become 0.
+// Loads a chunk of which the first `valid` elements exist; the others become 0.
 __device__ __forceinline__ void load_chunk(Chunk* target, const Element* source,
                                            const Element* base, int valid) {
 #if ALIGNED
-  // A chunk exists as a whole or not at all. The address must be valid even if nothing is read.
+  // Either the whole chunk exists or nothing of it. The address must be valid even if nothing is
+  // read.
   copy_16_async(target, valid > 0 ? source : base, valid > 0 ? 16 : 0);
 #else
   Chunk chunk;

@@ -1,7 +1,7 @@
-// Element types and vectors of elements. What a file is compiled with:
+// Element types and vectors of elements. Files are compiled with:
 //   -DELEMENT=TYPE_F32, TYPE_BF16 or TYPE_F16: the type of rows, weights and logits
-//   -DWEIGHT=TYPE_...: the type of topk_weights; TYPE_NONE: there are none, and each counts as 1
-//   -DVECTOR=n: elements per access: 16 bytes of them, or 1 where rows are not whole vectors
+//   -DWEIGHT=TYPE_...: the type of topk_weights; TYPE_NONE: no weights, each counts as 1
+//   -DVECTOR=n: elements per access: 16 bytes of them, or 1 if rows do not consist of whole vectors
 //
 // Shape legend of all kernels, as in autoep.h:
 //   T tokens   K experts per token   N = T*K slots   E experts   H hidden size   F expert FFN size
@@ -80,5 +80,5 @@ __device__ __forceinline__ Vector rounded(const float (&values)[VECTOR]) {
 }
 #endif
 
-// Whether a slot has a row: slots without one have -1.
+// Whether a slot has a row; a slot without one has -1.
 __device__ __forceinline__ bool is_row(int row, int num_rows) { return row >= 0 && row < num_rows; }

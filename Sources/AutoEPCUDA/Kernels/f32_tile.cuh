@@ -1,8 +1,8 @@
-// A tile of a matrix product in f32, by plain multiply-adds (never TF32), computed by a block of
-// 256 threads. For f32 models and for tests; the interface is that of tensor_core_tile.cuh.
+// A tile of a matrix product in f32 with plain multiply-adds (never TF32), computed by a block of
+// 256 threads. Used for f32 models and tests; has the interface of tensor_core_tile.cuh.
 //
-// A thread computes 4 x 4 elements: rows 16 apart, and pairs of columns 32 apart. It adds up sums
-// over 16 depths each, which rounds less than one long sum.
+// A thread computes 4 x 4 elements: rows 16 apart, and pairs of columns 32 apart. It adds partial
+// sums of 16 depths each, which round less than one long sum.
 
 #pragma once
 
@@ -29,7 +29,7 @@ __device__ __forceinline__ int tile_column(int j) {
   return threadIdx.x % 16 * 2 + j % 2 + 32 * (j / 2);
 }
 
-// Loads the part of an operand that begins at `first_depth`.
+// Loads the part of an operand that starts at `first_depth`.
 template <Order ORDER>
 __device__ __forceinline__ void load_part(float* part, const Operand<ORDER>& operand,
                                           i64 first_depth) {
@@ -44,7 +44,7 @@ __device__ __forceinline__ void load_part(float* part, const Operand<ORDER>& ope
   }
 }
 
-// The product of two operands; all threads of the block.
+// The product of two operands; called by all threads of the block.
 template <Order A, Order B>
 __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Operand<B>& b) {
   float* a_part = reinterpret_cast<float*>(shared_memory);
@@ -76,8 +76,7 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
   return sums;
 }
 
-// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread
-// holds.
+// Calls body(row, column, sum, sum of column + 1) for each of this thread's elements of the tile.
 template <typename Body>
 __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
 #pragma unroll

@@ -1,6 +1,6 @@
-// How a kernel reports bad data: it writes a FAULT_ code of host_and_device.h to a word in host
-// memory and goes on within bounds; the next call on a context of the device throws. If several
-// faults are reported, any one of them may remain.
+// Reports invalid data: a kernel writes a FAULT_ code of host_and_device.h to a word in host memory
+// and continues within bounds; the next call on a context of the device throws. Of several faults,
+// any one may remain.
 
 #pragma once
 

@@ -1,7 +1,7 @@
 // out[t,k] = sum over i of partials[row_of_slot[t,k], i], in order of i; 0 for slots without a row.
 // Without row_of_slot (NULL), slot s has row s.
 //   -DWEIGHT: the type of out; see element.cuh
-// partials [R, num_partials] f32. A thread per slot.
+// partials [R, num_partials] f32. One thread per slot.
 
 #include "element.cuh"
 

@@ -1,7 +1,7 @@
-// The rows of a group (an expert) are contiguous. Where they begin is read on the device:
-//   -DGROUPS=0: expert_offsets [E+1] i32, the first row of each group, and the end
+// The rows of a group (an expert) are contiguous. The device reads the groups' bounds from:
+//   -DGROUPS=0: expert_offsets [E+1] i32, the first row of each group, then the end of the last
 //   -DGROUPS=4|8: rows_per_group [E] of that many bytes each
-// Whatever these contain, a group stays inside [0, num_rows).
+// A group never exceeds [0, num_rows), whatever these contain.
 
 #include "integers.cuh"
 
@@ -23,7 +23,7 @@ __device__ __forceinline__ i64 inside(i64 row, i64 low, i64 high) {
   return max(low, min(row, high));
 }
 
-// The group after `group`; the first one comes after {-1, 0, 0}.
+// The group after `group`; the predecessor of the first group is {-1, 0, 0}.
 __device__ __forceinline__ Group next_group(const GroupSize* groups, Group group, i64 num_rows) {
   const int index = group.index + 1;
   const i64 end = GROUPS == 0 ? groups[index + 1] : group.end + inside(groups[index], 0, num_rows);

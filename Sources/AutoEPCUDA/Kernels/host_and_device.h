@@ -1,18 +1,18 @@
-// The numbers that a launch and its kernel agree on: kernels include this file, and Swift imports
+// The constants shared by launches and their kernels: kernels include this file, and Swift imports
 // it as the C module CKernels.
 
 #pragma once
 
-// A function for both sides: constexpr in kernels, where it computes constants only.
+// A function for host and device: constexpr in kernels, where it computes constants only.
 #ifdef __CUDACC__
 #define BOTH_SIDES __device__ constexpr
 #else
 #define BOTH_SIDES static inline
 #endif
 
-// ---- Codes of what a kernel is compiled for, or told ----
+// ---- Codes that kernels are compiled with, or get as arguments ----
 
-// Element types: -DELEMENT, -DWEIGHT, -DOUT. Macros, since the preprocessor reads them too.
+// Element types: -DELEMENT, -DWEIGHT, -DOUT. Macros, because the preprocessor reads them too.
 #define TYPE_NONE 0
 #define TYPE_F32 1
 #define TYPE_BF16 2
@@ -52,7 +52,7 @@ typedef struct RouteConfig {
   int topk_groups;
 } RouteConfig;
 
-// What a kernel reports of bad data; see fault.cuh.
+// The faults that a kernel reports; see fault.cuh.
 enum {
   FAULT_TOPK_IDX = 1,  // an index outside [0, E)
   FAULT_LOGITS         // a logit that is NaN or +inf, or a token without a finite one
@@ -60,21 +60,21 @@ enum {
 
 // ---- Sizes of the portable kernels ----
 
-// Vectors that a lane moves of each row.
+// Vectors of each row that a lane moves.
 enum { PERMUTE_PER_LANE = 4, UNPERMUTE_PER_LANE = 2, ACTIVATE_PER_LANE = 2 };
 
-// Runs of slots, with a block each, that a large sort is cut into.
+// Chunks of slots, one block each, that a large sort is split into.
 enum { SORT_CHUNKS = 128 };
 
-// Threads of a block of row_sum, and vectors of a row that the block sums.
+// Threads of a row_sum block, and vectors of a row that the block sums.
 enum { ROW_SUM_THREADS = 256, ROW_SUM_COLUMNS = 8, ROW_SUM_COLUMNS_BY_ELEMENT = 32 };
 
 // Tiles of the portable grouped GEMMs: rows and columns, depth of a stage, and shared memory.
 enum {
   F32_TILE = 64,
   F32_TILE_DEPTH = 16,
-  // A stored line is one element longer than the tile, so that writing along the depth does not hit
-  // one bank only.
+  // A stored line is one element longer than the tile, so that writes along the depth are spread
+  // over the banks.
   F32_TILE_PITCH = F32_TILE + 1,
   F32_TILE_SHARED_BYTES = 2 * F32_TILE_DEPTH * F32_TILE_PITCH * 4,
 
@@ -85,12 +85,12 @@ enum {
       2 * TENSOR_CORE_TILE_STAGES * TENSOR_CORE_TILE * TENSOR_CORE_TILE_DEPTH * 2
 };
 
-// The router's forward and backward: threads of a block, which takes a token per warp, and numbers
-// of 4 bytes in shared memory per expert and warp. The forward has one more per expert.
+// The router's forward and backward: threads of a block, one token per warp, and 4-byte numbers in
+// shared memory per expert and warp. The forward has one more number per expert.
 enum { ROUTE_THREADS = 128, ROUTE_NUMBERS = 4, ROUTE_BACKWARD_NUMBERS = 5 };
 
-// The router's product: tokens of a block, chunks of 16 bytes that a warp takes of each step along
-// the depth, and the shared memory that every device since sm_80 gives two blocks.
+// The router's product: tokens of a block, 16-byte chunks of each depth step that a warp
+// multiplies, and the shared memory that every device since sm_80 has for two blocks.
 enum {
   ROUTER_ROWS = 32,
   ROUTER_WARPS = 8,
@@ -99,7 +99,7 @@ enum {
   ROUTER_MOST_STAGES = 6
 };
 
-// Columns of a warp, in a block that takes so many.
+// Columns of a warp's tile, in a block with `columns` columns.
 BOTH_SIDES int router_tile_columns(int columns) { return columns < 64 ? columns : 64; }
 
 // Warps that share the depth of one tile.
@@ -107,7 +107,7 @@ BOTH_SIDES int router_depth_groups(int columns) {
   return ROUTER_WARPS / (columns / router_tile_columns(columns));
 }
 
-// Chunks of 16 bytes of a stage.
+// 16-byte chunks of a stage.
 BOTH_SIDES int router_stage_chunks(int columns) {
   return (ROUTER_ROWS + columns) * router_depth_groups(columns) * ROUTER_GROUP_CHUNKS;
 }
@@ -118,7 +118,7 @@ BOTH_SIDES int router_stages(int columns) {
              : ROUTER_MOST_STAGES;
 }
 
-// ---- Hopper's products; sm90_pipeline.cuh has the words ----
+// ---- Hopper's products; sm90_pipeline.cuh defines the terms ----
 
 // -DEPILOGUE
 enum { EPILOGUE_STORE = 1, EPILOGUE_SWIGLU, EPILOGUE_SWIGLU_BACKWARD };
@@ -130,12 +130,12 @@ enum { ROWS_IN_PLACE = 1, ROWS_COPIED_AHEAD };
 enum { GRADIENT_BF16, GRADIENT_F32, GRADIENT_ADDED_TO_F32 };
 
 enum {
-  TILE_M = 128,  // rows of a block's tile
-  TILE_N = 256,  // columns
+  TILE_M = 128,  // rows of a tile
+  TILE_N = 256,  // columns of a tile
   TILE_K = 64,   // depth of a stage: 128 bytes of bf16, the width of the swizzle
-  BOX = 64,      // rows or columns of a stage that one TMA load brings
-  SLAB_M = 16,   // rows of a warp
-  CHUNK_N = 64,  // columns that leave together: 128 bytes
+  BOX = 64,      // rows or columns of a stage that one TMA instruction moves
+  SLAB_M = 16,   // rows of a slab
+  CHUNK_N = 64,  // columns that are stored together: 128 bytes
 
   CLUSTER = 2,    // blocks
   CONSUMERS = 2,  // warpgroups
@@ -145,7 +145,7 @@ enum {
   RASTER = 8,          // row pairs of a raster group
   ROW_PAIR_INTS = 3,   // fields of a row pair
   LIST_THREADS = 512,  // of the block that lists the row pairs
-  READY_ROWS = 128     // rows of a counter that tells of rows copied ahead
+  READY_ROWS = 128     // rows that one counter of copied rows covers
 };
 
 // Bytes of a stage, and of a chunk that a warp stages.

@@ -1,5 +1,4 @@
-// Instructions of sm_80 and later that CUDA C++ has no names for, or names only in the toolkit's
-// headers.
+// Instructions of sm_80 and later that CUDA C++ does not expose, or only in the toolkit's headers.
 
 #pragma once
 
@@ -11,8 +10,8 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
 
 // ---- Asynchronous copies from global to shared memory ----
 
-// Copies the first `bytes` (0 to 16) of 16 bytes and fills the rest with zeros. Both are aligned
-// to 16.
+// Copies the first `bytes` (0 to 16) of 16 bytes and fills the rest with zeros. Both addresses are
+// aligned to 16 bytes.
 __device__ __forceinline__ void copy_16_async(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "r"(bytes)
@@ -24,7 +23,7 @@ __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Waits for all of this thread's batches but the last `PENDING`.
+// Waits for all of this thread's batches except the last `PENDING`.
 template <int PENDING>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
@@ -32,8 +31,8 @@ __device__ __forceinline__ void wait_for_copies() {
 
 // ---- Tensor cores ----
 
-// Loads four 8x8 matrices of 16-bit elements. Lane 8m + r gives the address of row r of matrix m,
-// 16 bytes. Of matrix m, lane l receives elements 2(l % 4) and 2(l % 4) + 1 of row l / 4.
+// Loads four 8x8 matrices of 16-bit elements. Lane 8m + r passes the address of row r of matrix m,
+// 16 bytes. Lane l receives elements 2(l % 4) and 2(l % 4) + 1 of row l / 4 of each matrix.
 __device__ __forceinline__ void load_matrices(u32 (&parts)[4], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
@@ -49,8 +48,8 @@ __device__ __forceinline__ void load_matrices_transposed(u32 (&parts)[4], const 
                : "memory");
 }
 
-// sums [16,8] += a [16,16] b [16,8]. Lane l holds rows l / 4 and l / 4 + 8 of a; of b and the sums
-// it holds column l / 4, and columns 2(l % 4) and 2(l % 4) + 1.
+// sums [16,8] += a [16,16] b [16,8]. Lane l holds rows l / 4 and l / 4 + 8 of a, column l / 4 of b,
+// and columns 2(l % 4) and 2(l % 4) + 1 of the sums.
 __device__ __forceinline__ void multiply_bf16(float (&sums)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "

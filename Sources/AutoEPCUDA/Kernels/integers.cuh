@@ -1,4 +1,4 @@
-// Short names of integers; a plain int has 32 bits.
+// Short names of integer types; int has 32 bits.
 
 #pragma once
 

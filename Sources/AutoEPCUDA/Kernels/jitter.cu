@@ -1,7 +1,7 @@
 // y = x times noise, uniform in [1 - epsilon, 1 + epsilon). The noise is a hash of the seed and the
-// element's index, with the same bits as on a CPU.
+// element's index, bitwise the same as on a CPU.
 //   -DELEMENT: see element.cuh
-// A thread per element; y may be x.
+// One thread per element; y may be x.
 
 #include "element.cuh"
 
@@ -13,7 +13,7 @@ __device__ __forceinline__ u64 hash(u64 seed, u64 index) {
   return z ^ (z >> 31);
 }
 
-// Each operation rounds by itself: a fused multiply-add would give other bits than the CPU.
+// Each operation rounds separately: a fused multiply-add would give bits other than the CPU's.
 __device__ __forceinline__ float noise(double epsilon, u64 seed, i64 index) {
   const double uniform = double(hash(seed, index) >> 11) * 0x1p-53;
   const double spread = __dmul_rn(2.0 * epsilon, uniform);

@@ -1,4 +1,4 @@
-// Conversions between number formats, and functions of numbers.
+// Number conversions and functions.
 
 #pragma once
 
@@ -37,7 +37,7 @@ __device__ __forceinline__ u32 bf16x2_of(float low, float high) {
   return packed;
 }
 
-// The two halves of such a pair.
+// The two halves of a packed pair.
 __device__ __forceinline__ float bf16_low(u32 packed) { return __uint_as_float(packed << 16); }
 __device__ __forceinline__ float bf16_high(u32 packed) {
   return __uint_as_float(packed & 0xFFFF0000u);
@@ -45,10 +45,10 @@ __device__ __forceinline__ float bf16_high(u32 packed) {
 
 // ---- Functions ----
 
-// 1 / (1 + e^-x), 0 and 1 at the ends. Off by at most a few units in the last place.
+// 1 / (1 + e^-x), exactly 0 and 1 at the ends. Wrong by at most a few units in the last place.
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
-// The same in two instructions of the special function unit, for epilogues that have no time for
+// The sigmoid in two instructions of the special function unit, for epilogues that cannot afford
 // more. Relative error below 1e-6, and exact limits: 0 for -inf, 1 for inf.
 __device__ __forceinline__ float fast_sigmoid(float x) {
   float power, result;

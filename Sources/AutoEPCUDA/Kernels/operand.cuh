@@ -7,14 +7,14 @@
 
 enum Order { DEPTH_CONTIGUOUS, OUTER_CONTIGUOUS };
 
-// The part of an operand that a tile of the product needs.
+// The part of an operand that one tile of the product needs.
 template <Order ORDER>
 struct Operand {
   // Element (outer 0, depth 0).
   const Element* base;
-  // Elements from one row in memory to the next.
+  // The distance between rows in memory, in elements.
   int pitch;
-  // Outer indices and depths that exist; zeros are read beyond them.
+  // The outer indices and depths that exist; zeros beyond them.
   int outer;
   i64 depth;
 

@@ -1,7 +1,7 @@
 // rows[row_of_slot[t,k]] = topk_weights[t,k] * x[t], or a copy of x[t] without weights. A token is
 // read once and written K times. Slots without a row (-1) are skipped.
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh
-// Grid: x strides over tokens, a warp per token; y counts segments of 32 * PERMUTE_PER_LANE
+// Grid: x strides over tokens, one warp per token; y counts segments of 32 * PERMUTE_PER_LANE
 // vectors.
 
 #include "element.cuh"

@@ -1,9 +1,9 @@
-// out [R,N] = rows [R,D] times the weight of each row's group, plus the group's row of bias [E,N],
-// or NULL.
+// out [R,N] = rows [R,D] times the weight of each row's group, plus the group's row of bias [E,N]
+// (NULL: no bias).
 //   -DELEMENT: see element.cuh;  -DGROUPS: see groups.cuh;  -DALIGNED: see chunk.cuh
 //   -DLAYOUT=LAYOUT_...: weights [E,N,D] or [E,D,N]
-// Persistent: any grid will do; a block computes every gridDim.x-th tile of all groups. A row's
-// result does not depend on its place: its sums run over the depth in one order and contain no
+// Persistent: works with any grid; a block computes every gridDim.x-th tile of all groups. A row's
+// result does not depend on its position: its sums run over the depth in one order and contain no
 // other row.
 
 #include "element.cuh"
@@ -16,15 +16,15 @@ struct alignas(2 * sizeof(Element)) Pair {
   Element at[2];
 };
 
-// The tiles of all groups, one group after another. In a group, tiles of the same columns follow
-// each other, so that blocks that run together share weights.
+// The tiles of all groups, group by group. Within a group, tiles of the same columns are
+// consecutive, so that blocks that run together share weights.
 struct Tiles {
   Group group;
-  // The number of the group's first tile, and how many tiles its rows need.
+  // The index of the group's first tile, and the number of its row tiles.
   i64 first, num_row_tiles;
 };
 
-// Moves on to the group of tile `index`; returns false if there is no such tile.
+// Advances to the group of tile `index`; returns false if there is no such tile.
 __device__ __forceinline__ bool find_tile(Tiles& tiles, i64 index, const GroupSize* groups,
                                           int num_groups, i64 num_rows, int num_column_tiles) {
   while (index >= tiles.first + tiles.num_row_tiles * num_column_tiles) {

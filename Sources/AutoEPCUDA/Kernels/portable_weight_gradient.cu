@@ -1,10 +1,10 @@
 // gradients [E,M,N]: for each group, the sum over its rows r of left[r] (outer) right[r], in row
 // order. An empty group gets zeros. For weights [E,out,in], left [R,M] is grad_out and right [R,N]
-// is rows; for [E,in,out] it is the other way round.
+// is rows; for [E,in,out] they are swapped.
 //   -DELEMENT: see element.cuh;  -DGROUPS: see groups.cuh;  -DALIGNED: see chunk.cuh
 //   -DOUT=TYPE_...: the type of gradients
 //   -DACCUMULATE=0|1: whether the sums are added to gradients (OUT=TYPE_F32 only)
-// Persistent: any grid will do; a block computes every gridDim.x-th tile of all groups.
+// Persistent: works with any grid; a block computes every gridDim.x-th tile of all groups.
 
 #include "element.cuh"
 #include "groups.cuh"
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM)
   const int num_right_tiles = (num_right + TILE - 1) / TILE;
   const int tiles_per_group = num_left_tiles * num_right_tiles;
   Group group = {-1, 0, 0};
-  // Starts before the first group; each step moves on to the group of its tile.
+  // Starts before the first group; each step advances to the group of its tile.
   for (int in_group = blockIdx.x + tiles_per_group;; in_group += gridDim.x) {
     for (; in_group >= tiles_per_group; in_group -= tiles_per_group) {
       if (group.index == num_groups - 1) return;

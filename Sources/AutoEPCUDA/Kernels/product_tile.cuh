@@ -1,5 +1,5 @@
-// The tile of a portable matrix product: on tensor cores for bf16 and f16, by plain multiply-adds
-// for f32.
+// The tile of a portable matrix product: tensor cores for bf16 and f16, plain multiply-adds for
+// f32.
 //   -DELEMENT: see element.cuh;  -DALIGNED: see chunk.cuh
 
 #pragma once

@@ -1,12 +1,12 @@
 // Chooses K experts per token and their weights: autoep_route.
 //   -DELEMENT, -DPER_LANE: see router.cuh
 //   In: logits [T,E]; selection_bias [E] f32 or NULL.
-//   Out: topk_idx [T,K] i32; topk_weights [T,K] f32; tokens_per_expert [E] i32 or NULL, which must
-//   be zeros before and is added to.
-// Ties go to the lowest index. Unusable logits are reported as a fault, and the token is routed as
+//   Out: topk_idx [T,K] i32; topk_weights [T,K] f32; tokens_per_expert [E] i32 or NULL, which is
+//   added to and must be zeroed before.
+// Ties go to the lowest index. Invalid logits are reported as a fault, and the token is routed as
 // if they were zeros. Shared memory: E ints, then ROUTE_NUMBERS * E numbers per warp: scores; the
-// scores that the choice is made by, later the weights; which groups are open; and the groups'
-// scores, later the chosen experts.
+// values that experts are chosen by, later the weights; the open groups; and the groups' scores,
+// later the chosen experts.
 
 #include "element.cuh"
 #include "fault.cuh"
@@ -16,7 +16,7 @@
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-// Loses a tie against every index.
+// Loses against every index in a tie.
 constexpr int NO_INDEX = 0x7fffffff;
 
 struct Candidate {
@@ -24,8 +24,7 @@ struct Candidate {
   int index;
 };
 
-// The candidate with the highest score, among equals the one with the lowest index; the same in all
-// lanes.
+// The candidate with the highest score; ties go to the lowest index. All lanes get the same result.
 __device__ __forceinline__ Candidate warp_best(Candidate own) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2) {
@@ -38,14 +37,14 @@ __device__ __forceinline__ Candidate warp_best(Candidate own) {
   return own;
 }
 
-// A positive number that grows with the value; 0 and -0 have the same.
+// A positive number that increases with the value; 0 and -0 give the same.
 __device__ __forceinline__ u32 key_of(float value) {
   const u32 bits = __float_as_uint(value + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// Removes and returns the expert with the largest key of all lanes, among equals the one with the
-// lowest index. Its key becomes 0, the key of experts that cannot be chosen.
+// Removes and returns the expert with the largest key of all lanes; ties go to the lowest index.
+// Its key becomes 0, the key of experts that cannot be chosen.
 __device__ __forceinline__ int take_best(u32 (&keys)[PER_LANE]) {
   u32 own = 0;
   int index = NO_INDEX;
@@ -63,7 +62,7 @@ __device__ __forceinline__ int take_best(u32 (&keys)[PER_LANE]) {
   return best;
 }
 
-// A bit for each of this lane's experts that exists.
+// One bit for each of this lane's experts that exists.
 __device__ __forceinline__ u32 all_open(int num_experts) {
   u32 open = 0;
 #pragma unroll
@@ -100,7 +99,8 @@ __device__ __forceinline__ void open_best_group(const float* group_scores, int n
   __syncwarp();
 }
 
-// A bit for each of this lane's experts in the best groups. Each pointer has memory for E numbers.
+// One bit for each of this lane's experts in the best groups. Each pointer has memory for E
+// numbers.
 __device__ __forceinline__ u32 open_in_best_groups(const RouteConfig& config, int num_experts,
                                                    const float (&choice)[PER_LANE],
                                                    float* by_expert, float* group_scores,
@@ -124,8 +124,8 @@ __device__ __forceinline__ u32 open_in_best_groups(const RouteConfig& config, in
   return open;
 }
 
-// Adds the bias to what experts are chosen by: scores, or logits for SCORE_SINKHORN. NaN counts as
-// -infinity.
+// Adds the bias to the values that experts are chosen by: scores, or logits for SCORE_SINKHORN. NaN
+// counts as -infinity.
 __device__ __forceinline__ void add_bias(const float* selection_bias, int num_experts,
                                          float (&choice)[PER_LANE]) {
 #pragma unroll
@@ -186,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(ROUTE_THREADS, 1)
       }
     }
     __syncwarp();
-    // The memory of the scores that the choice was made by is free now.
+    // The memory of the values that experts were chosen by is free now.
     gather_weights(kind_of(config), config.top_k, scores, chosen, by_expert);
     write_weights(config, by_expert, topk_weights + token * config.top_k);
     for (int k = lane_index(); k < config.top_k; k += WARP)

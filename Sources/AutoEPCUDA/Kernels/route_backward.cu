@@ -1,10 +1,9 @@
 // The gradient of the logits from that of the weights of the chosen experts: autoep_route_backward.
 //   -DELEMENT, -DPER_LANE: see router.cuh
 //   In: logits [T,E], topk_idx [T,K] i32, grad_topk_weights [T,K] f32. Out: grad_logits [T,E].
-// An index outside [0, E) is reported as a fault and counts as no choice. Unusable logits, which
+// An index outside [0, E) is reported as a fault and counts as no choice. Invalid logits, which
 // route has reported, count as zeros. Shared memory: ROUTE_BACKWARD_NUMBERS * E numbers per warp:
-// scores, their gradients, and for each k the chosen expert, its weight, and the gradient of its
-// weight.
+// scores, their gradients, and for each k the chosen expert, its weight, and the weight's gradient.
 
 #include "element.cuh"
 #include "fault.cuh"
@@ -14,7 +13,7 @@
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-// Reads a token's choice. An index that is no expert becomes expert 0 with a gradient of zero.
+// Reads a token's topk_idx. An index that is no expert becomes expert 0 with a gradient of zero.
 __device__ __forceinline__ bool load_choice(const int* topk_idx, const float* grad_topk_weights,
                                             int num_experts, const RouteConfig& config, int* chosen,
                                             float* gradients) {
@@ -40,7 +39,7 @@ __device__ __forceinline__ void through_normalisation(const RouteConfig& config,
   __syncwarp();
 }
 
-// by_expert[e] = the sum of body(k) over the k that chose e. Each lane adds up its own experts.
+// by_expert[e] = the sum of body(k) over the k that chose e. Each lane sums for its own experts.
 template <typename Body>
 __device__ __forceinline__ void scatter(int top_k, const int* chosen, int num_experts,
                                         float* by_expert, Body body) {
@@ -49,7 +48,7 @@ __device__ __forceinline__ void scatter(int top_k, const int* chosen, int num_ex
     if (chosen[k] % WARP == lane_index()) by_expert[chosen[k]] += body(k);
 }
 
-// Writes the gradient of the logits to by_expert, from that of the weights of the chosen experts.
+// Writes the gradient of the logits to by_expert, given that of the chosen experts' weights.
 __device__ __forceinline__ void through_score(int kind, int top_k, int num_experts,
                                               const Element* logits, const float* scores,
                                               const int* chosen, const float* weights,

@@ -1,9 +1,9 @@
-// Code shared by the router's forward and backward: a warp per token, its E logits in registers and
-// shared memory.
+// Code shared by the router's forward and backward: one warp per token, with its E logits in
+// registers and shared memory.
 //   -DELEMENT: the type of logits; see element.cuh
 //   -DPER_LANE=n: experts per lane; E is at most 32 n
-// Expert 32 i + l is the i-th of lane l. A score of SCORE_SINKHORN means here the choice by plain
-// logits, as in evaluation.
+// Expert 32 i + l is the i-th of lane l. SCORE_SINKHORN means choosing by the logits here, as in
+// evaluation.
 
 #pragma once
 
@@ -20,9 +20,8 @@ __device__ __forceinline__ int kind_of(const RouteConfig& config) {
 
 __device__ __forceinline__ int expert_at(int i) { return i * WARP + lane_index(); }
 
-// Reads a row of logits, with -infinity past the last expert. Returns whether the row is usable: it
-// has no NaN, no +infinity, and at least one finite logit. The logits of an unusable row become
-// zeros.
+// Reads a row of logits, with -infinity past the last expert. Returns whether the row is valid: no
+// NaN, no +infinity, and at least one finite logit. The logits of an invalid row become zeros.
 __device__ __forceinline__ bool load_logits(const Element* row, int num_experts,
                                             float (&logits)[PER_LANE]) {
   bool is_bad = false, has_finite = false;
@@ -64,7 +63,7 @@ __device__ __forceinline__ void score(int kind, float (&values)[PER_LANE]) {
   }
 }
 
-// The sum over k of body(k), with the k dealt to the lanes in turn.
+// The sum over k of body(k); the lanes take the k in turn.
 template <typename Body>
 __device__ __forceinline__ float sum_over_k(int top_k, Body body) {
   float sum = 0;
@@ -72,8 +71,8 @@ __device__ __forceinline__ float sum_over_k(int top_k, Body body) {
   return warp_sum(sum);
 }
 
-// Writes the weights of the chosen experts to shared memory, before normalisation: their scores, or
-// the softmax over them.
+// Writes the unnormalised weights of the chosen experts to shared memory: their scores, or the
+// softmax over them.
 __device__ __forceinline__ void gather_weights(int kind, int top_k, const float* scores,
                                                const int* chosen, float* weights) {
   float largest = -INFINITE;

@@ -1,14 +1,14 @@
 // logits [T,E] = x [T,H] times the transpose of router [E,H].
 //   -DELEMENT: see element.cuh;  -DALIGNED: see chunk.cuh
 //   -DCOLUMNS=16|32|64|128: experts per block
-// Grid: blocks of the same tokens and successive experts follow each other along x, so that the
-// tokens come from memory once. Shared memory: STAGES stages of x and router.
+// Grid: along x, blocks of the same tokens and successive experts are adjacent, so that the tokens
+// are read from memory once. Shared memory: STAGES stages of x and router.
 //
-// A block computes 32 tokens; a tile of a warp is these tokens and up to 64 experts. There are few
-// such tiles and x is long, so 8 warps (4 for 128 experts) share each tile: of each step along the
-// depth a warp computes two chunks of 16 bytes, and the warps' sums are added in pairs at the end.
-// The order of the sums does not depend on a token's place. f32 is multiplied and added plainly,
-// never as TF32.
+// A block computes 32 tokens; a warp's tile has these tokens and up to 64 experts. There are few
+// such tiles and H is long, so 8 warps (4 for 128 experts) share each tile: in each step along the
+// depth, a warp computes two chunks of 16 bytes, and the warps' sums are added in pairs at the end.
+// The order of the sums does not depend on a token's position. f32 uses plain multiply-adds, never
+// TF32.
 
 #include "chunk.cuh"
 #include "element.cuh"
@@ -30,21 +30,22 @@ constexpr int STAGES = router_stages(COLUMNS);
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // A lane's sums of a warp's tile:
-//   bf16, f16  [2][TILE_COLUMNS / 8][4]: as multiply_halves has them for 16 rows and 8 columns
+//   bf16, f16  [2][TILE_COLUMNS / 8][4]: as in multiply_halves, for 16 rows and 8 columns
 //   f32        [8][TILE_COLUMNS / 8]: row lane / 8 + 4i, column lane % 8 + 8j
 struct Sums {
   float at[TILE_COLUMNS / 4][4];
 };
 
-// The place in a stage of a chunk of an outer index (a token or an expert). The same chunk of eight
-// successive outer indices lies in different banks, and so do eight chunks of one outer index.
+// The position in a stage of a chunk of an outer index (a token or an expert). The same chunk of
+// eight successive outer indices lies in different banks, and so do eight chunks of one outer
+// index.
 __device__ __forceinline__ int place(int outer, int chunk) {
   return outer * STEP_CHUNKS + (chunk ^ (outer % 8));
 }
-// The distance to the same chunk of the outer index 8 further on.
+// The distance to the same chunk of outer index + 8.
 constexpr int NEXT_8 = 8 * STEP_CHUNKS;
 
-// Starts to load a step of OUTER rows in memory, of which `count` exist.
+// Starts to load one step of OUTER rows in memory, of which `count` exist.
 template <int OUTER>
 __device__ __forceinline__ void load_part(Chunk* part, const Element* base, int count, i64 depth,
                                           i64 first_depth) {
@@ -62,7 +63,7 @@ __device__ __forceinline__ void load_part(Chunk* part, const Element* base, int 
   }
 }
 
-// A warp's place in its block.
+// A warp's position in its block.
 struct Place {
   // Its tile, and the tile's first column.
   int tile, column;
@@ -77,7 +78,7 @@ __device__ __forceinline__ Place place_of_warp() {
 
 #if ELEMENT == TYPE_F32
 
-// The place in the tile of a lane's first sum.
+// The position in the tile of a lane's first sum.
 __device__ __forceinline__ int row_of_lane() { return lane_index() / 8; }
 __device__ __forceinline__ int column_of_lane() { return lane_index() % 8; }
 
@@ -125,9 +126,9 @@ __device__ __forceinline__ void for_each_sum(Sums& sums, Body body) {
 __device__ __forceinline__ int row_of_lane() { return lane_index() / 4; }
 __device__ __forceinline__ int column_of_lane() { return lane_index() % 4 * 2; }
 
-// The place that this lane passes to load_matrices for four adjacent 8x8 blocks: two along outer,
-// two along depth. Block 1 is the next one along outer if OUTER_FIRST, as operand A needs it, else
-// along depth, as B does.
+// The position that this lane passes to load_matrices for four adjacent 8x8 blocks, two along outer
+// and two along depth. With OUTER_FIRST, block 1 is the next one along outer, as operand A needs
+// it; otherwise along depth, as B does.
 template <bool OUTER_FIRST>
 __device__ __forceinline__ int place_of_lane(int outer, int chunk) {
   const int block = lane_index() / 8, row = lane_index() % 8;
@@ -171,7 +172,7 @@ __device__ __forceinline__ void for_each_sum(Sums& sums, Body body) {
 
 #endif
 
-// Adds up the sums of the warps that share a tile, into the sums of group 0.
+// Adds the sums of the warps that share a tile to the sums of group 0.
 __device__ __forceinline__ void add_groups(Sums& sums, const Place& own) {
   float* parts = reinterpret_cast<float*>(shared_memory);
 #pragma unroll
@@ -212,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
       load_part<ROWS>(stage, x, tokens, depth, first_depth);
       load_part<COLUMNS>(stage + ROWS * STEP_CHUNKS, router, experts, depth, first_depth);
     }
-    // Also an empty batch, so that waits count the same at the end.
+    // Commits an empty batch too, so that the waits at the end count correctly.
     commit_copies();
   };
   const Place own = place_of_warp();
@@ -220,7 +221,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   for (int step = 0; step < STAGES - 1; ++step) load(step);
   for (int step = 0; step < num_steps; ++step) {
     wait_for_copies<STAGES - 2>();
-    // Now this step's stage has arrived for all threads, and the one that is filled next is free.
+    // This step's stage has now arrived for all threads, and the stage filled next is free.
     __syncthreads();
     load(step + STAGES - 1);
     const Chunk* stage = stages + step % STAGES * STAGE_CHUNKS;

@@ -1,10 +1,10 @@
-// sums [E,width]: for each group, the sum over its rows r of row_weights[r] * rows[r] (row_weights
-// NULL: of rows[r]): the gradient of a bias. An empty group gets zeros.
+// sums [E,width]: for each group, the sum over its rows r of row_weights[r] * rows[r], or of
+// rows[r] if row_weights is NULL: the gradient of a bias. An empty group gets zeros.
 //   -DELEMENT, -DVECTOR: see element.cuh;  -DGROUPS: see groups.cuh
 //   -DOUT=TYPE_...: the type of sums
 //   -DACCUMULATE=0|1: whether the results are added to sums (OUT=TYPE_F32 only)
-// Grid: a block along x per COLUMNS vectors of the width, along y per group. Each of the ROWS
-// threads of a column adds up every ROWS-th row; these sums are added in pairs. Shared memory: a
+// Grid: along x one block per COLUMNS vectors of the width, along y one per group. Each of the ROWS
+// threads of a column adds every ROWS-th row; these sums are added in pairs. Shared memory: one
 // float per thread and element of a vector.
 
 #include "element.cuh"

@@ -1,6 +1,6 @@
 // row_values[row_of_slot[t,k]] = values[t,k], in f32.
 //   -DWEIGHT: the type of values; see element.cuh
-// A thread per slot. Slots without a row (-1) are skipped.
+// One thread per slot. Slots without a row (-1) are skipped.
 
 #include "element.cuh"
 

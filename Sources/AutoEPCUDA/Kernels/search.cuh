@@ -2,8 +2,8 @@
 
 #pragma once
 
-// The last index in [0, count) whose begin_of(index) is at most `place`, for begins that do not
-// decrease; 0 if there is none.
+// The last index in [0, count) whose begin_of(index) is at most `place`; 0 if there is none. The
+// begins must not decrease.
 template <typename BeginOf>
 __device__ __forceinline__ int last_beginning_by(int place, int count, BeginOf begin_of) {
   int low = 0;

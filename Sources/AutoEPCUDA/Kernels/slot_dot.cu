@@ -1,7 +1,7 @@
 // out[t,k] = <x[t], rows[row_of_slot[t,k]]>: the gradient of topk_weights. 0 for slots without a
 // row. Without row_of_slot (NULL), slot s has row s.
 //   -DELEMENT, -DWEIGHT (the type of out), -DVECTOR: see element.cuh
-// A warp per slot. The order of a sum depends only on the width of a row.
+// One warp per slot. The order of a sum depends only on the width of a row.
 
 #include "element.cuh"
 #include "warp.cuh"

@@ -2,7 +2,7 @@
 // with sums in f32. Rows are in expert order.
 //   -DSTAGES, -DSTAGING_CHUNKS: see sm90_pipeline.cuh
 //   -DB_MAJOR: 0 for weights [.., N, K], 1 for [.., K, N]
-//   -DEPILOGUE=EPILOGUE_...: what happens to the product before it is stored
+//   -DEPILOGUE=EPILOGUE_...: how the product is processed before it is stored
 // A tile's rows past the end of its expert are computed and never stored.
 
 #include "host_and_device.h"
@@ -33,7 +33,7 @@ struct EpilogueOf<EPILOGUE_SWIGLU_BACKWARD> {
 };
 
 struct Work {
-  // This block's part of a unit: a row tile, of TILE_M rows at most or none, and a column tile.
+  // This block's part of a unit: a row tile, of at most TILE_M rows or none, and a column tile.
   struct Unit {
     int row;
     int rows;
@@ -41,7 +41,7 @@ struct Work {
     int is_shared;  // whether the cluster's other block has the same columns of the same expert
     int n;          // the column tile; -1 past the last unit
 
-    // The part of a consumer warp, where a tile has so many columns of the output.
+    // The slab of a consumer warp, if a tile has `columns` output columns.
     __device__ __forceinline__ Slab slab(int warp, int columns) const {
       return {warp, row + warp * SLAB_M, rows - warp * SLAB_M, expert, n * columns};
     }
@@ -53,7 +53,7 @@ struct Work {
   const RowPair* pairs;  // [pair_count]
   const int* tail_tiles_before;  // [groups + 1]
   const int* pair_count;         // [1]
-  int k_steps;                   // stages of a tile
+  int k_steps;                   // stages per tile
   int n_tiles;
 
   __device__ __forceinline__ Unit unit_at(int index) const;
@@ -76,12 +76,12 @@ struct RasterGroup {
             units_before(work, first_pair, before)};
   }
 
-  // The number of units of so many pairs, some of which are tail tiles.
+  // The number of units of `pairs` row pairs, of which `tail_tiles` are tail tiles.
   __device__ __forceinline__ static int units_before(const Work& work, int pairs, int tail_tiles) {
     return (pairs - tail_tiles) * work.n_tiles + tail_tiles * ((work.n_tiles + 1) / 2);
   }
 
-  // The group of a unit.
+  // The raster group of a unit.
   __device__ __forceinline__ static RasterGroup of(const Work& work, int groups, int index) {
     return at(work, last_beginning_by(index, groups, [&](int group) {
                 return units_before(work, group * RASTER, work.tail_tiles_before[group]);
@@ -115,7 +115,7 @@ __device__ __forceinline__ Work::Unit Work::unit_at(int index) const {
 }
 
 // Loads the columns of a stage: half of them for both blocks of the cluster, or all of them for
-// this one.
+// this block.
 template <typename Epilogue, bool is_shared>
 __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
                                        const Work::Unit& unit, int stage, int k) {
@@ -142,8 +142,8 @@ __device__ __forceinline__ void load_b(const Work& work, const Layout& layout,
   }
 }
 
-// One thread loads the stages of a unit with so many boxes of rows. What is loaded is not decided
-// inside the loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet
+// One thread loads the stages of a unit with `row_boxes` boxes of rows. The choice of loads is made
+// outside the loop: ptxas 13.0 may set a copy's coordinates by a predicate that it has not yet
 // computed.
 template <typename Epilogue, int row_boxes, bool is_shared>
 __device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
@@ -161,7 +161,7 @@ __device__ __forceinline__ void feed(const Work& work, const Layout& layout, con
   }
 }
 
-// Passes the stages of a unit without rows on empty.
+// Passes on the stages of a unit without rows, empty.
 __device__ __forceinline__ void feed_nothing(const Layout& layout, Ring& ring, int k_steps) {
   for (int step = 0; step < k_steps; ++step, ring.advance()) {
     barrier_wait(layout.empty(ring.stage), ring.parity ^ 1);
@@ -213,7 +213,7 @@ __device__ __forceinline__ void consume(const Work& work, const Layout& layout,
   const int warp = warp_index() - 4;
   const int group = warp / 4;
   Ring ring;
-  u32 parity = 0;  // of the epilogue's barriers
+  u32 parity = 0;  // parity of the epilogue's barriers
   float sums[128];
   products_define(sums);
   Schedule<Work> schedule(work);
@@ -228,8 +228,8 @@ __device__ __forceinline__ void consume(const Work& work, const Layout& layout,
       barrier_wait(layout.full(ring.stage), ring.parity);
       multiply_stage<0, B_MAJOR>(sums, layout.a(ring.stage) + group * BOX_BYTES,
                                  layout.b(ring.stage), step == 0);
-      // The products of the other warpgroup run meanwhile, and the stage is free sooner than if
-      // this warpgroup waited for its next one first.
+      // The other warpgroup's products run meanwhile, and the stage is freed sooner than if this
+      // warpgroup first waited for its next stage.
       products_wait_all(sums);
       release(layout, ring.stage);
     }
@@ -257,7 +257,7 @@ __device__ __forceinline__ void multiply(const Work& work, const Layout& layout,
     consume<Epilogue>(work, layout, epilogue);
     wait_sent<0>();
   }
-  // Neither block may end while the other one still writes to it.
+  // A block must not exit while the other one still writes to its shared memory.
   cluster_sync();
 }
 
@@ -270,6 +270,6 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(SM9
                            const __grid_constant__ ChosenEpilogue::Arguments epilogue) {
   extern __shared__ unsigned char shared[];
   const Work work = {a, b, pairs, tail_tiles_before, pair_count, k_steps, n_tiles};
-  // The callers have no other source yet.
+  // No caller uses another source yet.
   multiply<ChosenEpilogue, InPlace>(work, Layout(shared), epilogue, {});
 }

@@ -16,7 +16,7 @@ struct Work {
   struct Unit {
     int expert;
     int m;     // the cluster's first row of the output
-    int n;     // and first column; -1 past the last unit
+    int n;     // the cluster's first column; -1 past the last unit
     int row;   // the expert's first row
     int rows;  // the number of its rows
   };
@@ -46,8 +46,8 @@ struct Work {
   }
 };
 
-// One thread loads the stages of `count` rows of a unit, beginning with `row`. The cluster's tiles
-// lie one above the other: each block loads half of the columns of b for both.
+// One thread loads the stages of `count` rows of a unit, starting at `row`. The cluster's tiles are
+// stacked vertically: each block loads half of the columns of b for both.
 __device__ __forceinline__ void feed(const Work& work, const Layout& layout, const Work::Unit& unit,
                                      int row, int count, Ring& ring) {
   const u32 rank = cluster_rank();
@@ -87,9 +87,9 @@ __device__ __forceinline__ void produce(const Work& work, const Layout& layout,
   reader.end();
 }
 
-// Clears the rows of a stage from `valid` on, which belong to another expert.
+// Zeroes the rows of a stage from `valid` on, which belong to another expert.
 __device__ __forceinline__ void clear_rows(u32 stage, int valid) {
-  // A thread clears the same 16 bytes of successive lines of one box.
+  // A thread zeroes the same 16 bytes of successive lines of one box.
   constexpr int across = 8 * (STAGE_BYTES / BOX_BYTES);
   constexpr int lines = 128 * CONSUMERS / across;  // at once
   const int thread = threadIdx.x - 128;
@@ -104,7 +104,7 @@ __device__ __forceinline__ void clear_rows(u32 stage, int valid) {
   asm volatile("bar.sync 1, %0;" ::"n"(128 * CONSUMERS) : "memory");
 }
 
-// Writes 64 columns as f32, two adjacent ones per lane: whole sectors, so that no staging is
+// Writes 64 columns as f32, two adjacent ones per lane. These are whole sectors, so no staging is
 // needed.
 __device__ __forceinline__ void write_floats(float* matrix, int columns, const Slab& slab,
                                              int column, const float* values) {
@@ -196,7 +196,7 @@ __device__ __forceinline__ void multiply(const Work& work, const Layout& layout,
     consume(work, layout);
     wait_sent<0>();
   }
-  // Neither block may end while the other one still writes to it.
+  // A block must not exit while the other one still writes to its shared memory.
   cluster_sync();
 }
 

@@ -12,7 +12,7 @@ struct StoreEpilogue {
   };
 
   static constexpr int COLUMNS = TILE_N;      // output columns of a tile
-  static constexpr int STAGING_NEEDED = 1;    // chunks that a warp stages at least
+  static constexpr int STAGING_NEEDED = 1;    // fewest chunks that a warp stages
   static constexpr bool NEEDS_WARPS = false;  // whether finish_staged does anything
   static constexpr int PRODUCER_REGISTERS = 40;
   static constexpr int CONSUMER_REGISTERS = 232;
@@ -39,7 +39,7 @@ struct StoreEpilogue {
     }
   }
 
-  // Nothing is left for the other warps.
+  // Does nothing.
   template <typename Units>
   __device__ __forceinline__ static void finish_staged(const Arguments&, const Layout&, Units) {}
 

@@ -1,5 +1,5 @@
 // Stores hidden = [gate | up], for the backward, and out = silu(gate) * up. A tile has 128 columns
-// of gate and the same 128 columns of up, which lie 64 further in each thread's sums.
+// of gate and the same 128 columns of up, whose sums follow 64 positions later in each thread.
 
 #pragma once
 
@@ -27,7 +27,7 @@ struct SwiGLUEpilogue {
       if (column >= arguments.columns) break;
       float* gate = sums + chunk * 32;
       float* up = gate + 64;
-      // The three stores of a round take turns with the staged chunks.
+      // The three stores of a round use the staged chunks in turn.
       send(arguments.hidden, layout, slab, 3 * chunk, gate, column, 0);
       send(arguments.hidden, layout, slab, 3 * chunk + 1, up, column, 1);
 #pragma unroll
@@ -36,7 +36,7 @@ struct SwiGLUEpilogue {
     }
   }
 
-  // Nothing is left for the other warps.
+  // Does nothing.
   template <typename Units>
   __device__ __forceinline__ static void finish_staged(const Arguments&, const Layout&, Units) {}
 

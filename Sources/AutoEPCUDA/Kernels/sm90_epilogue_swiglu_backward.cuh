@@ -1,13 +1,12 @@
-// From the gradient d of the activation, which is the product, to the gradient of [gate | up]. With
-// s the weight of a row, and a = silu(gate) * up recomputed from hidden = [gate | up]:
+// Computes the gradient of [gate | up] from the product d, the gradient of the activation. With s
+// the weight of a row, and a = silu(gate) * up recomputed from hidden = [gate | up]:
 //   grad_up = s d silu(gate)
 //   grad_gate = s d up silu'(gate)
 //   scaled = s a, for the gradient of the down weight
 //   dots = the sum of d a over the columns of this tile, a part of <grad_y, result of the expert>
 //
 // The consumers only stage d, as bf16, and continue with the next tile. Meanwhile the three other
-// warps of the producer's warpgroup do the rest, row by row: each serves two or three consumer
-// warps.
+// warps of the producer's warpgroup process it row by row: each serves two or three consumer warps.
 
 #pragma once
 
@@ -29,8 +28,8 @@ struct SwiGLUBackwardEpilogue {
   static constexpr bool NEEDS_WARPS = true;
   static constexpr int PRODUCER_REGISTERS = 152;
   static constexpr int CONSUMER_REGISTERS = 176;
-  // Rows that are loaded together, and worked on while the next ones load. There are only six
-  // scoreboards, so that loads issued one by one would wait for each other.
+  // Rows that are loaded together, and processed while the next ones load. There are only six
+  // scoreboards, so loads issued one by one would wait for each other.
   static constexpr int BATCH = 4;
 
   // Stages d. `parity`: the parity of the next completion of the barrier `taken`.
@@ -45,7 +44,8 @@ struct SwiGLUBackwardEpilogue {
     barrier_arrive_as_warp(layout.staged(slab.warp));
   }
 
-  // Works on all that the consumers stage; run by the other warps of the producer's warpgroup.
+  // Processes everything that the consumers stage; run by the other warps of the producer's
+  // warpgroup.
   template <typename Units>
   __device__ __forceinline__ static void finish_staged(const Arguments& arguments,
                                                        const Layout& layout, Units units) {
@@ -71,7 +71,8 @@ struct SwiGLUBackwardEpilogue {
     u32 up[4];
   };
 
-  // Works on what the consumer warp `slab.warp` has staged. `parity`: the parity of its barrier.
+  // Processes the chunks that consumer warp `slab.warp` has staged. `parity`: the parity of its
+  // barrier.
   __device__ __forceinline__ static void work(const Arguments& arguments, const Layout& layout,
                                               const Slab& slab, u32 parity) {
     const int lane = lane_index();
@@ -95,13 +96,13 @@ struct SwiGLUBackwardEpilogue {
     return slab.column + lane_index() * 8;
   }
 
-  // Whether this lane has columns of a row that exists.
+  // Whether this lane has columns of an existing row.
   __device__ __forceinline__ static bool has(const Arguments& arguments, const Slab& slab,
                                              int row) {
     return row < SLAB_M && row < slab.rows && column_of(slab) < arguments.columns;
   }
 
-  // Loads gate and up of BATCH rows from `first` on.
+  // Loads gate and up of BATCH rows, starting at `first`.
   __device__ __forceinline__ static void load(const Arguments& arguments, const Slab& slab,
                                               int first, Row (&rows)[BATCH]) {
 #pragma unroll
@@ -115,8 +116,8 @@ struct SwiGLUBackwardEpilogue {
     }
   }
 
-  // Writes the gradients of BATCH rows from `first` on. This lane's columns of d are in `chunk`;
-  // lane i has the weight of row i.
+  // Writes the gradients of BATCH rows, starting at `first`. This lane's columns of d are in
+  // `chunk`; lane i has the weight of row i.
   __device__ __forceinline__ static void finish_rows(const Arguments& arguments, const Slab& slab,
                                                      int first, u32 chunk, float weight,
                                                      Row (&rows)[BATCH]) {
@@ -177,11 +178,11 @@ struct SwiGLUBackwardEpilogue {
     store_global(arguments.scaled + at * arguments.columns + column_of(slab), scaled);
   }
 
-  // Writes the sums over the lanes, for all rows at once: each exchange halves the rows that a lane
-  // adds up. Lanes outside of the columns contribute 0.
+  // Writes the sums over the lanes for all rows at once: each exchange halves the number of rows
+  // that a lane sums. Lanes outside the columns contribute 0.
   __device__ __forceinline__ static void write_dots(const Arguments& arguments, const Slab& slab,
                                                     int first, float (&dots)[BATCH]) {
-    constexpr int lanes = WARP / BATCH;  // that a row has in the end
+    constexpr int lanes = WARP / BATCH;  // lanes per row after the last exchange
     const int lane = lane_index();
 #pragma unroll
     for (int rows = BATCH / 2; rows > 0; rows /= 2) {

@@ -1,5 +1,5 @@
-// Instructions of Hopper that CUDA C++ has no names for. PTX ISA 8.0 and later, section numbers
-// of 8.7: 9.7.13.15 mbarrier, 9.7.9.25 cp.async.bulk (TMA), 9.7.15 wgmma, 9.7.12.4 barrier.cluster.
+// Instructions of Hopper that CUDA C++ does not expose. PTX ISA 8.0 and later, section numbers of
+// 8.7: 9.7.13.15 mbarrier, 9.7.9.25 cp.async.bulk (TMA), 9.7.15 wgmma, 9.7.12.4 barrier.cluster.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 #include "integers.cuh"
 #include "warp.cuh"
 
-// A CUtensorMap: tells the TMA where the boxes of a tensor are.
+// A CUtensorMap: describes the boxes of a tensor to the TMA.
 struct alignas(64) TensorMap {
   u64 opaque[16];
 };
@@ -20,7 +20,7 @@ __device__ __forceinline__ u32 cluster_rank() {
   return rank;
 }
 
-// Synchronises all threads of both blocks and makes their writes to shared memory visible to each
+// Synchronises all threads of both blocks, and makes their writes to shared memory visible to each
 // other.
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
@@ -52,7 +52,7 @@ __device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 rank) {
       : "memory");
 }
 
-// A warp arrives at a barrier of its block, after all that its lanes have read and written.
+// A warp arrives at a barrier of its block, after its lanes' earlier reads and writes.
 __device__ __forceinline__ void barrier_arrive_as_warp(u32 barrier) {
   __syncwarp();
   if (lane_index() == 0) {
@@ -79,8 +79,7 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Orders ordinary accesses of global memory and those of the TMA; needed by writer and reader
-// alike.
+// Orders ordinary and TMA accesses to global memory; both the writer and the reader need it.
 __device__ __forceinline__ void fence_async_proxy_global() {
   asm volatile("fence.proxy.async.global;" ::: "memory");
 }
@@ -112,7 +111,7 @@ __device__ __forceinline__ void load_box(u32 target, const TensorMap* map, u32 b
       : "memory");
 }
 
-// Loads a box to the same address in both blocks of the cluster; its bytes count at both barriers.
+// Loads a box to the same address in both blocks of the cluster; both barriers count its bytes.
 __device__ __forceinline__ void load_box_for_both(u32 target, const TensorMap* map, u32 barrier,
                                                   int c0, int c1) {
   asm volatile(
@@ -151,8 +150,8 @@ __device__ __forceinline__ void stores_wait_read() {
 
 // ---- wgmma ----
 
-// Describes an operand in shared memory under the 128-byte swizzle, with distances in bytes.
-// K-major: `stride` from 8 rows to the next 8. MN-major: `stride` from 8 k to the next 8, `leading`
+// Describes an operand in shared memory with the 128-byte swizzle; distances are in bytes. K-major:
+// `stride` is from 8 rows to the next 8. MN-major: `stride` is from 8 k to the next 8, `leading`
 // from 64 rows to the next 64.
 __device__ __forceinline__ u64 operand(u32 address, u32 leading, u32 stride) {
   return u64((address & 0x3FFFF) >> 4) | u64(leading >> 4) << 16 | u64(stride >> 4) << 32 |
@@ -164,8 +163,8 @@ __device__ __forceinline__ void clear(float (&sums)[128]) {
   for (int i = 0; i < 128; ++i) sums[i] = 0.0f;
 }
 
-// To be called before the first product of all, which does not read the sums. If the sums are
-// undefined, the assembler of CUDA 12 makes each product wait for the one before (C7515).
+// Call this before the very first product, which does not read the sums. If the sums are undefined,
+// the assembler of CUDA 12 makes each product wait for the preceding one (C7515).
 __device__ __forceinline__ void products_define(float (&sums)[128]) {
 #if __CUDACC_VER_MAJOR__ < 13
   clear(sums);
@@ -190,7 +189,7 @@ __device__ __forceinline__ void products_wait() {
       "+f"(s[i + 6]), "+f"(s[i + 7])
 #define SUMS_32(s, i) SUMS_8(s, i), SUMS_8(s, i + 8), SUMS_8(s, i + 16), SUMS_8(s, i + 24)
 
-// sums [64,256] += a [64,16] b [16,256]; with `accumulate` 0 the sums start from zero. An operand's
+// sums [64,256] += a [64,16] b [16,256]; with `accumulate` 0 the sums start at zero. An operand's
 // major is 0 for K-major, 1 for MN-major.
 template <int a_major, int b_major>
 __device__ __forceinline__ void multiply_64x256x16(float (&sums)[128], u64 a, u64 b,
@@ -211,8 +210,8 @@ __device__ __forceinline__ void multiply_64x256x16(float (&sums)[128], u64 a, u6
       : "l"(a), "l"(b), "r"(accumulate), "n"(a_major), "n"(b_major));
 }
 
-// Waits for all products. The sums are operands, so that the compiler moves no use of them before
-// it.
+// Waits for all products. The sums are operands, so that the compiler does not move their uses
+// before the wait.
 __device__ __forceinline__ void products_wait_all(float (&sums)[128]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;"
                : SUMS_32(sums, 0), SUMS_32(sums, 32), SUMS_32(sums, 64),
@@ -229,7 +228,7 @@ __device__ __forceinline__ void store_matrices(u32 address, const u32 (&m)[4]) {
 
 // ---- 16 bytes at a time ----
 
-// Loads from global memory what is used only once.
+// Loads data that is used only once from global memory.
 __device__ __forceinline__ void load_once(const void* address, u32 (&v)[4]) {
   asm volatile("ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
@@ -252,7 +251,7 @@ __device__ __forceinline__ void store_global(void* address, const u32 (&v)[4]) {
 
 // ---- Counters shared by blocks ----
 
-// Adds after all that this thread's warp has written before its last __syncwarp.
+// Adds after all writes that this thread's warp made before its last __syncwarp.
 __device__ __forceinline__ void add_release(int* address, int value) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }

@@ -1,21 +1,21 @@
-// The pipeline of Hopper's grouped GEMMs: the stages that feed a tile, and the way out of its
+// The pipeline of Hopper's grouped GEMMs: the stages that feed a tile, and the stores of its
 // results.
 //
-// Words of all files sm90_*:
+// Terms of all files sm90_*:
 //   tile          TILE_M x TILE_N results, which one block computes at a time
 //   row pair      up to 2 TILE_M rows of one expert, for the two blocks of a cluster: a full pair
 //                 has two row tiles, and a tail tile is what remains if that is at most TILE_M rows
 //   raster group  RASTER row pairs that run together, to share the weight in the L2 cache
-//   unit          what a cluster computes at a time: two tiles
+//   unit          the two tiles that a cluster computes at a time
 //   stage         the part of both operands in shared memory for TILE_K terms of each sum
-//   box           what one TMA instruction moves: BOX rows or columns of a stage, 128 bytes each
-//   slab          the SLAB_M rows of a tile that belong to one consumer warp
-//   chunk         CHUNK_N columns of a slab, which a warp stages in shared memory and then stores
-// A block is always a block of CUDA's.
+//   box           the data that one TMA instruction moves: BOX rows or columns of a stage, 128
+//   bytes each slab          the SLAB_M rows of a tile that belong to one consumer warp chunk
+//   CHUNK_N columns of a slab, which a warp stages in shared memory and then stores
+// "Block" always means a CUDA block.
 //
 // One warp of a block is the producer: it fills STAGES stages by TMA. Two consumer warpgroups
-// multiply 64 rows each. Two blocks form a cluster: where their tiles need the same part of operand
-// B, each of them loads half of it for both.
+// multiply 64 rows each. Two blocks form a cluster: if their tiles need the same part of operand B,
+// each block loads half of it for both.
 
 #pragma once
 
@@ -28,8 +28,8 @@ constexpr u32 A_BYTES = TILE_M * TILE_K * 2;
 constexpr u32 B_BYTES = TILE_N * TILE_K * 2;
 constexpr u32 BOX_BYTES = BOX * TILE_K * 2;
 
-// The places of stages, staged chunks and barriers in shared memory; sm90_shared_bytes is their
-// size.
+// The offsets of stages, staged chunks and barriers in shared memory; sm90_shared_bytes is their
+// total size.
 struct Layout {
   u32 stages;
   u32 staging;
@@ -50,7 +50,7 @@ struct Layout {
   __device__ __forceinline__ u32 b(int stage) const { return a(stage) + A_BYTES; }
   __device__ __forceinline__ u32 full(int stage) const { return barriers + stage * 8; }
   __device__ __forceinline__ u32 empty(int stage) const { return barriers + (STAGES + stage) * 8; }
-  // Two more barriers per consumer warp, between it and the warp that works on what it has staged.
+  // Two more barriers per consumer warp, between it and the warp that processes its staged chunks.
   __device__ __forceinline__ u32 staged(int warp) const {
     return barriers + (2 * STAGES + warp) * 8;
   }
@@ -60,7 +60,7 @@ struct Layout {
   }
 };
 
-// The position in the ring of stages; producer and consumers advance alike.
+// A position in the ring of stages; producer and consumers advance alike.
 struct Ring {
   int stage = 0;
   u32 parity = 0;
@@ -88,7 +88,7 @@ __device__ __forceinline__ void init_barriers(const Layout& layout) {
   cluster_sync();
 }
 
-// Reports that this warp has read a stage, to both blocks, since both may have filled it.
+// Reports to both blocks that this warp has read a stage, because both may have filled it.
 __device__ __forceinline__ void release(const Layout& layout, int stage) {
   const u32 lane = lane_index();
   if (lane < CLUSTER) barrier_arrive_at(layout.empty(stage), lane);
@@ -109,22 +109,22 @@ __device__ __forceinline__ void multiply_stage(float (&sums)[128], u32 a, u32 b,
   products_commit();
 }
 
-// ---- The way out: a chunk at a time, through a warp's own shared memory ----
+// ---- Stores, one chunk at a time, through a warp's own shared memory ----
 
 // A consumer warp's part of a tile.
 struct Slab {
   int warp;  // index among the consumers
   int row;   // its first row of the output
-  // The rows from there to the end of the output, which may be more than SLAB_M, or 0 or less. They
-  // are not limited to SLAB_M here, since ptxas 13.0 then loses the predicate of rows == SLAB_M.
+  // The rows from `row` to the end of the output, which may be more than SLAB_M, or 0 or less. Not
+  // clamped to SLAB_M here, because ptxas 13.0 then loses the predicate of rows == SLAB_M.
   int rows;
   int expert;
   int column;  // its first column of the output
 };
 
 // The address that this lane passes to store_matrices for four 8x8 matrices: columns
-// [16 * pair, 16 * pair + 16) of a chunk. They are rows 0-7 left, rows 8-15 left, rows 0-7 right,
-// rows 8-15 right.
+// [16 * pair, 16 * pair + 16) of a chunk, in the order rows 0-7 left, rows 8-15 left, rows 0-7
+// right, rows 8-15 right.
 __device__ __forceinline__ u32 fragment_address(u32 chunk, int pair) {
   const u32 lane = lane_index();
   const u32 row = lane & 15;
@@ -132,7 +132,7 @@ __device__ __forceinline__ u32 fragment_address(u32 chunk, int pair) {
   return (chunk + row * 128 + ((lane >> 4 ^ (row & 7)) << 4)) ^ (pair << 5);
 }
 
-// Writes a chunk of a slab as bf16, from the sums of a thread in their order.
+// Writes a chunk of a slab as bf16, from consecutive sums of a thread.
 __device__ __forceinline__ void put_chunk(u32 chunk, const float* values) {
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
@@ -143,7 +143,7 @@ __device__ __forceinline__ void put_chunk(u32 chunk, const float* values) {
   }
 }
 
-// Makes chunks that the lanes have written visible to the TMA.
+// Makes the chunks that the lanes have written visible to the TMA.
 __device__ __forceinline__ void seal_chunks() {
   fence_async_proxy();
   __syncwarp();
@@ -157,10 +157,10 @@ __device__ __forceinline__ void wait_sent() {
   __syncwarp();
 }
 
-// A matrix that the warps store by TMA: in boxes of a chunk, or of one row of it at ragged ends.
+// A matrix that the warps store by TMA: whole chunks, or single rows of them at ragged ends.
 struct Target {
   TensorMap chunks;  // (column, c1, c2), boxes of 64 columns and 16 of c1 or c2
-  TensorMap rows;    // the same, boxes of 64 columns
+  TensorMap rows;    // (column, c1, c2), boxes of 64 columns
 };
 
 // Stores a chunk to (column, half, row), or the first `rows` of its rows.

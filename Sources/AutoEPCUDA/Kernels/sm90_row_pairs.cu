@@ -10,7 +10,7 @@ constexpr int WARPS = THREADS / WARP;
 
 extern __shared__ int shared_memory[];
 
-// The sum of `value` over the threads before this one; *total: over all threads. One block of
+// The sum of `value` over the preceding threads; *total: the sum over all threads. One block of
 // THREADS.
 __device__ __forceinline__ int sum_before(int value, int* total) {
   __shared__ int of_warp[WARPS];
@@ -31,7 +31,7 @@ __device__ __forceinline__ int tiles_of(const int* expert_offsets, int expert) {
   return (expert_offsets[expert + 1] - expert_offsets[expert] + TILE_M - 1) / TILE_M;
 }
 
-// Where the pairs of each expert begin, in the order of experts.
+// The first pair of each expert, in expert order.
 struct Experts {
   const int* first_pair;         // [E]
   const int* tail_tiles_before;  // [E], tail tiles of the experts before
@@ -44,7 +44,7 @@ struct Experts {
     return last_beginning_by(pair, count, [&](int expert) { return first_pair[expert]; });
   }
 
-  // How many tail tiles there are before a pair; the last pair of an expert may be one.
+  // The number of tail tiles before a pair; the last pair of an expert may be one.
   __device__ __forceinline__ int tail_tiles_before_pair(int pair) const {
     return pair < pairs ? tail_tiles_before[of(pair)] : tail_tiles;
   }
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                         RowPair* pairs, int* tail_tiles_before, int* pair_count) {
   int* first_pair = shared_memory;
   int* tail_tiles_before_expert = shared_memory + num_experts;
-  // Each thread counts a run of experts.
+  // Each thread counts consecutive experts.
   const int run = (num_experts + THREADS - 1) / THREADS;
   const int begin = min((int)threadIdx.x * run, num_experts);
   const int end = min(begin + run, num_experts);
@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int last = tail_tiles_last ? experts.pairs : min(first + RASTER, experts.pairs);
     const int before = experts.tail_tiles_before_pair(first);
     const int full_pairs = last - first - (experts.tail_tiles_before_pair(last) - before);
-    // Tail tiles among them before this pair.
+    // The tail tiles in [first, last) before this pair.
     const int tail_tiles = tail_tiles_before_expert[expert] - before;
     pairs[rows > TILE_M ? i - tail_tiles : first + full_pairs + tail_tiles] = {row, rows, expert};
     if (i % RASTER == 0) {

@@ -1,17 +1,18 @@
-// Where a product's rows come from. The source is a policy of the product, with
-//   Arguments         what the host passes by value
-//   begin()           to be called by one thread before the warps take on their roles
-//   work(arguments)   what warps without another role do while the products run
+// The source of a product's rows. It is a policy of the product, with
+//   Arguments         passed by the host by value
+//   begin()           called by one thread before the warps take on their roles
+//   work(arguments)   run by the warps without another role during the products
 //   NEEDS_WARPS       whether work does anything
-//   Reader            the producer warp's view: wait(row, count) returns when the TMA can read rows
+//   Reader            used by the producer warp: wait(row, count) returns when the TMA can read
+//   rows
 //                     [row, row + count), at least one and fewer than 31 * READY_ROWS; end()
 //                     follows the last wait
 //
-// There are two: InPlace, below, and CopiedAhead in sm90_rows_ahead.cuh.
+// There are two sources: InPlace, below, and CopiedAhead in sm90_rows_ahead.cuh.
 //
-// Rows that other GPUs push into this one's memory would be a third, ArrivedFromPeers: its
-// wait(...) polls the flags that the peers set behind their rows, with a deadline, and its
-// work(...) does nothing.
+// Rows that other GPUs push into this GPU's memory would be a third source, ArrivedFromPeers: its
+// wait(...) would poll the flags that the peers set after their rows, with a deadline, and its
+// work(...) would do nothing.
 
 #pragma once
 

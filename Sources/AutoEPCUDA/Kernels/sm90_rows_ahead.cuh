@@ -1,11 +1,11 @@
-// Copies rows of tokens into expert order while the products of earlier rows run. Idle warps do it,
+// Copies rows of tokens into expert order while the products of earlier rows run. Idle warps copy,
 // so that memory and tensor cores are busy at once and the rows are still in the L2 cache when the
 // products read them.
 //
-// A warp claims the next rows that no warp has claimed, and then copies them without waiting for
-// anything: however few of the blocks run at once, claimed rows get written. It claims no rows far
-// ahead of those that its block reads, since copying them would only delay the products, and they
-// would leave the cache again. Readers wait for the rows of their tile.
+// A warp claims the next unclaimed rows and then copies them without waiting for anything: claimed
+// rows get written even if few of the blocks run at once. It claims no rows far ahead of those that
+// its block reads: copying them would only delay the products, and they would be evicted from the
+// cache. Readers wait for the rows of their tile.
 
 #pragma once
 
@@ -15,14 +15,14 @@
 #include "warp.cuh"
 
 constexpr int CLAIMED_ROWS = 4;   // rows that a warp claims at once
-constexpr int AHEAD_ROWS = 4096;  // the farthest claim ahead of the rows that a block reads
+constexpr int AHEAD_ROWS = 4096;  // the most that claims are ahead of a block's reads
 static_assert(READY_ROWS % CLAIMED_ROWS == 0, "claimed rows belong to one counter");
 // A reader can be blocked on a row up to 2 * READY_ROWS ahead of its own that no warp has claimed
 // yet.
 static_assert(AHEAD_ROWS >= 2 * READY_ROWS, "a block's warps can write what the block waits for");
 
-// The row that this block reads or waits for. Once the warps have taken on their roles, nothing
-// orders their accesses: they are atomics.
+// The row that this block reads or waits for. After the warps have taken on their roles, nothing
+// orders their accesses, so these are atomic.
 __shared__ int reading_row;
 
 // Copies a row with one warp.
@@ -48,7 +48,7 @@ struct CopiedAhead {
     uint4* rows;             // [N, H]
     const int* slot_of_row;  // [N]
     const int* row_count;    // [1], rows in use
-    int* counters;           // zeros before: [1] claims; [N / READY_ROWS, rounded up] rows written
+    int* counters;           // zeroed before: [1] claims; [N / READY_ROWS, rounded up] rows written
     int top_k;
     int vectors;  // 16 bytes each, per row
   };
@@ -56,7 +56,7 @@ struct CopiedAhead {
 
   __device__ __forceinline__ static void begin() { reading_row = 0; }
 
-  // Copies rows with one warp for as long as there are unclaimed ones.
+  // Copies rows with one warp until all are claimed.
   __device__ __forceinline__ static void work(const Arguments& ahead) {
     const int lane = lane_index();
     const int row_count = *ahead.row_count;
@@ -84,7 +84,7 @@ struct CopiedAhead {
 
   struct Reader {
     const Arguments& ahead;
-    // The runs of READY_ROWS rows that are known to be written.
+    // The chunks of READY_ROWS rows that are known to be written.
     int ready_begin = 0;
     int ready_end = 0;
 

@@ -1,6 +1,6 @@
-// The units of a persistent kernel: with n clusters, a cluster computes every n-th unit.
+// The units of a persistent kernel: each of n clusters computes every n-th unit.
 //
-// A look-up costs a load and two divisions, during which the tensor cores idle. The lanes of a warp
+// A lookup costs a load and two divisions, during which the tensor cores idle. The lanes of a warp
 // therefore look up 32 units at once, one each. All warps look up the same units.
 
 #pragma once
@@ -21,15 +21,15 @@ __device__ __forceinline__ Ints of_lane(const Ints& value, int lane) {
   return result;
 }
 
-// A warp's view of the units. Work has a type Unit and a function Unit unit_at(index), whose result
-// has n -1 past the last unit.
+// A warp's view of the units. Work has a type Unit and a function Unit unit_at(index), which
+// returns n = -1 past the last unit.
 template <typename Work>
 struct Schedule {
   typedef typename Work::Unit Unit;
 
   const Work& work;
   int index;        // of the unit that lane 0 looks up next
-  int lane = WARP;  // the lane that has the next unit
+  int lane = WARP;  // the lane with the next unit
   Unit own;
 
   __device__ __forceinline__ explicit Schedule(const Work& work)

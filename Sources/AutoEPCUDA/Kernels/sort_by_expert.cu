@@ -1,11 +1,11 @@
-// The stable counting sort of the slots by expert: count, scan and place, in a launch each, or all
-// in one block.
+// The stable counting sort of the slots by expert: count, scan and place, in one launch each, or
+// all in one block.
 //   -DINDEX_BYTES=4|8: topk_idx is i32 or i64
 //
-// The slots are cut into CHUNKS runs. There is a bucket for each expert, and bucket E for the slots
-// without one: these come last, and their row_of_slot is -1. slot_of_row is therefore always a
-// permutation of [0, N). An index of -1 is no expert; for any other outside [0, E) a fault is
-// reported besides.
+// The slots are split into CHUNKS chunks. There is one bucket per expert, and bucket E for the
+// slots without one: these come last, and their row_of_slot is -1. slot_of_row is therefore always
+// a permutation of [0, N). An index of -1 is no expert; any other index outside [0, E) is also
+// reported as a fault.
 
 #include "fault.cuh"
 #include "host_and_device.h"
@@ -30,7 +30,7 @@ __device__ __forceinline__ i64 round_up(i64 value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Share `index` of `count` equal shares of the slots, in whole warps of slots.
+// Share `index` of `count` equal shares of the slots; a share is a multiple of WARP slots.
 __device__ __forceinline__ Slots share(Slots all, int index, int count) {
   const i64 size = round_up((all.end - all.begin + count - 1) / count, WARP);
   const i64 begin = min(all.begin + index * size, all.end);
@@ -46,7 +46,7 @@ __device__ __forceinline__ int bucket_of(Index expert, int num_experts) {
   return is_expert ? int(expert) : num_experts;
 }
 
-// Whether an index is neither an expert nor the -1 of a slot without one.
+// Whether an index is neither an expert nor -1.
 __device__ __forceinline__ bool is_bad(Index expert, int num_experts) {
   return expert < -1 || expert >= num_experts;
 }
@@ -73,9 +73,9 @@ extern "C" __global__ void __launch_bounds__(512)
     chunk_counts[i64(bucket) * CHUNKS + blockIdx.x] = counts[bucket];
 }
 
-// Turns chunk_counts into the number of the bucket's slots in the chunks before each chunk, and
-// writes the totals to bucket_counts [E+1] and tokens_per_expert [E] (or NULL). A warp per bucket,
-// four chunks per lane.
+// Replaces chunk_counts by the number of the bucket's slots in all preceding chunks, and writes the
+// totals to bucket_counts [E+1] and tokens_per_expert [E] (or NULL). One warp per bucket, four
+// chunks per lane.
 extern "C" __global__ void __launch_bounds__(256)
     sort_scan(int num_experts, int* __restrict__ chunk_counts, int* __restrict__ bucket_counts,
               int* __restrict__ tokens_per_expert) {
@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// Replaces each of counts [size] in shared memory by the sum of the counts before it; one warp.
+// Replaces each of counts [size] in shared memory by the sum of the preceding counts; one warp.
 __device__ __forceinline__ void scan_by_warp(int* counts, int size) {
   int carry = 0;
   for (int base = 0; base < size; base += WARP) {
@@ -106,7 +106,7 @@ __device__ __forceinline__ void scan_by_warp(int* counts, int size) {
   }
 }
 
-// Counts a warp's share of the slots into its counts [E+1], which are zeros before. Returns whether
+// Adds a warp's share of the slots to its counts [E+1], which are zeroed before. Returns whether
 // this thread found a bad index.
 __device__ __forceinline__ bool count_share(const Index* topk_idx, Slots own, int num_experts,
                                             int* counts) {
@@ -119,8 +119,8 @@ __device__ __forceinline__ bool count_share(const Index* topk_idx, Slots own, in
   return found_bad;
 }
 
-// Turns counts [warps, E+1] into the row of each warp's first slot of each bucket; first_row [E+1]
-// has the block's first row of each bucket.
+// Replaces counts [warps, E+1] by the row of each warp's first slot of each bucket; first_row [E+1]
+// is the block's first row of each bucket.
 __device__ __forceinline__ void counts_to_rows(int* counts, const int* first_row, int num_experts) {
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     int row = first_row[bucket];
@@ -132,13 +132,13 @@ __device__ __forceinline__ void counts_to_rows(int* counts, const int* first_row
   }
 }
 
-// Assigns rows to a warp's slots, 32 slots at a time; lanes with the same bucket in lane order.
+// Assigns rows to a warp's slots, 32 at a time; slots of the same bucket are in lane order.
 __device__ __forceinline__ void place_slots(const Index* topk_idx, Slots own, int num_experts,
                                             int* next, int* row_of_slot, int* slot_of_row) {
   for (i64 base = own.begin; base < own.end; base += WARP) {
     const i64 slot = base + lane_index();
     const bool is_slot = slot < own.end;
-    // The lanes past the end share a bucket of their own.
+    // Lanes past the end share a bucket of their own.
     const int bucket = is_slot ? bucket_of(topk_idx[slot], num_experts) : num_experts + 1;
     const u32 peers = __match_any_sync(ALL_LANES, bucket);
     const int rank = __popc(peers & ((1u << lane_index()) - 1));
@@ -172,8 +172,7 @@ extern "C" __global__ void __launch_bounds__(512)
   const Slots own = share(slots_of_chunk(num_slots), warp_index(), warps_per_block());
   count_share(topk_idx, own, num_experts, own_next);
   __syncthreads();
-  // From here on first_row is that of this chunk. The first row of bucket E is the number of rows
-  // in use.
+  // From here on first_row is this chunk's. The first row of bucket E is the number of rows in use.
   for (int bucket = threadIdx.x; bucket <= num_experts; bucket += blockDim.x) {
     if (blockIdx.x == 0) expert_offsets[bucket] = first_row[bucket];
     first_row[bucket] += chunk_counts[i64(bucket) * CHUNKS + blockIdx.x];

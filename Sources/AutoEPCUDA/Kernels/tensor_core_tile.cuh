@@ -2,8 +2,8 @@
 // 256 threads.
 //   -DALIGNED: see chunk.cuh
 //
-// Eight warps, 2 x 4, compute 64 x 32 elements each. The operands pass through shared memory in
-// STAGES stages of depth 32, in chunks of 8 elements whose places are permuted to avoid bank
+// Eight warps, 2 x 4, compute 64 x 32 elements each. The operands are staged in shared memory in
+// STAGES stages of depth 32, as chunks of 8 elements whose positions are permuted to avoid bank
 // conflicts.
 
 #pragma once
@@ -31,17 +31,17 @@ struct TileSums {
   float at[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
 };
 
-// The place in a stage of the chunk of depths [8 * chunk, 8 * chunk + 8) of one outer index.
+// The position in a stage of the chunk of depths [8 * chunk, 8 * chunk + 8) of one outer index.
 __device__ __forceinline__ int place_by_outer(int outer, int chunk) {
   return outer * (TILE_DEPTH / CHUNK) + (chunk ^ (outer / 2 % 4));
 }
 
-// The place of the chunk of outer indices [8 * chunk, 8 * chunk + 8) of one depth.
+// The position of the chunk of outer indices [8 * chunk, 8 * chunk + 8) of one depth.
 __device__ __forceinline__ int place_by_depth(int depth, int chunk) {
   return depth * (TILE / CHUNK) + (chunk ^ (depth % 8));
 }
 
-// Starts to load the part of an operand that begins at `first_depth` into a stage.
+// Starts to load the part of an operand that starts at `first_depth` into a stage.
 template <Order ORDER>
 __device__ __forceinline__ void load_stage(Chunk* stage, const Operand<ORDER>& operand,
                                            i64 first_depth) {
@@ -62,8 +62,8 @@ __device__ __forceinline__ void load_stage(Chunk* stage, const Operand<ORDER>& o
   }
 }
 
-// Loads four adjacent 8x8 blocks: two along outer, two along depth. Block 1 is the next one along
-// outer if OUTER_FIRST, as operand A needs it, else along depth, as B does.
+// Loads four adjacent 8x8 blocks, two along outer and two along depth. With OUTER_FIRST, block 1 is
+// the next one along outer, as operand A needs it; otherwise along depth, as B does.
 template <Order ORDER, bool OUTER_FIRST>
 __device__ __forceinline__ void load_fragment(u32 (&parts)[4], const Chunk* stage, int outer,
                                               int depth) {
@@ -104,7 +104,7 @@ __device__ __forceinline__ void multiply_stage(TileSums& sums, const Chunk* a_st
   }
 }
 
-// The product of two operands; all threads of the block.
+// The product of two operands; called by all threads of the block.
 template <Order A, Order B>
 __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Operand<B>& b) {
   Chunk* a_stages = reinterpret_cast<Chunk*>(shared_memory);
@@ -116,7 +116,7 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
       load_stage(a_stages + stage * STAGE_CHUNKS, a, i64(step) * TILE_DEPTH);
       load_stage(b_stages + stage * STAGE_CHUNKS, b, i64(step) * TILE_DEPTH);
     }
-    // Also an empty batch, so that waits count the same at the end.
+    // Commits an empty batch too, so that the waits at the end count correctly.
     commit_copies();
   };
   TileSums sums = {};
@@ -125,7 +125,7 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
   for (int step = 0; step < STAGES - 1; ++step) load(step);
   for (int step = 0; step < num_steps; ++step) {
     wait_for_copies<STAGES - 2>();
-    // Now this step's stage has arrived for all threads, and the one that is filled next is free.
+    // This step's stage has now arrived for all threads, and the stage filled next is free.
     __syncthreads();
     load(step + STAGES - 1);
     const int stage = step % STAGES;
@@ -135,8 +135,7 @@ __device__ __forceinline__ TileSums multiply_tile(const Operand<A>& a, const Ope
   return sums;
 }
 
-// Calls body(row, column, sum, sum of column + 1) for the elements of the tile that this thread
-// holds.
+// Calls body(row, column, sum, sum of column + 1) for each of this thread's elements of the tile.
 template <typename Body>
 __device__ __forceinline__ void for_each_pair(const TileSums& sums, Body body) {
 #pragma unroll

@@ -1,7 +1,7 @@
 // y[t] = sum over k of topk_weights[t,k] * rows[row_of_slot[t,k]], in k order. Slots without a row
 // (-1) add nothing.
 //   -DELEMENT, -DWEIGHT, -DVECTOR: see element.cuh
-// Grid: x strides over tokens, a warp per token; y counts segments of 32 * UNPERMUTE_PER_LANE
+// Grid: x strides over tokens, one warp per token; y counts segments of 32 * UNPERMUTE_PER_LANE
 // vectors.
 
 #include "element.cuh"

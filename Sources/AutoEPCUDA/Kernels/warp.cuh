@@ -1,4 +1,4 @@
-// Warps: where a thread is, and what its warp computes together.
+// The position of a thread, and the collective operations of a warp.
 
 #pragma once
 
@@ -11,14 +11,14 @@ __device__ __forceinline__ int lane_index() { return threadIdx.x % WARP; }
 __device__ __forceinline__ int warp_index() { return threadIdx.x / WARP; }
 __device__ __forceinline__ int warps_per_block() { return blockDim.x / WARP; }
 
-// Where the warps along grid.x share rows: the first row of this warp, and the step to its next
-// one.
+// If the warps along grid.x share rows: the first row of this warp, and the distance to its next
+// row.
 __device__ __forceinline__ i64 first_row_of_warp() {
   return i64(blockIdx.x) * warps_per_block() + warp_index();
 }
 __device__ __forceinline__ i64 row_step_of_warp() { return i64(gridDim.x) * warps_per_block(); }
 
-// The sum over the lanes, the same in each of them.
+// The sum over the lanes, in every lane.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2)
@@ -34,7 +34,7 @@ __device__ __forceinline__ float warp_max(float value) {
   return value;
 }
 
-// The sum over this lane and those before it.
+// The sum over this lane and all preceding ones.
 __device__ __forceinline__ int warp_sum_through(int value) {
 #pragma unroll
   for (int distance = 1; distance < WARP; distance *= 2) {

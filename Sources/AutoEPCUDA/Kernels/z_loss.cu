@@ -11,7 +11,7 @@ extern __shared__ __align__(16) unsigned char shared_memory[];
 struct Softmax {
   float largest, sum;
   __device__ __forceinline__ float log_sum_exp() const {
-    // A row without a finite logit has no logarithm to add.
+    // Without a finite logit, the sum is undefined.
     return fabsf(largest) < INFINITE ? largest + logf(sum) : largest;
   }
 };
@@ -24,8 +24,8 @@ __device__ __forceinline__ Softmax softmax_of_row(const Element* row, int num_ex
   return {largest, warp_sum(sum)};
 }
 
-// loss [1] f32. One block, so that the sum has one order and needs no memory between launches; its
-// warps deal the tokens among themselves and add in f64. Shared memory: a double per warp.
+// loss [1] f32. One block, so that the sum has a fixed order and needs no memory between launches;
+// its warps take the tokens in turn and sum in f64. Shared memory: one double per warp.
 extern "C" __global__ void __launch_bounds__(1024)
     z_loss(const Element* __restrict__ logits, float* __restrict__ loss, i64 num_tokens,
            int num_experts) {
@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(1024)
   *loss = num_tokens == 0 ? 0.0f : float(sum / double(num_tokens));
 }
 
-// grad_logits [T,E], from grad_loss [1] f32. A warp per token.
+// grad_logits [T,E], from grad_loss [1] f32. One warp per token.
 extern "C" __global__ void __launch_bounds__(256)
     z_loss_backward(const Element* __restrict__ logits, const float* __restrict__ grad_loss,
                     Element* __restrict__ grad_logits, i64 num_tokens, int num_experts) {

@@ -1,7 +1,7 @@
 import AutoEPSystem
 
 extension ComputeBackend {
-  /// What becomes of the rows of a token's slots, `[R,H]` in the order of `rowOfSlot`.
+  /// Computes `y` and `dots` of `TokenDispatcher.combine` from rows `[R,H]` in the order of `rowOfSlot`.
   func combineSlots(
     _ rows: TensorView, weights: TensorView?, _ rowOfSlot: TensorView, into y: TensorView?,
     dots: SlotDots?

@@ -1,13 +1,13 @@
 import AutoEPSystem
 
-/// Where the row of each slot goes: what a dispatcher decides for one set of choices, in memory of the caller
-/// on the backend's device.
+/// Where the row of each slot goes, as a dispatcher decides it for one `topk_idx`. Lives in memory of the caller, on
+/// the backend's device.
 ///
-/// This is the head that all dispatchers share; `details` is what a dispatcher keeps there for itself.
+/// All dispatchers share these fields; `details` belongs to the dispatcher.
 public struct DispatchPlan {
-  /// T.
+  /// T, the tokens of this rank.
   public let numTokens: Int
-  /// K.
+  /// K, the experts per token.
   public let topK: Int
   /// R, as far as the host knows it.
   public let rowCount: RowCount
@@ -29,37 +29,37 @@ public struct DispatchPlan {
   public var rowsInUse: Int? { groups.rowCount }
 }
 
-/// How many rows there are.
+/// The number of rows, as far as the host knows it.
 public struct RowCount: Sendable, Equatable {
-  /// Rows that tensors must have room for.
+  /// The rows that tensors must have room for.
   public let capacity: Int
   /// R; nil where only the device knows it.
   public let exact: Int?
 
-  /// R rows, with room for no more.
+  /// Exactly `rows` rows.
   public static func exact(_ rows: Int) -> RowCount { RowCount(capacity: rows, exact: rows) }
-  /// At most so many rows; only the device knows how many.
+  /// At most `rows` rows; only the device knows how many.
   public static func atMost(_ rows: Int) -> RowCount { RowCount(capacity: rows, exact: nil) }
 }
 
-/// What a plan's memory is divided into.
+/// The parts of a plan's memory.
 struct PlanLayout {
-  /// What the host notes of a plan; only host memory has it.
+  /// The host's notes about the plan; nil in device memory.
   let header: TensorView?
   let expertOffsets: TensorView
   let rowOfSlot: TensorView
   let details: Arena
   let prepared: Arena
 
-  /// The sizes that a plan's memory depends on.
+  /// The sizes that determine the layout.
   struct Shape {
-    /// e.
+    /// e, the experts of this rank.
     var localExperts: Int
-    /// K.
+    /// K, the experts per token.
     var topK: Int
-    /// Of the dispatcher's own part, per token.
+    /// The bytes of the dispatcher's part, per token.
     var details: ByteCount
-    /// Of the backend's part, per token.
+    /// The bytes of the backend's part, per token.
     var prepared: ByteCount
 
     /// The bytes of a plan, per token. What is prepared begins at an aligned byte behind the details.
@@ -69,7 +69,7 @@ struct PlanLayout {
     }
   }
 
-  /// Divides memory for a number of tokens.
+  /// Lays a plan for `numTokens` tokens out in `memory`.
   init(_ shape: Shape, numTokens: Int, in memory: Arena) throws(EngineError) {
     var arena = memory
     if case .host = memory.base {

@@ -1,18 +1,18 @@
-/// The rows of this rank's experts: row r, in expert order, is one of the rows of a tensor.
+/// The rows of this rank's experts, in expert order, and their positions in a tensor.
 public struct ExpertRows {
-  /// How the rows lie in the tensor.
+  /// How the rows are placed in the tensor.
   public enum Placement {
-    /// Row r is the r-th.
+    /// Row r is row r of the tensor.
     case inOrder
-    /// Row r is the `index[r]`-th; `[R]` i32.
+    /// Row r is row `index[r]` of the tensor; the index is `[R]` i32.
     case indexed(TensorView)
-    /// Row r is a copy of a token, of which the tensor has one row each.
+    /// The tensor has one row per token; row r is a copy of the token of its slot.
     case tokens(SlotMap)
   }
 
   /// `[R', width]`.
   public let tensor: TensorView
-  /// Where each row is in the tensor.
+  /// The position of each row in the tensor.
   public let placement: Placement
 
   /// Describes rows in the backend's memory.
@@ -25,25 +25,25 @@ public struct ExpertRows {
   public var width: Int { tensor.shape[1] }
 }
 
-/// Which slot has which row, both ways. Slot t·K + k is the k-th choice of token t.
+/// Maps slots to rows and rows to slots. Slot t·K + k is the k-th choice of token t.
 public struct SlotMap {
   /// The row of each slot, `[T,K]` i32; -1 for a slot without one.
   public let rowOfSlot: TensorView
-  /// The slot of each row, `[T·K]` i32; those behind the rows in use mean nothing.
+  /// The slot of each row, `[T·K]` i32; entries from R on are undefined.
   public let slotOfRow: TensorView
 
-  /// Gathers both.
+  /// Combines both maps.
   public init(rowOfSlot: TensorView, slotOfRow: TensorView) {
     self.rowOfSlot = rowOfSlot
     self.slotOfRow = slotOfRow
   }
 
-  /// K.
+  /// K, the experts per token.
   public var topK: Int { rowOfSlot.shape[1] }
 }
 
 extension ExpertRows {
-  /// How many rows there is room for: those of the tensor, or of the index to it.
+  /// The rows that there is room for: those of the tensor, or of its index.
   public var capacity: Int {
     switch placement {
     case .inOrder: tensor.shape[0]

@@ -1,12 +1,12 @@
 import AutoEPSystem
 
-/// All experts are on this rank: tokens are read where they are, and rows go nowhere.
+/// The dispatcher of a single rank, which has all experts: they read tokens from x directly, and no row is sent.
 public struct LocalDispatcher: TokenDispatcher {
   private let backend: any ComputeBackend
   private let layer: UInt64
   private let configuration: ExpertsConfiguration
 
-  /// A dispatcher of the layer of this number.
+  /// Makes the dispatcher of the layer with number `layer`.
   public init(
     backend: any ComputeBackend, configuration: ExpertsConfiguration, layer: UInt64
   ) {
@@ -15,7 +15,7 @@ public struct LocalDispatcher: TokenDispatcher {
     self.layer = layer
   }
 
-  /// All.
+  /// All experts.
   public var experts: Range<Int> { 0..<configuration.numExperts }
 
   private var shape: PlanLayout.Shape {
@@ -25,21 +25,21 @@ public struct LocalDispatcher: TokenDispatcher {
       prepared: backend.preparedBytes(configuration, localExperts: configuration.numExperts))
   }
 
-  /// The sizes of a plan's memory.
+  /// The bytes of a plan.
   public var planBytes: ByteCount { shape.byteCount }
 
-  /// What sorting takes.
+  /// The bytes that sorting needs.
   public func planScratchBytes(numTokens: Int) -> Int {
     backend.sortScratchBytes(numExperts: configuration.numExperts)
   }
 
-  /// Nothing.
+  /// None.
   public func openBytes(rowsCapacity: Int) -> Int { 0 }
 
-  /// Nothing.
+  /// None.
   public func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int { 0 }
 
-  /// Rows are copied from x again where they are needed.
+  /// False: rows are copied from x again when they are needed.
   public var receivesRows: Bool { false }
 
   /// Sorts the slots by expert.
@@ -53,7 +53,7 @@ public struct LocalDispatcher: TokenDispatcher {
           + " the same")
     }
     let layout = try PlanLayout(shape, numTokens: topkIdx.shape[0], in: memory)
-    // A plan that was in this memory ends here, also where this one fails.
+    // Invalidates an older plan in this memory, even if this call fails.
     if let header = layout.header { PlanHeader.erase(header) }
     try backend.sort(
       topkIdx, numExperts: configuration.numExperts,
@@ -69,7 +69,7 @@ public struct LocalDispatcher: TokenDispatcher {
     return RowCount(capacity: slots, exact: groups(layout).rowCount)
   }
 
-  /// The plan in `memory`.
+  /// Opens the plan in `memory`.
   public func open(
     _ memory: Arena, numTokens: Int, rowCount: RowCount, _ arena: inout Arena
   ) throws(EngineError) -> DispatchPlan {
@@ -84,7 +84,7 @@ public struct LocalDispatcher: TokenDispatcher {
       route: nil)
   }
 
-  /// The tokens where they are, or weighted copies.
+  /// Returns the tokens in place, or weighted copies of them.
   public func dispatch(
     _ x: TensorView, weights: TensorView?, _ plan: DispatchPlan, room: TensorView,
     _ arena: inout Arena
@@ -106,21 +106,21 @@ public struct LocalDispatcher: TokenDispatcher {
     try backend.combineSlots(rows, weights: weights, plan.rowOfSlot, into: y, dots: dots)
   }
 
-  /// Each slot's number at its row.
+  /// Scatters the slots' numbers to their rows.
   public func sendValues(
     _ values: TensorView, _ plan: DispatchPlan, into rows: TensorView, _ arena: inout Arena
   ) throws(EngineError) {
     try backend.scatterToRows(values, rowOfSlot: plan.rowOfSlot, into: rows)
   }
 
-  /// Each row's sum at its slot.
+  /// Gathers the rows' sums to their slots.
   public func sendBack(
     _ partials: TensorView, _ plan: DispatchPlan, into values: TensorView, _ arena: inout Arena
   ) throws(EngineError) {
     try backend.gatherFromRows(partials, rowOfSlot: plan.rowOfSlot, into: values)
   }
 
-  /// All rows stay.
+  /// All rows stay on this rank.
   public func traffic(_ plan: DispatchPlan) -> DispatchTraffic {
     let rows = plan.rowsInUse ?? plan.rowsCapacity
     return DispatchTraffic(sent: rows, sentRemote: 0, received: rows, receivedRemote: 0)

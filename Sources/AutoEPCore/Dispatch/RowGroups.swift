@@ -1,16 +1,16 @@
-/// The rows of each group (expert): they follow each other, group by group.
+/// The groups (experts) of rows; the rows of each group are consecutive, group by group.
 public struct RowGroups {
-  /// How the device knows where they begin.
+  /// How the device finds the bounds of the groups.
   public enum Bounds {
-    /// Rows of each group, `[E]` i32 or i64.
+    /// The number of rows of each group, `[E]` i32 or i64.
     case counts(TensorView)
-    /// First row of each group, then the number of rows in use: `[E+1]` i32.
+    /// The first row of each group, then the number of rows in use: `[E+1]` i32.
     case offsets(TensorView)
   }
 
-  /// Where they begin.
+  /// The bounds of the groups.
   public let bounds: Bounds
-  /// What the backend has computed about them for the products of a pass; nil where it has not.
+  /// The results of `ComputeBackend.prepare`, for the products of a pass; nil if it has not run.
   public let prepared: Arena?
 
   /// Describes groups in the backend's memory.
@@ -19,10 +19,10 @@ public struct RowGroups {
     self.prepared = prepared
   }
 
-  /// Groups of which each has so many rows, `[E]` i32 or i64.
+  /// Groups with the given numbers of rows, `[E]` i32 or i64.
   public static func counts(_ rows: TensorView) -> RowGroups { RowGroups(.counts(rows)) }
 
-  /// E.
+  /// E, the number of groups.
   public var count: Int {
     switch bounds {
     case .counts(let counts): counts.elementCount
@@ -30,14 +30,14 @@ public struct RowGroups {
     }
   }
 
-  /// What `bounds` is in.
+  /// The tensor of `bounds`.
   public var tensor: TensorView {
     switch bounds {
     case .counts(let tensor), .offsets(let tensor): tensor
     }
   }
 
-  /// How many rows lie before the last offset; nil where only the device knows it.
+  /// The last offset, which is the number of rows in use; nil if only the device knows it.
   var rowCount: Int? {
     guard case .offsets(let offsets) = bounds, case .host = offsets.storage else { return nil }
     return unsafe Int(offsets.load(Int32.self, at: count))

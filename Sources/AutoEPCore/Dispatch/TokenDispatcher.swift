@@ -1,81 +1,81 @@
 import AutoEPSystem
 
-/// Brings tokens to their experts and results back: the seam where the styles of expert parallelism differ.
+/// Moves tokens to their experts and results back. The styles of expert parallelism differ only here.
 ///
 /// All ranks call each function in the same order. `arena` is scratch memory of at least the bytes that the
-/// dispatcher asks for; what a function takes of it is free again when it returns, but for `plan` and `open`.
+/// dispatcher's size functions return. Each function frees its part when it returns, except `plan` and `open`.
 /// Laws: `checkDispatcher`.
 public protocol TokenDispatcher: Sendable {
   /// The experts of this rank.
   var experts: Range<Int> { get }
-  /// The sizes of a plan's memory.
+  /// The bytes of a plan.
   var planBytes: ByteCount { get }
-  /// Bytes of an arena that `plan` takes for T tokens.
+  /// The arena bytes that `plan` needs for T tokens.
   func planScratchBytes(numTokens: Int) -> Int
-  /// Bytes of an arena that `open` takes, and keeps, for a plan of so many rows.
+  /// The arena bytes that `open` needs, and keeps, for a plan of `rowsCapacity` rows.
   func openBytes(rowsCapacity: Int) -> Int
-  /// Bytes of an arena that each other function takes for T tokens and so many rows.
+  /// The arena bytes that each other function needs for T tokens and `rowsCapacity` rows.
   func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int
-  /// Whether `dispatch` fills `room` with rows that came from other ranks: only a forward can do it again.
+  /// Whether `dispatch` fills `room` with rows from other ranks, so that only a forward can dispatch them again.
   var receivesRows: Bool { get }
 
-  /// Decides where each slot of `topkIdx [T,K]` (i32 or i64) goes, and notes it in `memory`; -1 is no expert.
+  /// Decides where each slot of `topkIdx [T,K]` (i32 or i64) goes, and writes the plan to `memory`; -1 is no expert.
   ///
-  /// Fails on every rank where a choice is neither an expert nor -1, if the backend can tell.
+  /// Throws on every rank if any rank has an index that is neither an expert nor -1 and its backend can check it.
   ///
   func plan(
     _ topkIdx: TensorView, counts: PlanCounts, in memory: Arena, _ arena: inout Arena
   ) throws(EngineError) -> RowCount
 
-  /// The plan that `plan` has made in `memory` for T tokens.
+  /// Opens the plan that `plan` made in `memory` for T tokens.
   ///
-  /// - Parameter rowCount: What `plan` returned; where the memory is the host's, this is checked.
+  /// - Parameter rowCount: The result of `plan`; checked if the memory is the host's.
   func open(
     _ memory: Arena, numTokens: Int, rowCount: RowCount, _ arena: inout Arena
   ) throws(EngineError) -> DispatchPlan
 
-  /// The rows of x `[T,H]` for this rank's experts, each multiplied by its weight of `weights [T,K]` where given.
+  /// Returns the rows of x `[T,H]` for this rank's experts, multiplied by `weights [T,K]` if given.
   ///
-  /// - Parameter room: `[R,H]` in the placement of the plan. Rows that have to be written are written there.
+  /// - Parameter room: `[R,H]` in the placement of the plan; holds the rows that must be copied.
   func dispatch(
     _ x: TensorView, weights: TensorView?, _ plan: DispatchPlan, room: TensorView,
     _ arena: inout Arena
   ) throws(EngineError) -> ExpertRows
 
-  /// y[t] = Σ_k weights[t,k] · the row of slot (t,k), in k order; no weights: a plain sum.
+  /// y[t] = Σ_k weights[t,k] · the row of slot (t,k), in k order; without weights a plain sum.
   ///
   /// - Parameters:
   ///   - rows: `[R,H]` in the placement of the plan.
-  ///   - y: `[T,H]` out; nil where only `dots` are wanted.
-  ///   - dots: Inner products of tokens and their rows to compute besides.
+  ///   - y: `[T,H]` out; nil to compute `dots` only.
+  ///   - dots: Inner products of tokens and their rows to compute as well.
   func combine(
     _ rows: TensorView, weights: TensorView?, _ plan: DispatchPlan, into y: TensorView?,
     dots: SlotDots?, _ arena: inout Arena
   ) throws(EngineError)
 
-  /// Brings a number of each slot, `[T,K]`, to its row: `[R,1]` in the placement of the plan, in the type of sums.
+  /// Sends one number per slot, `[T,K]`, to the slot's row: `[R,1]` in the placement of the plan, in the sum type.
   func sendValues(
     _ values: TensorView, _ plan: DispatchPlan, into rows: TensorView, _ arena: inout Arena
   ) throws(EngineError)
 
-  /// Brings the sums of numbers of each row, `[R,n]` in the type of sums, back to its slot: `[T,K]`; 0 for a slot
+  /// Sums n numbers per row, `[R,n]` in the sum type, and sends the sums to the rows' slots: `[T,K]`, 0 for a slot
   /// without a row.
   func sendBack(
     _ partials: TensorView, _ plan: DispatchPlan, into values: TensorView, _ arena: inout Arena
   ) throws(EngineError)
 
-  /// What a dispatch of the plan moves.
+  /// The rows that one dispatch of the plan moves.
   func traffic(_ plan: DispatchPlan) -> DispatchTraffic
 }
 
-/// Counts that a plan writes besides; nil: not wanted.
+/// Counts that making a plan also writes; nil if not wanted.
 public struct PlanCounts {
   /// Slots of this rank per expert, `[E]` i32.
   public let tokensPerExpert: TensorView?
   /// Rows of each of this rank's experts, `[e]` i32.
   public let rowsPerExpert: TensorView?
 
-  /// Gathers the outputs.
+  /// Combines the outputs.
   public init(tokensPerExpert: TensorView? = nil, rowsPerExpert: TensorView? = nil) {
     self.tokensPerExpert = tokensPerExpert
     self.rowsPerExpert = rowsPerExpert
@@ -90,14 +90,14 @@ public struct SlotDots {
   let into: TensorView
 }
 
-/// Rows that one dispatch moves.
+/// The rows that one dispatch moves.
 public struct DispatchTraffic: Sendable, Equatable {
-  /// Slots of this rank with a row; where only the device knows them, all slots.
+  /// The slots of this rank that have a row; all slots if only the device knows.
   public var sent: Int
-  /// Those of them that go to another rank.
+  /// The rows sent to other ranks.
   public var sentRemote: Int
-  /// Rows that this rank's experts get.
+  /// The rows that this rank's experts receive.
   public var received: Int
-  /// Those of them that come from another rank.
+  /// The rows received from other ranks.
   public var receivedRemote: Int
 }

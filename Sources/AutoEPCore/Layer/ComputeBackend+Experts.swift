@@ -1,13 +1,13 @@
 import AutoEPSystem
 
-/// The experts out of single steps: what every backend can do, and what its fused steps are tested against.
+/// The experts composed of single steps: the default of every backend, and the reference for fused steps.
 extension ComputeBackend {
-  /// The activation's result.
+  /// The bytes of the activation's result.
   public func expertsForwardBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int {
     Arena.footprint([rowsCapacity, configuration.ffnSize], configuration.dtype)
   }
 
-  /// A grouped GEMM's weight gradient.
+  /// Computes a grouped GEMM's weight gradient.
   public func gateUpGradient(
     _ experts: ExpertsCall, rows: ExpertRows, room: TensorView?, gradHidden: TensorView,
     into gradGateUp: TensorView, accumulate: Bool, _ arena: inout Arena
@@ -17,12 +17,12 @@ extension ComputeBackend {
       accumulate: accumulate)
   }
 
-  /// Nothing.
+  /// None.
   public func gateUpGradientBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int {
     0
   }
 
-  /// `gateUpGradient` out of single steps, whatever the backend's own does.
+  /// `gateUpGradient` as single steps, also on a backend that overrides it.
   public func composedGateUpGradient(
     _ experts: ExpertsCall, rows: ExpertRows, room: TensorView?, gradHidden: TensorView,
     into gradGateUp: TensorView, accumulate: Bool
@@ -33,7 +33,7 @@ extension ComputeBackend {
       accumulate: accumulate)
   }
 
-  /// `expertsForward` out of single steps, whatever the backend's own does.
+  /// `expertsForward` as single steps, also on a backend that overrides it.
   public func composedExpertsForward(
     _ experts: ExpertsCall, rows: ExpertRows, hidden: TensorView, into results: ExpertRows,
     _ arena: inout Arena
@@ -50,13 +50,13 @@ extension ComputeBackend {
       bias: weights.downBias, groups: experts.groups, into: results)
   }
 
-  /// `expertsBackward` out of single steps, whatever the backend's own does.
+  /// `expertsBackward` as single steps, also on a backend that overrides it.
   public func composedExpertsBackward(
     _ experts: ExpertsCall, _ call: ExpertsGradient
   ) throws(EngineError) -> TensorView? {
     let configuration = experts.configuration
     let layout = configuration.weightLayout
-    // One part per row, at the beginning of the memory.
+    // One part per row, at the start of the dots' memory.
     let dots = call.dots.map { dots in
       ExpertRows(
         TensorView(
@@ -64,7 +64,7 @@ extension ComputeBackend {
         dots.placement)
     }
     let gradRows = try readable(call.gradRows, room: call.gradInputs.tensor)
-    // `activated` is first the gradient of the activation.
+    // `activated` first holds the gradient of the activation.
     try groupedGEMM(
       gradRows, weights: experts.weights.down, layout: layout.transposed, bias: nil,
       groups: experts.groups, into: ExpertRows(call.activated))
@@ -79,7 +79,7 @@ extension ComputeBackend {
     return dots?.tensor
   }
 
-  /// The gradients of the down projection and of both biases, from what the activation's backward has left.
+  /// Computes the gradients of the down projection and of both biases from the results of the activation's backward.
   public func downAndBiasGradients(
     _ experts: ExpertsCall, _ call: ExpertsGradient, gradRows: ExpertRows
   ) throws(EngineError) {
@@ -102,7 +102,7 @@ extension ComputeBackend {
     }
   }
 
-  /// The gradient of the inputs from that of the pre-activation.
+  /// Computes the gradient of the inputs from that of the pre-activation.
   public func inputGradient(
     _ experts: ExpertsCall, _ call: ExpertsGradient
   ) throws(EngineError) {
@@ -113,7 +113,7 @@ extension ComputeBackend {
       into: call.gradInputs)
   }
 
-  /// The rows as the products of this backend read them: where they are, or copied into `room`.
+  /// The rows in a placement that this backend's products can read: in place, or copied into `room`.
   public func readable(_ rows: ExpertRows, room: TensorView?) throws(EngineError) -> ExpertRows {
     guard !readsPlacedRows, let room else { return rows }
     switch rows.placement {
@@ -123,7 +123,7 @@ extension ComputeBackend {
       return ExpertRows(room)
     case .indexed:
       throw EngineError(
-        .internal, "rows in the order of their arrival have no products on this device")
+        .internal, "products on this device cannot read indexed rows; copy them first")
     }
   }
 }

@@ -2,34 +2,34 @@ import AutoEPSystem
 
 /// The steps of an MoE layer on one device, one call per step, on buffers of that device.
 ///
-/// Callers have checked shapes and dtypes; legend as in autoep.h. Outputs (`into`) are completely
-/// overwritten. Sums are in f32 (f64 for f64 tensors), in a fixed order, and rounded once. A row index of -1, and
-/// any other that is no row, is a slot without a row.
+/// Callers have checked shapes and dtypes; see autoep.h for the shape legend. Outputs (`into`) are completely
+/// overwritten. Sums are in f32 (f64 for f64 tensors), in a fixed order, and rounded once. A row index that is -1
+/// or out of range denotes a slot without a row.
 ///
-/// A backend of a device only enqueues the work. What is wrong with its data shows later: it throws
-/// from a call after that one. Laws: `checkBackend`.
+/// A device's backend only enqueues its work. If the work finds invalid data, a later call throws the error.
+/// Laws: `checkBackend`.
 public protocol ComputeBackend: AnyObject, Sendable {
-  /// Where its tensors are.
+  /// The memory space of its tensors.
   var space: MemorySpace { get }
-  /// Throws what earlier work has found wrong with its data, if it shows that late.
+  /// Throws if earlier enqueued work has found invalid data.
   func checkFaults() throws(EngineError)
-  /// What its work is enqueued on, for transports that enqueue theirs behind it.
+  /// The queue of its work; transports enqueue behind it.
   var queue: WorkQueue { get }
 
   // MARK: Routing
 
-  /// logits = x · routerᵀ; a row's logits do not depend on where it stands.
+  /// logits = x · routerᵀ; a token's logits do not depend on its position.
   func routerLogits(_ x: TensorView, router: TensorView, into logits: TensorView)
     throws(EngineError)
 
-  /// Chooses K experts per token, and counts tokens if asked; throws `.invalidArgument` naming token
-  /// and expert for a logit that is NaN or +inf, and for a row without a finite one.
+  /// Chooses K experts per token, and counts the tokens per expert if asked. Throws `.invalidArgument` with the token
+  /// and the expert for a logit that is NaN or +inf, and for a row without a finite logit.
   func route(
     _ configuration: RouteConfiguration, logits: TensorView, selectionBias: TensorView?,
     topkIdx: TensorView, topkWeights: TensorView, tokensPerExpert: TensorView?
   ) throws(EngineError)
 
-  /// The gradient to the logits; an index outside [0, E) is bad data.
+  /// Computes the gradient of the logits; an index outside [0, E) is invalid data.
   func routeBackward(
     _ configuration: RouteConfiguration, logits: TensorView, topkIdx: TensorView,
     gradTopkWeights: TensorView, into gradLogits: TensorView
@@ -38,7 +38,7 @@ public protocol ComputeBackend: AnyObject, Sendable {
   /// Mean over tokens of logsumexp(logits)².
   func routerZLoss(logits: TensorView, into loss: TensorView) throws(EngineError)
 
-  /// The gradient of the z-loss to the logits.
+  /// Computes the z-loss's gradient of the logits.
   func routerZLossBackward(
     logits: TensorView, gradLoss: TensorView, into gradLogits: TensorView
   ) throws(EngineError)
@@ -50,25 +50,25 @@ public protocol ComputeBackend: AnyObject, Sendable {
 
   // MARK: Permutation
 
-  /// Stable counting sort of the slots by expert. -1 is no expert; any other index outside [0, numExperts) is bad
-  /// data, and its slot gets no row.
+  /// Sorts the slots by expert with a stable counting sort. -1 is no expert; any other index outside
+  /// [0, numExperts) is invalid data, and its slot gets no row.
   func sort(
     _ topkIdx: TensorView, numExperts: Int, into sort: SlotSort, _ arena: inout Arena
   ) throws(EngineError)
 
-  /// Bytes that `sort` takes from its arena.
+  /// The arena bytes that `sort` needs.
   func sortScratchBytes(numExperts: Int) -> Int
 
-  /// Throws where a row_of_slot `[T,K]` names what is no row, or, if rows must be distinct, one row twice; a backend
-  /// whose data the host cannot read does not tell.
+  /// Throws if an entry of `rowOfSlot [T,K]` is out of range or, with `areDistinct`, a row occurs twice. A backend
+  /// whose data the host cannot read checks nothing.
   func check(rowOfSlot: TensorView, rowCount: Int, areDistinct: Bool) throws(EngineError)
 
-  /// rows[rowOfSlot[t,k]] = topkWeights[t,k] · x[t]; no weights: a copy. Rows that no slot has stay as they are.
+  /// rows[rowOfSlot[t,k]] = topkWeights[t,k] · x[t]; without weights a copy. Rows without a slot stay unchanged.
   func permute(
     _ x: TensorView, rowOfSlot: TensorView, weights topkWeights: TensorView?, into rows: TensorView
   ) throws(EngineError)
 
-  /// y[t] = Σ_k topkWeights[t,k] · rows[rowOfSlot[t,k]] in k order; no weights: a plain sum.
+  /// y[t] = Σ_k topkWeights[t,k] · rows[rowOfSlot[t,k]] in k order; without weights a plain sum.
   func unpermute(
     _ rows: TensorView, rowOfSlot: TensorView, weights topkWeights: TensorView?, into y: TensorView
   ) throws(EngineError)
@@ -78,19 +78,19 @@ public protocol ComputeBackend: AnyObject, Sendable {
     _ x: TensorView, _ rows: TensorView, rowOfSlot: TensorView, into products: TensorView
   ) throws(EngineError)
 
-  /// rowValues[rowOfSlot[t,k]] = values[t,k], from `[T,K]` to `[R,1]` in the type of sums.
+  /// rowValues[rowOfSlot[t,k]] = values[t,k], from `[T,K]` to `[R,1]` in the sum type.
   func scatterToRows(_ values: TensorView, rowOfSlot: TensorView, into rowValues: TensorView)
     throws(EngineError)
 
-  /// values[t,k] = Σ_i partials[rowOfSlot[t,k],i] in order, from `[R,n]` in the type of sums to `[T,K]`; 0 for a slot
+  /// values[t,k] = Σ_i partials[rowOfSlot[t,k],i] in order, from `[R,n]` in the sum type to `[T,K]`; 0 for a slot
   /// without a row.
   func gatherFromRows(_ partials: TensorView, rowOfSlot: TensorView, into values: TensorView)
     throws(EngineError)
 
-  /// sums[r] = Σ_i partials[r,i] in order, from `[R,n]` to `[R,1]`; the sums may be the partials' memory if n is 1.
+  /// sums[r] = Σ_i partials[r,i] in order, from `[R,n]` to `[R,1]`; if n is 1, `sums` may alias `partials`.
   func sumPartials(_ partials: TensorView, into sums: TensorView) throws(EngineError)
 
-  /// products[r] = ⟨left[r], right[r]⟩ for the rows in use, `[R,1]` in the type of sums.
+  /// products[r] = ⟨left[r], right[r]⟩ for the rows in use, `[R,1]` in the sum type.
   func rowDot(
     _ left: ExpertRows, _ right: ExpertRows, groups: RowGroups, into products: ExpertRows
   ) throws(EngineError)
@@ -111,18 +111,17 @@ public protocol ComputeBackend: AnyObject, Sendable {
 
   // MARK: Products
 
-  /// Whether products read and write rows in any placement. Where not, rows that are not in order are copied first.
+  /// Whether products read and write rows in any placement. If not, rows that are not in order are copied first.
   var readsPlacedRows: Bool { get }
 
-  /// The bytes of what `prepare` notes for a layer's products.
+  /// The bytes that `prepare` fills for a layer's products.
   func preparedBytes(_ configuration: ExpertsConfiguration, localExperts: Int) -> ByteCount
 
-  /// Fills `groups.prepared`, from its offsets, with what the products of a pass share.
+  /// Fills `groups.prepared` from the groups' offsets with data that the products of a pass share.
   func prepare(_ groups: RowGroups, _ configuration: ExpertsConfiguration, rowsCapacity: Int)
     throws(EngineError)
 
-  /// out[r] = rows[r] · W[group of r] (+ bias of the group). A row's result does not depend on
-  /// where it stands.
+  /// out[r] = rows[r] · W[group of r] (+ bias of the group). A row's result does not depend on its position.
   func groupedGEMM(
     _ rows: ExpertRows, weights: TensorView, layout: WeightLayout, bias: TensorView?,
     groups: RowGroups, into out: ExpertRows
@@ -130,17 +129,17 @@ public protocol ComputeBackend: AnyObject, Sendable {
 
   /// For each group, Σ over its rows of gradOut[r] ⊗ rows[r]; an empty group gets zeros.
   ///
-  /// - Parameter gradWeights: Of the rows' type, or f32; added to if `accumulate`.
+  /// - Parameter gradWeights: In the rows' dtype, or f32; added to if `accumulate`.
   func groupedGEMMWeightGradient(
     gradOut: ExpertRows, rows: ExpertRows, layout: WeightLayout, groups: RowGroups,
     into gradWeights: TensorView, accumulate: Bool
   ) throws(EngineError)
 
-  /// For each group, Σ over its rows of weights[r] · rows[r]; no weights: a plain sum. The gradient of a bias.
+  /// For each group, Σ over its rows of weights[r] · rows[r]; without weights a plain sum. The gradient of a bias.
   ///
   /// - Parameters:
-  ///   - weights: `[R,1]` in the type of sums.
-  ///   - sums: Of the rows' type, or f32; added to if `accumulate`.
+  ///   - weights: `[R,1]` in the sum type.
+  ///   - sums: In the rows' dtype, or f32; added to if `accumulate`.
   func groupedRowSum(
     _ rows: ExpertRows, weights: ExpertRows?, groups: RowGroups, into sums: TensorView,
     accumulate: Bool
@@ -154,18 +153,18 @@ public protocol ComputeBackend: AnyObject, Sendable {
     into out: TensorView
   ) throws(EngineError)
 
-  /// The gradient of `activate`, with a weight s per row; see `ActivationGradient`.
+  /// Computes the gradient of `activate` with a weight s per row; see `ActivationGradient`.
   func activateBackward(
     _ configuration: ExpertsConfiguration, groups: RowGroups, _ call: ActivationGradient
   ) throws(EngineError)
 
   // MARK: Experts
 
-  /// The experts of a rank, forward: gate/up grouped GEMM, activation, down grouped GEMM. The default composes the
+  /// Computes a rank's experts: gate/up grouped GEMM, activation, down grouped GEMM. The default composes the
   /// steps above.
   ///
   /// - Parameters:
-  ///   - rows: `[R,H]`. May be in the memory of `results`.
+  ///   - rows: `[R,H]`; may alias `results`.
   ///   - hidden: `[R,G]` out, in expert order: the pre-activation.
   ///   - results: `[R,H]` out.
   func expertsForward(
@@ -173,55 +172,55 @@ public protocol ComputeBackend: AnyObject, Sendable {
     _ arena: inout Arena
   ) throws(EngineError)
 
-  /// Bytes that `expertsForward` takes from its arena.
+  /// The arena bytes that `expertsForward` needs.
   func expertsForwardBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int
 
-  /// From the gradient of the experts' outputs to that of their inputs, and to the gradients of all weights but
-  /// gate/up's, in whose memory arguments may be. The default composes the steps above.
+  /// Computes the gradient of the experts' inputs and of all weights except gate/up's from that of their outputs.
+  /// Arguments may alias gate/up's gradient. The default composes the steps above.
   ///
-  /// - Returns: The parts `[R,m]` of the dots, in their memory.
+  /// - Returns: The parts `[R,m]` of the dots, in the memory of `call.dots`.
   func expertsBackward(
     _ experts: ExpertsCall, _ call: ExpertsGradient
   ) throws(EngineError) -> TensorView?
 
-  /// n: the most parts per row whose sum is the gradient of the row's weight.
+  /// n, an upper bound of the parts per row. The gradient of a row's weight is their sum.
   func dotParts(_ configuration: ExpertsConfiguration) -> Int
 
-  /// The gradient of gate/up's weights from that of the pre-activation. The default composes the steps above.
+  /// Computes the gradient of gate/up's weights from that of the pre-activation. The default composes the steps above.
   ///
   /// - Parameters:
-  ///   - rows: `[R,H]`, what the experts' forward read.
-  ///   - room: `[R,H]`, for rows that have to be copied; nil where `readsPlacedRows`.
+  ///   - rows: `[R,H]`, the inputs of the experts' forward.
+  ///   - room: `[R,H]` for rows that must be copied; nil if `readsPlacedRows`.
   ///   - gradHidden: `[R,G]`.
   func gateUpGradient(
     _ experts: ExpertsCall, rows: ExpertRows, room: TensorView?, gradHidden: TensorView,
     into gradGateUp: TensorView, accumulate: Bool, _ arena: inout Arena
   ) throws(EngineError)
 
-  /// Bytes that `gateUpGradient` takes from its arena.
+  /// The arena bytes that `gateUpGradient` needs.
   func gateUpGradientBytes(_ configuration: ExpertsConfiguration, rowsCapacity: Int) -> Int
 }
 
-/// What the work of a backend is enqueued on.
+/// The queue on which a backend's work runs.
 public enum WorkQueue: Sendable, Equatable {
-  /// The calling thread: results are there when a call returns.
+  /// The calling thread: a call returns after its work is done.
   case host
-  /// A stream of a device, by its handle.
+  /// A device's stream, by its handle.
   case stream(UInt)
 }
 
-/// What a sort of slots gives.
+/// The outputs of a sort of slots.
 public struct SlotSort {
-  /// First row of each expert, and then the number of rows: `[E+1]` i32; nil: not wanted, like those that follow.
+  /// The first row of each expert, then the number of rows: `[E+1]` i32; nil if not wanted, as for the others.
   public let offsets: TensorView?
-  /// Row of each slot, `[T,K]` i32; -1 for a slot without one.
+  /// The row of each slot, `[T,K]` i32; -1 for a slot without one.
   public let rowOfSlot: TensorView
-  /// Slot of each row, `[T·K]` i32.
+  /// The slot of each row, `[T·K]` i32.
   public let slotOfRow: TensorView?
-  /// Slots of each expert, `[E]` i32.
+  /// The number of slots of each expert, `[E]` i32.
   public let tokensPerExpert: TensorView?
 
-  /// Gathers the outputs.
+  /// Combines the outputs.
   public init(
     offsets: TensorView?, rowOfSlot: TensorView, slotOfRow: TensorView?,
     tokensPerExpert: TensorView?
@@ -233,28 +232,28 @@ public struct SlotSort {
   }
 }
 
-/// The tensors of an activation's backward: with A the activation of a row of `hidden`, d the gradient of A, and s
-/// the row's weight (1 without weights),
+/// The tensors of an activation's backward. A is the activation of a row of `hidden`, d the gradient of A, and s the
+/// row's weight (1 without weights):
 /// gradHidden = s · d · A', activated = s · A, dots = ⟨d, A⟩ (+ ⟨gradRows, the group's downBias⟩).
 public struct ActivationGradient {
   /// `[R,G]`.
   public let hidden: TensorView
   /// d, `[R,F]`.
   public let gradOut: TensorView
-  /// s, `[R,1]` in the type of sums, or nil.
+  /// s, `[R,1]` in the sum type, or nil.
   public let rowWeights: ExpertRows?
-  /// `[R,H]`, the gradient of the experts' outputs, of which `downBias` is a part.
+  /// `[R,H]`, the gradient of the experts' outputs; used with `downBias` only.
   public let gradRows: ExpertRows?
   /// `[e,H]` or nil.
   public let downBias: TensorView?
-  /// `[R,G]` out; may be `hidden`'s memory.
+  /// `[R,G]` out; may alias `hidden`.
   public let gradHidden: TensorView
-  /// `[R,F]` out, or nil; may be `gradOut`'s memory.
+  /// `[R,F]` out, or nil; may alias `gradOut`.
   public let activated: TensorView?
-  /// `[R,1]` out in the type of sums, or nil.
+  /// `[R,1]` out in the sum type, or nil.
   public let dots: ExpertRows?
 
-  /// Gathers the tensors.
+  /// Combines the tensors.
   public init(
     hidden: TensorView, gradOut: TensorView, rowWeights: ExpertRows? = nil,
     gradRows: ExpertRows? = nil, downBias: TensorView? = nil, gradHidden: TensorView,

@@ -1,4 +1,4 @@
-/// What the experts of a layer compute.
+/// The configuration of a layer's experts.
 public struct ExpertsConfiguration: Sendable, Equatable {
   /// The activation; raw values are the C interface's.
   public enum Activation: Int32, Sendable {
@@ -9,47 +9,47 @@ public struct ExpertsConfiguration: Sendable, Equatable {
     case clampedSwiGLU = 5
     case clampedSiLU = 6
 
-    /// Whether it limits gate and up, and so needs both.
+    /// Whether it clamps gate and up, and so needs both.
     public var isClamped: Bool { self == .clampedSwiGLU || self == .clampedSiLU }
   }
 
-  /// Where gate and up stand in the pre-activation; raw values are the C interface's.
+  /// The order of gate and up in the pre-activation; raw values are the C interface's.
   public enum Gate: Int32, Sendable {
     case none = 1
     case concatenated = 2
     case interleaved = 3
   }
 
-  /// Where the topk_weights multiply; raw values are the C interface's.
+  /// Where the topk_weights are applied; raw values are the C interface's.
   public enum ApplyWeights: Int32, Sendable {
     case after = 1
     case before = 2
   }
 
-  /// E, over all ranks.
+  /// E, the experts of all ranks.
   public var numExperts: Int
-  /// K.
+  /// K, the experts per token.
   public var topK: Int
-  /// H.
+  /// H, the hidden size.
   public var hiddenSize: Int
-  /// F.
+  /// F, the expert's FFN size.
   public var ffnSize: Int
-  /// Of x, the weights and the result.
+  /// The dtype of x, the weights and the result.
   public var dtype: DataType
   /// The activation.
   public var activation: Activation
-  /// The gate's place.
+  /// The order of gate and up.
   public var gate: Gate
   /// The orientation of both weights.
   public var weightLayout: WeightLayout
-  /// Where the topk_weights multiply.
+  /// Where the topk_weights are applied.
   public var applyWeights: ApplyWeights
   /// Alpha of the clamped SwiGLU.
   public var swigluAlpha: Double
   /// Limit of the clamped activations.
   public var swigluLimit: Double
 
-  /// Describes a SwiGLU layer in the layout most families use; set what differs.
+  /// Makes a SwiGLU layer in the layout that most families use; the other properties can be changed.
   public init(numExperts: Int, topK: Int, hiddenSize: Int, ffnSize: Int, dtype: DataType) {
     self.numExperts = numExperts
     self.topK = topK
@@ -64,7 +64,7 @@ public struct ExpertsConfiguration: Sendable, Equatable {
     swigluLimit = .infinity
   }
 
-  /// The factor in the sigmoid of a clamped activation.
+  /// The factor inside the sigmoid of a clamped activation.
   public var gateAlpha: Double { activation == .clampedSiLU ? 1 : swigluAlpha }
 
   /// G: the width of the pre-activation.
@@ -78,6 +78,6 @@ public enum WeightLayout: Int32, Sendable {
   /// `[E, in, out]`
   case inOut = 2
 
-  /// The other orientation: what the input gradient multiplies by.
+  /// The other layout, in which the product is the gradient of the inputs.
   public var transposed: WeightLayout { self == .outIn ? .inOut : .outIn }
 }

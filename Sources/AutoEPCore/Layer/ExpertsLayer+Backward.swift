@@ -13,8 +13,8 @@ extension ExpertsLayer {
     let gradTopkWeights: TensorView?
     let gradients: ExpertsGradients
 
-    /// Gathers them: gradY, x and gradX `[T,H]`, topkWeights and its gradient `[T,K]`. x may be nil where the backward
-    /// does not read it, a gradient where it is not wanted.
+    /// Combines the tensors: gradY, x and gradX are `[T,H]`, topkWeights and its gradient `[T,K]`. x may be nil if the
+    /// backward does not read it, and a gradient if it is not wanted.
     public init(
       weights: ExpertsWeights, gradY: TensorView, x: TensorView?, topkWeights: TensorView,
       saved: Arena, overwritesSaved: Bool, gradX: TensorView?, gradTopkWeights: TensorView?,
@@ -32,8 +32,8 @@ extension ExpertsLayer {
     }
   }
 
-  /// The gradients of `forward`, each step undoing one of its, last first; the gradient of gate/up's weights, in
-  /// whose memory the others work, is computed at the end.
+  /// Computes the gradients of `forward`, its steps reversed. The gradient of gate/up's weights comes last, because
+  /// the other steps use its memory as scratch.
   public func backward(
     _ plan: DispatchPlan, _ pass: Backward, _ arena: inout Arena
   ) throws(EngineError) {
@@ -69,7 +69,7 @@ extension ExpertsLayer {
     try gateUpGradient(experts, plan, pass, saved, memory, gradHidden: gradHidden, &arena)
   }
 
-  /// The gradient of weights that multiply the input is ⟨x, gradient of the weighted input⟩, at the token.
+  /// If weights multiply the input, their gradient is ⟨x, gradient of the weighted input⟩, computed at the token.
   private func inputDots(_ pass: Backward) -> SlotDots? {
     guard configuration.applyWeights == .before, let x = pass.x, let into = pass.gradTopkWeights
     else {
@@ -90,7 +90,7 @@ extension ExpertsLayer {
       rows = try dispatcher.dispatch(
         x, weights: weightsOnInput(pass.topkWeights), plan, room: memory.gradInputs, &arena)
     } else {
-      throw EngineError(.internal, "the backward of a rank alone reads x")
+      throw EngineError(.internal, "the backward of a single rank needs x")
     }
     try backend.gateUpGradient(
       experts, rows: rows, room: memory.gradInputs, gradHidden: gradHidden, into: gradGateUp,
@@ -99,14 +99,14 @@ extension ExpertsLayer {
 }
 
 extension ExpertsLayer.Backward {
-  /// What decides how much memory the backward needs of its own.
+  /// The properties that decide how much scratch memory the backward needs.
   public var needs: ExpertsLayer.BackwardNeeds {
     ExpertsLayer.BackwardNeeds(
       overwritesSaved: overwritesSaved,
       lendsGateUp: gradients.gateUp != nil && !gradients.accumulate, lendsGradX: gradX != nil)
   }
 
-  /// Whether the gradient of the experts' inputs is wanted, for x or for weights that multiply it.
+  /// Whether the gradient of the experts' inputs is needed, for x or for weights that multiply it.
   func wantsGradInputs(_ configuration: ExpertsConfiguration) -> Bool {
     gradX != nil || (configuration.applyWeights == .before && gradTopkWeights != nil)
   }

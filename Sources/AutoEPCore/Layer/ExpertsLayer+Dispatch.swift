@@ -1,9 +1,8 @@
 import AutoEPSystem
 
-/// Dispatch and combine by themselves, for experts that the caller computes: rows are in expert order.
+/// Dispatch and combine for experts that the caller computes. Rows are in expert order.
 extension ExpertsLayer {
-  /// rows [R,H] = the copies of x [T,H] for this rank's experts, each multiplied by its weight of `weights` [T,K]
-  /// where given.
+  /// rows [R,H] = the copies of x [T,H] for this rank's experts, multiplied by `weights` [T,K] if given.
   public func dispatch(
     _ plan: DispatchPlan, _ x: TensorView, weights: TensorView?, into rows: TensorView,
     _ arena: inout Arena
@@ -19,7 +18,7 @@ extension ExpertsLayer {
     }
   }
 
-  /// y [T,H] = Σ_k weights[t,k] · the row of slot (t,k); no weights: a plain sum.
+  /// y [T,H] = Σ_k weights[t,k] · the row of slot (t,k); without weights a plain sum.
   public func combine(
     _ plan: DispatchPlan, _ rows: TensorView, weights: TensorView?, into y: TensorView,
     _ arena: inout Arena
@@ -32,7 +31,7 @@ extension ExpertsLayer {
     try dispatcher.combine(placed, weights: weights, plan, into: y, dots: nil, &arena)
   }
 
-  /// The gradients of `combine` to its rows and to its weights, which is ⟨gradY, row⟩ at the expert.
+  /// Computes the gradients of `combine`: of its rows, and of its weights as ⟨gradY, row⟩ at the expert.
   public func combineBackward(
     _ plan: DispatchPlan, gradY: TensorView, rows: TensorView, topkWeights: TensorView,
     gradRows: TensorView, gradTopkWeights: TensorView, _ arena: inout Arena
@@ -61,7 +60,7 @@ extension ExpertsLayer {
     try dispatcher.sendBack(values, plan, into: gradTopkWeights, &arena)
   }
 
-  /// Bytes of an arena that each of these takes besides what opening the plan takes.
+  /// The arena bytes that each of these functions needs besides `openBytes`.
   public func dispatchBytes(numTokens: Int, rowsCapacity: Int) -> Int {
     guard dispatcher.receivesRows else { return 0 }
     let rows = Arena.footprint([rowsCapacity, configuration.hiddenSize], configuration.dtype)
@@ -70,7 +69,7 @@ extension ExpertsLayer {
       + dispatcher.exchangeBytes(numTokens: numTokens, rowsCapacity: rowsCapacity)
   }
 
-  /// Where rows stand among those that arrive; nil where they are in expert order.
+  /// The position of each row in order of arrival; nil if rows arrive in expert order.
   private func arrivals(_ plan: DispatchPlan) -> TensorView? {
     guard case .indexed(let places) = plan.placement else { return nil }
     return places

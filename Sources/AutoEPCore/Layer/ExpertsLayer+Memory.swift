@@ -1,8 +1,8 @@
 import AutoEPSystem
 
-/// Who owns which buffer of a pass: what a forward saves, and what it works in.
+/// Which buffers a forward saves, and which memory forward and backward use as scratch.
 extension ExpertsLayer {
-  /// Bytes of `saved`, per row.
+  /// The bytes of `saved`, per row.
   public var savedBytes: ByteCount {
     let dtype = configuration.dtype.byteCount
     let rows = ByteCount.part(perItem: configuration.hiddenSize * dtype)
@@ -10,12 +10,12 @@ extension ExpertsLayer {
       + (dispatcher.receivesRows ? rows : ByteCount())
   }
 
-  /// Whether the backward reads x: for rows that are copied from it again, or the gradient of weights on the input.
+  /// Whether the backward reads x, to copy rows again or for the gradient of weights that multiply the input.
   public var backwardReadsX: Bool {
     !dispatcher.receivesRows || configuration.applyWeights == .before
   }
 
-  /// Bytes of an arena that `forward` takes besides what opening the plan takes.
+  /// The arena bytes that `forward` needs besides `openBytes`.
   public func forwardBytes(numTokens: Int, rowsCapacity: Int) -> Int {
     Arena.footprint([rowsCapacity, configuration.hiddenSize], configuration.dtype)
       + max(
@@ -23,16 +23,16 @@ extension ExpertsLayer {
         dispatcher.exchangeBytes(numTokens: numTokens, rowsCapacity: rowsCapacity))
   }
 
-  /// What decides how much memory a backward needs of its own.
+  /// The properties that decide how much scratch memory a backward needs.
   public struct BackwardNeeds {
-    /// Whether `saved` may be worked in.
+    /// Whether `saved` may be used as scratch.
     public var overwritesSaved: Bool
-    /// Whether the gradient of gate/up's weights is written and not added to, so that its memory is free before.
+    /// Whether gate/up's weight gradient is overwritten rather than added to, so that its memory can serve as scratch.
     public var lendsGateUp: Bool
     /// Whether the gradient of x is written.
     public var lendsGradX: Bool
 
-    /// Gathers the answers.
+    /// Combines the properties.
     public init(overwritesSaved: Bool, lendsGateUp: Bool, lendsGradX: Bool) {
       self.overwritesSaved = overwritesSaved
       self.lendsGateUp = lendsGateUp
@@ -40,7 +40,7 @@ extension ExpertsLayer {
     }
   }
 
-  /// Bytes of an arena that `backward` takes besides what opening the plan takes.
+  /// The arena bytes that `backward` needs besides `openBytes`.
   public func backwardBytes(
     numTokens: Int, rowsCapacity: Int, _ needs: BackwardNeeds
   ) throws(EngineError) -> Int {
@@ -68,8 +68,8 @@ extension ExpertsLayer {
       overwritesSaved: pass.overwritesSaved, &memory)
   }
 
-  /// The bytes of gate/up's weights that can be lent; the most there can be where their number overflows, for such
-  /// weights cannot exist.
+  /// The usable bytes of gate/up's weight gradient; that of Int.max bytes if its size overflows (such weights cannot
+  /// exist).
   private var gateUpBytes: Int {
     let (bytes, overflows) = (dispatcher.experts.count * configuration.gateUpSize)
       .multipliedReportingOverflow(by: configuration.hiddenSize * configuration.dtype.byteCount)
@@ -82,11 +82,11 @@ extension ExpertsLayer {
 }
 
 extension ExpertsLayer {
-  /// What a forward leaves for the backward.
+  /// The tensors that a forward saves for the backward.
   struct Saved {
     /// `[R,G]`, the pre-activation.
     let hidden: TensorView
-    /// `[R,H]` in the order of their arrival, for rows that came from other ranks.
+    /// `[R,H]` in order of arrival: the rows from other ranks.
     let rows: TensorView?
 
     init(_ layer: ExpertsLayer, _ plan: DispatchPlan, in memory: Arena) throws(EngineError) {
@@ -101,19 +101,19 @@ extension ExpertsLayer {
   }
 }
 
-/// What a backward works in.
+/// The scratch memory of a backward.
 struct BackwardMemory {
-  /// `[R,G]`; nil: the memory of the pre-activation itself.
+  /// `[R,G]`; nil to use the memory of the saved pre-activation.
   let gradHidden: TensorView?
-  /// `[R,H]`: room for the gradient of the outputs, later the gradient of the inputs, and then the copied inputs.
+  /// `[R,H]`: scratch for the gradient of the outputs, then the gradient of the inputs, then the copied inputs.
   let gradInputs: TensorView
   /// `[R,F]`.
   let activated: TensorView
-  /// `[R,1]`, for weights that multiply the outputs.
+  /// `[R,1]`; nil unless weights multiply the outputs.
   let rowWeights: TensorView?
-  /// `[R,n]`, likewise.
+  /// `[R,n]`; nil unless weights multiply the outputs.
   let dots: TensorView?
-  /// What the dispatcher works in before and after the experts; the same memory as `activated`.
+  /// The dispatcher's scratch before and after the experts; overlaps `activated`.
   private let exchange: Arena
 
   init(
@@ -142,8 +142,8 @@ struct BackwardMemory {
     dots = try memory.take([rows, parts], dtype.sumType, lender: \.gradX)
   }
 
-  /// Runs a step of the dispatcher in the memory of exchanges. That of `activated` overlaps it: nothing is kept there
-  /// across the experts' steps.
+  /// Runs a step of the dispatcher on its scratch memory. `activated` overlaps it, so the dispatcher keeps nothing
+  /// there across the experts' steps.
   func exchanging(_ body: (inout Arena) throws(EngineError) -> Void) throws(EngineError) {
     var arena = exchange
     try body(&arena)
@@ -159,13 +159,13 @@ extension ExpertsLayer {
   }
 }
 
-/// Memory of one's own, and that of outputs which are written later.
+/// The caller's workspace, and the memory of outputs that are written later and can serve as scratch until then.
 struct LendingArena {
   var own: Arena
   var gateUp: Arena?
   var gradX: Arena?
 
-  /// A part of the lender's memory, or where that has no room, of one's own.
+  /// Allocates from the lender's memory if it has room, else from the workspace.
   mutating func take(
     byteCount: Int, lender: WritableKeyPath<LendingArena, Arena?>?
   ) throws(EngineError) -> Arena {
@@ -183,7 +183,7 @@ struct LendingArena {
     return TensorView(part.base, shape: shape, dtype: dtype)
   }
 
-  /// Leaves what another took of the same memory taken too.
+  /// Marks as used all memory that `other`, a copy of this value, has allocated.
   mutating func takeAsMuch(as other: LendingArena) {
     own.keep(other.own.used)
     if let used = other.gateUp?.used { gateUp?.keep(used) }
@@ -192,10 +192,10 @@ struct LendingArena {
 }
 
 extension Arena {
-  /// What is left of an output's memory behind its first aligned byte, wherever that is.
+  /// The usable bytes of an output's memory after aligning its start, at any address.
   static func lentByteCount(_ byteCount: Int) -> Int { max(byteCount - (alignment - 1), 0) }
 
-  /// The memory of an output.
+  /// The aligned memory of an output.
   static func lent(by tensor: TensorView, byteCount: Int) -> Arena {
     Arena(base: tensor.storage.aligned(to: alignment), byteCount: byteCount)
   }

@@ -1,14 +1,14 @@
 import AutoEPSystem
 
-/// The experts of one layer, wherever they are: plan, dispatch, experts, combine. The one pass for every device,
-/// number of ranks and style of expert parallelism. Legend as in autoep.h.
+/// The experts of one layer: plan, dispatch, experts, combine. One pass serves every device, number of ranks and
+/// style of expert parallelism. See autoep.h for the shape legend.
 public struct ExpertsLayer {
   /// What the experts compute.
   public let configuration: ExpertsConfiguration
   let backend: any ComputeBackend
   let dispatcher: any TokenDispatcher
 
-  /// A layer on one backend and one dispatcher.
+  /// Makes a layer from a backend and a dispatcher.
   public init(
     _ configuration: ExpertsConfiguration, backend: any ComputeBackend,
     dispatcher: any TokenDispatcher
@@ -26,7 +26,7 @@ public struct ExpertsLayer {
     let saved: Arena
     let y: TensorView
 
-    /// Gathers them: x and y `[T,H]`, topkWeights `[T,K]`.
+    /// Combines the tensors: x and y are `[T,H]`, topkWeights `[T,K]`.
     public init(
       weights: ExpertsWeights, x: TensorView, topkWeights: TensorView, saved: Arena, y: TensorView
     ) {
@@ -38,7 +38,7 @@ public struct ExpertsLayer {
     }
   }
 
-  /// y of x; fills `saved` for the backward.
+  /// Computes y from x, and fills `saved` for the backward.
   public func forward(
     _ plan: DispatchPlan, _ pass: Forward, _ arena: inout Arena
   ) throws(EngineError) {

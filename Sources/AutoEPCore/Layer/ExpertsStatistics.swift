@@ -1,35 +1,35 @@
 import AutoEPSystem
 
-/// Counters of layers; a handful of additions a call.
+/// Counters of layer calls; a few additions per call.
 public final class ExpertsStatistics: Sendable {
-  /// The counters at one moment, as autoep.h describes them.
+  /// The counters at one moment; see autoep.h.
   public struct Snapshot: Sendable, Equatable {
-    /// Forwards.
+    /// Forward calls.
     public var forwardCalls = 0
-    /// Backwards.
+    /// Backward calls.
     public var backwardCalls = 0
-    /// Copies this rank routed.
+    /// The rows that this rank dispatched.
     public var rowsSent = 0
-    /// Those that went to another rank.
+    /// The rows among `rowsSent` that went to another rank.
     public var rowsSentRemote = 0
-    /// Copies this rank's experts got.
+    /// The rows that this rank's experts received.
     public var rowsReceived = 0
-    /// Payload that left this rank.
+    /// Bytes of rows that left this rank.
     public var bytesSentRemote = 0
   }
 
   private let counters = Locked(Snapshot())
 
-  /// Counters at zero.
+  /// Makes counters at zero.
   public init() {}
 
   /// The counters now.
   public var snapshot: Snapshot { counters.withLock { $0 } }
 
-  /// Starts from zero.
+  /// Resets all counters to zero.
   public func reset() { counters.withLock { $0 = Snapshot() } }
 
-  /// Counts one forward whose dispatch moved rows of so many bytes, and whose combine moved them back.
+  /// Counts one forward, which dispatched rows of `rowBytes` bytes and combined as many.
   public func countForward(_ traffic: DispatchTraffic, rowBytes: Int) {
     counters.withLock {
       $0.forwardCalls += 1
@@ -40,7 +40,7 @@ public final class ExpertsStatistics: Sendable {
     }
   }
 
-  /// Counts one backward, likewise.
+  /// Counts one backward, which moved as many rows as its forward.
   public func countBackward(_ traffic: DispatchTraffic, rowBytes: Int) {
     counters.withLock {
       $0.backwardCalls += 1

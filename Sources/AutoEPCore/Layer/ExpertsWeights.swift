@@ -2,14 +2,14 @@
 public struct ExpertsWeights {
   /// `[e,G,H]`, or `[e,H,G]` for `.inOut`.
   public let gateUp: TensorView
-  /// `[e,G]`, nil for experts without.
+  /// `[e,G]`; nil for experts without bias.
   public let gateUpBias: TensorView?
   /// `[e,H,F]`, or `[e,F,H]` for `.inOut`.
   public let down: TensorView
-  /// `[e,H]`, nil for experts without.
+  /// `[e,H]`; nil for experts without bias.
   public let downBias: TensorView?
 
-  /// Gathers the weights.
+  /// Combines the weights.
   public init(
     gateUp: TensorView, gateUpBias: TensorView?, down: TensorView, downBias: TensorView?
   ) {
@@ -20,20 +20,20 @@ public struct ExpertsWeights {
   }
 }
 
-/// Where the gradients of a rank's experts go; nil where none is wanted.
+/// The targets of the gradients of a rank's experts; nil if not wanted.
 public struct ExpertsGradients {
-  /// As `ExpertsWeights.gateUp`.
+  /// Shaped like `ExpertsWeights.gateUp`.
   public let gateUp: TensorView?
-  /// As `ExpertsWeights.gateUpBias`.
+  /// Shaped like `ExpertsWeights.gateUpBias`.
   public let gateUpBias: TensorView?
-  /// As `ExpertsWeights.down`.
+  /// Shaped like `ExpertsWeights.down`.
   public let down: TensorView?
-  /// As `ExpertsWeights.downBias`.
+  /// Shaped like `ExpertsWeights.downBias`.
   public let downBias: TensorView?
-  /// Whether gradients are added to what is there, in f32.
+  /// Whether gradients are added to the targets, which are f32 (f64 for f64).
   public let accumulate: Bool
 
-  /// Gathers the targets, of the weights' type or f32.
+  /// Combines the targets, which have the weights' dtype or f32.
   public init(
     gateUp: TensorView?, gateUpBias: TensorView?, down: TensorView?, downBias: TensorView?,
     accumulate: Bool = false

@@ -1,6 +1,6 @@
-/// How a router turns logits into a choice of experts and their weights.
+/// How a router chooses experts and weights from logits.
 public struct RouteConfiguration: Sendable {
-  /// The score that the choice and the weights come from; raw values are the C interface's.
+  /// The score that experts are chosen and weighted by; raw values are the C interface's.
   public enum Score: Int32, Sendable {
     case softmax = 1
     case topkSoftmax = 2
@@ -15,24 +15,24 @@ public struct RouteConfiguration: Sendable {
     case top2Sum = 2
   }
 
-  /// The score.
+  /// The score of an expert.
   public var score: Score
-  /// K.
+  /// K, the experts per token.
   public var topK: Int
-  /// The epsilon of weights / (sum + epsilon), or nil for no renormalisation.
+  /// The epsilon in weight / (sum + epsilon); nil: weights are not normalized.
   public var normalizeEpsilon: Double?
-  /// Multiplies the weights last.
+  /// The factor that multiplies the weights last.
   public var scale: Double
-  /// The groups' score, `.none` for no groups.
+  /// The score of a group; `.none` without groups.
   public var groupScore: GroupScore
-  /// Groups the experts are split into.
+  /// The number of groups that the experts are split into.
   public var numGroups: Int
-  /// Groups a token may use.
+  /// The groups that a token may use.
   public var topkGroups: Int
-  /// Sinkhorn passes that balance the choice; 0 chooses from the logits.
+  /// The number of Sinkhorn iterations; 0 chooses from the logits.
   public var sinkhornIterations: Int
 
-  /// Describes a router without groups; set what differs.
+  /// Makes a router without groups; the other properties can be changed.
   public init(score: Score, topK: Int) {
     self.score = score
     self.topK = topK

@@ -1,7 +1,7 @@
 /// The upper half of a Float: 8 bits of exponent, 7 of fraction.
 @frozen
 public struct BFloat16: Sendable {
-  /// The bits as stored.
+  /// The stored bits.
   public var bits: UInt16
 
   /// Rounds to nearest, ties to even; NaN stays NaN.
@@ -16,7 +16,7 @@ public struct BFloat16: Sendable {
     }
   }
 
-  /// The value, exactly.
+  /// The exact value.
   @inlinable
   public var float: Float { Float(bitPattern: UInt32(bits) << 16) }
 }

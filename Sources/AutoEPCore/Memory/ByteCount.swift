@@ -1,31 +1,31 @@
-/// The size of a buffer as a linear function of how many items it is for, so that a host can compute it without a
-/// call, also where the number of items is symbolic.
+/// The size of a buffer as a linear function of its number of items. A host can evaluate it without a call, also for
+/// a symbolic number of items.
 public struct ByteCount: Sendable, Equatable {
-  /// Bytes for no item.
+  /// The bytes for 0 items.
   public var fixed: Int
   /// Bytes per item.
   public var perItem: Int
 
-  /// A size of so many bytes and bytes per item.
+  /// Makes a size from its two coefficients.
   public init(fixed: Int = 0, perItem: Int = 0) {
     self.fixed = fixed
     self.perItem = perItem
   }
 
-  /// What parts of an arena take up that have `perItem` bytes per item: alignment takes up to one unit.
+  /// The arena bytes of a part with `perItem` bytes per item; `fixed` covers the alignment.
   public static func part(perItem: Int) -> ByteCount {
     ByteCount(fixed: Arena.alignment, perItem: perItem)
   }
 
-  /// What a part of an arena of one size takes up.
+  /// The arena bytes of a part of constant size.
   public static func part(byteCount: Int) -> ByteCount {
     ByteCount(fixed: Arena.footprint(byteCount))
   }
 
-  /// The bytes for a number of items.
+  /// The bytes for `items` items.
   public func of(_ items: Int) -> Int { fixed + items * perItem }
 
-  /// The size of both.
+  /// The sum of two sizes.
   public static func + (left: ByteCount, right: ByteCount) -> ByteCount {
     ByteCount(fixed: left.fixed + right.fixed, perItem: left.perItem + right.perItem)
   }

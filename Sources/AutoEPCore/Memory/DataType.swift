@@ -16,10 +16,10 @@ public enum DataType: Int32, Sendable {
     }
   }
 
-  /// What sums of this type are computed in.
+  /// The type that sums of this type are computed in.
   public var sumType: DataType { self == .f64 ? .f64 : .f32 }
 
-  /// The name that messages use.
+  /// The name in error messages.
   public var name: String {
     switch self {
     case .f32: "float32"

@@ -1,35 +1,35 @@
-/// A kind of memory, and what can read it.
+/// A kind of memory.
 public enum MemorySpace: Sendable, Equatable {
-  /// Memory of this process.
+  /// Host memory of this process.
   case host
-  /// Memory of the device of this number; the host only passes its addresses on.
+  /// The memory of the device with this number; the host only passes its addresses on.
   case device(Int)
 }
 
-/// An address in a device's memory. No code of the host can read there, so it is no pointer.
+/// An address in a device's memory. It is not a pointer, because the host cannot dereference it.
 public struct DeviceAddress: Sendable, Hashable {
-  /// The address as the device's driver has it; 0 is no address.
+  /// The driver's address; 0 is null.
   public let bits: UInt64
 
   /// Wraps an address.
   public init(_ bits: UInt64) { self.bits = bits }
 
-  /// The address some bytes further on.
+  /// The address `byteCount` bytes further on.
   public static func + (address: DeviceAddress, byteCount: Int) -> DeviceAddress {
     DeviceAddress(address.bits &+ UInt64(truncatingIfNeeded: byteCount))
   }
 }
 
-/// Where a tensor or a buffer begins: a pointer of the host, or a device's address.
+/// The start of a tensor or a buffer: a host pointer, or a device address.
 @safe
 public enum Storage: @unchecked Sendable {
   case host(UnsafeMutableRawPointer?)
   case device(DeviceAddress)
 
-  /// Memory of the host that is nowhere: for tensors without elements.
+  /// A null host pointer, for tensors without elements.
   public static var nowhere: Storage { unsafe .host(nil) }
 
-  /// Whether there is no address.
+  /// Whether the address is null.
   public var isNull: Bool {
     switch self {
     case .host(let pointer): unsafe pointer == nil
@@ -37,7 +37,7 @@ public enum Storage: @unchecked Sendable {
     }
   }
 
-  /// The storage some bytes further on; nowhere stays nowhere.
+  /// The storage `byteCount` bytes further on; null stays null.
   public func advanced(by byteCount: Int) -> Storage {
     switch self {
     case .host(let pointer): unsafe .host(pointer.map { unsafe $0 + byteCount })

@@ -1,8 +1,7 @@
-/// A borrowed, dense, row-major view of a backend's memory. Whoever makes one keeps the memory
-/// alive, and has checked that `storage` spans `elementCount` elements. Threads that share one write different
-/// elements.
+/// A borrowed, dense, row-major view of a backend's memory. Its creator keeps the memory alive and has checked that
+/// `storage` spans `elementCount` elements. Threads that share a view write disjoint elements.
 public struct TensorView: Sendable {
-  /// Where the first element is; null only when there is none.
+  /// The address of the first element; null only if there is none.
   public let storage: Storage
   /// The dimensions, outermost first.
   public let shape: [Int]
@@ -28,9 +27,9 @@ public struct TensorView: Sendable {
   /// Elements per index of the first dimension.
   public var rowElementCount: Int { shape.dropFirst().reduce(1, *) }
 
-  /// The first element of a tensor in host memory; nil for one without elements.
+  /// The address of the first element of a tensor in host memory; nil if there is none.
   ///
-  /// A device's tensor never comes here: what computes on the host is given the host's tensors.
+  /// Never called for a device's tensor: host code is only given host tensors.
   public var hostPointer: UnsafeMutableRawPointer? {
     guard case .host(let pointer) = storage else {
       assertionFailure("a device's memory cannot be read by the host")
@@ -42,7 +41,7 @@ public struct TensorView: Sendable {
   /// Element `index` of a tensor in host memory as `type`; the caller has checked type and bounds.
   @unsafe
   public func load<Element: BitwiseCopyable>(_ type: Element.Type, at index: Int) -> Element {
-    // A tensor with elements has memory.
+    // Not null: a tensor with elements has memory.
     unsafe hostPointer.unsafelyUnwrapped.load(
       fromByteOffset: index * MemoryLayout<Element>.stride, as: type)
   }

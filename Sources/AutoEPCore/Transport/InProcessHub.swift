@@ -1,10 +1,10 @@
 import AutoEPSystem
 
-/// Where the ranks of one process leave rows for each other.
+/// Passes rows between the ranks of one process.
 final class InProcessHub: Sendable {
   let size: Int
   let health = GroupHealth()
-  /// In seconds.
+  /// The deadline of an exchange, in seconds.
   private let timeout: Double
   private let mail: Monitor<Mail>
 
@@ -14,7 +14,7 @@ final class InProcessHub: Sendable {
     mail = Monitor(Mail(size: size))
   }
 
-  /// Leaves `parcels[p]` for each rank p; returns the exchange's number.
+  /// Posts `parcels[p]` for each rank p; returns the exchange's number.
   func post(_ parcels: [Parcel], from rank: Int, step: String) throws(EngineError) -> Int {
     try mail.change { (mail: inout Mail) throws(EngineError) in
       try health.check(step: step, rank: rank)
@@ -23,12 +23,12 @@ final class InProcessHub: Sendable {
   }
 
   /// Waits for the parcels of one exchange, in rank order. At the deadline the whole group fails,
-  /// so that a rank that comes late gets an error and not half an exchange.
+  /// so that a late rank gets an error and not part of an exchange.
   func collect(_ number: Int, at rank: Int, step: String) throws(EngineError) -> [Parcel] {
     try mail.wait(seconds: timeout) { (mail: inout Mail, late) throws(EngineError) in
       let missing = mail.missing(number)
       if missing.isEmpty { return mail.take(number, at: rank) }
-      // After another rank's timeout this one says which ranks it waits for itself.
+      // After another rank's timeout, this rank reports the ranks that it is itself waiting for.
       let otherTimedOut = health.failure?.kind == .timeout
       if !otherTimedOut { try health.check(step: step, rank: rank) }
       guard late || otherTimedOut else { return nil }
@@ -39,7 +39,7 @@ final class InProcessHub: Sendable {
     }
   }
 
-  /// Ends the group: the ranks that wait, or come later, get an error.
+  /// Fails the group: waiting ranks and all later exchanges get an error.
   func fail(_ error: EngineError) {
     mail.change { _ in health.record(error) }
   }

@@ -2,14 +2,14 @@ import AutoEPSystem
 
 /// One rank of a group whose ranks are threads of this process.
 ///
-/// Rows travel through memory of the group, so no rank ever touches another's, whenever it comes
-/// and whatever it expects. A rank may start several exchanges before it waits for the first.
+/// Rows are copied through memory of the group, so no rank accesses another rank's memory, whatever the timing and
+/// the expected counts. A rank may start several exchanges before it waits for the first.
 public final class InProcessTransport: Transport {
   /// This rank, in `0..<size`.
   public let rank: Int
   /// The number of ranks.
   public let size: Int
-  /// The same object at all ranks of the group.
+  /// The group's health, one object for all ranks.
   public var health: GroupHealth { hub.health }
   private let hub: InProcessHub
 
@@ -36,7 +36,7 @@ public final class InProcessTransport: Transport {
     size = hub.size
   }
 
-  /// Ends the group of all ranks, and wakes those that wait.
+  /// Fails the group on all ranks and wakes those that wait.
   public func abort(_ cause: EngineError) { hub.fail(cause) }
 
   /// Posts a copy of the rows to each rank.
@@ -58,7 +58,7 @@ public final class InProcessTransport: Transport {
   }
 }
 
-/// An exchange whose rows are posted and whose own rows are still to be fetched.
+/// An exchange whose rows are posted, but not yet received.
 private struct InProcessPendingExchange: PendingExchange {
   let exchange: RowExchange
   let number: Int

@@ -1,4 +1,4 @@
-/// The parcels that the ranks of one process have left for each other and not yet fetched.
+/// The parcels that the ranks of one process have posted and not yet received.
 struct Mail {
   /// The number of exchanges that each rank has started, `[size]`.
   private var started: [Int]
@@ -12,7 +12,7 @@ struct Mail {
 
   init(size: Int) { started = Array(repeating: 0, count: size) }
 
-  /// Leaves `posted[p]` for each rank p; returns the number of the sender's exchange.
+  /// Posts `posted[p]` for each rank p; returns the number of the sender's exchange.
   mutating func post(_ posted: [Parcel], from source: Int) -> Int {
     let number = started[source]
     started[source] += 1
@@ -27,7 +27,7 @@ struct Mail {
     started.indices.filter { started[$0] <= number }
   }
 
-  /// Takes out the parcels of exchange `number` for one rank, in the order of their senders.
+  /// Removes and returns the parcels of exchange `number` for one rank, in sender order.
   mutating func take(_ number: Int, at target: Int) -> [Parcel] {
     started.indices.compactMap {
       parcels.removeValue(forKey: Address(number: number, source: $0, target: target))

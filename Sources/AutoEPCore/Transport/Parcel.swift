@@ -1,4 +1,4 @@
-/// Rows on their way from one rank of this process to another.
+/// Rows in transit between two ranks of this process.
 struct Parcel: Sendable {
   let step: String
   let rows: Int

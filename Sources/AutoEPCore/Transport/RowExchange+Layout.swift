@@ -1,8 +1,8 @@
 import AutoEPSystem
 
 extension RowExchange {
-  /// Throws unless the exchange has a row count for each of `size` ranks, and host memory whose size in
-  /// bytes can be told. Transports call it before anything else of this file.
+  /// Throws unless the exchange has a row count for each of `size` ranks, and host memory whose size does not
+  /// overflow. Transports call this before anything else in this file.
   package func check(size: Int) throws(EngineError) {
     guard case .host = send, case .host = receive else {
       throw EngineError(.unsupported, "\(step): this transport moves host memory only", step: step)
@@ -19,7 +19,7 @@ extension RowExchange {
     try checkRows(receiveRows, name: "receive_rows", size: size, hasMemory: !receive.isNull)
   }
 
-  /// The memory of the rows to each rank.
+  /// The memory of the rows for each rank.
   package var sendParts: [UnsafeRawBufferPointer] {
     unsafe sendRanges.map { bytes in
       let start = unsafe sendPointer.map { unsafe $0 + bytes.lowerBound }
@@ -54,8 +54,8 @@ extension RowExchange {
   ) throws(EngineError) {
     guard rows.count == size else {
       throw EngineError(
-        .invalidArgument, "\(step): \(name) has \(rows.count) entries, expected one a rank: \(size)"
-      )
+        .invalidArgument,
+        "\(step): \(name) has \(rows.count) entries; expected \(size), one per rank")
     }
     var total = 0
     for (rank, count) in rows.enumerated() {
@@ -67,7 +67,7 @@ extension RowExchange {
     }
     let (bytes, overflow) = total.multipliedReportingOverflow(by: rowBytes)
     guard !overflow, hasMemory || bytes == 0 else {
-      let what = overflow ? "do not fit memory" : "have no memory: the pointer is null"
+      let what = overflow ? "overflow the address space" : "have no memory: the pointer is null"
       throw EngineError(
         .invalidArgument, "\(step): \(total) rows of \(rowBytes) bytes (\(name)) \(what)")
     }

@@ -1,12 +1,12 @@
 import AutoEPSystem
 
-/// The group of one rank alone: an exchange is a copy.
+/// The group of a single rank: an exchange is a copy.
 public final class SelfTransport: Transport {
-  /// The only rank.
+  /// 0.
   public let rank = 0
-  /// One.
+  /// 1.
   public let size = 1
-  /// Good until the group is given up: no other rank can be missing.
+  /// Fails only by `abort`: there are no other ranks.
   public let health = GroupHealth()
 
   /// Makes the group.

@@ -1,7 +1,7 @@
 import AutoEPSystem
 
 extension Transport {
-  /// Tells each rank p the number `counts[p]`; returns what each rank told this one.
+  /// Sends the number `counts[p]` to each rank p; returns the numbers received from the ranks.
   public func exchangeCounts(
     _ counts: [Int], step: String = "exchange of counts"
   ) throws(EngineError) -> [Int] {
@@ -21,7 +21,7 @@ extension Transport {
   }
 
   /// Replaces a float32 or float64 tensor by its sum over the ranks, added in rank order: the same
-  /// bits on every rank. All ranks give the same number of elements.
+  /// bits on every rank. All ranks pass the same number of elements.
   public func allReduceSum(_ data: TensorView, step: String = "all-reduce") throws(EngineError) {
     switch data.dtype {
     case .f32: try reduce(data, as: Float.self, step: step)
@@ -32,7 +32,7 @@ extension Transport {
     }
   }
 
-  /// Each rank sums one share of the elements, and then sends it to all.
+  /// Reduces one share of the elements per rank, then gathers the shares.
   private func reduce<Element: BinaryFloatingPoint>(
     _ data: TensorView, as type: Element.Type, step: String
   ) throws(EngineError) {
@@ -55,7 +55,7 @@ extension Transport {
   }
 }
 
-/// Replaces each of `ranks` equally long parts by the sum of all, added in order.
+/// Replaces each of `ranks` equally long parts by the sum of all parts, added in rank order.
 private func sumInRankOrder<Element: BinaryFloatingPoint>(
   _ parts: UnsafeMutableBufferPointer<Element>, ranks: Int
 ) {
@@ -67,7 +67,7 @@ private func sumInRankOrder<Element: BinaryFloatingPoint>(
   }
 }
 
-/// Splits `count` into one share per rank; they differ by one at most.
+/// Splits `count` into one share per rank; the shares differ by one at most.
 private func evenShares(of count: Int, among ranks: Int) -> [Int] {
   (0..<ranks).map { count / ranks + ($0 < count % ranks ? 1 : 0) }
 }

@@ -1,9 +1,8 @@
 import AutoEPSystem
 
 extension Transport {
-  /// Sends `sendCounts[p]` numbers to each rank p, in rank order, and returns the
-  /// `receiveCounts[p]` that each rank p sent here. Both are `[size]`, and the counts to send
-  /// sum to the count of `numbers`.
+  /// Sends `sendCounts[p]` of `numbers` to each rank p, in rank order, and returns the `receiveCounts[p]` numbers
+  /// from each rank p. Both counts are `[size]`; `sendCounts` sum to the count of `numbers`.
   public func exchangeNumbers(
     _ numbers: [Int64], sendCounts: [Int], receiveCounts: [Int], step: String
   ) throws(EngineError) -> [Int64] {

@@ -1,7 +1,7 @@
 import AutoEPSystem
 
-/// Moves rows between the ranks of one group. An exchange is the only primitive: the collectives
-/// of `Transport+Collectives.swift` are made of it, so they reduce in one fixed order everywhere.
+/// Moves rows between the ranks of one group. The exchange is the only primitive: the collectives of
+/// `Transport+Collectives.swift` are built on it, so all transports reduce in one fixed order.
 ///
 /// All ranks start the same exchanges in the same order, one at a time.
 public protocol Transport: AnyObject, Sendable {
@@ -10,16 +10,16 @@ public protocol Transport: AnyObject, Sendable {
   /// The number of ranks.
   var size: Int { get }
 
-  /// Whether the group can still be used. It may be read at any time and from any thread.
+  /// Whether the group can still be used. Can be read at any time, from any thread.
   var health: GroupHealth { get }
 
-  /// Whether it moves memory of a space.
+  /// Whether exchanges of this memory space are possible.
   func reaches(_ space: MemorySpace) -> Bool
 
-  /// Gives the group up: later exchanges of this rank, and those that can be woken, fail with `cause`.
+  /// Fails the group on this rank: later exchanges, and waiting ones that can be woken, fail with `cause`.
   func abort(_ cause: EngineError)
 
-  /// Starts an exchange, behind the work of its queue, whose memory stays valid until the returned one has ended.
+  /// Starts an exchange behind the earlier work of its queue. Its memory stays valid until the exchange has ended.
   func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange
 }
 
@@ -37,13 +37,13 @@ public struct RowExchange: Sendable {
   public let send: Storage
   /// Rows to each rank, `[size]`.
   public let sendRows: [Int]
-  /// Where the rows of the ranks go, in rank order.
+  /// The memory for the received rows, in rank order.
   public let receive: Storage
   /// Rows from each rank, `[size]`.
   public let receiveRows: [Int]
-  /// Bytes of a row.
+  /// The bytes per row.
   public let rowBytes: Int
-  /// The exchange's name in errors.
+  /// The exchange's name in error messages.
   public let step: String
   /// The queue whose earlier work writes the rows to send.
   public let queue: WorkQueue
@@ -78,7 +78,7 @@ public struct RowExchange: Sendable {
     return UnsafeRawPointer(pointer)
   }
 
-  /// Where the rows go, of an exchange of host memory.
+  /// The memory for the received rows, of an exchange of host memory.
   public var receivePointer: UnsafeMutableRawPointer? {
     guard case .host(let pointer) = receive else { return nil }
     return unsafe pointer
@@ -86,10 +86,10 @@ public struct RowExchange: Sendable {
 }
 
 extension Transport {
-  /// Host memory only.
+  /// Only host memory.
   public func reaches(_ space: MemorySpace) -> Bool { space == .host }
 
-  /// Records the cause, which every later exchange of this rank finds.
+  /// Records the cause, with which every later exchange of this rank fails.
   public func abort(_ cause: EngineError) { health.record(cause) }
 
   /// Starts an exchange and waits for its end.

@@ -7,10 +7,10 @@ package final class TransportBuffer: @unchecked Sendable {
   /// The memory; not initialised.
   package let bytes: UnsafeMutableRawBufferPointer
 
-  /// Allocates memory for `what`; throws `.outOfMemory` where there is none.
+  /// Allocates memory for `what`; throws `.outOfMemory` if that fails.
   package init(byteCount: Int, for what: String) throws(EngineError) {
     guard let base = unsafe malloc(max(byteCount, 1)) else {
-      throw EngineError(.outOfMemory, "\(what): no memory for \(byteCount) bytes")
+      throw EngineError(.outOfMemory, "\(what): cannot allocate \(byteCount) bytes")
     }
     unsafe bytes = UnsafeMutableRawBufferPointer(start: base, count: byteCount)
   }

@@ -1,5 +1,5 @@
 #pragma once
 
-/* Whether this process is not the one that loaded the library, but a child that it forked: threads of
- * the parent are not there, and an OpenMP runtime waits for them. */
+/* Whether this process is a forked child of the one that loaded the library. A child has none of its parent's
+ * threads, and an OpenMP runtime would wait for them. */
 int is_forked(void);

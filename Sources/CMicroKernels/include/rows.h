@@ -1,5 +1,5 @@
-/* Operations on rows of values, for each instruction set the same bits: sums that a vector unit makes are
- * in a fixed order. bf16 values are given by their bits; sums and factors of theirs are floats. */
+/* Operations on rows of values, with the same bits for each instruction set: vector sums have a fixed order.
+ * bf16 values are passed as bits; their sums and factors are floats. */
 #pragma once
 
 #include <stddef.h>
@@ -15,9 +15,9 @@ void scale_bf16(float factor, const uint16_t *from, uint16_t *to, ptrdiff_t coun
 /* sums[i] += factor * from[i]; product and sum are rounded one after the other. */
 void add_scaled_f32(float factor, const float *from, float *sums, ptrdiff_t count);
 void add_scaled_bf16(float factor, const uint16_t *from, float *sums, ptrdiff_t count);
-/* The inner product: 64 running sums, added up at the end. */
+/* The inner product, as 64 running sums that are added at the end. */
 float dot_f32(const float *a, const float *b, ptrdiff_t count);
 float dot_bf16(const uint16_t *a, const uint16_t *b, ptrdiff_t count);
-/* parts[i] = the inner product of the i-th parts of 64 bytes, in a fixed order. */
+/* parts[i] = the inner product of the i-th 64 bytes of a and b, in a fixed order. */
 void dot_parts_f32(const float *a, const float *b, float *parts, ptrdiff_t count);
 void dot_parts_f64(const double *a, const double *b, double *parts, ptrdiff_t count);

@@ -1,4 +1,4 @@
 #pragma once
 
-/* The cores this process may run on, at least 1. Swift cannot see sched_getaffinity, a GNU extension. */
+/* The cores that this process may run on, at least 1. Swift cannot call sched_getaffinity, a GNU extension. */
 long usable_cores(void);

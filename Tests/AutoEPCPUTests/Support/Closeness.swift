@@ -3,8 +3,8 @@ import Testing
 
 /// The error that a tensor of a dtype may have against a reference in f64, by norm.
 ///
-/// For bf16 the reference computes from the same rounded inputs, so what is left is the one rounding
-/// of each element, at most 2^-8 of it (half a unit of its 8 bits), and the f32 sums before it.
+/// For bf16 the reference has the same rounded inputs. The remaining error is one rounding of each element,
+/// at most 2^-8 of it (half a unit of its 8 bits), and that of the f32 sums before.
 func tolerance(_ dtype: DataType) -> Double {
   switch dtype {
   case .f64: 1e-12
@@ -15,8 +15,8 @@ func tolerance(_ dtype: DataType) -> Double {
   }
 }
 
-/// Expects ‖tensor − reference‖ ≤ tolerance · ‖reference‖, and a written element everywhere. The tolerance is that of
-/// the dtype, or what is allowed.
+/// Expects ‖tensor − reference‖ ≤ tolerance · ‖reference‖, and no unwritten element. The default tolerance is that of
+/// the dtype.
 func expectClose(
   _ tensor: Tensor, _ reference: [Double], _ label: String = "", allowing allowed: Double? = nil,
   sourceLocation: SourceLocation = #_sourceLocation

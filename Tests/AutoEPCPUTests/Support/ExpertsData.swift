@@ -2,7 +2,7 @@ import AutoEPCore
 
 @testable import AutoEPCPU
 
-/// What the experts of a rank compute with, and room for what they make.
+/// The inputs of a rank's experts, and memory for their outputs.
 struct ExpertsData {
   let configuration: ExpertsConfiguration
   let counts: [Int]
@@ -11,7 +11,7 @@ struct ExpertsData {
   private let down: Tensor
   private let downBias: Tensor?
 
-  /// Experts with random weights and these numbers of rows.
+  /// Makes experts with random weights and the given numbers of rows.
   init(
     _ counts: [Int], hiddenSize: Int, ffnSize: Int, _ dtype: DataType, hasBiases: Bool,
     _ random: inout Random, _ change: (inout ExpertsConfiguration) -> Void = { _ in }
@@ -42,7 +42,7 @@ struct ExpertsData {
       ), groups: RowGroups(offsetsOf: counts))
   }
 
-  /// The pre-activation and the results `[R,H]` of rows.
+  /// Computes the pre-activation and the results `[R,H]` of rows.
   func forward(
     _ backend: CPUBackend, _ rows: ExpertRows, into results: ExpertRows, composed: Bool = false
   ) throws -> Tensor {
@@ -58,40 +58,40 @@ struct ExpertsData {
     return hidden
   }
 
-  /// What a backward is asked for.
+  /// The outputs that a backward is asked for.
   struct Wishes {
     var hasDots = true
     var wantsGradInputs = true
-    /// Whether the gradient of the pre-activation takes its place.
+    /// Whether the gradient of the pre-activation overwrites it.
     var overwritesHidden = false
     var gradients: DataType?
     var accumulates = false
   }
 
-  /// What a backward makes.
+  /// The outputs of a backward.
   struct Gradients {
     let gradHidden: Tensor
-    /// The sums of their parts, in the rows' order.
+    /// The sums of the dots' parts, in row order.
     let dots: Tensor?
     let gradInputs: PlacedRows
     let down: Tensor
     let downBias: Tensor?
     let gateUpBias: Tensor?
 
-    /// All of it, in one order.
+    /// All gradients in a fixed order.
     var tensors: [Tensor] {
       [gradHidden, down]
         + [dots, downBias, gateUpBias].compactMap { $0 }
     }
   }
 
-  /// The backward of rows, whose results and inputs have one placement.
+  /// Runs the backward; the rows' results and inputs have the same placement.
   func backward(
     _ backend: CPUBackend, hidden: Tensor, gradRows: ExpertRows, rowWeights: ExpertRows?,
     placed kind: PlacedRows.Kind, _ wishes: Wishes, composed: Bool = false,
     _ random: inout Random
   ) throws -> Gradients {
-    // Of one random state, so that outputs have the same places in every call.
+    // Made from one random state, so that outputs are placed alike in every call.
     let inputs = PlacedRows.output(
       kind, numRows, width: configuration.hiddenSize, dtype, &random)
     let parts = PlacedRows.output(

@@ -1,15 +1,15 @@
 import AutoEPCPU
 import AutoEPCore
 
-/// Random tensors of one permutation, and what its operations make of them. Some slots may be without a row, and
-/// then as many rows without a slot.
+/// Random tensors of one permutation, and references for its operations. Some slots may have no row; then as many
+/// rows have no slot.
 struct PermutationData {
   let backend: CPUBackend
   let x: Tensor
   let rows: Tensor
   let rowOfSlot: Tensor
   private let size: PermutationCase
-  /// The row of each slot; -1 for none.
+  /// The row of each slot; -1 for a slot without one.
   let map: [Int]
 
   init(
@@ -27,14 +27,14 @@ struct PermutationData {
 
   var numRows: Int { map.count }
 
-  /// Random weights; that of a slot without a row is NaN, for nothing may read it.
+  /// Random weights; NaN for a slot without a row, whose weight must not be read.
   func weights(_ dtype: DataType, _ random: inout Random) -> Tensor {
     let weights = random.tensor([size.numTokens, size.topK], dtype)
     weights.values = zip(weights.values, map).map { $1 < 0 ? .nan : $0 }
     return weights
   }
 
-  /// Rows that no slot has keep what they hold: `untouched`.
+  /// The expected rows; rows without a slot keep `untouched`.
   func referenceRows(_ weights: [Double]?, untouched: Double = .nan) -> [Double] {
     var result = [Double](repeating: untouched, count: numRows * size.width)
     let x = self.x.values

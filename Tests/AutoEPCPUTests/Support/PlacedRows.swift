@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// Rows in some placement, and their copies in order.
+/// Rows in some placement, with copies in order.
 struct PlacedRows {
   /// The kinds of placement.
   enum Kind: CaseIterable, Sendable {
@@ -11,12 +11,12 @@ struct PlacedRows {
 
   let rows: ExpertRows
   let copies: Tensor
-  /// Where each row is in the memory of `rows`.
+  /// The position of each row in the memory of `rows`.
   let places: [Int]
   /// The memory of `rows`.
   let memory: Tensor
 
-  /// Random rows. Rows of the memory that none of them is in are NaN.
+  /// Makes random rows. All other memory of `rows` is NaN.
   init(_ kind: Kind, _ count: Int, width: Int, _ dtype: DataType, _ random: inout Random) {
     let topK = 3
     let numTokens = (count + topK - 1) / topK + 1
@@ -40,7 +40,7 @@ struct PlacedRows {
     case .indexed:
       rows = ExpertRows(memory.view, .indexed(Tensor(integers: places, [count]).view))
     case .tokens:
-      // The slots behind the rows in use mean nothing.
+      // Slots of rows that are not in use are undefined.
       let slotOfRow = slots.prefix(count) + Array(repeating: -77, count: slots.count - count)
       var rowOfSlot = [Int](repeating: -1, count: slots.count)
       for (row, slot) in slots.prefix(count).enumerated() { rowOfSlot[slot] = row }
@@ -53,14 +53,14 @@ struct PlacedRows {
     }
   }
 
-  /// The bytes of the rows as they are now, in order.
+  /// The current bytes of the rows, in order.
   var bytesInOrder: [UInt8] {
     let rowBytes = memory.view.rowElementCount * memory.view.dtype.byteCount
     let bytes = memory.bytes
     return places.flatMap { bytes[$0 * rowBytes..<($0 + 1) * rowBytes] }
   }
 
-  /// The values of the rows as they are now, in order.
+  /// The current values of the rows, in order.
   var valuesInOrder: [Double] {
     let width = memory.view.rowElementCount
     let values = memory.values
@@ -69,7 +69,7 @@ struct PlacedRows {
 }
 
 extension PlacedRows {
-  /// Rows of NaN to be written.
+  /// Makes rows of NaN to be written.
   static func output(
     _ kind: Kind, _ count: Int, width: Int, _ dtype: DataType, _ random: inout Random
   ) -> PlacedRows {
@@ -78,7 +78,7 @@ extension PlacedRows {
     return placed
   }
 
-  /// Whether the memory outside of the rows is still NaN.
+  /// Whether all memory outside the rows is still NaN.
   var leftTheRestAlone: Bool {
     let (width, values) = (memory.view.rowElementCount, memory.values)
     let written = Set(places)

@@ -1,6 +1,6 @@
 import AutoEPCore
 
-/// A generator that gives the same numbers in every run.
+/// A random number generator with a fixed sequence.
 struct Random: RandomNumberGenerator {
   private var state: UInt64
 
@@ -13,12 +13,12 @@ struct Random: RandomNumberGenerator {
     return state &* 0x2545_F491_4F6C_DD1D
   }
 
-  /// Values of mean 0 and variance 1.
+  /// Draws values of mean 0 and variance 1.
   mutating func values(_ count: Int) -> [Double] {
     (0..<count).map { _ in Double.random(in: -1.732...1.732, using: &self) }
   }
 
-  /// A tensor of such values.
+  /// Draws a tensor with such values.
   mutating func tensor(_ shape: [Int], _ dtype: DataType) -> Tensor {
     Tensor(values(shape.reduce(1, *)), shape, dtype)
   }

@@ -26,7 +26,7 @@ struct RouteRun {
       topkIdx: topkIdx.view, topkWeights: topkWeights.view, tokensPerExpert: tokensPerExpert.view)
   }
 
-  /// What the reference chooses, and its weights.
+  /// The reference's choice of experts and their weights.
   func reference() -> (experts: [Int], weights: [Double]) {
     let reference = PlainRouter(
       configuration: router.configuration, selectionBias: selectionBias?.values)
@@ -43,7 +43,7 @@ struct RouteRun {
     return (experts, weights)
   }
 
-  /// The gradient to the logits for the choice that the backend made.
+  /// The gradient of the logits for the backend's choice of experts.
   func referenceGradient(_ gradWeights: [Double]) -> [Double] {
     let reference = PlainRouter(configuration: router.configuration)
     let (topK, choice) = (router.configuration.topK, topkIdx.integers)

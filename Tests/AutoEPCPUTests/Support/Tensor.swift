@@ -1,13 +1,13 @@
 import AutoEPCore
 
-/// A tensor of a test. Values go in and come out as Double. Its memory is never freed, for a view may
-/// be in use after the last mention of its tensor.
+/// A tensor of a test, with values as Double. Its memory is never freed, because a view may outlive the last use of
+/// the tensor.
 @safe
 final class Tensor {
   let view: TensorView
   private let memory: UnsafeMutableRawPointer
 
-  /// A tensor that holds NaN (or -77), so that an element left unwritten shows.
+  /// Makes a tensor of NaN (integers: -77), so that tests notice unwritten elements.
   init(_ shape: [Int], _ dtype: DataType) {
     let byteCount = shape.reduce(1, *) * dtype.byteCount
     unsafe memory = UnsafeMutableRawPointer.allocate(byteCount: max(byteCount, 1), alignment: 64)
@@ -19,14 +19,14 @@ final class Tensor {
     }
   }
 
-  /// A tensor of values, each rounded to the dtype.
+  /// Makes a tensor of values, each rounded to the dtype.
   convenience init(_ values: [Double], _ shape: [Int], _ dtype: DataType) {
     self.init(shape, dtype)
     precondition(values.count == view.elementCount)
     self.values = values
   }
 
-  /// A tensor of integers.
+  /// Makes a tensor of integers.
   convenience init(integers: [Int], _ shape: [Int], _ dtype: DataType = .i32) {
     self.init(integers.map { Double($0) }, shape, dtype)
   }
@@ -49,17 +49,17 @@ final class Tensor {
   /// The elements of an integer tensor.
   var integers: [Int] { values.map { Int($0) } }
 
-  /// The bytes, to compare bit by bit.
+  /// The bytes, for bitwise comparisons.
   var bytes: [UInt8] { unsafe Array(UnsafeRawBufferPointer(start: memory, count: view.byteCount)) }
 
-  /// The number-th of the parts of this shape that stand one after another.
+  /// Part `number` of the tensor, which consists of consecutive parts of this shape.
   func part(_ number: Int, _ shape: [Int]) -> TensorView {
     let byteCount = shape.reduce(1, *) * view.dtype.byteCount
     precondition((number + 1) * byteCount <= view.byteCount)
     return unsafe TensorView(data: memory + number * byteCount, shape: shape, dtype: view.dtype)
   }
 
-  /// The memory; nobody writes to it meanwhile.
+  /// The memory; no other thread may write to it meanwhile.
   @unsafe
   private func elements<Element>(_: Element.Type) -> UnsafeBufferPointer<Element> {
     unsafe UnsafeBufferPointer(

@@ -4,8 +4,8 @@ import Testing
 
 @testable import AutoEPCPU
 
-/// The kernels that this machine runs. OpenBLAS, which serves processors without AVX2, shows those it
-/// has for them.
+/// The kernels that this machine can run. OpenBLAS serves processors without AVX2, so it uses its kernels for
+/// them here.
 let testKernels = {
   unsafe setenv("OPENBLAS_CORETYPE", "Sandybridge", 1)
   return KernelSet.Kind.allCases.compactMap { KernelSet($0) }
@@ -13,7 +13,7 @@ let testKernels = {
 
 /// A backend with the best kernels, or with given ones.
 func testBackend(threads: Int = 2, kernels: KernelSet? = nil) -> CPUBackend {
-  CPUBackend(threadCount: threads, kernels: kernels ?? testKernels[0])
+  CPUBackend(threadCount: threads, kernels: kernels ?? testKernels[0], leastShared: 0)
 }
 
 extension KernelSet: CustomTestStringConvertible {

@@ -12,6 +12,7 @@ from support.compare import assert_as_good, assert_close
 
 import autoep
 from autoep.layers.replace import ExpertLoad
+from autoep.layers.token_masks import TokenMasks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -137,12 +138,27 @@ def test_a_bf16_run_goes_on_from_a_checkpoint(tmp_path: Path, params: dict[str, 
     assert run(again, range(2, 4)) == pytest.approx(losses, rel=1e-3)
 
 
+@pytest.mark.parametrize("choice", [{}, {"fused_router": False}, {"router": "sinkhorn"}])
+def test_nan_is_a_loss_of_nan_and_no_fault(choice: dict) -> None:
+    model = models.tiny("mixtral").cuda()
+    engine, *_ = autoep.initialize(model=model, config={"expert_parallel": choice})
+    ids = models.batch(0)["input_ids"].cuda()
+    embeddings = model.get_input_embeddings()(ids).detach()
+    spoiled = embeddings.clone()
+    spoiled[1, 4, 3] = torch.nan
+    assert engine(inputs_embeds=spoiled, labels=ids).loss.isnan()
+    torch.cuda.synchronize()
+    loss = engine(inputs_embeds=embeddings, labels=ids).loss
+    engine.backward(loss)
+    assert loss.isfinite()
+
+
 def test_the_load_is_counted_without_a_wait() -> None:
     layers = autoep.initialize(model=models.tiny("mixtral").cuda(), config={})[0]._load
     assert isinstance(layers, ExpertLoad)
     idx = torch.tensor([[0, 1], [1, 7], [1, 8], [-1, 2]], device="cuda")
     layers.add(0, idx)
-    with layers.counted(True):
+    with layers.counted(TokenMasks()):
         torch.cuda.set_sync_debug_mode("error")
         try:
             layers.add(0, idx)

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import transformers
 from support.families import table, tiny
-from support.families.parity import WORKS, Found
+from support.families.parity import NOT_BUILT, WORKS, Found, check
 from support.launches import launch, mpirun, torchrun
+from transformers import PretrainedConfig
+
+from autoep.distributed.launch import World
 
 HERE = Path(__file__).parent
 
@@ -47,9 +50,35 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
     return of_ranks[0]
 
 
+class Whimsical(PretrainedConfig):
+    """The configuration of a family that no size suits."""
+
+    model_type = "whimsical"
+
+    def __init__(self, **given: object) -> None:
+        raise ValueError("vision_config: no such thing")
+
+
+def test_a_family_that_cannot_be_built_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are tried, and the table says why it is not."""
+    monkeypatch.setitem(tiny.CONFIG_MAPPING._extra_content, "whimsical", Whimsical)
+    names = [*tiny.CONFIG_MAPPING_NAMES, "whimsical"]
+    monkeypatch.setattr(tiny, "CONFIG_MAPPING_NAMES", names)
+    monkeypatch.setattr(tiny, "_OF_4", (*tiny._OF_4, "whimsical"))
+    assert tiny.moe_model_types()[-1] == "whimsical"
+    assert "mixtral" in tiny.moe_model_types()
+    found = check("whimsical", World(0, 1, 0, mpi=False))
+    assert found.initialize == "not built: ValueError: vision_config: no such thing"
+    assert "| whimsical | not built: ValueError: vision_config" in table.section(
+        {"whimsical": found}
+    )
+
+
 @pytest.mark.parametrize("model_type", tiny.moe_model_types())
 def test_family(results: dict[str, Found], model_type: str) -> None:
     found = results[model_type]
+    if found.initialize.startswith(NOT_BUILT):
+        pytest.skip(found.initialize)
     if model_type in REFUSED:
         assert REFUSED[model_type] in found.initialize
     else:

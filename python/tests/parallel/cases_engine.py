@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
 from functools import partial
 from unittest import mock
@@ -9,12 +11,14 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
 from support import models
 from support.cases import Ranks, case
 from support.compare import assert_close
 from support.engines import ADAMW, BF16, full, start, train
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import autoep
@@ -73,9 +77,99 @@ def generate_waits_for_the_longest(ranks: Ranks, ep_size: int) -> None:
     options = {"max_new_tokens": 4 + 3 * ranks.rank, "do_sample": False, "pad_token_id": 0}
     found = engine.generate(prompt, **options)
     assert torch.equal(found, plain.generate(prompt, **options))
-    if ranks.size > 1:
-        with pytest.raises(autoep.ModelError, match="synced_gpus"):
-            engine.module.generate(prompt, synced_gpus=False, **options)
+    for synced in (False, True)[: ranks.size]:
+        assert torch.equal(engine.module.generate(prompt, synced_gpus=synced, **options), found)
+
+
+@case(how=["static", "no cache", "beams", "samples", "adapted"], ep_size=[1, 2, 4])
+def ranks_generate_as_many_tokens_as_each_wants(ranks: Ranks, how: str, ep_size: int) -> None:
+    """Those that have finished go on with the others, whatever the cache; and can start again."""
+    options = {
+        "static": {"cache_implementation": "static"},
+        "no cache": {"use_cache": False},
+        "beams": {"num_beams": 3},
+        "samples": {"do_sample": True},
+        "adapted": {},
+    }[how]
+    model = models.tiny("qwen3_moe", use_cache=True)
+    if how == "adapted":
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    plain = copy.deepcopy(model).eval()
+    engine = start(model, ep_size).eval()
+    for longest in (0, ranks.size - 1):
+        new = 2 + 5 * abs(longest - ranks.rank)
+        prompt = models.batch(ranks.rank, rows=2, length=3 + ranks.rank)["input_ids"]
+        given = {"input_ids": prompt, "max_new_tokens": new, "pad_token_id": 0, **options}
+        torch.manual_seed(ranks.rank)
+        found = engine.generate(**given)
+        torch.manual_seed(ranks.rank)
+        assert torch.equal(found, plain.generate(**given))
+        assert found.shape[1] == prompt.shape[1] + new
+
+
+@case(preset=["mixtral", "deepseek_v3"], ep_size=[1, 2, 4])
+def a_copy_of_the_model_is_a_model_of_its_own(ranks: Ranks, preset: str, ep_size: int) -> None:
+    """It computes the same, trains its own weights, and shares nothing but the ranks."""
+    engine = start(models.tiny(preset), ep_size, optimizer=ADAMW)
+    twin = copy.deepcopy(engine.module)
+    mine = models.batch(ranks.rank)
+    assert torch.equal(twin(**mine).logits, engine(**mine).logits)
+    before = models.bits(engine)
+    twin(**mine).loss.backward()
+    assert all(p.grad is None for p in engine.module.parameters())
+    assert all(p.grad is not None for p in twin.parameters())
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.sub_(0.1 * parameter.grad)
+    assert models.bits(engine) == before
+    assert not torch.equal(twin(**mine).logits, engine(**mine).logits)
+    train(engine, ranks, range(1))
+    options = {"max_new_tokens": 2 + ranks.rank, "do_sample": False, "pad_token_id": 0}
+    prompt = mine["input_ids"]
+    assert engine.module.generate(prompt, **options).shape[1] == prompt.shape[1] + 2 + ranks.rank
+    assert twin.generate(prompt, **options).shape[1] == prompt.shape[1] + 2 + ranks.rank
+
+
+@case(ep_size=[1, 2, 4])
+def weights_can_be_averaged(ranks: Ranks, ep_size: int) -> None:
+    model = models.tiny("mixtral", dtype=torch.float64)
+    plain = models.PlainRun(copy.deepcopy(model), partial(torch.optim.AdamW, **ADAMW["params"]))
+    engine = start(model, ep_size, optimizer=ADAMW)
+    mine, theirs = AveragedModel(engine.module), AveragedModel(plain.model)
+    for step in range(3):
+        plain.backward(models.micro_batches(step, 1, ranks.size))
+        plain.step()
+        train(engine, ranks, range(step, step + 1))
+        mine.update_parameters(engine.module)
+        theirs.update_parameters(plain.model)
+    batch = models.batch(ranks.rank)
+    assert_close([mine(**batch).logits], [theirs(**batch).logits])
+
+
+@case(ep_size=[1, 2, 4])
+def what_cannot_be_saved_says_so(ranks: Ranks, ep_size: int) -> None:
+    """On every rank, and on one alone; nothing is written."""
+    engine = start(models.tiny("qwen3_moe"), ep_size)
+    with pytest.raises(autoep.UnsupportedError, match="state_dict"):
+        torch.save(engine.module, io.BytesIO())
+    if ranks.size == 1:
+        engine.module.save_pretrained(ranks.folder / "whole")
+        return
+    folder = ranks.folder / "model"
+    for asked in (range(ranks.size), [0]):
+        if ranks.rank in asked:
+            with pytest.raises(autoep.UnsupportedError, match=r"spread over ranks.*on every rank"):
+                engine.module.save_pretrained(folder)
+    with pytest.raises(autoep.UnsupportedError, match="push_to_hub: the experts"):
+        engine.module.push_to_hub("nobody/nothing")
+    assert not folder.exists()
+    adapted = get_peft_model(models.tiny("qwen3_moe"), LoraConfig(target_modules=["q_proj"]))
+    module = start(adapted, ep_size).module
+    with pytest.raises(autoep.UnsupportedError, match="spread over ranks"):
+        module.get_base_model().save_pretrained(folder)
+    if ranks.rank == 0:
+        module.save_pretrained(folder)
+        assert (folder / "adapter_model.safetensors").exists()
 
 
 @case()

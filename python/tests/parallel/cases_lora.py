@@ -124,6 +124,40 @@ def adapters_can_be_switched_off(ranks: Ranks, ep_size: int) -> None:
         assert torch.equal(engine(**mine).logits, on)
 
 
+@case(experts=[8, 7], safe=[False, True], ep_size=[1, 2, 4])
+def adapters_can_be_merged(ranks: Ranks, experts: int, safe: bool, ep_size: int) -> None:
+    """And unmerged, switched off while they are merged, merged for good, or taken off."""
+    model = adapted(experts=experts)
+    plain, base = copy.deepcopy(model).eval(), copy.deepcopy(model).unload().eval()
+    engine = start(model, ep_size).eval()
+    mine = models.batch(ranks.rank)
+    with torch.no_grad():
+        expected = plain(**mine).logits
+        for _ in range(2):
+            engine.module.merge_adapter(safe_merge=safe)
+            plain.merge_adapter()
+            assert_close([engine(**mine).logits], [expected])
+            models.assert_same_weights(engine, plain)
+            plain.unmerge_adapter()
+            engine.module.unmerge_adapter()
+            assert_close([engine(**mine).logits], [expected])
+        engine.module.merge_adapter()
+        with engine.module.disable_adapter():
+            assert_close([engine(**mine).logits], [base(**mine).logits])
+        assert_close([engine(**mine).logits], [expected])
+        broken = copy.deepcopy(engine.module)
+        broken.unmerge_adapter()
+        factors = [p for n, p in broken.named_parameters() if "experts" in n and "lora_B" in n]
+        factors[0].view(-1)[0] = torch.nan
+        with pytest.raises(ValueError, match="NaN"):
+            broken.merge_adapter(safe_merge=True)
+        taken_off = copy.deepcopy(engine.module).unload()
+        assert_close([taken_off(**mine).logits], [base(**mine).logits])
+        merged = engine.module.merge_and_unload(safe_merge=safe)
+        assert_close([merged(**mine).logits], [expected])
+        assert not any("lora" in name for name, _ in merged.named_parameters())
+
+
 @case(ep_size=[1, 2, 4])
 def a_checkpoint_has_the_adapters(ranks: Ranks, ep_size: int) -> None:
     engine = start(adapted(), ep_size, optimizer=ADAMW)

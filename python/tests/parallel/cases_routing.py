@@ -109,6 +109,62 @@ def evaluation_moves_no_bias(ranks: Ranks) -> None:
     assert not any(map(torch.equal, biases(engine), before))
 
 
+@case()
+def evaluation_with_gradients_is_not_counted(ranks: Ranks) -> None:
+    engine = balanced()
+    engine.eval()(**models.batch(ranks.rank))
+    train(engine.train(), ranks, range(1))
+    assert engine.expert_load().sum(1).tolist() == [ranks.size * 2 * 24 * 2]
+
+
+@case(by_position=[False, True])
+def padding_is_not_counted(ranks: Ranks, by_position: bool) -> None:
+    """On the left of some rows and on the right of others; the counts are those of real tokens."""
+    seen: list[torch.Tensor] = []
+    engine = start(
+        models.tiny("deepseek_v3"), optimizer=ADAMW, expert_parallel={"load_balance_coeff": 0.05}
+    )
+    router = engine.module.model.layers[1].mlp.gate
+    router.register_forward_hook(lambda module, given, routed: seen.append(routed[2]))
+    ids = models.batch(ranks.rank)["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    mask[1, 9 - ranks.rank :] = 0
+    arguments = (ids, mask) if by_position else ()
+    named = {} if by_position else {"input_ids": ids, "attention_mask": mask}
+    engine.backward(engine(*arguments, **named, labels=ids).loss)
+    engine.step()
+    expected = torch.bincount(seen[0][mask.flatten() != 0].flatten(), minlength=8)
+    if ranks.size > 1:
+        dist.all_reduce(expected)
+    assert engine.expert_load()[0].tolist() == expected.tolist()
+
+
+@case(router=["fused", "model", "sinkhorn"], preset=["mixtral", "deepseek_v3"])
+def nan_on_one_rank_is_a_loss_of_nan(ranks: Ranks, router: str, preset: str) -> None:
+    """And of no other rank's, as in plain HF; nobody raises or waits."""
+    choice = {"router": "sinkhorn"} if router == "sinkhorn" else {"fused_router": router == "fused"}
+    model = models.tiny(preset)
+    plain = copy.deepcopy(model)
+    engine = start(model, optimizer=ADAMW, expert_parallel=choice)
+    ids = models.batch(ranks.rank)["input_ids"]
+    embeddings = plain.get_input_embeddings()(ids).detach()
+    if ranks.rank == 0:
+        embeddings[1, 4, 3] = torch.nan
+    mine = engine(inputs_embeds=embeddings, labels=ids)
+    theirs = plain(inputs_embeds=embeddings, labels=ids)
+    assert mine.loss.isnan() == theirs.loss.isnan() == (ranks.rank == 0)
+    assert torch.equal(mine.logits.isnan(), theirs.logits.isnan())
+    if router != "sinkhorn":
+        real = ~theirs.logits.isnan()
+        assert_close([mine.logits[real]], [theirs.logits[real]])
+    engine.backward(mine.loss)
+    gradients = models.gradients(engine)
+    assert gradients["model.embed_tokens.weight"] is None
+    assert gradients["lm_head.weight"].isnan().any()
+    assert gradients["model.layers.1.mlp.gate.weight"].isnan().any()
+
+
 @case(sizes=(1, 2))
 def routers_without_a_bias_are_refused(ranks: Ranks) -> None:
     with pytest.raises(autoep.ModelError, match=r"model\.layers\.0\.mlp.*has no bias.*Remove"):

@@ -23,8 +23,8 @@ from autoep.errors import CheckpointError
 
 Tensors = dict[str, torch.Tensor]
 
-# The version of all that stands in this module, and of the keys of `run.pt`. A change that an older
-# reader would misread, or refuse without a reason, needs another number.
+# The version of the names in this module and of the keys of `run.pt`. Increase it with every change
+# that another version of the reader would misread, or refuse without naming the reason.
 FORMAT_VERSION = 1
 
 RUN_FILE = "run.pt"

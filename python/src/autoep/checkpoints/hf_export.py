@@ -1,28 +1,54 @@
-"""`save_pretrained` of a model with stacked experts: refused, as it could not be read again."""
+"""`save_pretrained` of a model whose experts were changed: refused, as nothing could read it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
 from autoep.errors import UnsupportedError
+from autoep.layers.replaced_method import ReplacedMethod
+from autoep.layers.spec import MoELayer
+
+_METHODS = ("save_pretrained", "push_to_hub")
 
 
-def refuse_save_pretrained(model: nn.Module) -> None:
-    """Makes `save_pretrained` say why it does not work; an adapter of PEFT can still be saved.
+class _Refusal(ReplacedMethod):
+    """Takes the place of a method, and says why it does not work."""
 
-    transformers would write the stacked weights under their names, find none of its own when it
-    reads them, and start those experts from random numbers with a warning.
-    """
-    if not hasattr(model, "save_pretrained") or hasattr(model, "peft_config"):
-        return
-
-    def save_pretrained(*_: Any, **__: Any) -> None:
-        raise UnsupportedError(
-            f"save_pretrained: the experts of this {type(model).__name__} were stacked by"
-            " autoep.initialize, and transformers could not read them again; exporting to its"
-            " format is not in this version yet. Use engine.save_checkpoint."
+    def __init__(self, method: str, kind: str, changed: str) -> None:
+        self._text = (
+            f"{method}: the experts of this {kind} were {changed} by autoep.initialize, and"
+            " transformers could not read them again; exporting to its format is not in this"
+            " version yet. Use engine.save_checkpoint, on every rank."
         )
 
-    model.save_pretrained = save_pretrained
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises, on any rank alone or on all, before anything is written or sent."""
+        raise UnsupportedError(self._text)
+
+
+def refuse_save_pretrained(model: nn.Module, layers: list[MoELayer], changed: str) -> None:
+    """Makes `save_pretrained` say why it does not work; an adapter of PEFT can still be saved.
+
+    Of stacked experts transformers would find none of its own names when it reads them, and start
+    from random numbers with a warning. Of sharded ones it cannot write a rank's part, and waits
+    for ranks that do not call it.
+
+    Args:
+        model: The model.
+        layers: Those whose experts were changed.
+        changed: What was done to them.
+    """
+    experts = {layer.experts for layer in layers}
+    for module in model.modules():
+        if not _saves_adapters(module) and not experts.isdisjoint(module.modules()):
+            for method in _METHODS:
+                if hasattr(type(module), method):
+                    setattr(module, method, _Refusal(method, type(module).__name__, changed))
+
+
+def _saves_adapters(module: nn.Module) -> bool:
+    """Whether a module writes nothing but its adapters."""
+    is_of_peft = type(module).__module__.startswith("peft.")
+    return is_of_peft or getattr(module, "_hf_peft_config_loaded", False)

@@ -9,8 +9,14 @@ import autoep
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
+    """Runs a command.
+
+    Returns:
+        The exit status: 0; 1 for a model without experts that AutoEP supports; 2 for one that
+        cannot be read.
+    """
     parser = argparse.ArgumentParser(prog="python -m autoep", description=autoep.__doc__)
+    parser.add_argument("--version", action="version", version=f"autoep {autoep.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect = commands.add_parser(
         "inspect", help="say what AutoEP sees in a model, without loading its weights"
@@ -20,8 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     try:
-        print(autoep.inspect(args.model))
+        found = autoep.inspect(args.model)
     except autoep.Error as error:
         print(f"autoep: {error}", file=sys.stderr)
         return 2
-    return 0
+    print(found)
+    return 0 if found.blocks else 1

@@ -151,6 +151,9 @@ class Config:
         "zero_allow_untested_optimizer": Refusal(_ZERO_ONLY, (True, False)),
         "zero_force_ds_cpu_optimizer": Refusal(_ZERO_ONLY, (True, False)),
         "graph_harvesting": Refusal("it is for GPUs", (False,)),
+        "compile": Refusal(
+            "call engine.module.compile() after autoep.initialize", enabled_only=True
+        ),
         "activation_checkpointing": Refusal("call model.gradient_checkpointing_enable()"),
         "tensor_parallel": Refusal("only data and expert parallelism are built"),
         "pipeline": Refusal("only data and expert parallelism are built"),

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from autoep.core import options
 from autoep.core.arrays import Array, on_gpu
+from autoep.core.cores import core_share
 from autoep.core.native import engine
 
 _CPU = 1  # AUTOEP_DEVICE_CPU
+_VARIABLE = "AUTOEP_NUM_THREADS"
 
 # Written once a process, and again by set_num_threads. A forked child makes its own.
 _lock = threading.Lock()
@@ -53,9 +55,16 @@ def context() -> engine.Handle:
     global _context, _process
     with _lock:
         if _context is None or _process != os.getpid():
-            _context = engine.context_create(_CPU, 0, 0, 0, None)
+            _context = _create(0)
             _process = os.getpid()
         return _context
+
+
+def _create(num_threads: int) -> engine.Handle:
+    """Makes a context of the CPU; 0 threads stand for the default, as in `set_num_threads`."""
+    if num_threads == 0 and _VARIABLE not in os.environ:
+        num_threads = core_share()
+    return engine.context_create(_CPU, 0, num_threads, 0, None)
 
 
 def set_num_threads(count: int) -> None:
@@ -63,10 +72,10 @@ def set_num_threads(count: int) -> None:
 
     Args:
         count: 1 or more; 0 for the default: `AUTOEP_NUM_THREADS`, else the cores that this
-            process may use.
+            process may use, divided among the processes that a launcher started on this host.
     """
     global _context, _process
-    fresh = engine.context_create(_CPU, 0, options.integer("count", count), 0, None)
+    fresh = _create(options.integer("count", count, 0))
     with _lock:
         _context, _process = fresh, os.getpid()
 

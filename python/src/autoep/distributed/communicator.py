@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import os
 import sys
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from autoep.core.native import MPI_LIBRARY, engine
 from autoep.core.options import counts, integer, real
-from autoep.errors import Error, InvalidArgumentError, InvalidHandleError, MissingLibraryError
+from autoep.errors import (
+    Error,
+    InvalidArgumentError,
+    InvalidHandleError,
+    MissingLibraryError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -131,11 +138,15 @@ class Communicator:
             process_group: The ranks; None for all.
             timeout: Seconds.
         """
+        from autoep.distributed.shutdown import let_go_at_exit
         from autoep.distributed.torch_transport import TorchTransport
 
         transport = TorchTransport(process_group)
         seconds = real("timeout", timeout)
-        return cls(engine.comm_create_callback(transport, transport.rank, transport.size, seconds))
+        handle = engine.comm_create_callback(transport, transport.rank, transport.size, seconds)
+        comm = cls(handle)
+        let_go_at_exit(functools.partial(_close, weakref.ref(comm)))
+        return comm
 
     def barrier(self) -> None:
         """Returns when every rank has entered; collective."""
@@ -159,11 +170,32 @@ class Communicator:
         """
         return engine.comm_health(self.handle)
 
+    def __copy__(self) -> Communicator:
+        """Returns itself: a copy of what exchanges rows does so between the same ranks."""
+        return self
+
+    def __deepcopy__(self, copied: Any) -> Communicator:
+        """Returns itself, as `__copy__` does."""
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise UnsupportedError(
+            "pickle, torch.save: a Communicator cannot be pickled, since its ranks are those of"
+            " this run. Save the tensors alone, such as model.state_dict()."
+        )
+
     def close(self) -> None:
         """Frees the communicator at once; without this it is freed with its last reference."""
         if self.layers is not None:
             self.layers.close()
         self.handle.close()
+
+
+def _close(reference: weakref.ref[Communicator]) -> None:
+    """Closes a communicator that is still there, and lets go of its process group."""
+    comm = reference()
+    if comm is not None:
+        comm.close()
 
 
 # All communicators that there are, by their numbers.

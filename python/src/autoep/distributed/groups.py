@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import functools
-import os
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from autoep.distributed.communicator import Communicator
 from autoep.distributed.launch import World
+from autoep.distributed.shutdown import has_failed, let_go_at_exit
 from autoep.errors import ConfigError
 
 
@@ -91,21 +91,26 @@ def _make_groups(
         [edp_group, ep_group], device.type, mesh=grid, mesh_dim_names=("edp", "ep")
     )
     comm = make_communicator(world, ep_group, timeout, device)
-    atexit.register(_let_go, mesh, comm, os.getpid())
+    let_go_at_exit(functools.partial(_let_go, comm, (ep_group, edp_group)))
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
 
 
-def _let_go(mesh: DeviceMesh, comm: Communicator, process: int) -> None:
-    """Leaves the groups to whoever ends them: their threads live until nobody holds them.
-
-    A mesh does not give its groups back, and the experts' parameters hold it. A forked child lets
-    go of nothing.
-    """
-    if process != os.getpid():
-        return
+def _let_go(comm: Communicator, groups: tuple[dist.ProcessGroup, ...]) -> None:
     comm.close()
-    getattr(mesh, "_pg_registry", {}).clear()
     _make_groups.cache_clear()
+    end_groups(*groups)
+
+
+def end_groups(*groups: dist.ProcessGroup) -> None:
+    """Ends groups that this package began, unless the script has ended all groups already.
+
+    Not after an exception that nobody caught, when an exchange may be under way.
+    """
+    if has_failed() or not dist.is_initialized():
+        return
+    for group in dict.fromkeys(groups):
+        with contextlib.suppress(ValueError):  # it is ended already, and others were begun since
+            dist.destroy_process_group(group)
 
 
 def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.ProcessGroup:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
-import sys
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from autoep.core.cores import HOST_SIZES, number_from_environment
 from autoep.core.native import engine
 from autoep.distributed.communicator import Communicator
+from autoep.distributed.shutdown import has_failed, let_go_at_exit
 from autoep.errors import CommunicationError
 
-# What an MPI launcher tells its processes: the number of ranks, of this host's ranks, and which
-# of the latter this one is (Open MPI; MPICH and those that derive from it).
+# What an MPI launcher tells its processes: the number of ranks, and which of this host's ranks
+# this one is (Open MPI; MPICH and those that derive from it).
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_HOST_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
 _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 _ADDRESS_INTS = 256
@@ -59,10 +58,10 @@ def join_world(timeout: float) -> World:
         return _joined_over_mpi
     if dist.is_initialized():
         return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
-    if _from_environment("WORLD_SIZE") > 1 and "RANK" in os.environ:
+    if number_from_environment("WORLD_SIZE") > 1 and "RANK" in os.environ:
         _begin_process_group(timeout)
         return World(dist.get_rank(), dist.get_world_size(), _local_rank(), mpi=False)
-    if _from_environment(*_MPI_SIZES) > 1:
+    if number_from_environment(*_MPI_SIZES) > 1:
         return _join_over_mpi(timeout)
     return World(0, 1, 0, mpi=False)
 
@@ -70,7 +69,7 @@ def join_world(timeout: float) -> World:
 def _join_over_mpi(timeout: float) -> World:
     global _joined_over_mpi
     comm = Communicator.mpi(timeout=timeout)
-    announced = _from_environment(*_MPI_SIZES)
+    announced = number_from_environment(*_MPI_SIZES)
     if comm.size != announced:
         raise CommunicationError(
             f"the launcher started {announced} ranks, but MPI knows {comm.size}: autoep was built"
@@ -88,24 +87,19 @@ def _begin_process_group(timeout: float, **how: Any) -> None:
     backend = "cpu:gloo,cuda:nccl" if _has_nccl() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **how)
     _begun = dist.group.WORLD
-    atexit.register(_end_process_group, os.getpid())
+    let_go_at_exit(_end_process_group)
 
 
 def _has_nccl() -> bool:
     return torch.cuda.is_available() and dist.is_nccl_available()
 
 
-def _end_process_group(process: int) -> None:
-    """Ends the threads of the process group, in the process that began it, not in a forked child.
-
-    They may let go of a tensor later than the main thread does. Where the interpreter has gone by
-    then, that aborts the process. After an exception that nobody caught an exchange may be under
-    way, which they would wait for.
-    """
+def _end_process_group() -> None:
+    """Ends the process group of all ranks, if it is still the one that was begun here."""
     global _begun
     ours = _begun is not None and dist.is_initialized() and dist.group.WORLD is _begun
     _begun = None
-    if ours and process == os.getpid() and getattr(sys, "last_value", None) is None:
+    if ours and not has_failed():
         dist.destroy_process_group()
 
 
@@ -122,7 +116,7 @@ def _shared_store(comm: Communicator, timeout: float) -> dist.TCPStore:
 
 
 def _own_address(size: int) -> str:
-    one_host = _from_environment(*_HOST_SIZES) == size
+    one_host = number_from_environment(*HOST_SIZES) == size
     return "127.0.0.1" if one_host else socket.getfqdn()
 
 
@@ -140,10 +134,4 @@ def _from_rank_zero(comm: Communicator, text: str) -> str:
 
 
 def _local_rank() -> int:
-    return _from_environment(*_LOCAL_RANKS)
-
-
-def _from_environment(*names: str) -> int:
-    """The first of these variables that is set to a number, or 0."""
-    values = (os.environ.get(name, "") for name in names)
-    return next((int(value) for value in values if value.isdecimal()), 0)
+    return number_from_environment(*_LOCAL_RANKS)

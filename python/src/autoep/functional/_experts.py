@@ -160,6 +160,18 @@ def check_tensors(x: Array, weights: ExpertsWeights, **others: Array) -> None:
         if tensor is not None or not name.endswith("_bias"):
             check_array(name, tensor, 2 if name.endswith("_bias") else 3)
     same_kind("x", x, **others, **weights._asdict())
+    _check_same_experts(weights)
+
+
+def _check_same_experts(weights: ExpertsWeights) -> None:
+    sizes = {n: w.shape[0] for n, w in weights._asdict().items() if w is not None}
+    for name, size in sizes.items():
+        if size != sizes["gate_up"]:
+            raise InvalidArgumentError(
+                f"{name}: expected as many experts as gate_up has, {sizes['gate_up']}"
+                f" (gate_up is {list(weights.gate_up.shape)}); got {size}"
+                f" ({name} is {list(getattr(weights, name).shape)})"
+            )
 
 
 def options_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,22 @@ def _read(given: object) -> transformers.PretrainedConfig:
             f"inspect: given {type(given).__name__}; allowed: a model, a config, the path of a"
             " config.json or of its folder, the name of a model on the Hub"
         )
-    path = Path(given)
+    exists = Path(given).exists()
+    if not exists and not _is_name_on_the_hub(str(given)):
+        raise ConfigError(
+            f"inspect: {given}: there is no such file or folder, nor is it the name of a model on"
+            " the Hub, ORGANISATION/NAME"
+        )
     try:
-        place = str(path if path.exists() else given)
-        return transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(str(given), trust_remote_code=False)
     except Exception as error:  # a config of no known kind, or whose values do not fit
-        raise ConfigError(f"inspect: {given} cannot be read as a config: {error}") from error
+        if exists or not isinstance(error, OSError):
+            raise ConfigError(f"inspect: {given} cannot be read as a config: {error}") from error
+        raise ConfigError(
+            f"inspect: {given}: there is no such file or folder, and no config of a model of that"
+            f" name was found on the Hub or in its cache ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _is_name_on_the_hub(text: str) -> bool:
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) is not None

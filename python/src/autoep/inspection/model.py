@@ -28,8 +28,8 @@ class Blocks:
         shared_experts: The block's experts that every token goes to, in words; empty for none.
         parameters: Of the experts of one block.
         expert_bytes: Of one expert.
-        doors: The ways that these experts can be reached: 1 `autoep.initialize`, 2
-            `experts_implementation`, 3 `ep_implementation`.
+        interfaces: The interfaces that support these experts: "initialize",
+            "experts_implementation" and "ep_implementation".
     """
 
     names: tuple[str, ...]
@@ -43,7 +43,7 @@ class Blocks:
     shared_experts: str
     parameters: int
     expert_bytes: int
-    doors: tuple[int, ...]
+    interfaces: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ def _block_lines(blocks: Blocks) -> Iterator[str]:
     rows = {
         "family": blocks.family,
         "experts": f"{blocks.num_experts}, top-{top_k}",
-        "an expert": f"{blocks.hidden_size} → {blocks.ffn_size} → {blocks.hidden_size},"
+        "each expert": f"{blocks.hidden_size} → {blocks.ffn_size} → {blocks.hidden_size},"
         f" {activation}",
         "router": blocks.router,
         "shared experts": blocks.shared_experts or "none",
-        "parameters": f"{blocks.parameters:,} in the experts of a block",
-        "doors": ", ".join(map(str, blocks.doors)),
+        "parameters": f"{blocks.parameters:,} in the experts of each block",
+        "interfaces": ", ".join(blocks.interfaces),
     }
     count = len(blocks.names)
     yield f"{short_names(blocks.names)}: {count} MoE block{'s' * (count > 1)}"
@@ -123,7 +123,7 @@ def _block_lines(blocks: Blocks) -> Iterator[str]:
 
 
 def _memory_lines(found: Inspection) -> Iterator[str]:
-    yield "weights a rank    experts     others        all"
+    yield "weights per rank  experts     others        all"
     for size in found.ep_sizes():
         experts = found.expert_bytes(size)
         cells = (experts, found.dense_bytes, experts + found.dense_bytes)

@@ -89,7 +89,7 @@ def _describe(model: nn.Module, alike: list[MoELayer]) -> Blocks:
         shared_experts=_shared(layer.block),
         parameters=sum(p.numel() for p in weights.values()),
         expert_bytes=sum(p.nbytes for p in weights.values()) // layer.num_experts,
-        doors=tuple(_doors(model, layer)),
+        interfaces=tuple(_interfaces(model, layer)),
     )
 
 
@@ -114,12 +114,12 @@ def _shared(block: nn.Module) -> str:
     return f"{name} of {count:,} parameters{gated}"
 
 
-def _doors(model: nn.Module, layer: MoELayer) -> Iterator[int]:
-    yield 1
+def _interfaces(model: nn.Module, layer: MoELayer) -> Iterator[str]:
+    yield "initialize"
     if follows_convention(layer.experts):
-        yield 2
+        yield "experts_implementation"
     if "ep_dispatch_experts" in (getattr(model, "_ep_plan", None) or {}).values():
-        yield 3
+        yield "ep_implementation"
 
 
 def _unsupported(model: nn.Module, layers: list[MoELayer], refusal: str) -> Iterator[Unsupported]:

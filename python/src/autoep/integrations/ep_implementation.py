@@ -17,8 +17,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from transformers.distributed.expert_parallel import EPImplementation
 
 from autoep.distributed.communicator import DEFAULT_TIMEOUT, Communicator
-from autoep.distributed.groups import make_communicator
+from autoep.distributed.groups import end_groups, make_communicator
 from autoep.distributed.launch import join_world
+from autoep.distributed.shutdown import let_go_at_exit
 from autoep.distributed.threads import share_cores
 from autoep.integrations.remembered_spec import spec_of
 from autoep.layers.experts import run_experts
@@ -81,4 +82,13 @@ def _communicator(ep_group: dist.ProcessGroup, device_type: str) -> Communicator
     ranks = dist.get_process_group_ranks(ep_group)
     own_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
     index = torch.cuda.current_device() if device_type == "cuda" else None
-    return make_communicator(world, own_group, DEFAULT_TIMEOUT, torch.device(device_type, index))
+    device = torch.device(device_type, index)
+    comm = make_communicator(world, own_group, DEFAULT_TIMEOUT, device)
+    let_go_at_exit(functools.partial(_let_go, comm, own_group))
+    return comm
+
+
+def _let_go(comm: Communicator, own_group: dist.ProcessGroup) -> None:
+    comm.close()
+    _communicator.cache_clear()
+    end_groups(own_group)

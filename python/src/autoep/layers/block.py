@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 
-from autoep import functional
 from autoep.errors import ModelError
+from autoep.layers.choice import choose_experts
+from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.selection_bias import selection_bias
 from autoep.layers.spec import MoELayer, Routing
 
 ExpertsCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class BlockForward:
+class BlockForward(ReplacedMethod):
     """Does what a block's forward does, with the model's router and other experts.
 
     The router is called once, through its hooks.
@@ -98,7 +99,7 @@ def choose(
             "num_groups": routing.num_groups,
             "topk_groups": routing.topk_groups,
         }
-    routed = functional.route(
+    routed = choose_experts(
         logits_TE,
         routing.top_k,
         score=routing.score,

@@ -1,30 +1,114 @@
-"""`generate` with experts on several ranks: all ranks run the same number of forwards."""
+"""`generate` with experts on several ranks: a rank that has finished goes on with the others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
 
-from autoep.errors import ModelError
+from autoep.layers.replaced_method import ReplacedMethod
+
+Exchange = Callable[[], Any]
 
 
-def keep_generate_in_step(model: nn.Module) -> None:
+class GenerationSteps:
+    """Keeps the forwards of `generate` in step over the ranks; collective.
+
+    A forward needs all ranks, as each has a part of the experts, and they may want different
+    numbers of forwards. Before each one a rank announces it. A rank that has finished listens, and
+    for each forward of another it joins the exchanges of the layers, without tokens.
+    """
+
+    def __init__(self) -> None:
+        self._is_generating = False
+        # Of the last forward of this rank: every forward of `generate` has the same ones.
+        self._exchanges: list[Exchange] = []
+
+    def note(self, compute: Callable[..., Any], *routed: torch.Tensor) -> None:
+        """Remembers a layer of the present forward.
+
+        Args:
+            compute: The layer's exchange, given tokens [..., H] and their choices [T, K].
+            *routed: What it is given now.
+        """
+        if self._is_generating:
+            nobodys = [tensor.new_empty(0, tensor.shape[-1]) for tensor in routed]
+            self._exchanges.append(partial(compute, *nobodys))
+
+    @contextmanager
+    def announced(self, model: nn.Module) -> Iterator[None]:
+        """Announces each forward of the model within; after the last one, joins the others'."""
+        hook = model.register_forward_pre_hook(lambda *_: self._begin_forward())
+        self._is_generating = True
+        try:
+            yield
+            hook.remove()
+            self._is_generating = False
+            self._join_others()
+        finally:
+            hook.remove()
+            self._is_generating = False
+            self._exchanges = []
+
+    @property
+    def is_generating(self) -> bool:
+        """Whether forwards are announced already."""
+        return self._is_generating
+
+    def _begin_forward(self) -> None:
+        _any_rank(True)
+        self._exchanges = []
+
+    @torch.no_grad()
+    def _join_others(self) -> None:
+        while _any_rank(False):
+            for exchange in self._exchanges:
+                exchange()
+
+
+class GenerateInStep(ReplacedMethod):
+    """Takes the place of a model's `generate`: the same tokens, and the ranks finish together."""
+
+    def __init__(self, model: nn.Module, steps: GenerationSteps) -> None:
+        self._model = model
+        self._own_generate = model.generate
+        self._steps = steps
+
+    def __call__(self, *args: Any, synced_gpus: bool | None = None, **kwargs: Any) -> Any:
+        """Returns what the model's own returns, once every rank has finished; collective.
+
+        Args:
+            *args: As the model's own.
+            synced_gpus: Changes nothing, as the ranks are kept in step in any case. transformers'
+                own way repeats a finished rank's last forward, for which its cache may be full.
+            **kwargs: As the model's own.
+        """
+        if self._steps.is_generating:
+            return self._own_generate(*args, **kwargs)
+        with self._steps.announced(self._model):
+            return self._own_generate(*args, **kwargs)
+
+
+def keep_generate_in_step(model: nn.Module) -> GenerationSteps:
     """Makes the model's `generate` go on until every rank has finished its sequences.
 
-    A rank whose sequences end early still computes for the others' tokens. transformers does so
-    with `synced_gpus`, whose default is False for what it does not know to be sharded.
+    Returns:
+        What the layers are to tell of their exchanges.
     """
-    own_generate = getattr(model, "generate", None)
-    if own_generate is None:
-        return
+    steps = GenerationSteps()
+    generating = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(generating, "generate"):
+        generating.generate = GenerateInStep(generating, steps)
+    return steps
 
-    def generate(*args: Any, synced_gpus: bool | None = None, **kwargs: Any) -> Any:
-        if synced_gpus is False:
-            raise ModelError(
-                "generate(synced_gpus=False) would wait for ever with experts on several ranks"
-                " when one of them finishes before the others; leave synced_gpus out, or pass True"
-            )
-        return own_generate(*args, synced_gpus=True, **kwargs)
 
-    model.generate = generate
+def _any_rank(is_active: bool) -> bool:
+    """Whether this rank or another is about to run a forward; collective."""
+    anyone = torch.tensor(int(is_active))
+    dist.all_reduce(anyone, op=dist.ReduceOp.MAX)
+    return bool(anyone)

@@ -10,11 +10,15 @@ Shapes: E experts, e of this rank, r the rank of an adapter, O and I the other s
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from autoep.errors import ModelError
-from autoep.functional import ExpertsWeights
+from autoep.functional import ExpertsWeights, expert_range
+from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.spec import MoELayer, MoELayerSpec
 from autoep.layers.wrappers import WRAPPED, without_wrappers
 
@@ -36,8 +40,25 @@ class ExpertAdapters:
         """The module that the block calls for its experts: those, or what is around them."""
         return self._outermost if self._of_weight else experts
 
+    def take_part(self) -> None:
+        """Makes merging and unmerging change this rank's part of the weights; once it is sharded.
+
+        PEFT adds what an adapter comes to for all experts to a weight. Without this it would stop
+        half-way through a model, at the first weight of which a rank has a part only.
+        """
+        for wrapper in self._of_weight.values():
+            if isinstance(wrapper.get_param(), DTensor):
+                wrapper.get_delta_weight = _DeltaOfPart(wrapper)
+                wrapper.merge = _MergeOfPart(wrapper)
+
+    def unmerge_disabled(self) -> None:
+        """Takes merged adapters that are disabled out of the weights, as PEFT's forward does."""
+        for wrapper in self._of_weight.values():
+            if wrapper.disable_adapters and wrapper.merged:
+                wrapper.unmerge()
+
     def add_to(self, weights: ExpertsWeights, spec: MoELayerSpec, first: int) -> ExpertsWeights:
-        """Returns the weights with what their active adapters add.
+        """Returns the weights with what their active adapters add; merged ones have added it.
 
         Args:
             weights: This rank's parts.
@@ -51,7 +72,7 @@ class ExpertAdapters:
 
     def _add(self, weight: torch.Tensor, name: str, first: int) -> torch.Tensor:
         wrapper = self._of_weight.get(name)
-        if wrapper is None or wrapper.disable_adapters:
+        if wrapper is None or wrapper.disable_adapters or wrapper.merged:
             return weight
         own = slice(first, first + weight.shape[0])
         for adapter in wrapper.active_adapters:
@@ -59,6 +80,58 @@ class ExpertAdapters:
                 left_EOr, right_ErI, scaling = wrapper.get_delta_factors(adapter)
                 weight = torch.baddbmm(weight, left_EOr[own], right_ErI[own], alpha=scaling)
         return weight
+
+
+class _DeltaOfPart(ReplacedMethod):
+    """Takes the place of a wrapper's `get_delta_weight`: of this rank's experts alone."""
+
+    def __init__(self, wrapper: nn.Module) -> None:
+        self._wrapper = wrapper
+
+    def __call__(self, adapter: str, *_: Any, **__: Any) -> DTensor:
+        """Returns what an adapter adds to its weight, sharded as the weight is."""
+        left_EOr, right_ErI, scaling = self._wrapper.get_delta_factors(adapter)
+        weight = self._wrapper.get_param()
+        mesh = weight.device_mesh
+        first, count = expert_range(weight.shape[0], mesh.size(), mesh.get_local_rank())
+        own = slice(first, first + count)
+        return DTensor.from_local(
+            torch.bmm(left_EOr[own], right_ErI[own]).mul_(scaling),
+            mesh,
+            weight.placements,
+            run_check=False,
+            shape=weight.shape,
+            stride=weight.stride(),
+        )
+
+
+class _MergeOfPart(ReplacedMethod):
+    """Takes the place of a wrapper's `merge`, whose safe way gives a parameter new data.
+
+    A sharded parameter would keep its old part.
+    """
+
+    def __init__(self, wrapper: nn.Module) -> None:
+        self._wrapper = wrapper
+
+    def __call__(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Merges in place; collective where it is to be safe.
+
+        Raises:
+            ValueError: It is to be safe, and a rank would get NaN or infinity; nothing is changed.
+        """
+        wrapper = self._wrapper
+        if safe_merge:
+            merged = wrapper.get_param().detach()
+            for adapter in adapter_names or wrapper.active_adapters:
+                if adapter in wrapper.lora_A and adapter not in wrapper.merged_adapters:
+                    merged = merged + wrapper.get_delta_weight(adapter)
+            if not torch.isfinite(merged).all().full_tensor():
+                raise ValueError(
+                    f"{wrapper.parameter_name}: with its adapters merged it has NaN or infinity on"
+                    " some rank; an adapter seems to be broken"
+                )
+        type(wrapper).merge(wrapper, adapter_names=adapter_names)
 
 
 def _from_the_block(layer: MoELayer) -> list[nn.Module]:

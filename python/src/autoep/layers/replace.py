@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 from autoep.distributed.communicator import Communicator
-from autoep.functional import expert_range
+from autoep.functional import ExpertsWeights, expert_range
 from autoep.layers.block import BlockForward
 from autoep.layers.call_styles import CALLS
 from autoep.layers.experts import run_experts, weights_of
+from autoep.layers.generation import GenerationSteps
 from autoep.layers.lora import ExpertAdapters
+from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.spec import MoELayer
+from autoep.layers.token_masks import TokenMasks
 
 
 class ExpertLoad:
@@ -25,11 +28,14 @@ class ExpertLoad:
 
     Attributes:
         counting: Whether forwards count; off in eval and while activations are recomputed.
+            Padding is never counted.
         last: [layers, E] of the last whole step, of this rank's tokens.
     """
 
     def __init__(self, layers: list[MoELayer]) -> None:
         self.counting = False
+        self._masks = TokenMasks()
+        self._names = [layer.name for layer in layers]
         self._most = max((layer.num_experts for layer in layers), default=0)
         device = next((p.device for layer in layers for p in layer.experts.parameters()), None)
         # The last column is of choices that no expert with weights has.
@@ -41,17 +47,21 @@ class ExpertLoad:
         if self.counting:
             chosen_N = topk_idx_TK.flatten().long()
             is_one = (chosen_N >= 0) & (chosen_N < self._most)
+            is_real_T = self._masks.real(self._names[index], len(topk_idx_TK))
+            if is_real_T is not None:
+                is_real_N = is_real_T.repeat_interleave(topk_idx_TK.shape[1])
+                is_one &= is_real_N.to(is_one.device)
             column_N = torch.where(is_one, chosen_N, self._most)
             self._current[index].scatter_add_(0, column_N, torch.ones_like(column_N))
 
     @contextmanager
-    def counted(self, counting: bool) -> Iterator[None]:
-        """Whether the forwards within count."""
-        self.counting = counting
+    def counted(self, masks: TokenMasks) -> Iterator[None]:
+        """The forwards within count the tokens that the masks say are real."""
+        self.counting, self._masks = True, masks
         try:
             yield
         finally:
-            self.counting = False
+            self.counting, self._masks = False, TokenMasks()
 
     def end_step(self) -> None:
         """Keeps the counts as those of the last step, and begins anew."""
@@ -59,22 +69,34 @@ class ExpertLoad:
         self._current = torch.zeros_like(self._current)
 
 
-class ExpertsForward:
-    """Stands in for the forward of one layer's experts."""
+class ExpertsForward(ReplacedMethod):
+    """Takes the place of the forward of one layer's experts."""
 
     def __init__(
         self,
         layer: MoELayer,
-        adapters: ExpertAdapters,
+        adapters: ExpertAdapters | None,
         index: int,
         comm: Communicator,
         load: ExpertLoad,
+        steps: GenerationSteps | None,
     ) -> None:
+        """Prepares the forward.
+
+        Args:
+            layer: The layer.
+            adapters: Those to add to its weights; None for none.
+            index: The layer's place among all.
+            comm: The ranks that share the experts.
+            load: Counts the tokens.
+            steps: Is told of each exchange; None for a rank alone.
+        """
         self._layer = layer
         self._adapters = adapters
         self._index = index
         self._comm = comm
         self._load = load
+        self._steps = steps
         self._receive = CALLS.get(layer.call, CALLS["routed"]).receive
         self._first, _ = expert_range(layer.num_experts, comm.size, comm.rank)
 
@@ -88,9 +110,18 @@ class ExpertsForward:
         Returns:
             [..., H].
         """
-        layer = self._layer
         x, topk_idx_TK, topk_weights_TK = self._receive(*arguments, **named)
-        weights = weights_of(layer.experts, layer.spec)
+        if self._steps is not None:
+            self._steps.note(self._compute, x, topk_idx_TK, topk_weights_TK)
+        y = self._compute(x, topk_idx_TK, topk_weights_TK)
+        self._load.add(self._index, topk_idx_TK)
+        return y
+
+    def _compute(
+        self, x: torch.Tensor, topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor
+    ) -> torch.Tensor:
+        """The same, of routed tokens; collective."""
+        layer = self._layer
         y_TH = run_experts(
             layer.experts,
             x.reshape(-1, layer.hidden_size),
@@ -99,23 +130,44 @@ class ExpertsForward:
             num_experts=layer.num_experts,
             comm=self._comm,
             spec=layer.spec,
-            weights=self._adapters.add_to(weights, layer.spec, self._first),
+            weights=self._weights(),
         )
-        self._load.add(self._index, topk_idx_TK)
         return y_TH.view(x.shape)
+
+    def _weights(self) -> ExpertsWeights:
+        """The weights of this rank's experts, with what adapters add."""
+        layer = self._layer
+        if self._adapters is None:
+            return weights_of(layer.experts, layer.spec)
+        self._adapters.unmerge_disabled()
+        weights = weights_of(layer.experts, layer.spec)
+        return self._adapters.add_to(weights, layer.spec, self._first)
 
 
 def replace_experts_forward(
-    layers: list[MoELayer], adapters: list[ExpertAdapters], comm: Communicator
+    layers: list[MoELayer],
+    adapters: list[ExpertAdapters],
+    comm: Communicator,
+    steps: GenerationSteps | None = None,
 ) -> ExpertLoad:
-    """Replaces the forward of each layer's experts, or what else calls them, by the engine's."""
+    """Replaces the forward of each layer's experts, or what else calls them, by the engine's.
+
+    Args:
+        layers: The layers; their weights are sharded already.
+        adapters: Those of each layer.
+        comm: The ranks that share the experts.
+        steps: Is told of each exchange; None for a rank alone.
+    """
     load = ExpertLoad(layers)
     for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
-        forward = ExpertsForward(layer, around, index, comm, load)
+        forward = ExpertsForward(layer, around, index, comm, load, steps)
+        around.take_part()
         if layer.call == "block":
             layer.block.forward = BlockForward(layer, layer.routing, forward)
         elif layer.call == "moe":
             layer.block.moe = forward
         else:
+            # PEFT may take the adapters off again, and then the block calls the experts themselves.
+            layer.experts.forward = ExpertsForward(layer, None, index, comm, load, steps)
             around.called(layer.experts).forward = forward
     return load

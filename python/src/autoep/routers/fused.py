@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.spec import MoELayer
 from autoep.routers.maths import Routed, RouterMaths, find_router_maths
 
 
-class FusedForward:
-    """Stands in for the forward of one router: its linear map, then the engine's choice.
+class FusedForward(ReplacedMethod):
+    """Takes the place of the forward of one router: its linear map, then the engine's choice.
 
     The router stays the model's own instance, with its weights, its hooks, and what it is given
     and returns.

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoep import functional
 from autoep.errors import InvalidArgumentError, UnsupportedError
+from autoep.layers.choice import choose_experts
 from autoep.layers.selection_bias import selection_bias
 
 Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -71,7 +71,7 @@ class RouterMaths:
         logits_TE = self.logits(router, hidden_states)
         if self.has_selection_bias:
             bias_E = selection_bias(router, logits_TE.shape[1])
-        routing = functional.route(
+        routing = choose_experts(
             logits_TE,
             self.top_k,
             selection_bias=None if bias_E is None else bias_E.detach().flatten().float(),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from autoep import functional
 from autoep.errors import ModelError
+from autoep.layers.choice import choose_experts
+from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.spec import MoELayer
 
 Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class SinkhornForward:
-    """Stands in for the forward of one router: its logits, and a choice made from them.
+class SinkhornForward(ReplacedMethod):
+    """Takes the place of the forward of one router: its logits, and a choice made from them.
 
     The router stays the model's own instance, with its weights, its hooks and what it returns.
     The weights are Sinkhorn routing's, in training and in eval: the model's renormalisation and
@@ -27,7 +28,7 @@ class SinkhornForward:
     def __call__(self, hidden_states: torch.Tensor) -> Routed:
         """Returns (logits [T, E], topk_weights [T, K], topk_idx [T, K]), as the router does."""
         logits, own_weights, own_idx = self._own_forward(hidden_states)
-        routing = functional.route(
+        routing = choose_experts(
             logits, own_idx.shape[-1], score="sinkhorn", training=self._router.training
         )
         return (

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    default_collate,
+)
 
 from autoep.config.training import Config
 from autoep.distributed.launch import World
@@ -75,7 +81,8 @@ def build_loader(
 
     Args:
         data: A dataset, a loader, or None.
-        collate_fn: Makes a batch of samples; None for torch's.
+        collate_fn: Makes a batch of samples; None for torch's, or for transformers' default if the
+            values of a sample are lists of numbers, as in HuggingFace's datasets.
         config: Gives the seed, and whether to drop a smaller last batch.
         micro_batch_size: Samples per batch.
         world: All ranks.
@@ -88,7 +95,7 @@ def build_loader(
         return EvenLoader(data, agrees=has_others)
     options = {
         "batch_size": micro_batch_size,
-        "collate_fn": collate_fn,
+        "collate_fn": collate if collate_fn is None else collate_fn,
         "drop_last": config.dataloader_drop_last,
     }
     if isinstance(data, IterableDataset):
@@ -97,6 +104,39 @@ def build_loader(
         data, num_replicas=world.size, rank=world.rank, shuffle=True, seed=config.seed
     )
     return EvenLoader(DataLoader(data, sampler=sampler, **options), agrees=False)
+
+
+def collate(samples: list[Any]) -> Any:
+    """Makes a batch of samples, a tensor for each key.
+
+    torch's own way takes the numbers of a list for fields of the sample, and would make a list of
+    tensors of them.
+
+    Raises:
+        ConfigError: Lists of the samples differ in length.
+    """
+    first = samples[0]
+    if not isinstance(first, Mapping) or not any(map(_is_list_of_numbers, first.values())):
+        return default_collate(samples)
+    for name, value in first.items():
+        lengths = {len(sample[name]) for sample in samples} if isinstance(value, list) else ()
+        if len(lengths) > 1:
+            raise ConfigError(
+                f"training_data: the samples of a batch have a {name!r} of lengths"
+                f" {', '.join(map(str, sorted(lengths)))}; expected one length. Pad them, or pass"
+                " a collate_fn that does, such as transformers.DataCollatorWithPadding(tokenizer)"
+            )
+    from transformers import default_data_collator
+
+    return default_data_collator([dict(sample) for sample in samples])
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+        if isinstance(value, int | float):
+            return True
+    return False
 
 
 def _check_given(data: object, collate_fn: object) -> None:

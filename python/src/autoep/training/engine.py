@@ -14,6 +14,7 @@ from autoep.checkpoints.state import TrainState
 from autoep.config.training import Config
 from autoep.errors import Error
 from autoep.layers.replace import ExpertLoad
+from autoep.layers.token_masks import token_masks
 from autoep.routers.balance import BiasBalancer
 from autoep.training.gradients import Gradients
 
@@ -77,7 +78,9 @@ class Engine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model's forward; collective."""
-        with self._load.counted(torch.is_grad_enabled()):
+        if not (torch.is_grad_enabled() and self.module.training):
+            return self.module(*args, **kwargs)
+        with self._load.counted(token_masks(self.module, args, kwargs)):
             return self.module(*args, **kwargs)
 
     def backward(self, loss: torch.Tensor) -> torch.Tensor:
@@ -162,6 +165,9 @@ class Engine:
 
     def expert_load(self) -> torch.Tensor:
         """Returns the tokens that each expert got in the last step; collective.
+
+        Forwards in training mode with gradients count, and of their tokens those that are not
+        padding by the `attention_mask` [B, L] that the model was called with.
 
         Returns:
             [layers, E], over all ranks and micro-batches; each token counts K times. A layer with

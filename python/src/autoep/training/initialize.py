@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -39,6 +38,7 @@ from autoep.layers.stacking import check_separate, stack_experts
 from autoep.routers.balance import BiasBalancer
 from autoep.routers.fused import fuse_routers
 from autoep.routers.sinkhorn import balance_routers, check_routers
+from autoep.training.arguments import takes_model_first
 from autoep.training.data import EvenLoader, build_loader
 from autoep.training.engine import Engine
 from autoep.training.optimizers import (
@@ -46,6 +46,8 @@ from autoep.training.optimizers import (
     adopt_optimizer,
     build_optimizer,
     make_optimizer,
+    rehearse_optimizer,
+    trained_parameters,
 )
 from autoep.training.precision import check_float32, compute_in_bf16
 from autoep.training.schedulers import build_scheduler
@@ -53,6 +55,7 @@ from autoep.training.schedulers import build_scheduler
 Initialized = tuple[Engine, Optimizer | None, EvenLoader | None, LRScheduler | None]
 
 
+@takes_model_first
 def initialize(
     args: Any = None,
     model: nn.Module | None = None,
@@ -66,11 +69,15 @@ def initialize(
 ) -> Initialized:
     """Spreads a model's experts over the ranks and returns what trains it; collective.
 
+    By position the order is `(model, config, ...)` where the first argument is a module, and
+    DeepSpeed's `(args, model, ...)` otherwise.
+
     Works in a single process, and under `mpirun -n P` or `torchrun --nproc_per_node P`. All ranks
     start from rank 0's weights.
 
     Args:
-        args: A namespace whose `deepspeed_config` is used where `config` is not given.
+        args: A namespace whose `deepspeed_config` is used where `config` is not given; giving
+            both is an error.
         model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or on this
             rank's GPU. With several ranks a model on the CPU is moved to the rank's GPU, where
             there is one.
@@ -93,7 +100,9 @@ def initialize(
         ModelError: The model has no MoE layer, or cannot be trained this way.
     """
     _check_arguments(model, mpu)
-    settings = read_config(getattr(args, "deepspeed_config", None) if config is None else config)
+    if isinstance(model_parameters, Iterator):
+        model_parameters = list(model_parameters)
+    settings = read_config(_given_config(args, config))
     _check_given_once(settings, optimizer, lr_scheduler)
     experts = settings.expert_parallel
     layers = _find_layers(model, experts) if experts.enabled else []
@@ -115,14 +124,13 @@ def initialize(
     groups = make_groups(world, ep_size, experts.timeout, device)
 
     loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
-    _rehearse(settings)
+    _rehearse(settings, model, layers, model_parameters)
 
+    steps = None
     if world.size > 1:
         start_from_rank_zero(model, device)
-        keep_generate_in_step(model)
+        steps = keep_generate_in_step(model)
     layers, origins = stack_experts(layers)
-    if origins:
-        refuse_save_pretrained(model)
     table = ParameterTable(model, layers, origins)
     if groups.ep_mesh is not None:
         shard_experts(table, groups.ep_mesh)
@@ -131,11 +139,16 @@ def initialize(
         compute_in_bf16(model, table, () if balancer is None else balancer.biases)
     else:
         check_float32(table)
-    load = replace_experts_forward(layers, adapters, groups.comm)
+    load = replace_experts_forward(layers, adapters, groups.comm, steps)
     if experts.router == "sinkhorn":
         balance_routers(layers)
     elif experts.fused_router:
         fuse_routers(layers)
+
+    if groups.ep_mesh is not None:
+        refuse_save_pretrained(model, layers, "spread over ranks")
+    elif origins:
+        refuse_save_pretrained(model, layers, "stacked")
 
     optimizer = _choose_optimizer(optimizer, settings, model_parameters, table)
     table.release_given()
@@ -165,6 +178,16 @@ def _check_arguments(model: object, mpu: object) -> None:
         )
 
 
+def _given_config(args: object, config: object) -> Any:
+    from_args = getattr(args, "deepspeed_config", None)
+    if config is not None and from_args is not None:
+        raise ConfigError(
+            f"config: given twice, as config ({type(config).__name__}) and as"
+            f" args.deepspeed_config ({from_args!r}); remove one of them"
+        )
+    return from_args if config is None else config
+
+
 def _find_layers(model: nn.Module, config: ExpertParallelConfig) -> list[MoELayer]:
     if config.custom_layers.moe_layer_pattern is None:
         return find_moe_layers(model, config.preset_model)
@@ -183,11 +206,19 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
             )
 
 
-def _rehearse(settings: Config) -> None:
+def _rehearse(
+    settings: Config,
+    model: nn.Module,
+    layers: list[MoELayer],
+    model_parameters: ParameterGroups | None,
+) -> None:
     """Builds the optimizer and scheduler once in vain, to raise before the model is changed."""
-    probe = nn.ParameterList([torch.zeros(1)])
-    table = ParameterTable(probe, (), {})
-    optimizer = build_optimizer(settings.optimizer, probe.parameters(), table)
+    given = model.parameters() if model_parameters is None else model_parameters
+    # Separate experts are stacked later, which adds a dimension.
+    separate = (layer for layer in layers if layer.pieces and not layer.pieces.stacked)
+    to_stack = {p for layer in separate for p in layer.experts.parameters()}
+    dimensions = (p.ndim + (p in to_stack) for p in trained_parameters(given))
+    optimizer = rehearse_optimizer(settings.optimizer, dimensions)
     if optimizer is not None:
         build_scheduler(settings.scheduler, optimizer)
 

@@ -15,6 +15,7 @@ from autoep.config.schema import AUTO, nearest
 from autoep.config.training import OptimizerConfig
 from autoep.errors import ConfigError, ModelError
 from autoep.layers.parameters import ParameterTable
+from autoep.training.argument_values import check_values
 
 ParameterGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
@@ -26,6 +27,30 @@ _UNFIT = {
     "Rprop": "torch's does not step sharded experts",
     "Optimizer": "it is only the base of others",
 }
+
+
+# Optimizers of torch that step weights of two dimensions only.
+_MATRICES_ONLY = ("Muon",)
+
+
+def rehearse_optimizer(config: OptimizerConfig, dimensions: Iterable[int]) -> Optimizer | None:
+    """Builds the optimizer once in vain, to raise before the model is changed.
+
+    Args:
+        config: The section `optimizer`.
+        dimensions: Of the weights that it is to step.
+    """
+    dimensions = sorted(set(dimensions)) or [2]
+    if (config.type or "").lower() in map(str.lower, _MATRICES_ONLY) and dimensions != [2]:
+        raise ConfigError(
+            f"config: optimizer.type: given {config.type!r}, which steps weights of two dimensions"
+            f" only; got some of {', '.join(str(d) for d in dimensions if d != 2)} (the experts of"
+            " a layer have three). Give the others to model_parameters"
+            " ([p for p in model.parameters() if p.ndim == 2]), or pass an optimizer that has"
+            " both, or name another"
+        )
+    probes = nn.ParameterList([torch.zeros([1] * count) for count in dimensions])
+    return build_optimizer(config, probes.parameters(), ParameterTable(probes, (), {}))
 
 
 def build_optimizer(
@@ -142,6 +167,7 @@ def construct(kind: type, first: Any, params: dict[str, Any], path: str) -> Any:
                 f"config: {path}.{name}: {kind.__name__} has no such argument."
                 f"{nearest(name, allowed)} Allowed: {', '.join(allowed)}."
             )
+    check_values(kind, given, path)
     try:
         return kind(first, **given)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -166,9 +192,22 @@ def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
     return ("AdamW" if decoupled is True else config.type), params
 
 
-def _trained_groups(parameters: ParameterGroups, table: ParameterTable) -> list[dict[str, Any]]:
+def trained_parameters(parameters: ParameterGroups) -> list[nn.Parameter]:
+    """Returns the parameters, or those of the groups, that require a gradient.
+
+    Raises:
+        ModelError: They are neither parameters nor groups.
+    """
+    return [p for group in _groups(parameters) for p in _listed(group) if p.requires_grad]
+
+
+def _groups(parameters: ParameterGroups) -> list[Any]:
     given = list(parameters) if isinstance(parameters, Iterable) else [parameters]
-    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    return given if given and isinstance(given[0], dict) else [{"params": given}]
+
+
+def _trained_groups(parameters: ParameterGroups, table: ParameterTable) -> list[dict[str, Any]]:
+    groups = _groups(parameters)
     trained = _to_step(([p for p in _listed(g) if p.requires_grad] for g in groups), table)
     return [{**group, "params": part} for group, part in zip(groups, trained, strict=True)]
 

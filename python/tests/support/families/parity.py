@@ -17,6 +17,7 @@ from support.compare import assert_close
 from support.families import tiny
 
 WORKS = "works"
+NOT_BUILT = "not built: "
 TIMEOUT = 60.0
 EP_SIZES = (1, 2)
 
@@ -25,7 +26,8 @@ class Found(NamedTuple):
     """What a family came to.
 
     Attributes:
-        initialize: "works", or why `autoep.initialize` refuses it.
+        initialize: "works", or why `autoep.initialize` refuses it, or "not built: " and why there
+            is no tiny model of it.
         implementation: "works" with `experts_implementation="autoep"`; empty where transformers
             does not offer that for the family.
         parallelism: "offered" where transformers has a plan for its own expert parallelism.
@@ -73,8 +75,11 @@ def forward(model: Any, model_type: str, rank: int) -> Outcome:
 
 
 def check(model_type: str, world: World) -> Found:
-    """Compares a family with itself in one process, through both doors."""
-    model = tiny.tiny_model(model_type)
+    """Compares a family with itself in one process: `initialize`, `experts_implementation`."""
+    try:
+        model = tiny.tiny_model(model_type)
+    except tiny.NotBuiltError as reason:
+        return Found(f"{NOT_BUILT}{reason}", "", "")
     try:
         engines = [start(model, ep_size) for ep_size in EP_SIZES]
     except autoep.ModelError as refusal:

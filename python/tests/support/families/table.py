@@ -8,7 +8,7 @@ from pathlib import Path
 
 import transformers
 
-from support.families.parity import Found
+from support.families.parity import NOT_BUILT, Found
 
 PATH = Path(__file__).parents[4] / "docs" / "families.md"
 
@@ -29,25 +29,27 @@ TRIED = [
 
 _HEAD = """# Families
 
-What the tests in `python/tests/families` found; they write this file (`make families`) and fail
-where it is not what they find. A family is a `model_type` of transformers whose configuration
-speaks of experts, as a tiny model with random weights. "works": logits, router logits, aux loss and
-every gradient are those of the same model in one plain process, to 1e-12 in float64 (3e-6 in
-float32 for the families whose own code computes in it).
+What the tests in `python/tests/families` found. The tests write this page (`make families`) and
+fail if it is not current. A family is a `model_type` of transformers whose configuration mentions
+experts; it is tested as a tiny model with random weights. "works" means that logits, router
+logits, auxiliary loss and every gradient equal those of the same model in one plain process, to
+1e-12 in float64 (3e-6 in float32 for the families whose own code computes in float32).
 
-- `initialize`: `autoep.initialize` on two ranks, with the experts on each rank and over both.
-- `experts_implementation`: `model.set_experts_implementation("autoep")`. Empty where
-  transformers does not offer the choice for the family.
-- `ep_implementation`: `DistributedConfig(ep_size=..., ep_implementation="autoep")`. "offered":
-  transformers has a plan for the family, which no test tries; those that are tried have one of
-  each kind of experts.
+- `initialize`: `autoep.initialize` on two ranks, once with all experts on each rank and once with
+  the experts sharded. "not built": the tests have no tiny model of the family, for the reason
+  given.
+- `experts_implementation`: `model.set_experts_implementation("autoep")`. Empty if transformers
+  does not offer the choice for the family.
+- `ep_implementation`: `DistributedConfig(ep_size=..., ep_implementation="autoep")`. "offered"
+  means that transformers has a plan for the family but no test covers it. The tested families
+  include every kind of experts.
 
-Experts that a model keeps apart (most of transformers 4, DBRX, most models of one's own) are
-stacked by `autoep.initialize`: they then have the names and shapes of transformers 5,
-`experts.gate_up_proj` [E, 2F, H] (`up_proj` [E, F, H] without a gate), `experts.down_proj`
-[E, H, F] and `_bias`, in the model, in its checkpoints and in the optimizer. JetMoe's attention
-experts stay whole on each rank. Where only some batches reach a model's experts (those for images
-of ERNIE 4.5 VL, say), every rank's batch must, or none's.
+`autoep.initialize` stacks experts that a model keeps in separate modules (most of transformers 4,
+DBRX, most custom models). In the model, its checkpoints and the optimizer they then have the
+names and shapes of transformers 5: `experts.gate_up_proj` [E, 2F, H] (`up_proj` [E, F, H] without
+a gate), `experts.down_proj` [E, H, F] and their `_bias`. JetMoe's attention experts are not
+sharded. If only some batches reach a model's experts (batches with images in ERNIE 4.5 VL, for
+example), either every rank's batch must reach them or none.
 """
 
 
@@ -94,6 +96,8 @@ def _tried(name: str, found: Found) -> str:
 def _cell(result: str) -> str:
     if result == "works":
         return result
+    if result.startswith(NOT_BUILT):
+        return result.replace("|", "/")
     # Without the layer's name, numbers, and the advice.
     reason = re.sub(r"^\S+: | \(.*?\)", "", result).split(". ")[0]
     return f"refused: {reason.replace('|', '/')}"

@@ -1,4 +1,4 @@
-"""Run by test_door_expert_parallelism.py on every rank: `door_expert_parallelism.py FOLDER`.
+"""Run by test_ep_implementation.py on every rank: `run_ep_implementation.py FOLDER`.
 
 transformers shards a saved model with `ep_implementation="autoep"`; its logits and gradients are
 compared with those of the same model in one process.
@@ -6,7 +6,9 @@ compared with those of the same model in one process.
 
 from __future__ import annotations
 
+import atexit
 import sys
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 from transformers.distributed import DistributedConfig
 
-from autoep.integrations.registry import ep_implementation
+from autoep.integrations import ep_implementation
 from autoep.layers.experts import run_experts
 
 LAYOUTS: dict[int, list[dict[str, int]]] = {
@@ -68,7 +70,15 @@ def whole(tensor: Any) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def report_threads() -> None:
+    """Tells of the threads of process groups that there are when the interpreter goes."""
+    tasks = Path("/proc/self/task").glob("*/comm")
+    left = sorted(name for name in (task.read_text().strip() for task in tasks) if "gloo" in name)
+    print(f"threads left: {left}", flush=True)
+
+
 if __name__ == "__main__":
+    atexit.register(report_threads)  # before all others, so that it comes last
     dist.init_process_group("gloo")
     for name in MODELS:
         for sizes in LAYOUTS[dist.get_world_size()]:

@@ -1,10 +1,10 @@
-"""Door 3: transformers' own expert parallelism, with the engine's dispatch and experts.
+"""Runs transformers' own expert parallelism with the engine's dispatch and experts.
 
-transformers shards the weights while it loads them, and averages the gradients (FSDP2); the engine
-sends the tokens to their experts, and computes these.
+transformers shards the weights while it loads them and averages the gradients (FSDP2). The engine
+sends each token to its experts and computes them.
 
-    torchrun --nproc_per_node 2 door3_expert_parallelism.py                # a small Mixtral
-    torchrun --nproc_per_node 2 door3_expert_parallelism.py FOLDER_OR_NAME # a model of yours
+    torchrun --nproc_per_node 2 ep_implementation.py                # a small Mixtral
+    torchrun --nproc_per_node 2 ep_implementation.py FOLDER_OR_NAME # your own model
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SMALL = dict(
 
 
 def main(name: str | None) -> None:
-    """Trains for some steps, a batch on each rank."""
+    """Trains for five steps, with one batch per rank."""
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ def main(name: str | None) -> None:
 
 
 def from_rank_zero(folder: str) -> str:
-    """The path that rank 0 chose, on every rank."""
+    """Returns rank 0's path on every rank."""
     chosen = [str(Path(folder) / "model")]
     dist.broadcast_object_list(chosen, src=0)
     return chosen[0]

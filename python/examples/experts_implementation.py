@@ -1,10 +1,10 @@
-"""Door 2: transformers runs the engine's experts, in one process.
+"""Runs the engine's experts inside transformers, in one process.
 
-After `import autoep`, "autoep" is a name that transformers knows: `experts_implementation="autoep"`
-to from_pretrained, or `model.set_experts_implementation("autoep")` for a model that is there.
+`import autoep` registers the name "autoep" with transformers. Pass it to `from_pretrained` as
+`experts_implementation`, or call `model.set_experts_implementation("autoep")` on a loaded model.
 
-    python door2_experts.py                # a small Qwen3-MoE with random weights
-    python door2_experts.py FOLDER_OR_NAME # a model of yours
+    python experts_implementation.py                # a small Qwen3-MoE with random weights
+    python experts_implementation.py FOLDER_OR_NAME # your own model
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SMALL = dict(
 
 
 def main(name: str | None) -> None:
-    """Trains on one batch, with transformers' experts and with the engine's."""
+    """Runs one batch forward and backward with transformers' experts and with the engine's."""
     torch.manual_seed(0)
     if name is None:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3_moe", **SMALL))

@@ -1,0 +1,30 @@
+"""What is put in the place of a method of one module, and survives a copy of the model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NoReturn
+
+from autoep.errors import UnsupportedError
+
+
+class ReplacedMethod:
+    """A callable that is an attribute of a module, in the place of one of the module's methods.
+
+    It holds the modules that it works with as plain attributes. A deep copy of the model therefore
+    has one of its own, which works with the copied modules. A function would be shared, and the
+    copy would compute with the modules of the original.
+    """
+
+    def __deepcopy__(self, copied: dict[int, Any]) -> ReplacedMethod:
+        twin = object.__new__(type(self))
+        copied[id(self)] = twin
+        vars(twin).update({name: copy.deepcopy(v, copied) for name, v in vars(self).items()})
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise UnsupportedError(
+            "torch.save, pickle: a model that autoep.initialize has changed cannot be pickled as a"
+            " whole, since its experts compute with this process's engine and ranks. Save"
+            " model.state_dict(), or call engine.save_checkpoint on every rank."
+        )
