@@ -212,13 +212,6 @@ def test_lists_of_different_lengths_are_refused() -> None:
         collate([RowsOfLists([6, 4])[index] for index in range(2)])
 
 
-def test_several_ranks_on_gpus_are_refused() -> None:
-    check_ranks(torch.device("cuda", 0), 1)
-    check_ranks(torch.device("cpu"), 4)
-    with pytest.raises(autoep.UnsupportedError, match=r"on cuda:0 .* 4 ranks.*several GPUs is not"):
-        check_ranks(torch.device("cuda", 0), 4)
-
-
 def test_models_that_cannot_be_trained_are_refused() -> None:
     with pytest.raises(autoep.ModelError, match=r"bfloat16.*float32 training"):
         initialize(model=models.tiny("mixtral", dtype=torch.bfloat16))
