@@ -96,12 +96,12 @@ def check_steps(ranks: Ranks, preset: str, ep_size: int, **changes: object) -> N
 
 
 @case(preset=list(models.PRESET_NAMES), ep_size=[1, 2])
-def several_steps_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> None:
+def steps_on_gpus_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> None:
     check_steps(ranks, preset, ep_size)
 
 
 @case(experts=[5, 3, 2], ep_size=[2])
-def experts_need_not_divide_evenly(ranks: Ranks, experts: int, ep_size: int) -> None:
+def experts_need_not_divide_evenly_on_gpus(ranks: Ranks, experts: int, ep_size: int) -> None:
     """With 2 experts and K = 2 every token goes to both ranks."""
     check_steps(ranks, "mixtral", ep_size, experts=experts)
 
@@ -124,7 +124,7 @@ def all_tokens_may_go_to_one_rank(ranks: Ranks, ep_size: int) -> None:
 
 
 @case(ep_size=[1, 2], bf16=[False, True])
-def a_run_repeats_bit_for_bit(ranks: Ranks, ep_size: int, bf16: bool) -> None:
+def a_run_on_gpus_repeats_bit_for_bit(ranks: Ranks, ep_size: int, bf16: bool) -> None:
     def weights() -> list[torch.Tensor]:
         engine = start(models.tiny("qwen3_moe"), ep_size, optimizer=ADAMW, bf16={"enabled": bf16})
         for step in range(2):
@@ -138,7 +138,7 @@ def a_run_repeats_bit_for_bit(ranks: Ranks, ep_size: int, bf16: bool) -> None:
 
 
 @case(ep_size=[1, 2])
-def bf16_losses_are_within_its_spacing(ranks: Ranks, ep_size: int) -> None:
+def bf16_losses_on_gpus_are_within_its_spacing(ranks: Ranks, ep_size: int) -> None:
     plain = models.PlainRun(models.tiny("mixtral"), partial(torch.optim.AdamW, lr=1e-3))
     engine = start(
         models.tiny("mixtral"),
@@ -160,7 +160,7 @@ def bf16_losses_are_within_its_spacing(ranks: Ranks, ep_size: int) -> None:
 
 
 @case(ep_size=[1, 2])
-def a_run_goes_on_from_a_checkpoint(ranks: Ranks, ep_size: int) -> None:
+def a_run_on_gpus_goes_on_from_a_checkpoint(ranks: Ranks, ep_size: int) -> None:
     def begin() -> Engine:
         return start(models.tiny("mixtral"), ep_size, optimizer=ADAMW, bf16={"enabled": True})
 
