@@ -120,12 +120,12 @@ FUNCTION(comm_create_nccl) {
   if (!PyArg_ParseTuple(args, "Siiidz:comm_create_nccl", &unique_id, &config.rank, &config.size,
                         &config.device_id, &config.timeout_seconds, &config.library_path))
     return NULL;
-  if (PyBytes_GET_SIZE(unique_id) != AUTOEP_NCCL_ID_SIZE) {
+  if (PyBytes_Size(unique_id) != AUTOEP_NCCL_ID_SIZE) {
     raise_invalid("unique_id: expected the %d bytes of nccl_unique_id, got %d",
-                  AUTOEP_NCCL_ID_SIZE, (int)PyBytes_GET_SIZE(unique_id));
+                  AUTOEP_NCCL_ID_SIZE, (int)PyBytes_Size(unique_id));
     return NULL;
   }
-  config.unique_id = (const uint8_t *)PyBytes_AS_STRING(unique_id);
+  config.unique_id = (const uint8_t *)PyBytes_AsString(unique_id);
   autoep_comm comm = 0;
   RUN(autoep_comm_create_nccl(&config, &comm, &error));
   return communicator_new(comm);
