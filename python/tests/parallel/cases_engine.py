@@ -107,6 +107,14 @@ def ranks_generate_as_many_tokens_as_each_wants(ranks: Ranks, how: str, ep_size:
         assert found.shape[1] == prompt.shape[1] + new
 
 
+@case(ep_size=[1])
+def a_rank_with_all_experts_generates_alone(ranks: Ranks, ep_size: int) -> None:
+    engine = start(models.tiny("mixtral", use_cache=True), ep_size).eval()
+    if ranks.rank == 0:
+        prompt = models.batch(0, rows=1, length=3)["input_ids"]
+        assert engine.generate(input_ids=prompt, max_new_tokens=4, pad_token_id=0).shape[1] == 7
+
+
 @case(preset=["mixtral", "deepseek_v3"], ep_size=[1, 2, 4])
 def a_copy_of_the_model_is_a_model_of_its_own(ranks: Ranks, preset: str, ep_size: int) -> None:
     """It computes the same, trains its own weights, and shares nothing but the ranks."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from autoep.layers.replaced_method import ReplacedMethod
 
@@ -24,10 +25,16 @@ class GenerationSteps:
     for each forward of another it joins the exchanges of the layers, without tokens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ep_mesh: DeviceMesh) -> None:
+        self._ep_mesh = ep_mesh
         self._is_generating = False
         # Of the last forward of this rank: every forward of `generate` has the same ones.
         self._exchanges: list[Exchange] = []
+
+    def __deepcopy__(self, copied: dict[int, Any]) -> GenerationSteps:
+        """Returns those of a copy of the model, over the same ranks."""
+        copied[id(self)] = twin = GenerationSteps(self._ep_mesh)
+        return twin
 
     def note(self, compute: Callable[..., Any], *routed: torch.Tensor) -> None:
         """Remembers a layer of the present forward.
@@ -61,14 +68,20 @@ class GenerationSteps:
         return self._is_generating
 
     def _begin_forward(self) -> None:
-        _any_rank(True)
+        self._any_rank(True)
         self._exchanges = []
 
     @torch.no_grad()
     def _join_others(self) -> None:
-        while _any_rank(False):
+        while self._any_rank(False):
             for exchange in self._exchanges:
                 exchange()
+
+    def _any_rank(self, is_active: bool) -> bool:
+        """Whether a rank that shares the experts is about to run a forward; collective."""
+        anyone = torch.tensor(int(is_active))
+        dist.all_reduce(anyone, op=dist.ReduceOp.MAX, group=self._ep_mesh.get_group())
+        return bool(anyone)
 
 
 class GenerateInStep(ReplacedMethod):
@@ -94,21 +107,18 @@ class GenerateInStep(ReplacedMethod):
             return self._own_generate(*args, **kwargs)
 
 
-def keep_generate_in_step(model: nn.Module) -> GenerationSteps:
+def keep_generate_in_step(model: nn.Module, ep_mesh: DeviceMesh) -> GenerationSteps:
     """Makes the model's `generate` go on until every rank has finished its sequences.
+
+    Args:
+        model: The model.
+        ep_mesh: The ranks that share its experts.
 
     Returns:
         What the layers are to tell of their exchanges.
     """
-    steps = GenerationSteps()
+    steps = GenerationSteps(ep_mesh)
     generating = model.get_base_model() if hasattr(model, "get_base_model") else model
     if hasattr(generating, "generate"):
         generating.generate = GenerateInStep(generating, steps)
     return steps
-
-
-def _any_rank(is_active: bool) -> bool:
-    """Whether this rank or another is about to run a forward; collective."""
-    anyone = torch.tensor(int(is_active))
-    dist.all_reduce(anyone, op=dist.ReduceOp.MAX)
-    return bool(anyone)

@@ -66,6 +66,10 @@ class ExpertLoad:
     def end_step(self) -> None:
         """Keeps the counts as those of the last step, and begins anew."""
         self.last = self._current[:, :-1]
+        self.forget()
+
+    def forget(self) -> None:
+        """Sets the counts of the step under way to zero."""
         self._current = torch.zeros_like(self._current)
 
 

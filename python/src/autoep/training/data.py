@@ -113,12 +113,17 @@ def collate(samples: list[Any]) -> Any:
     tensors of them.
 
     Raises:
-        ConfigError: Lists of the samples differ in length.
+        ConfigError: Lists of the samples differ in length, or hold no numbers.
     """
     first = samples[0]
     if not isinstance(first, Mapping) or not any(map(_is_list_of_numbers, first.values())):
         return default_collate(samples)
     for name, value in first.items():
+        if isinstance(value, list) and value and not _is_list_of_numbers(value):
+            raise ConfigError(
+                f"training_data: the samples have {name!r}, a list of {type(value[0]).__name__};"
+                " expected lists of numbers. Remove the column, or pass a collate_fn."
+            )
         lengths = {len(sample[name]) for sample in samples} if isinstance(value, list) else ()
         if len(lengths) > 1:
             raise ConfigError(

@@ -213,7 +213,16 @@ class Engine:
         Returns:
             Its path and the script's data; (None, {}) if the folder has no checkpoint.
         """
-        return load(self.state, load_dir, tag)
+        path, client_state = load(self.state, load_dir, tag)
+        if path is not None:
+            self._forget_unfinished_step()
+        return path, client_state
+
+    def _forget_unfinished_step(self) -> None:
+        """Drops the gradients and counts of micro-batches whose step has not ended."""
+        self._gradients.clear()
+        self._load.forget()
+        self._went_backward = self._reduced = False
 
     def _step_optimizer(self) -> None:
         if self.optimizer is None:

@@ -127,7 +127,8 @@ def initialize(
     steps = None
     if world.size > 1:
         start_from_rank_zero(model)
-        steps = keep_generate_in_step(model)
+    if groups.ep_size > 1:
+        steps = keep_generate_in_step(model, groups.ep_mesh)
     layers, origins = stack_experts(layers)
     table = ParameterTable(model, layers, origins)
     if groups.ep_mesh is not None:
