@@ -92,8 +92,8 @@ static void *work(void *state) {
   return NULL;
 }
 
-/* Puts a thread on the core of its number among those that the process may use: a new thread may else
- * share a core with another for a while, though others are idle. */
+/* Pins a thread to the core of its index among the usable ones. Otherwise a new thread may share a
+ * core with another one for a while, although others are idle. */
 static void place(pthread_t thread, int number) {
   cpu_set_t usable, one;
   if (sched_getaffinity(0, sizeof usable, &usable)) return;
@@ -115,7 +115,7 @@ double peak(int is_bf16, int threads, double seconds) {
   if (pthread_barrier_init(&start, NULL, (unsigned)threads)) return 0;
   for (int i = 0; i < threads; i++) {
     workers[i] = (worker){.start = &start, .loop = loop, .seconds = seconds};
-    /* The running threads would wait for this one forever, so the process cannot continue. */
+    /* The threads that already run keep waiting at the barrier and cannot be stopped. */
     if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) return 0;
     place(workers[i].thread, i);
   }

@@ -100,7 +100,7 @@ def _names(model: nn.Module, config: CustomLayersConfig) -> Names:
 
 
 def _routing(config: CustomLayersConfig) -> dict[str, Any]:
-    """Returns the fields of a `Routing` that the keys set."""
+    """Returns the fields of a `BlockRouter` that the keys set."""
     scale = config.route_scale if config.routed_scaling_factor is None else None
     given = {
         "score": config.score_func,

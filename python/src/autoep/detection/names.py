@@ -22,7 +22,7 @@ class Names:
         shared: The names of its experts for all tokens.
         top_ks: The names of the number K, on the block or its router.
         top_k: K; None to read it from such an attribute.
-        routing: The known fields of a `Routing`.
+        routing: The known fields of a `BlockRouter`.
         score_apply: The field of a `MoELayerSpec`, if it is known.
     """
 

@@ -26,7 +26,7 @@ from autoep.detection.scratch_copy import twin_of
 from autoep.errors import InvalidArgumentError, ModelError, UnsupportedError
 from autoep.layers.call_styles import CALLS
 from autoep.layers.selection_bias import selection_bias
-from autoep.layers.spec import MoELayer, MoELayerSpec, Pieces, Routing, sizes_of
+from autoep.layers.spec import BlockRouter, MoELayer, MoELayerSpec, Pieces, sizes_of
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation", "act")
 
@@ -285,7 +285,7 @@ def _with_routings(layer: MoELayer, names: Names) -> Iterator[MoELayer]:
     shared = names.shared_of(block)
     gate = f"{shared}_gate" if hasattr(block, f"{shared}_gate") else None
     jitters = [value for name, value in vars(block).items() if "jitter" in name and value]
-    plain = Routing(
+    plain = BlockRouter(
         top_k=top_k,
         shared=shared,
         shared_gate=gate,

@@ -56,7 +56,7 @@ def route(
         normalize: Whether to divide the weights by their sum over K plus `normalize_epsilon`.
         normalize_epsilon: See `normalize`.
         scale: Multiplies the weights last.
-        selection_bias: [E] float32 or float64, added to the scores for the choice only.
+        selection_bias: [E] float32 or float64, added to the scores for the selection only.
         group_score: Limits a token to its best groups of experts, for "softmax" and "sigmoid". The
             score of a group is that of its best expert ("max") or of its two best ("top2_sum").
         num_groups: The number of groups; divides E.

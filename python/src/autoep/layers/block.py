@@ -14,7 +14,7 @@ from autoep.errors import ModelError
 from autoep.layers.choice import choose_experts
 from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.selection_bias import selection_bias
-from autoep.layers.spec import MoELayer, Routing
+from autoep.layers.spec import BlockRouter, MoELayer
 
 ExpertsCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -25,7 +25,7 @@ class BlockForward(ReplacedMethod):
     The router is called once, through its hooks.
     """
 
-    def __init__(self, layer: MoELayer, routing: Routing, experts: ExpertsCall) -> None:
+    def __init__(self, layer: MoELayer, routing: BlockRouter, experts: ExpertsCall) -> None:
         self._block = layer.block
         self._router = layer.router
         self._num_experts = layer.num_experts
@@ -86,7 +86,7 @@ def router_outputs(router: Callable[[torch.Tensor], Any], x: torch.Tensor) -> tu
 
 
 def choose(
-    routing: Routing, logits_TE: torch.Tensor, bias_E: torch.Tensor | None, dtype: torch.dtype
+    routing: BlockRouter, logits_TE: torch.Tensor, bias_E: torch.Tensor | None, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns topk_idx and topk_weights, [T, K] each, the latter in the dtype of the tokens."""
     if routing.score == "given":

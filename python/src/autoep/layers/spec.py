@@ -57,7 +57,7 @@ class MoELayerSpec:
     identity_experts: int = 0
 
     def weight_names(self) -> list[str]:
-        """The names of the parameters with a slice per expert, which are sharded."""
+        """Returns the names of the parameters with a slice per expert, which are sharded."""
         names = (self.gate_up, self.gate_up_bias, self.down, self.down_bias)
         return [name for name in names if name is not None]
 
@@ -79,7 +79,7 @@ class MoELayerSpec:
         return shapes | {name: shape for name, shape in biases.items() if name is not None}
 
     def computing(self) -> Computing:
-        """The options of `functional.experts`, for experts that the engine computes as a whole."""
+        """Returns the options of `functional.experts`, for experts computed as a whole."""
         return {name: getattr(self, name) for name in _COMPUTING}
 
     def fused(self) -> bool:
@@ -88,7 +88,7 @@ class MoELayerSpec:
 
 
 @dataclass(frozen=True)
-class Routing:
+class BlockRouter:
     """The choice of experts by a block whose own forward makes it.
 
     Attributes:
@@ -182,15 +182,15 @@ class MoELayer:
     hidden_size: int
     ffn_size: int
     call: str = "routed"
-    routing: Routing | None = None
+    routing: BlockRouter | None = None
     pieces: Pieces | None = None
 
     def weight_names(self) -> list[str]:
-        """The names of the experts' sharded parameters, once they are stacked."""
+        """Returns the names of the experts' sharded parameters, once they are stacked."""
         return self.spec.weight_names()
 
     def parameter_names(self) -> list[str]:
-        """The current names of the experts' parameters."""
+        """Returns the current names of the experts' parameters."""
         if self.pieces is None:
             return self.weight_names()
         return [name for name, _ in self.experts.named_parameters()]
