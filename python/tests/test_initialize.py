@@ -211,7 +211,7 @@ def test_models_that_cannot_be_trained_are_refused() -> None:
     model = models.tiny("mixtral")
     experts = model.model.layers[1].mlp.experts
     experts.down_proj = nn.Parameter(experts.down_proj[..., :5])
-    with pytest.raises(autoep.ModelError, match=r"layers\.1\.mlp\.experts.*goes with \[8, 10, 32"):
+    with pytest.raises(autoep.ModelError, match=r"layers\.1\.mlp\.experts.*expected \[8, 10, 32"):
         initialize(model=model)
 
 

@@ -270,7 +270,7 @@ def only_the_given_parameters_are_trained(ranks: Ranks) -> None:
     for name, parameter in engine.module.named_parameters():
         expected = models.own_part(engine, name, before[name])
         is_given = ".gate." in name or ".experts." in name
-        changed = not torch.equal(models.local(parameter.detach()), expected)
+        changed = not torch.equal(models.local_shard(parameter.detach()), expected)
         assert changed == (is_given and expected.numel() > 0), name
 
 
@@ -280,7 +280,7 @@ def ranks_start_from_the_weights_of_rank_0(ranks: Ranks) -> None:
     plain = models.tiny("deepseek_v3", seed=100)
     for name, parameter in engine.module.named_parameters():
         expected = models.own_part(engine, name, plain.get_parameter(name))
-        assert torch.equal(models.local(parameter), expected), name
+        assert torch.equal(models.local_shard(parameter), expected), name
     for name, buffer in engine.module.named_buffers():
         assert torch.equal(buffer, plain.get_buffer(name)), name
 

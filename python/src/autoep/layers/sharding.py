@@ -14,13 +14,13 @@ from autoep.layers.parameters import ParameterTable
 
 
 def check_model(model: nn.Module) -> torch.device:
-    """Returns where the model is; raises unless it is there in whole, on the CPU or on one GPU."""
+    """Returns the model's device; raises unless the whole model is on the CPU or on one GPU."""
     first: torch.device | None = None
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, DTensor):
             raise ModelError(
-                f"{name} is sharded already: give autoep.initialize a model that neither it nor"
-                " another has distributed"
+                f"{name} is sharded already: pass a model that is not distributed yet to"
+                " autoep.initialize"
             )
         first = first or tensor.device
         if tensor.device.type not in ("cpu", "cuda") or tensor.device != first:
@@ -33,7 +33,7 @@ def check_model(model: nn.Module) -> torch.device:
 
 
 def check_ranks(device: torch.device, world_size: int) -> None:
-    """Raises where a model on a GPU is to be trained by several ranks."""
+    """Raises if several ranks are to train a model on a GPU."""
     if device.type == "cuda" and world_size > 1:
         raise UnsupportedError(
             f"the model is on {device} and there are {world_size} ranks, but training on several"
@@ -42,23 +42,23 @@ def check_ranks(device: torch.device, world_size: int) -> None:
 
 
 def start_from_rank_zero(model: nn.Module) -> None:
-    """Gives every rank the parameters and buffers of rank 0, in place; collective."""
+    """Broadcasts the parameters and buffers of rank 0, in place; collective."""
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.data, src=0)
 
 
 def shard_experts(table: ParameterTable, ep_mesh: DeviceMesh) -> None:
-    """Replaces the experts' parameters by DTensors, of which each rank keeps its own part.
+    """Replaces the experts' parameters by DTensors, of which each rank keeps its shard.
 
     Args:
-        table: The model's parameters; the memory of the whole ones is freed.
+        table: The model's parameters; the memory of the unsharded ones is freed.
         ep_mesh: The ranks to shard over.
     """
     for row in table:
         if row.is_expert:
             whole = row.computing
             table.replace(row, _shard(whole, ep_mesh))
-            # The caller's optimizer or list may hold the parameter: free what it holds.
+            # The caller's optimizer or list may hold the parameter: free its memory.
             whole.data = whole.data.new_empty(0)
 
 

@@ -20,7 +20,7 @@ from autoep.training.gradients import Gradients
 
 
 def _in_state(name: str) -> property:
-    """Makes an attribute of the engine that is kept in its `TrainState`, and so in checkpoints."""
+    """Makes an engine attribute that is stored in its `TrainState`, and so in checkpoints."""
     return property(
         lambda engine: getattr(engine.state, name),
         lambda engine, value: setattr(engine.state, name, value),
@@ -28,12 +28,12 @@ def _in_state(name: str) -> property:
 
 
 class Engine:
-    """Trains a model whose experts are sharded over the ranks. `autoep.initialize` makes it.
+    """Trains a model whose experts are sharded over the ranks. Created by `autoep.initialize`.
 
     Every rank must make the same calls in the same order.
 
     Attributes:
-        module: The model, whose experts are this rank's part.
+        module: The model, with this rank's shard of the experts.
         device: The device that this rank computes on.
         config: The configuration.
         state: The state of the run, which checkpoints save and restore.
@@ -44,9 +44,9 @@ class Engine:
         parameter_table: The model's parameters, with the float32 masters of a bf16 run.
         global_rank: This rank.
         world_size: The number of ranks.
-        local_rank: This rank among the ranks of its host.
-        global_steps: Optimizer steps done.
-        micro_steps: Micro-batches done.
+        local_rank: The index of this rank on its host.
+        global_steps: The number of optimizer steps so far.
+        micro_steps: The number of micro-batches so far.
         training: Whether the model is in training mode.
     """
 
@@ -164,10 +164,10 @@ class Engine:
         return self._batch_sizes.accumulation
 
     def expert_load(self) -> torch.Tensor:
-        """Returns the tokens that each expert got in the last step; collective.
+        """Returns the tokens per expert in the last step; collective.
 
-        Forwards in training mode with gradients count, and of their tokens those that are not
-        padding by the `attention_mask` [B, L] that the model was called with.
+        Only forwards in training mode with gradients count, without the tokens that are padding
+        according to the `attention_mask` [B, L] passed to the model.
 
         Returns:
             [layers, E], over all ranks and micro-batches; each token counts K times. A layer with
