@@ -227,7 +227,7 @@ def optimizers_that_do_not_fit_are_refused(ranks: Ranks) -> None:
     with pytest.raises(autoep.ModelError, match="already has state"):
         autoep.initialize(model=model, optimizer=stepped, config={})
     foreign = torch.optim.SGD([nn.Parameter(torch.zeros(3))], lr=0.1)
-    with pytest.raises(autoep.ModelError, match="not one of the model's"):
+    with pytest.raises(autoep.ModelError, match="not in the model"):
         autoep.initialize(model=models.tiny("mixtral"), optimizer=foreign, config={})
     if ranks.size > 1:
         model = models.tiny("mixtral")

@@ -2,7 +2,7 @@
 
 Outside graphs the same functions are called directly: torch's dispatcher takes longer than a
 launch. An operator's last arguments are the layer's options, the number of its communicator, and
-the engine's version: compiled graphs are cached on disk and contain the sizes of one version.
+the engine's build: compiled graphs are cached on disk and contain the sizes of one build.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autoep.core.native import engine
+from autoep.core.native import build
 from autoep.core.options import ExpertsOptions, ExpertsWeights
 from autoep.distributed.communicator import communicator_of
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
@@ -21,7 +21,7 @@ from autoep.functional._torch_schema import arguments_of, library
 
 Tensor = torch.Tensor
 
-VERSION = engine.version()
+VERSION = build()
 _LAYER = f"{arguments_of(ExpertsOptions)}, int comm, str version"
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
 _GRADIENTS = ", ".join(

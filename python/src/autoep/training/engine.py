@@ -75,10 +75,12 @@ class Engine:
         self._global_norm: float | None = None
         self._went_backward = False
         self._reduced = False
+        # `from_pretrained` returns a model in evaluation mode, which many scripts train as it is.
+        self._trains_in_eval_mode = not state.model.training
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model's forward; collective."""
-        if not (torch.is_grad_enabled() and self.module.training):
+        if not (torch.is_grad_enabled() and (self.module.training or self._trains_in_eval_mode)):
             return self.module(*args, **kwargs)
         with self._load.counted(token_masks(self.module, args, kwargs)):
             return self.module(*args, **kwargs)
@@ -123,6 +125,7 @@ class Engine:
 
     def train(self, mode: bool = True) -> Engine:
         """Sets the model to training mode, or to evaluation mode."""
+        self._trains_in_eval_mode = False
         self.module.train(mode)
         return self
 
