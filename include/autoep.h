@@ -661,8 +661,8 @@ typedef struct autoep_forward_args {
 } autoep_forward_args;
 
 /* Collective. y[t] = sum over k of topk_weights[t,k] * expert(topk_idx[t,k])(x[t]), summed in
- * f32 (f64) in k order: the same bits for every number of ranks. On a GPU it can be captured in a graph, after a first
- * call outside the capture, which compiles or loads the kernels. */
+ * f32 (f64) in k order: the same bits for every number of ranks. On a GPU a layer of one rank can be captured in a graph,
+ * after a first call outside the capture, which compiles or loads the kernels. */
 autoep_status autoep_layer_forward(autoep_context context, autoep_layer layer,
                                    const autoep_forward_args *args, autoep_error *error);
 

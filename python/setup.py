@@ -21,7 +21,7 @@ MPI_TRANSPORT = "libautoep_mpi.so"
 
 
 def require_checkout() -> None:
-    """Stops where the engine's sources are not beside this folder."""
+    """Stops if the engine's sources are not beside this folder."""
     missing = [
         name
         for name in ("Package.swift", "Sources/AutoEP", "include/autoep.h")
@@ -37,7 +37,7 @@ def require_checkout() -> None:
 
 
 def require_swift() -> str:
-    """Returns the Swift driver; stops where there is none, or one that is too old."""
+    """Returns the Swift driver; stops if there is none or it is too old."""
     wanted = ".".join(map(str, MINIMUM_SWIFT))
     advice = (
         f"Install Swift {wanted} or newer (https://www.swift.org/install/linux/), see that"

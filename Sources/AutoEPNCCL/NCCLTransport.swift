@@ -171,7 +171,10 @@ public final class NCCLTransport: Transport {
   /// Waits until the exchange has landed.
   fileprivate func wait(for flight: NCCLFlight) throws(EngineError) {
     try group.wait(for: flight.step, until: flight.deadline) { () throws(EngineError) in
-      try flight.hasLanded()
+      if try flight.hasLanded() { return true }
+      // Throws what NCCL has found out since, such as a rank whose process ended.
+      _ = try group.communicator.isReady()
+      return false
     }
   }
 

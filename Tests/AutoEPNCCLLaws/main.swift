@@ -17,7 +17,7 @@ guard arguments.count >= 5, let rank = Int(arguments[0]), let size = Int(argumen
 do {
   let check = try NCCLCheck(
     rank: rank, size: size, idFile: arguments[2], nccl: arguments[3], nvrtc: arguments[4])
-  exit(check.run(filter: arguments.dropFirst(5).first ?? "") ? 0 : 1)
+  exit(try check.run(filter: arguments.dropFirst(5).first ?? "") ? 0 : 1)
 } catch {
   print("rank \(rank): \(error)")
   exit(1)

@@ -21,7 +21,8 @@ public final class FakeDriverLibrary: Sendable {
     compiler.arguments =
       [
         "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-        "-Wl,-soname,\(soname)", "-I\(package.path)/Sources/CCUDA",
+        // Calls within the library stay there, although another copy may be open for the whole process.
+        "-Wl,-Bsymbolic", "-Wl,-soname,\(soname)", "-I\(package.path)/Sources/CCUDA",
         "-I\(package.path)/Sources/CNCCL", "-o", path,
       ] + sources
     try compiler.run()

@@ -1,17 +1,17 @@
-"""One MoE layer: this engine beside its peers and the machine's own ceiling, in one run.
+"""One MoE layer: this engine, its peers and the machine's ceiling, in one run.
 
     python python/benchmarks/bench_layer.py --shapes mixtral_block --tokens 512 2048
     python python/benchmarks/bench_layer.py --device cuda --shapes olmoe_1b_7b --tokens 4096
 
-Each case builds all layers, and times them in turns: medians, on a GPU by events around the calls.
+Each case builds all layers and times them in turns: medians, on a GPU by events around the calls.
 Rates count 6*T*K*H*F operations forward and three times that for forward and backward. The parts:
 
     layer          router and experts
     experts        the experts alone
     products       the grouped GEMM alone, and its gradients
-    expert_counts  the layer over more and fewer experts, the work of a token being the same
-    ranks          the layer over one rank and several, under mpirun
-    memory         the peak of a forward and backward above what was there before
+    expert_counts  the layer over more and fewer experts, with the same work per token
+    ranks          the layer on one rank and on several, under mpirun
+    memory         the peak of a forward and backward above the memory in use before
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from autoep import functional
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures what the command line asks for."""
+    """Measures what the command line selects."""
     options = parse(__doc__, arguments)
     set_threads(options.threads)
     ceiling = ceiling_of(options.device, options.threads)
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """The same number for the engine and its peers."""
+    """Sets the number of threads of the engine and its peers."""
     torch.set_num_threads(threads)
     functional.set_num_threads(threads)
     if openblas.is_installed():
@@ -58,14 +58,14 @@ def set_threads(threads: int) -> None:
 
 
 def measure_first_calls(bench: Bench) -> None:
-    """What a GPU's user waits for."""
+    """Measures the first pass of a process, for which a GPU's user waits."""
     shape = bench.options.shapes[0]
     tokens = tokens_for(bench.options, shape)[0]
     bench.findings.add_first_calls(first_calls(shape, tokens))
 
 
 def measure_cases(options: argparse.Namespace, bench: Bench) -> None:
-    """The parts that are timed in turns, of each shape and dtype."""
+    """Measures the parts that are timed in turns, for each shape and dtype."""
     parts = [part for part in options.parts if part in ("layer", "experts", "products")]
     if not parts:
         return

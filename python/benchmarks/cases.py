@@ -21,7 +21,7 @@ from turns import measure_in_turns
 
 
 class Bench(NamedTuple):
-    """What every measurement needs: what to do, beside what to tell it, where to put it."""
+    """The inputs of every measurement: the command line, the ceiling, and the results so far."""
 
     options: argparse.Namespace
     ceiling: Ceiling
@@ -77,7 +77,7 @@ def _measure_case(
 
 
 def _measure_on_gpu(bench: Bench, case: Case, layers: dict[str, nn.Module], x: Tensor) -> None:
-    """What torch tells of a GPU within this process."""
+    """Measures what torch reports of a GPU within this process."""
     if "memory" in bench.options.parts:
         taken = {name: peak_extra_bytes_on_gpu(Passes(layer, x)) for name, layer in layers.items()}
         bench.findings.add_memory(case, taken)
@@ -97,7 +97,7 @@ def _build_layers(bench: Bench, shape: Shape, dtype: str) -> dict[str, nn.Module
 
 
 def _works(bench: Bench, name: str, layer: nn.Module, x: Tensor) -> bool:
-    """Calls a layer for the first time."""
+    """Calls a layer for the first time; returns whether it works."""
     works = False
     with _left_out_if_it_fails(bench, name):
         passes = Passes(layer, x)
@@ -109,11 +109,11 @@ def _works(bench: Bench, name: str, layer: nn.Module, x: Tensor) -> bool:
 
 @contextmanager
 def _left_out_if_it_fails(bench: Bench, name: str) -> Iterator[None]:
-    """A peer that cannot, or takes too long, is told and left out."""
+    """Reports a peer that fails or takes too long, and leaves it out."""
     try:
         with at_most(bench.options.peer_seconds):
             yield
-    except Exception as error:  # whatever a peer raises
+    except Exception as error:  # any error of a peer
         if name == "autoep":
             raise
         bench.findings.add_failure(name, f"{type(error).__name__}: {str(error)[:200]}")

@@ -1,4 +1,4 @@
-"""What a device can reach at most in this run, beside which rates are told."""
+"""The highest rate of a device in this run, to which rates are compared."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from shapes import DTYPES
 
 
 class Ceiling(Protocol):
-    """A rate that is measured again and again, between what is compared with it.
+    """A rate that is measured repeatedly, between the calls that are compared with it.
 
     Attributes:
-        name: What the rate is of.
+        name: The name of what is measured.
     """
 
     name: str
 
     def tflops(self, dtype: str) -> float:
-        """Measures it once."""
+        """Measures the rate once."""
 
 
 class RegisterPeak:
-    """Of a processor: products of registers."""
+    """The ceiling of a processor: products of registers."""
 
     name = "the peak"
 
@@ -31,12 +31,12 @@ class RegisterPeak:
         self._peak = CPUPeak(threads)
 
     def tflops(self, dtype: str) -> float:
-        """Measures it once."""
+        """Measures the rate once."""
         return self._peak.tflops(dtype)
 
 
 class PlainProduct:
-    """Of a GPU, or a processor without such a loop: one large product."""
+    """The ceiling of a GPU, or of a processor without such a loop: one large product."""
 
     name = "a plain product"
 
@@ -44,12 +44,12 @@ class PlainProduct:
         self._device = device
 
     def tflops(self, dtype: str) -> float:
-        """Measures it once."""
+        """Measures the rate once."""
         return product_tflops(DTYPES[dtype], self._device)
 
 
 def ceiling_of(device: str, threads: int) -> Ceiling:
-    """The highest ceiling that can be measured on a device."""
+    """Returns the highest ceiling that can be measured on a device."""
     if device == "cpu" and has_cpu_peak():
         return RegisterPeak(threads)
     return PlainProduct(device)

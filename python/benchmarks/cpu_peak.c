@@ -1,4 +1,4 @@
-/* What this processor's cores can multiply and add, from registers alone: no memory is touched. */
+/* The rate at which a processor's cores multiply and add registers, without memory accesses. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -16,10 +16,10 @@ typedef struct loop {
   void (*run)(void);
 } loop;
 
-/* Keeps a value in a register, and the compiler from knowing what is in it. */
+/* Keeps a value in a register, and hides it from the compiler's optimisation. */
 #define KEEP(value) __asm__ volatile("" : "+v"(value))
 
-/* A function that adds products to so many sums; the compiler keeps them in registers. */
+/* A function that adds products to SUMS sums; the compiler keeps them in registers. */
 #define DEFINE_LOOP(NAME, TARGET, SUMS, SUM, FACTOR, ONE, ADD_PRODUCT)    \
   __attribute__((target(TARGET))) static void NAME(void) {                \
     FACTOR a = ONE, b = ONE;                                              \
@@ -50,7 +50,7 @@ static const loop *f32_loop(void) {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &narrow : NULL;
 }
 
-/* Without instructions for bf16 its products are those of f32. */
+/* Without bf16 instructions, bf16 products are computed in f32. */
 static const loop *bf16_loop(void) {
   static const loop dot = {"AVX-512 BF16", OPERATIONS(AVX512_SUMS, 32), avx512_bf16};
   return __builtin_cpu_supports("avx512bf16") ? &dot : f32_loop();
@@ -58,7 +58,7 @@ static const loop *bf16_loop(void) {
 
 static const loop *loop_of(int is_bf16) { return is_bf16 ? bf16_loop() : f32_loop(); }
 
-/* The instructions that `peak` uses; NULL where the processor has none of them. */
+/* The instructions that `peak` uses; NULL if the processor has none of them. */
 const char *peak_instructions(int is_bf16) {
   const loop *loop = loop_of(is_bf16);
   return loop ? loop->instructions : NULL;
@@ -75,7 +75,7 @@ typedef struct worker {
   pthread_barrier_t *start;
   const loop *loop;
   double seconds; /* how long to run */
-  double rate;    /* operations a second */
+  double rate;    /* operations per second */
 } worker;
 
 static void *work(void *state) {
@@ -92,8 +92,8 @@ static void *work(void *state) {
   return NULL;
 }
 
-/* Puts a thread on the core of its number among those that the process may use: a new thread may else
- * share a core with another for a while, though others are idle. */
+/* Pins a thread to the core of its index among the usable ones. Otherwise a new thread may share a
+ * core with another one for a while, although others are idle. */
 static void place(pthread_t thread, int number) {
   cpu_set_t usable, one;
   if (sched_getaffinity(0, sizeof usable, &usable)) return;
@@ -104,7 +104,7 @@ static void place(pthread_t thread, int number) {
   pthread_setaffinity_np(thread, sizeof one, &one);
 }
 
-/* Operations a second of so many threads together; 0 where they cannot be started. */
+/* Operations per second of all threads together; 0 if they cannot be started. */
 double peak(int is_bf16, int threads, double seconds) {
   enum { MOST_THREADS = 1024 };
   static worker workers[MOST_THREADS];
@@ -115,7 +115,7 @@ double peak(int is_bf16, int threads, double seconds) {
   if (pthread_barrier_init(&start, NULL, (unsigned)threads)) return 0;
   for (int i = 0; i < threads; i++) {
     workers[i] = (worker){.start = &start, .loop = loop, .seconds = seconds};
-    /* Those that run already wait for this one for ever: there is no going back. */
+    /* The threads that already run keep waiting at the barrier and cannot be stopped. */
     if (pthread_create(&workers[i].thread, NULL, work, &workers[i])) return 0;
     place(workers[i].thread, i);
   }

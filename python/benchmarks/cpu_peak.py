@@ -1,4 +1,4 @@
-"""The ceiling of a processor: what its cores multiply and add from registers alone."""
+"""The ceiling of a processor: the rate at which its cores multiply and add registers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _SOURCE = Path(__file__).with_name("cpu_peak.c")
 
 
 class CPUPeak:
-    """Runs the widest multiply-and-add that the processor has, on some threads at once."""
+    """Runs the widest multiply-and-add that the processor has, on several threads at once."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._library = _compile()
 
     def instructions(self, dtype: str) -> str:
-        """Which instructions `tflops` uses."""
+        """Returns the name of the instructions that `tflops` uses."""
         return self._library.peak_instructions(dtype == "bf16").decode()
 
     def tflops(self, dtype: str, seconds: float = 0.02) -> float:
-        """The rate of all threads together, a product and an addition as two operations."""
+        """Returns the rate of all threads together; a multiply-and-add is two operations."""
         return self._library.peak(dtype == "bf16", self._threads, seconds) / 1e12
 
 
 def has_cpu_peak() -> bool:
-    """Whether the loops are written for this processor, and it has their instructions."""
+    """Whether the loops exist for this processor, and it has their instructions."""
     return platform.machine() == "x86_64" and _compile().peak_instructions(0) is not None
 
 

@@ -1,4 +1,4 @@
-"""What else a layer costs: with more experts, over more ranks, and in memory."""
+"""Further costs of a layer: with more experts, over more ranks, and in memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ranks import times_over_ranks
 from shapes import Shape
 from turns import rows_over_ranks
 
-# The number of tokens to measure these at is the nearest to it.
+# These are measured at the number of tokens closest to this.
 _TOKENS = 2048
 
 
 def measure_expert_counts(bench: Bench, shape: Shape, dtype: str) -> None:
-    """Times the layer over other numbers of experts, the work of a token being the same."""
+    """Times the layer with other numbers of experts and the same work per token."""
     for experts in bench.options.expert_counts:
         measure_shape(
             bench,
@@ -31,7 +31,7 @@ def measure_expert_counts(bench: Bench, shape: Shape, dtype: str) -> None:
 
 
 def measure_ranks(bench: Bench, shape: Shape, dtype: str) -> None:
-    """Times the layer over numbers of ranks, which share the threads."""
+    """Times the layer on several numbers of ranks, which share the threads."""
     options = bench.options
     if shutil.which("mpirun") is None:
         bench.findings.add_failure("the layer over ranks", "there is no mpirun")

@@ -1,4 +1,4 @@
-"""What was found: printed and written as soon as it is there."""
+"""The results of a run: printed and written as soon as they exist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from report import Row
 
 
 class Findings:
-    """Everything that a run finds, in the form of its JSON file."""
+    """All results of a run, in the form of its JSON file."""
 
     def __init__(self, options: argparse.Namespace, ceiling: Ceiling) -> None:
         self._device = options.device
@@ -30,7 +30,7 @@ class Findings:
         print("\n".join(f"{name}: {value}" for name, value in self._found["setup"].items()))
 
     def add_rows(self, case: Case, rows: list[Row]) -> None:
-        """The passes of a case; those of skewed routing are compared with the balanced ones."""
+        """Adds the passes of a case; compares those of skewed routing with the balanced ones."""
         for row in rows:
             row["of_balanced"] = self._of_balanced(row)
         self._begin(case, report.ceiling_text(rows[0], self._device))
@@ -39,14 +39,14 @@ class Findings:
         self._save()
 
     def add_ranks(self, case: Case, rows: list[Row]) -> None:
-        """The passes of a case over numbers of ranks."""
+        """Adds the passes of a case on several numbers of ranks."""
         self._begin(case, "over ranks")
         report.print_ranks(rows, self._device)
         self._found["ranks"] += rows
         self._save()
 
     def add_memory(self, case: Case, taken: dict[str, int]) -> None:
-        """The bytes of each layer."""
+        """Adds the bytes of each layer."""
         theirs = [taken[name] for name in HF_LAYERS if name in taken]
         rows = [
             {
@@ -63,23 +63,23 @@ class Findings:
         self._save()
 
     def add_kernels(self, case: Case, kernels: list[KernelTime]) -> None:
-        """The kernels of a pass on a GPU."""
+        """Adds the kernels of a pass on a GPU."""
         report.print_kernels(kernels)
         self._found["kernels"][case.name] = [vars(kernel) for kernel in kernels]
         self._save()
 
     def add_first_calls(self, seconds: dict[str, float]) -> None:
-        """How long the first pass of a process takes."""
+        """Adds the seconds that the first passes of a process take."""
         print(", ".join(f"first call {state}: {seconds[state]:.2f} s" for state in seconds))
         self._found["first_call_seconds"] = seconds
 
     def add_failure(self, layer: str, error: str) -> None:
-        """A layer that is left out."""
+        """Adds a layer that is left out."""
         print(f"  {layer} is left out: {error}", flush=True)
         self._found["failed"].append({"layer": layer, "error": error})
 
     def _of_balanced(self, row: Row) -> float | None:
-        """The time in units of the balanced routing's; None where that was not measured."""
+        """Returns the time relative to balanced routing; None if that was not measured."""
         if row["routing"] == "balanced":
             return None
         same = ("part", "layer", "pass", "shape", "experts", "tokens", "dtype")
@@ -103,7 +103,7 @@ class Findings:
 
 
 def _setup(options: argparse.Namespace, ceiling: Ceiling) -> dict[str, Any]:
-    """What is measured, and on what."""
+    """Returns the subject and the conditions of the measurements."""
     import transformers
 
     gpu = options.device == "cuda"

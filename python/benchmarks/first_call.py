@@ -1,4 +1,4 @@
-"""How long a GPU's user waits for the first pass of a process.
+"""The time that a GPU's user waits for the first pass of a process.
 
     python first_call.py SHAPE TOKENS
 
@@ -21,7 +21,7 @@ from shapes import Shape, shape_named, tokens_of
 
 
 def first_calls(shape: Shape, tokens: int) -> dict[str, float]:
-    """Seconds of the first forward and backward of a process, without a cache and with one."""
+    """Returns the seconds of a process's first forward and backward, without and with a cache."""
     command = [sys.executable, __file__, shape.name, str(tokens)]
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -33,9 +33,9 @@ def first_calls(shape: Shape, tokens: int) -> dict[str, float]:
 
 
 def _first_call(shape: Shape, tokens: int) -> float:
-    """Of this process, in which torch has begun.
+    """Returns the seconds of the first pass in this process, after torch has started.
 
-    torch imports much when it first meets a gradient given to `backward`: 2 s on one machine.
+    torch imports much when `backward` first receives a gradient: 2 s on one machine.
     """
     x = tokens_of(shape, tokens, torch.bfloat16, "cuda")
     layer = build("autoep", shape, torch.bfloat16, "cuda")

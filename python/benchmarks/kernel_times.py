@@ -1,6 +1,6 @@
-"""Where a pass spends its time: each kernel beside what its work would take at measured rates.
+"""The time of each kernel of a pass, beside the time of its work at measured rates.
 
-Legend: T tokens, K experts a token, N = T*K copies, E experts, H hidden size, F expert FFN size,
+Legend: T tokens, K experts per token, N = T*K copies, E experts, H hidden size, F expert FFN size,
 G = 2F.
 """
 
@@ -17,13 +17,13 @@ from shapes import Shape
 
 @dataclass(frozen=True)
 class KernelTime:
-    """All launches of a kernel in one pass.
+    """All launches of one kernel in a pass.
 
     Attributes:
-        name: Its name.
-        launches: Their number.
-        milliseconds: Their time.
-        floor: Milliseconds that their work takes at the measured rates; None where unknown.
+        name: The kernel's name.
+        launches: The number of launches.
+        milliseconds: The time of all launches.
+        floor: Milliseconds that the work takes at the measured rates; None if unknown.
     """
 
     name: str
@@ -34,7 +34,7 @@ class KernelTime:
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device reached in this run: a plain product, and a plain copy."""
+    """The rates that the device reached in this run: a plain product, and a plain copy."""
 
     tflops: float
     bytes_per_second: float
@@ -43,7 +43,7 @@ class Rates:
 def kernel_times(
     call: Call, shape: Shape, tokens: int, rates: Rates, passes: int = 3
 ) -> list[KernelTime]:
-    """Times the kernels of a forward and backward, the longest first."""
+    """Times the kernels of a forward and backward, longest first."""
     call()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -75,12 +75,12 @@ class _Work:
     bytes: float = 0.0
 
     def milliseconds(self, rates: Rates) -> float:
-        """The longer of the two."""
+        """Returns the longer of the two times."""
         return max(self.flops / rates.tflops / 1e9, 1e3 * self.bytes / rates.bytes_per_second)
 
 
 def _products(shape: Shape, tokens: int, _launches: int) -> _Work:
-    """Gate/up, down, and the gradients to their inputs."""
+    """Returns the work of gate/up, down, and the gradients to their inputs."""
     return _Work(flops=2 * shape.forward_flops(tokens))
 
 
@@ -89,22 +89,22 @@ def _weight_gradients(shape: Shape, tokens: int, _launches: int) -> _Work:
 
 
 def _moved(elements: Callable[[Shape, int], int]) -> Callable[[Shape, int, int], _Work]:
-    """Each launch reads and writes so many elements of two bytes."""
+    """Returns the work of launches that read and write this many elements of two bytes."""
     return lambda shape, tokens, launches: _Work(bytes=2.0 * launches * elements(shape, tokens))
 
 
 def _copies(shape: Shape, tokens: int) -> int:
-    """T*H and N*H."""
+    """Returns T*H + N*H elements."""
     return tokens * (1 + shape.top_k) * shape.hidden
 
 
 def _activated(shape: Shape, tokens: int) -> int:
-    """N*G and N*F."""
+    """Returns N*G + N*F elements."""
     return 3 * tokens * shape.top_k * shape.ffn
 
 
 def _router(shape: Shape, tokens: int) -> int:
-    """T*H, E*H and T*E."""
+    """Returns T*H + E*H + T*E elements."""
     return (tokens + shape.experts) * shape.hidden + _logits(shape, tokens)
 
 
@@ -112,7 +112,7 @@ def _logits(shape: Shape, tokens: int) -> int:
     return tokens * shape.experts
 
 
-# By the kernels' names, the first that fits.
+# By the kernels' names; the first match counts.
 _WORK: tuple[tuple[str, Callable[[Shape, int, int], _Work]], ...] = (
     (r"weight_grad", _weight_gradients),
     (r"grouped_gemm", _products),

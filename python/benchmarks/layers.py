@@ -1,4 +1,4 @@
-"""One MoE layer, router and experts, as the engine and its peers have it. Weights are random."""
+"""One MoE layer, router and experts, by the engine and by its peers. Weights are random."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MixtralLike(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., H] to [..., H]."""
+        """Maps [..., H] to [..., H]."""
         x_TH = x.reshape(-1, self.shape.hidden)
         logits_TE = nn.functional.linear(x_TH, self.router)
         topk_idx, topk_weights = self.route(logits_TE)
@@ -35,14 +35,14 @@ class EngineParts(MixtralLike):
     """`functional.route` and `functional.experts`."""
 
     def route(self, logits_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The choice and its weights, both [T, K]."""
+        """Returns topk_idx and topk_weights, both [T, K]."""
         routing = functional.route(logits_TE, self.shape.top_k, normalize=True)
         return routing.topk_idx, routing.topk_weights
 
     def experts(
         self, x_TH: torch.Tensor, topk_idx: torch.Tensor, topk_weights: torch.Tensor
     ) -> torch.Tensor:
-        """[T, H] to [T, H]."""
+        """Maps [T, H] to [T, H]."""
         return functional.experts(x_TH, topk_idx, topk_weights, self.gate_up, self.down)
 
 
@@ -50,24 +50,24 @@ class EngineLayer(EngineParts):
     """`functional.moe`: the parts in one call."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., H] to [..., H]."""
+        """Maps [..., H] to [..., H]."""
         x_TH = x.reshape(-1, self.shape.hidden)
         weights = (self.router, self.shape.top_k, self.gate_up, self.down)
         return functional.moe(x_TH, *weights, routing={"normalize": True}).y.view(x.shape)
 
 
 class OpenBLASLayer(MixtralLike):
-    """The products of each expert by OpenBLAS, all else by torch."""
+    """Each expert's products by OpenBLAS, everything else by torch."""
 
     def route(self, logits_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The choice and its weights, both [T, K]."""
+        """Returns topk_idx and topk_weights, both [T, K]."""
         topk_weights, topk_idx = logits_TE.softmax(-1).topk(self.shape.top_k)
         return topk_idx, topk_weights / topk_weights.sum(-1, keepdim=True)
 
     def experts(
         self, x_TH: torch.Tensor, topk_idx: torch.Tensor, topk_weights: torch.Tensor
     ) -> torch.Tensor:
-        """[T, H] to [T, H]."""
+        """Maps [T, H] to [T, H]."""
         slots_N = topk_idx.flatten().argsort(stable=True)
         tokens_N = slots_N // self.shape.top_k
         counts = topk_idx.flatten().bincount(minlength=self.shape.experts).tolist()
@@ -80,7 +80,7 @@ class OpenBLASLayer(MixtralLike):
 
 
 def of_class(layer: type[MixtralLike]) -> Callable[[Shape, str], nn.Module]:
-    """Makes a layer of this file."""
+    """Returns a builder for a layer of this file."""
 
     def make(shape: Shape, device: str) -> nn.Module:
         with torch.device(device):
@@ -90,7 +90,7 @@ def of_class(layer: type[MixtralLike]) -> Callable[[Shape, str], nn.Module]:
 
 
 def hf_block(implementation: str) -> Callable[[Shape, str], nn.Module]:
-    """The Mixtral block of transformers, with one of its implementations of experts."""
+    """Returns a builder for transformers' Mixtral block with one implementation of experts."""
 
     def make(shape: Shape, device: str) -> nn.Module:
         from transformers import MixtralConfig
@@ -110,7 +110,7 @@ def hf_block(implementation: str) -> Callable[[Shape, str], nn.Module]:
 
 
 def deepspeed(shape: Shape, device: str) -> nn.Module:
-    """DeepSpeed's AutoEP layer at ep_size 1, made of transformers' block."""
+    """Builds DeepSpeed's AutoEP layer at ep_size 1 from transformers' block."""
     from deepspeed.module_inject.auto_ep import AutoEP
     from deepspeed.module_inject.auto_ep_config import parse_autoep_config
     from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
@@ -139,7 +139,7 @@ def deepspeed(shape: Shape, device: str) -> nn.Module:
 
 
 def sonic(shape: Shape, device: str) -> nn.Module:
-    """SonicMoE's layer, which has gate and up interleaved."""
+    """Builds SonicMoE's layer, which interleaves gate and up."""
     from sonicmoe import MoE
     from sonicmoe.enums import ActivationType
 
@@ -158,29 +158,29 @@ LAYERS: dict[str, Callable[[Shape, str], nn.Module]] = {
     "deepspeed_autoep": deepspeed,
     "sonicmoe": sonic,
 }
-# Without those that take long or say little.
+# Without the layers that are slow or uninformative.
 DEFAULT_LAYERS = {
     "cuda": ("autoep", "hf_grouped_mm", "deepspeed_autoep", "sonicmoe"),
     "cpu": ("autoep", "hf_grouped_mm", "hf_eager", "openblas"),
 }
-# Those whose `experts` takes tokens, choices and weights.
+# The layers whose `experts` takes tokens, choices and weights.
 WITH_EXPERTS = ("autoep", "autoep_hf_block", "hf_grouped_mm", "hf_eager", "openblas")
 HF_LAYERS = ("hf_grouped_mm", "hf_eager")
 
 
 def can_compute(name: str, dtype: str) -> bool:
-    """Whether a layer, or what its products are by, has a dtype here at all."""
+    """Whether a layer, or the library of its products, supports a dtype here."""
     return name != "openblas" or (dtype == "f32" and openblas.is_installed())
 
 
 def build(name: str, shape: Shape, dtype: torch.dtype, device: str) -> nn.Module:
-    """Makes a layer, with normal weights of the router's deviation."""
+    """Builds a layer with normal weights of the router's deviation."""
     return randomize(LAYERS[name](shape, device), dtype)
 
 
 @torch.no_grad()
 def randomize(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Gives a layer its dtype and weights; layers of the same parameters get the same."""
+    """Sets a layer's dtype and weights; layers with the same parameters get the same."""
     layer.to(dtype).train()
     for index, parameter in enumerate(layer.parameters()):
         generator = torch.Generator(parameter.device.type).manual_seed(1 + index)
@@ -189,6 +189,6 @@ def randomize(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def router_weight(layer: nn.Module, shape: Shape) -> torch.Tensor:
-    """The router's weight, [E, H]."""
+    """Returns the router's weight, [E, H]."""
     wanted = (shape.experts, shape.hidden)
     return next(weight for weight in layer.parameters() if weight.shape == wanted)

@@ -13,7 +13,7 @@ Call = Callable[[], object]
 
 
 def milliseconds(call: Call, device: str) -> float:
-    """The time of one call: on a GPU between two events around what it puts into the stream."""
+    """Returns the time of one call: on a GPU between two events around what it enqueues."""
     if device == "cpu":
         start = time.perf_counter()
         call()
@@ -28,26 +28,26 @@ def milliseconds(call: Call, device: str) -> float:
 
 
 def median(values: list[float]) -> float:
-    """The middle of the values."""
+    """Returns the median of the values."""
     return sorted(values)[len(values) // 2]
 
 
 def median_of_calls(call: Call, device: str, count: int = 10) -> float:
-    """The median time of some calls, after two that do not count."""
+    """Returns the median time of some calls, after two uncounted ones."""
     call()
     call()
     return median([milliseconds(call, device) for _ in range(count)])
 
 
 def product_tflops(dtype: torch.dtype, device: str, size: int = 0) -> float:
-    """The rate of a plain product of square matrices, by default of large ones."""
+    """Returns the rate of a plain product of square matrices, by default of large ones."""
     size = size or (8192 if device == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / median_of_calls(lambda: a @ b, device) / 1e9
 
 
 def copy_bytes_per_second(device: str) -> float:
-    """The rate of a plain copy, bytes read and written."""
+    """Returns the rate of a plain copy, bytes read and written."""
     size = 2**31 if device == "cuda" else 2**28
     source = torch.empty(size, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
@@ -55,10 +55,10 @@ def copy_bytes_per_second(device: str) -> float:
 
 
 def settle() -> None:
-    """Waits until no thread of this process is at work.
+    """Waits until no thread of this process is busy.
 
-    Those of OpenBLAS and OpenMP wait for their next task busily for a while, on cores that the next
-    to be timed needs: 100 ms and 10 ms.
+    Threads of OpenBLAS and OpenMP spin while they wait for their next task (100 ms and 10 ms), on
+    cores that the next measurement needs.
     """
     busy = 1.0
     while busy > 0.1:
@@ -67,12 +67,12 @@ def settle() -> None:
         busy = (time.process_time() - used) / (time.perf_counter() - start)
 
 
-# A turn of a call takes about so long; a longer call is made once.
+# The approximate length of a turn; a longer call is made once.
 _TURN_MS = 200.0
 
 
 def turn(call: Call, device: str, most_calls: int) -> list[float]:
-    """Milliseconds of some calls in a row; the first, on cold caches, counts only when long."""
+    """Returns the milliseconds of consecutive calls; the first, on cold caches, only if long."""
     first = milliseconds(call, device)
     if first > _TURN_MS:
         return [first]
@@ -81,7 +81,7 @@ def turn(call: Call, device: str, most_calls: int) -> list[float]:
 
 
 def rested_turn(call: Call, device: str, calls: int) -> list[float]:
-    """Milliseconds of some calls in a row on a chip that has cooled down; two more do not count."""
+    """Returns the milliseconds of consecutive calls on a cooled chip, after two uncounted ones."""
     time.sleep(0.5)
     call()
     call()
@@ -90,7 +90,7 @@ def rested_turn(call: Call, device: str, calls: int) -> list[float]:
 
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Raises TimeoutError in what takes longer; a compiler of a peer may take minutes."""
+    """Raises TimeoutError if the context takes longer; a peer's compiler may take minutes."""
 
     def late(*_: object) -> None:
         raise TimeoutError(f"it took more than {seconds} s")

@@ -1,4 +1,4 @@
-"""The memory that a forward and backward take above what was there before, gradients included.
+"""The memory of a forward and backward above what was in use before, gradients included.
 
     python memory.py LAYER SHAPE TOKENS DTYPE THREADS
 
@@ -22,7 +22,7 @@ from autoep import functional
 
 
 def peak_extra_bytes_on_gpu(passes: Passes) -> int:
-    """Of a device whose allocator counts."""
+    """Returns the bytes on a device whose allocator counts."""
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     passes.forward_backward()
@@ -31,7 +31,7 @@ def peak_extra_bytes_on_gpu(passes: Passes) -> int:
 
 
 def peak_extra_bytes_in_a_process(layer: str, case: Case, threads: int) -> int:
-    """On a CPU, where the system counts the memory of a whole process."""
+    """Returns the bytes on a CPU, where the system counts the memory of a whole process."""
     arguments = [layer, case.shape.name, str(case.tokens), case.dtype, str(threads)]
     child = subprocess.run(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=True
@@ -45,14 +45,14 @@ def _peak_extra_bytes(layer: str, shape: Shape, tokens: int, dtype: str) -> int:
     passes = Passes(build(layer, shape, DTYPES[dtype], "cpu"), x)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the highest use is that of now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current use
     before = _status_bytes("VmRSS")
     passes.forward_backward()
     return _status_bytes("VmHWM") - before
 
 
 def _start_libraries(layer: str, dtype: str) -> None:
-    """Loads code and starts threads, which are no part of what is measured."""
+    """Loads code and starts threads, which are not measured."""
     small = Shape("small", 64, 64, 4, 2, ())
     x = tokens_of(small, 64, DTYPES[dtype], "cpu")
     Passes(build(layer, small, DTYPES[dtype], "cpu"), x).forward_backward()

@@ -1,4 +1,4 @@
-"""Products of grouped rows by one OpenBLAS call a group; torch's own `mm` is another library's.
+"""Products of grouped rows by one OpenBLAS call per group; torch's `mm` uses another library.
 
 Legend: R rows, E groups, I columns of the rows, O columns of the result.
 """
@@ -18,7 +18,7 @@ _ROW_MAJOR, _AS_IT_IS, _TRANSPOSED = 101, 111, 112  # of cblas.h
 
 
 def is_installed() -> bool:
-    """Whether there is an OpenBLAS to compare with."""
+    """Whether an OpenBLAS is installed."""
     try:
         _library()
     except OSError:
@@ -27,7 +27,7 @@ def is_installed() -> bool:
 
 
 def set_num_threads(threads: int) -> None:
-    """Sets the number of threads of each call."""
+    """Sets the number of threads per call."""
     _library().openblas_set_num_threads(threads)
 
 
@@ -77,7 +77,7 @@ class GroupedProduct(torch.autograd.Function):
 def _groups(
     counts: list[int], rows: Tensor, matrices: Tensor, other_rows: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The rows, the matrix and the other rows of each group."""
+    """Yields the rows, the matrix and the other rows of each group."""
     return zip(rows.split(counts), matrices, other_rows.split(counts), strict=True)
 
 
@@ -102,7 +102,7 @@ def _multiply(a_MK: Tensor, b_KN: Tensor, out_MN: Tensor) -> None:
 @functools.cache
 def _library() -> ctypes.CDLL:
     if "avx512" in Path("/proc/cpuinfo").read_text():
-        # By itself, or told by the environment, it may take its kernels for AVX2, half as fast.
+        # By default, or with an inherited setting, it may use its AVX2 kernels, half as fast.
         os.environ["OPENBLAS_CORETYPE"] = "SkylakeX"
     library = ctypes.CDLL("libopenblas.so.0")
     size, number, matrix = ctypes.c_int, ctypes.c_float, ctypes.c_void_p

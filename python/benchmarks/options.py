@@ -56,7 +56,7 @@ def parse(description: str, arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _check_device(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Fills in what depends on the device, and refuses what it does not have."""
+    """Sets the defaults of the device, and refuses what the device lacks."""
     shapes = {shape.name: shape for shape in SHAPES[options.device]}
     for name, known in (("shapes", tuple(shapes)), ("parts", PARTS[options.device])):
         given = getattr(options, name) or known
@@ -69,5 +69,5 @@ def _check_device(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 
 def tokens_for(options: argparse.Namespace, shape: Shape) -> list[int]:
-    """The numbers of tokens to measure a shape with."""
+    """Returns the numbers of tokens to measure a shape with."""
     return options.tokens or list(shape.tokens)

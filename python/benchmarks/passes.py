@@ -1,6 +1,6 @@
-"""What is timed of a layer: passes of the whole of it, and of its experts alone.
+"""The passes that are timed: of a whole layer, and of its experts alone.
 
-Legend: T tokens, K experts a token, E experts, H hidden size.
+Legend: T tokens, K experts per token, E experts, H hidden size.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Case:
-    """What the passes of one line of the table have in common.
+    """The properties that the passes of one line of the table share.
 
     Attributes:
-        shape: Of the layer.
+        shape: The shape of the layer.
         tokens: T.
         dtype: "f32" or "bf16".
         routing: "balanced" or "skewed".
@@ -33,12 +33,12 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The name in tables."""
         shape = f"{self.shape.name}, {self.shape.experts} experts"
         return f"{shape}, {self.tokens} tokens, {self.dtype}, {self.routing}"
 
     def columns(self) -> dict[str, str | int]:
-        """What every row of it begins with."""
+        """The first columns of every row of the case."""
         return {
             "shape": self.shape.name,
             "experts": self.shape.experts,
@@ -53,11 +53,11 @@ class Pass:
     """A call to time.
 
     Attributes:
-        part: What of the layer it computes.
-        layer: Whose.
-        name: Which pass.
-        flops: Its operations.
-        call: Makes it.
+        part: The part of the layer that it computes.
+        layer: The name of the layer.
+        name: The name of the pass.
+        flops: The number of its operations.
+        call: The function that runs it.
     """
 
     part: str
@@ -78,12 +78,12 @@ class Passes:
         self._grad_y = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
     def forward(self) -> None:
-        """A pass that keeps nothing."""
+        """Runs a forward that saves nothing."""
         with torch.no_grad():
             self._module(*self._inputs)
 
     def forward_backward(self) -> None:
-        """A pass and all gradients, which are freed."""
+        """Runs a forward and backward; frees the gradients."""
         y = self._module(*self._inputs)
         y = y[0] if isinstance(y, tuple) else y
         y.backward(self._grad_y.view(y.shape))
@@ -91,7 +91,7 @@ class Passes:
             tensor.grad = None
 
     def both(self, part: str, layer: str, forward_flops: int) -> Iterator[Pass]:
-        """The two, as passes to time."""
+        """Yields the forward, and the forward with backward, to time."""
         yield Pass(part, layer, "forward", forward_flops, self.forward)
         yield Pass(part, layer, "forward+backward", 3 * forward_flops, self.forward_backward)
 
@@ -104,14 +104,14 @@ class _ExpertsOf(nn.Module):
         self.layer = layer
 
     def forward(self, x_TH: Tensor, topk_idx: Tensor, topk_weights: Tensor) -> Tensor:
-        """[T, H] to [T, H]."""
+        """Maps [T, H] to [T, H]."""
         return self.layer.experts(x_TH, topk_idx, topk_weights)
 
 
 def layer_passes(
     case: Case, layers: dict[str, nn.Module], x: Tensor, part: str = "layer"
 ) -> Iterator[Pass]:
-    """Router and experts."""
+    """Yields the passes of router and experts."""
     for name, layer in layers.items():
         passes = Passes(layer, x)
         yield from passes.both(part, name, case.shape.forward_flops(case.tokens))
@@ -120,7 +120,7 @@ def layer_passes(
 def experts_passes(
     case: Case, layers: dict[str, nn.Module], x: Tensor, chosen: tuple[Tensor, Tensor]
 ) -> Iterator[Pass]:
-    """The experts alone, all with the same choices and weights."""
+    """Yields the passes of the experts alone, all with the same choices and weights."""
     topk_idx, topk_weights = chosen
     x_TH = x.detach().reshape(case.tokens, -1).requires_grad_()
     for name, layer in layers.items():
@@ -132,7 +132,7 @@ def experts_passes(
 
 @torch.no_grad()
 def choose(case: Case, layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The experts of each token and their weights, [T, K], by a layer's router."""
+    """Returns each token's experts and their weights, [T, K], from a layer's router."""
     logits_TE = x.reshape(case.tokens, -1) @ router_weight(layer, case.shape).t()
     weights_TK, topk_idx = logits_TE.float().softmax(-1).topk(case.shape.top_k)
     weights_TK /= weights_TK.sum(-1, keepdim=True)

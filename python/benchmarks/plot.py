@@ -1,4 +1,4 @@
-"""The rates of layers against the number of tokens, or of experts."""
+"""Plots of layers' rates against the number of tokens, or of experts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def plot_rates(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each part, shape and dtype, of the last pass of each layer.
+    """Draws one panel per part, shape and dtype, with the last pass of each layer.
 
     Solid lines are balanced, dashed ones skewed; the dotted line is the ceiling.
     """

@@ -1,6 +1,6 @@
-"""The grouped GEMM alone: the products of a layer, each into memory that was written before.
+"""The grouped GEMM alone: the products of a layer, into memory that was written before.
 
-Legend: T tokens, K experts a token, N = T*K routed copies, E experts, I and O the columns of the
+Legend: T tokens, K experts per token, N = T*K routed copies, E experts, I and O the columns of the
 rows and of the result.
 """
 
@@ -20,12 +20,12 @@ from autoep.core.native import engine
 
 _OUT_IN, _IN_OUT = 1, 2  # AUTOEP_WEIGHT_OUT_IN, AUTOEP_WEIGHT_IN_OUT
 
-# Takes grad or rows, the other factor, the counts, and what to write.
+# Arguments: grad or rows, the other factor, the counts, and the output.
 Product = Callable[[Tensor, Tensor, list[int], Tensor], None]
 
 
 def product_passes(case: Case, topk_idx: Tensor, layer: EngineLayer) -> Iterator[Pass]:
-    """The product, and both gradients, of each weight [E, O, I], by each contender."""
+    """Yields the product, and both gradients, of each weight [E, O, I], by each contender."""
     counts = topk_idx.flatten().bincount(minlength=case.shape.experts).tolist()
     for name, parameter in (("gate_up", layer.gate_up), ("down", layer.down)):
         weights_EOI = parameter.detach()

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# What `functional.experts` takes.
+# The tensor arguments of `functional.experts`.
 NAMES = ("x", "topk_idx", "topk_weights", "gate_up", "gate_up_bias", "down", "down_bias")
 CHOICES = ("random", "skewed", "one expert", "even experts")
 # Added to the scores (uniform in [0, 1)) of the favoured experts of a skewed layer.
 _FAVOUR = 0.8
-# No index of an expert, on any device.
+# An index that is no expert's, on any device.
 _OUTSIDE = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The sizes of a layer and of its input, and what its experts compute.
+    """The sizes of a layer and its input, and the computation of its experts.
 
     Attributes:
         tokens: T.
@@ -36,7 +36,7 @@ class LayerShape:
         gate: "concatenated", "interleaved" or "none".
         activation: As for `functional.experts`.
         layout: "out_in" or "in_out".
-        biases: Whether both products have one.
+        biases: Whether both products have biases.
     """
 
     tokens: int
@@ -56,11 +56,11 @@ class LayerShape:
 
     @property
     def options(self) -> dict[str, str]:
-        """The arguments of `functional.experts` that say what is computed."""
+        """The options of `functional.experts`."""
         return {"activation": self.activation, "gate": self.gate, "layout": self.layout}
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """The size of each tensor of numbers that a layer has, by its name."""
+        """The shape of each floating-point tensor of a layer, by name."""
         first, second = (self.columns, self.hidden), (self.hidden, self.ffn)
         if self.layout == "in_out":
             first, second = first[::-1], second[::-1]
@@ -81,14 +81,14 @@ class LayerShape:
 
 @dataclass
 class RandomLayer:
-    """The tensors of a layer, its input, and the gradient of its result; all but `grad_y` learn.
+    """The tensors of a layer, its input and its output's gradient; all but `grad_y` require grad.
 
     Attributes:
-        shape: Their sizes.
+        shape: The sizes.
         x: [T, H].
         topk_idx: [T, K].
         topk_weights: [T, K].
-        router: [E, H]; the choice is not its own.
+        router: [E, H]; topk_idx does not come from it.
         gate_up: [E, G, H], or [E, H, G] in layout "in_out".
         gate_up_bias: [E, G].
         down: [E, H, F], or [E, F, H].
@@ -113,12 +113,12 @@ class RandomLayer:
 
     @property
     def inputs(self) -> list[Tensor | None]:
-        """Those that the result of the experts depends on: what `run` gives gradients of."""
+        """The tensors that the experts' result depends on, whose gradients `run` returns."""
         names = ("x", "topk_weights", "gate_up", "down", "gate_up_bias", "down_bias")
         return [getattr(self, name) for name in names]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> RandomLayer:
-        """The layer with changed values; what learns goes on to."""
+        """Returns the layer with changed values; the same tensors require grad."""
         changed = {
             name: change(value.detach()).requires_grad_(value.requires_grad)
             for name, value in vars(self).items()
@@ -127,15 +127,15 @@ class RandomLayer:
         return dataclasses.replace(self, **changed)
 
     def double(self) -> RandomLayer:
-        """The layer in f64, for a reference."""
+        """Returns the layer in f64, for a reference."""
         return self.map(lambda tensor: tensor.double())
 
     def clone(self) -> RandomLayer:
-        """The layer without its gradients."""
+        """Returns the layer without its gradients."""
         return self.map(lambda tensor: tensor.clone())
 
     def part(self, tokens: slice, experts: slice) -> RandomLayer:
-        """What one rank holds: some of the tokens, and some of the experts."""
+        """Returns one rank's share: some of the tokens and some of the experts."""
         by_token = ("x", "topk_idx", "topk_weights", "grad_y")
         pieces = {
             name: value.detach()[tokens if name in by_token else experts]
@@ -177,24 +177,24 @@ def random_layer(
     signed_weights: bool = False,
     positive: bool = False,
 ) -> RandomLayer:
-    """Makes a layer: the same numbers on every device and, but for their rounding, in every dtype.
+    """Builds a layer: the same numbers on every device and, up to rounding, in every dtype.
 
-    They are normal; those of a matrix are scaled, so that a product keeps the size of its input.
+    Numbers are normal; matrices are scaled so that a product preserves the size of its input.
 
     Args:
-        shape: Its sizes.
-        dtype: Of all but `topk_weights` and `topk_idx`.
-        seed: Of the random numbers. No tensor's depend on which others there are.
-        weight_dtype: Of `topk_weights`; None: `dtype`.
-        index_dtype: Of `topk_idx`.
-        device: Where the tensors are.
+        shape: The sizes.
+        dtype: The dtype of all but `topk_weights` and `topk_idx`.
+        seed: The seed. A tensor's numbers do not depend on which other tensors exist.
+        weight_dtype: The dtype of `topk_weights`; None for `dtype`.
+        index_dtype: The dtype of `topk_idx`.
+        device: The device of the tensors.
         choice: "random", "skewed" (a quarter of the experts is favoured), "one expert" (the last,
             K times) or "even experts" (no other).
-        experts_in_use: Only the first so many are chosen; fewer than K are chosen several times.
-        without_expert: One slot in so many has no expert: its index is -1.
-        outside: Some slots have indices that are no experts.
-        signed_weights: `topk_weights` are normal; else in [0.1, 1).
-        positive: All other numbers are in [0, 1), so that no sum cancels.
+        experts_in_use: Only this many first experts are chosen; fewer than K are repeated.
+        without_expert: One in this many slots has no expert: its index is -1.
+        outside: Whether some slots have indices that are no experts.
+        signed_weights: Whether `topk_weights` are normal; otherwise in [0.1, 1).
+        positive: Whether all other numbers are in [0, 1), so that no sum cancels.
     """
 
     def draw(name: str, scale: float = 1.0) -> Tensor | None:
@@ -230,13 +230,13 @@ def random_layer(
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    """One of a tensor's own, so that its numbers do not depend on which tensors come before."""
-    # torch's generator looks at the lower 32 bits of a seed alone.
+    """Returns a generator per tensor, so that numbers do not depend on preceding tensors."""
+    # torch's generator uses only the lower 32 bits of a seed.
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
 
 
 def _choose(shape: LayerShape, seed: int, choice: str, experts_in_use: int | None) -> Tensor:
-    """[T, K]."""
+    """Returns topk_idx, [T, K]."""
     if choice not in CHOICES:
         raise ValueError(f"choice: expected one of {CHOICES}, got {choice!r}")
     tokens, top_k, experts = shape.tokens, shape.top_k, shape.experts
@@ -254,7 +254,7 @@ def _choose(shape: LayerShape, seed: int, choice: str, experts_in_use: int | Non
 
 
 def _weigh(shape: LayerShape, seed: int, signed: bool) -> Tensor:
-    """[T, K] in f64."""
+    """Returns topk_weights, [T, K] in f64."""
     generator = _generator(seed, "topk_weights")
     size = (shape.tokens, shape.top_k)
     if signed:

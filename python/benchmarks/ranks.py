@@ -1,4 +1,4 @@
-"""What ranks cost: the same tokens and experts over one rank or several of this host.
+"""The cost of ranks: the same tokens and experts on one rank or several of this host.
 
     mpirun -n 2 python ranks.py SHAPE TOKENS DTYPE ROUTING THREADS ROUNDS
 
@@ -24,15 +24,15 @@ from autoep.distributed.communicator import Communicator
 
 
 def times_over_ranks(case: Case, ranks: int, threads: int, rounds: int) -> dict[str, list[float]]:
-    """Starts ranks that share the threads; milliseconds of each pass.
+    """Starts ranks that share the threads; returns the milliseconds of each pass.
 
     Args:
-        case: What all ranks together compute.
-        ranks: Their number.
-        threads: Of all ranks together.
-        rounds: Turns of the passes.
+        case: The computation of all ranks together.
+        ranks: The number of ranks.
+        threads: The number of threads of all ranks together.
+        rounds: The number of turns of each pass.
     """
-    # Not bound: a rank may have several threads.
+    # Not bound to a core: a rank may have several threads.
     command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
     command += ["-n", str(ranks), sys.executable, __file__, case.shape.name, str(case.tokens)]
     command += [case.dtype, case.routing, str(max(1, threads // ranks)), str(rounds)]
@@ -52,7 +52,7 @@ class _PartOfLayer(EngineParts):
         self.down = nn.Parameter(torch.empty(sizes["down"]))
 
     def experts(self, x_TH: Tensor, topk_idx: Tensor, topk_weights: Tensor) -> Tensor:
-        """[T, H] to [T, H]; collective."""
+        """Maps [T, H] to [T, H]; collective."""
         return functional.experts(
             x_TH,
             topk_idx,
@@ -65,9 +65,9 @@ class _PartOfLayer(EngineParts):
 
 
 def _times(comm: Communicator, case: Case, rounds: int) -> dict[str, list[float]]:
-    """Of this rank's part of the tokens and of the experts, between barriers."""
+    """Times this rank's part of the tokens and experts, between barriers."""
     layer = _PartOfLayer(case.shape, comm)
-    # The router is drawn first, and is the same on all ranks.
+    # The router's weights are drawn first, and are the same on all ranks.
     randomize(layer, DTYPES[case.dtype])
     skew(layer.router, case.shape, case.routing == "skewed")
     x = tokens_of(case.shape, case.tokens, DTYPES[case.dtype], "cpu").detach()
@@ -79,7 +79,7 @@ def _times(comm: Communicator, case: Case, rounds: int) -> dict[str, list[float]
 def _between_barriers(
     calls: dict[str, Callable[[], None]], comm: Communicator, rounds: int
 ) -> dict[str, list[float]]:
-    """Milliseconds until the last rank has ended; the first round does not count."""
+    """Returns the milliseconds until the last rank has finished, without the first round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():

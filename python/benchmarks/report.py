@@ -1,4 +1,4 @@
-"""What a benchmark found, as lines of a table."""
+"""The results of a benchmark as lines of a table."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 from kernel_times import KernelTime
 
-# A pass of a layer, as `turns.py` makes it.
+# A pass of a layer, as built by `turns.py`.
 Row = dict[str, Any]
 
 _UNITS = {"cuda": ("TF/s", 1.0), "cpu": ("GF/s", 1e3)}
 
 
 def rate_text(tflops: float, device: str) -> str:
-    """A rate in the unit of its device."""
+    """Formats a rate in the unit of its device."""
     unit, factor = _UNITS[device]
     return f"{factor * tflops:5.4g} {unit}"
 
 
 def ceiling_text(row: Row, device: str) -> str:
-    """The ceiling and its range; a wide one says that others used the machine meanwhile."""
+    """Formats the ceiling and its range; a wide range means that others used the machine."""
     least, most = row["ceiling_range_tflops"]
     text = f"{row['ceiling']} {rate_text(row['ceiling_tflops'], device)}"
     text += f" ({rate_text(least, device)} to {rate_text(most, device)})"
@@ -28,7 +28,7 @@ def ceiling_text(row: Row, device: str) -> str:
 
 
 def print_rows(rows: list[Row], device: str) -> None:
-    """A line for each part and layer: of each pass the time, the rate and its shares."""
+    """Prints a line per part and layer: the time, rate and shares of each pass."""
     width = max(len(f"{row['part']} {row['layer']}") for row in rows)
     for (part, layer), passes in groupby(rows, lambda row: (row["part"], row["layer"])):
         cells = " | ".join(_cell(row, device) for row in passes)
@@ -46,7 +46,7 @@ def _cell(row: Row, device: str) -> str:
 
 
 def print_ranks(rows: list[Row], device: str) -> None:
-    """A line for each number of ranks and pass."""
+    """Prints a line per number of ranks and pass."""
     for row in rows:
         share = row["of_one_rank"]
         against_one = "" if share is None else f" {share:5.2f} of one rank's time"
@@ -58,7 +58,7 @@ def print_ranks(rows: list[Row], device: str) -> None:
 
 
 def print_memory(rows: list[Row]) -> None:
-    """A line for each layer."""
+    """Prints a line per layer."""
     for row in rows:
         share = row["of_hf"]
         against_hf = "" if share is None else f" {share:5.2f} of HF's lower"
@@ -66,7 +66,7 @@ def print_memory(rows: list[Row]) -> None:
 
 
 def print_kernels(kernels: list[KernelTime]) -> None:
-    """The kernels of one pass, the longest first."""
+    """Prints the kernels of one pass, longest first."""
     total = sum(kernel.milliseconds for kernel in kernels)
     print(f"  kernels of a forward and backward, {total:.3f} ms in all:")
     for kernel in kernels:

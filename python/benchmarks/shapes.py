@@ -1,4 +1,4 @@
-"""The layers that benchmarks and tests compute: their shapes, and how their tokens choose."""
+"""The layers that benchmarks and tests compute: their shapes and their routing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from random_layer import LayerShape
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 ROUTER_STD = 0.02
-# Of the routed copies of a skewed layer, and of its experts.
+# The favoured share of a skewed layer's routed copies, and of its experts.
 _SKEWED_SHARE, _FAVOURED = 1 / 2, 1 / 8
 
 
@@ -19,12 +19,12 @@ class Shape:
     """A layer of gated experts.
 
     Attributes:
-        name: What tables call it.
+        name: The name in tables.
         hidden: H.
         ffn: F.
         experts: E.
         top_k: K.
-        tokens: The T to measure.
+        tokens: The values of T to measure.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Shape:
     tokens: tuple[int, ...]
 
     def forward_flops(self, tokens: int) -> int:
-        """Of the three products of the experts; forward and backward are three times that."""
+        """Returns the operations of the products; forward and backward take three times as many."""
         return 6 * tokens * self.top_k * self.hidden * self.ffn
 
     def layer(self, tokens: int) -> LayerShape:
-        """The sizes of its tensors."""
+        """Returns the sizes of its tensors."""
         return LayerShape(tokens, self.top_k, self.experts, self.hidden, self.ffn)
 
     def with_experts(self, experts: int) -> Shape:
-        """The same work for a token, over another number of experts."""
+        """Returns the shape with another number of experts and the same work per token."""
         return replace(self, experts=experts)
 
 
@@ -67,7 +67,7 @@ def shape_named(name: str) -> Shape:
 
 
 def tokens_of(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> torch.Tensor:
-    """[1, T, H] of normal numbers, the first of each token 1: what `skew` multiplies."""
+    """Returns [1, T, H] of normal numbers; each token's first number, which `skew` uses, is 1."""
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(1, tokens, shape.hidden, generator=generator, device=device, dtype=dtype)
     x[..., 0] = 1.0
@@ -76,9 +76,10 @@ def tokens_of(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> tor
 
 @torch.no_grad()
 def skew(router_weight_EH: torch.Tensor, shape: Shape, skewed: bool) -> None:
-    """Sets the router's column of the tokens' first number: a bias on the logits.
+    """Sets the router's column for the tokens' first number: a bias on the logits.
 
-    Skewed, an eighth of the experts gets half of the routed copies; else all are equally likely.
+    If skewed, an eighth of the experts gets half of the routed copies; else all are equally
+    likely.
     """
     favoured = max(1, round(shape.experts * _FAVOURED))
     router_weight_EH[:, 0] = 0.0
@@ -88,7 +89,7 @@ def skew(router_weight_EH: torch.Tensor, shape: Shape, skewed: bool) -> None:
 
 @functools.cache
 def _bias(shape: Shape, favoured: int) -> float:
-    """The bias on the favoured experts' logits that gives them their share, by bisection."""
+    """Returns the bias on the favoured experts' logits for their share, by bisection."""
     generator = torch.Generator().manual_seed(0)
     std = ROUTER_STD * shape.hidden**0.5
     logits_TE = torch.randn(2048, shape.experts, generator=generator) * std

@@ -1,4 +1,4 @@
-"""Timing passes in turns, so that what disturbs the machine disturbs all of them."""
+"""Timing passes in turns, so that a disturbance of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from measure import median, rested_turn, settle, turn
 from passes import Case, Pass
 from report import Row
 
-# Nine of ten ceilings are so near to their median where nobody else uses the cores.
+# On an otherwise idle machine, nine of ten ceilings are at least this fraction of their median.
 _QUIET = 0.9
 
 
@@ -23,16 +23,16 @@ def measure_in_turns(
     slow_seconds: float,
     rested: bool,
 ) -> list[Row]:
-    """Times the passes of a case; the ceiling is measured before each of them, or at rest once.
+    """Times the passes of a case; measures the ceiling before each of them, or once at rest.
 
     Args:
-        case: What they have in common.
-        passes: What to time.
-        ceiling: What their rates are told beside.
+        case: The properties that they share.
+        passes: The passes to time.
+        ceiling: The ceiling to which their rates are compared.
         device: "cpu" or "cuda".
-        rounds: Turns of all passes.
-        calls: At most so many in a turn.
-        slow_seconds: A pass of a call that takes longer has no further turns.
+        rounds: The number of turns of each pass.
+        calls: The largest number of calls per turn.
+        slow_seconds: A pass with a call that takes longer gets no further turns.
         rested: Whether the device rests before each turn.
     """
     times: list[list[float]] = [[] for _ in passes]
@@ -62,7 +62,7 @@ def measure_in_turns(
 
 
 def rows_over_ranks(case: Case, found: dict[int, dict[str, list[float]]]) -> list[Row]:
-    """The rows of what `times_over_ranks` found for numbers of ranks."""
+    """Returns the rows of `times_over_ranks` for several numbers of ranks."""
     flops = case.shape.forward_flops(case.tokens)
     rows = []
     for ranks, passes in found.items():
@@ -96,7 +96,7 @@ def _row(case: Case, timed: Pass, times: list[float]) -> Row:
 
 
 def _of_hf(row: Row, rows: list[Row]) -> float | None:
-    """How many times faster than the better of transformers' paths; None where none was timed."""
+    """Returns the speedup over the better of transformers' paths; None if none was timed."""
     same = ("part", "pass")
     theirs = [
         other["ms"]

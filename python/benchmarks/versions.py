@@ -28,7 +28,7 @@ from shapes import DTYPES, SHAPES, Shape, skew, tokens_of
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures what the command line asks for, or answers another process that does."""
+    """Runs the comparison, or serves one version to the process that does."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 class Case(NamedTuple):
-    """What all versions compute."""
+    """The computation of all versions."""
 
     text: str
     shape: Shape
@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
     @staticmethod
     def read(text: str) -> Case:
-        """Takes a case of the command line apart."""
+        """Parses a case of the command line."""
         name, _, rest = text.partition(":")
         tokens, *routing = rest.split(":")
         known = {shape.name: shape for shapes in SHAPES.values() for shape in shapes}
@@ -70,7 +70,7 @@ class Case(NamedTuple):
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Lets the versions take turns, and prints a line per case."""
+    """Runs the versions in turns, and prints a line per case."""
     processes = [Version(folder, options) for folder in options.versions]
     for number, case in enumerate(options.cases):
         flops, *_ = [process.ask("build", number) for process in processes]
@@ -84,7 +84,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def _summary(turns: list[list[float]], flops: int) -> str:
-    """The line of a case, from the milliseconds of each version's turns."""
+    """Returns the line of a case, from the milliseconds of each version's turns."""
     middles = [statistics.median(found) for found in turns]
     columns = (f"{middle:.3f} ms {flops / middle / 1e9:.3g} TF/s" for middle in middles)
     ratios = [first / last for first, last in zip(turns[0], turns[-1], strict=True)]
@@ -94,11 +94,11 @@ def _summary(turns: list[list[float]], flops: int) -> str:
 
 
 def median_interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % interval of a median, by order statistics; all values where they are too few."""
+    """Returns the 95 % interval of a median, by order statistics; of few values their range."""
     count = len(values)
     ordered = sorted(values)
     tail, below = 0.0, 0
-    # The chance that at most `below` of the values lie under the median.
+    # The chance that at most `below` of the values are below the median.
     while below < count // 2:
         tail += math.comb(count, below) / 2**count
         if tail > 0.025:
@@ -109,7 +109,7 @@ def median_interval(values: list[float]) -> tuple[float, float]:
 
 
 class Version:
-    """A process that has one version."""
+    """A process that runs one version."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         if not (folder / "autoep").is_dir():
@@ -125,7 +125,7 @@ class Version:
         )
 
     def ask(self, what: str, case: int) -> object:
-        """What `serve` answers."""
+        """Returns the answer of `serve`."""
         self._process.stdin.write(f"{what} {case}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -135,7 +135,7 @@ class Version:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Answers on standard output what is asked on standard input, in a line each."""
+    """Answers each line of standard input with one line on standard output."""
     from measure import rested_turn
     from passes import Passes
 
@@ -148,7 +148,7 @@ def serve(options: argparse.Namespace) -> None:
     for line in sys.stdin:
         what, case = line.split()
         if what == "build":
-            # The last case's memory is free before the next takes any.
+            # Frees the last case's memory before the next case allocates.
             passes = call = None
             passes, answer = build_case(options, options.cases[int(case)])
         else:
@@ -158,7 +158,7 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def build_case(options: argparse.Namespace, case: Case) -> tuple:
-    """The passes of a case, and the operations of one."""
+    """Returns the passes of a case, and the operations of one."""
     import torch
     from layers import build, router_weight
     from passes import Passes
@@ -173,7 +173,7 @@ def build_case(options: argparse.Namespace, case: Case) -> tuple:
 
 
 def captured(passes: object) -> object:
-    """Replays a graph of the pass, which has run before."""
+    """Captures a graph of a pass that has run before; returns a call that replays it."""
     import torch
 
     stream = torch.cuda.Stream()

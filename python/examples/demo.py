@@ -1,4 +1,4 @@
-"""Trains a small Mixtral twice, with AutoEP over 2 ranks and in one plain HF process.
+"""Trains a small Mixtral twice, with AutoEP on 2 ranks and in one plain HF process.
 
 Compares the two: losses, speed, memory. Writes a PNG with the loss curves and the expert load.
 """
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, name: str, options: list[str], threads: int) -> dict:
-    """Trains once, in processes of their own with so many threads each."""
+    """Trains once, in separate processes with this many threads each."""
     report = args.out / f"{name}.json"
     command = [sys.executable, str(TRAIN), "--steps", str(args.steps), "--out", str(report)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -76,7 +76,7 @@ def print_comparison(
 
 
 def plot(spread: dict, plain: dict, path: Path) -> None:
-    """Draws both loss curves and the share of the tokens that each expert got."""
+    """Draws both loss curves and the share of the tokens per expert."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,6 @@
-"""Trains a HuggingFace MoE model on English text, its experts spread over the ranks.
+"""Trains a HuggingFace MoE model on English text, with its experts sharded over the ranks.
 
-The text is the documentation that every Python brings (`pydoc_data`), as bytes; the weights
+The text is the documentation that comes with every Python (`pydoc_data`), as bytes; the weights
 start random. A run writes its losses, speed, memory and expert load to a JSON file.
 
     python train_hf.py --ranks 2                   # starts its own 2 ranks with mpirun
@@ -52,7 +52,7 @@ SMALL = dict(
 
 
 def main() -> None:
-    """Runs one training, on ranks of its own where asked."""
+    """Runs one training, on ranks that it starts if asked."""
     args = parse_args()
     if args.ranks > 1 and not launched():
         sys.exit(launch(args.ranks))
@@ -84,7 +84,7 @@ def train(args: argparse.Namespace) -> dict | None:
 
 
 def train_plain(args: argparse.Namespace) -> dict:
-    """Trains the same model with nothing but HuggingFace and PyTorch, in this process."""
+    """Trains the same model with HuggingFace and PyTorch only, in this process."""
     before = peak_memory()
     model = build_model(args.model)
     config = json.loads(args.config.read_text())
@@ -106,7 +106,7 @@ def train_plain(args: argparse.Namespace) -> dict:
 
 
 def build_model(name: str) -> torch.nn.Module:
-    """A model with random weights: a family of transformers made small, or a config's own size."""
+    """Builds a model with random weights: a small one of a family, or of a config's own size."""
     torch.manual_seed(0)
     if name in FAMILIES:
         config = AutoConfig.for_model(name, **SMALL)
@@ -126,7 +126,7 @@ def batches(steps: int, size: int):
 
 
 def progress(args: argparse.Namespace, name: str, show: bool):
-    """The batches, behind a progress bar on one rank."""
+    """Returns the batches, with a progress bar on one rank."""
     return tqdm(
         batches(args.steps, args.batch),
         name,
@@ -138,7 +138,7 @@ def progress(args: argparse.Namespace, name: str, show: bool):
 
 
 def mean_over_ranks(value: torch.Tensor) -> float:
-    """The mean of a number that each rank has."""
+    """Returns the mean of a number over the ranks."""
     if dist.is_initialized():
         dist.all_reduce(value)
         value /= dist.get_world_size()
@@ -146,7 +146,7 @@ def mean_over_ranks(value: torch.Tensor) -> float:
 
 
 def gather(value: float) -> list[float]:
-    """A number of each rank, on all."""
+    """Returns a number of every rank, on all ranks."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -155,12 +155,12 @@ def gather(value: float) -> list[float]:
 
 
 def peak_memory() -> float:
-    """The most memory this process has held so far, in MiB."""
+    """Returns the peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def make_report(args, losses, seconds, peaks, loads) -> dict:
-    """What the run was like."""
+    """Returns the report of a run."""
     return {
         "losses": losses,
         "tokens_per_second": args.steps * args.batch * SEQUENCE / seconds,
@@ -185,7 +185,7 @@ def launch(ranks: int) -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; the batch is the config's, if it says one."""
+    """Parses the command line; the batch size is the config's, if it has one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--model", default="mixtral", help=f"{', '.join(FAMILIES)}, or the folder of a config"

@@ -1,7 +1,7 @@
 /* Communicators and their collectives. */
 #include "engine.h"
 
-/* Makes the object of a new communicator, which knows its number of ranks. */
+/* Makes the object of a new communicator, which stores its number of ranks. */
 static PyObject *communicator_new(autoep_comm comm) {
   int32_t rank = 0, size = 0;
   Handle *handle = handle_new(COMMUNICATOR, comm);
@@ -22,7 +22,7 @@ FUNCTION(comm_create_self) {
   return communicator_new(comm);
 }
 
-/* Turns the ids into objects; those that find no object are freed. */
+/* Turns the ids into objects; frees those that get no object. */
 static PyObject *communicator_list(const autoep_comm *comms, int32_t size) {
   PyObject *list = PyList_New(size);
   for (int32_t p = 0; p < size; p++) {
@@ -37,7 +37,7 @@ static PyObject *communicator_list(const autoep_comm *comms, int32_t size) {
   return list;
 }
 
-/* The ids go to an array on the stack: local groups are for tests. */
+/* The ids are stored in an array on the stack: local groups are for tests. */
 enum { MAX_LOCAL_RANKS = 1024 };
 
 FUNCTION(comm_create_local) {
@@ -78,7 +78,7 @@ static int32_t *ranks_narrow(const Counts *wide) {
   for (Py_ssize_t i = 0; ranks != NULL && i < wide->count; i++) {
     ranks[i] = (int32_t)wide->values[i];
     if (ranks[i] == wide->values[i] && i < INT32_MAX) continue;
-    raise_invalid("ranks: %lld is no rank", (long long)wide->values[i]);
+    raise_invalid("ranks: %lld does not fit a 32-bit rank", (long long)wide->values[i]);
     PyMem_Free(ranks);
     ranks = NULL;
   }

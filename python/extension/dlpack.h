@@ -1,5 +1,5 @@
-/* The frozen structures of DLPack (github.com/dmlc/dlpack), as far as a consumer on this side
- * of a capsule needs them. */
+/* The frozen structures of DLPack (github.com/dmlc/dlpack), reduced to the fields that a consumer
+ * needs. */
 #ifndef AUTOEP_DLPACK_H
 #define AUTOEP_DLPACK_H
 
@@ -21,9 +21,9 @@ typedef struct DLTensor {
   uint64_t byte_offset;
 } DLTensor;
 
-/* What a capsule named "dltensor" points to begins with the tensor. */
+/* A capsule named "dltensor" points to a struct that begins with the tensor. */
 
-/* What a capsule named "dltensor_versioned" points to. */
+/* A capsule named "dltensor_versioned" points to this struct. */
 typedef struct DLVersionedTensor {
   uint32_t version_major;
   uint32_t version_minor;
@@ -35,8 +35,8 @@ typedef struct DLVersionedTensor {
 
 #define DL_FLAG_READ_ONLY UINT64_C(1)
 
-/* What a type's __dlpack_c_exchange_api__, a capsule named "dlpack_exchange_api", points to: ways
- * to lend without a call of Python. It lives as long as the process. */
+/* A type's __dlpack_c_exchange_api__, a capsule named "dlpack_exchange_api", points to this struct:
+ * functions that lend without calling Python. It lives as long as the process. */
 typedef struct DLExchange {
   uint32_t version_major;
   uint32_t version_minor;
@@ -45,7 +45,7 @@ typedef struct DLExchange {
   void *managed_from_object;
   void *managed_to_object;
   /* Borrows an object's memory, without a wait for its device. 0, or -1 with an exception set.
-   * What it points to belongs to the object. */
+   * The object owns the shape and strides. */
   int (*tensor_from_object)(void *object, DLTensor *tensor);
   void *current_stream;
 } DLExchange;

@@ -1,5 +1,5 @@
-/* What the files of the C extension share. Each exported function of autoep.h has one small
- * function here, which reads its arguments, runs the call without the GIL, and raises. */
+/* Declarations that the files of the C extension share. Each exported function of autoep.h has one
+ * small function here, which reads its arguments, runs the call without the GIL, and raises. */
 #ifndef AUTOEP_ENGINE_EXTENSION_H
 #define AUTOEP_ENGINE_EXTENSION_H
 
@@ -17,17 +17,17 @@ typedef struct Tensor {
   const char *name;  /* in error texts */
   int is_output;     /* must be writable */
   int is_optional;   /* may be None */
-  int is_bytes;      /* uint8, for what the ABI takes as a buffer */
-  PyObject *lender;  /* keeps the memory borrowed; NULL while there is none */
+  int is_bytes;      /* uint8, for the ABI's buffers */
+  PyObject *lender;  /* keeps the memory borrowed; NULL if nothing is borrowed */
   autoep_tensor view;
   int64_t shape[MAX_DIMENSIONS], strides[MAX_DIMENSIONS]; /* of the view */
 } Tensor;
 
 int tensor_read(PyObject *object, void *tensor);
 void tensor_release(Tensor *tensor);
-/* The tensor as the ABI takes it: NULL for None. */
+/* The tensor in the ABI's form: NULL for None. */
 const autoep_tensor *tensor_view(const Tensor *tensor);
-/* Bytes as the ABI takes them: {NULL, 0} for None, and where there are none. */
+/* Bytes in the ABI's form: {NULL, 0} for None and for zero bytes. */
 autoep_buffer tensor_buffer(const Tensor *tensor);
 
 #define INPUT(x) Tensor x FREED_BY(tensor_release) = {.name = #x}
@@ -38,8 +38,8 @@ autoep_buffer tensor_buffer(const Tensor *tensor);
 #define BYTES(x) \
   Tensor x FREED_BY(tensor_release) = {.name = #x, .is_output = 1, .is_optional = 1, .is_bytes = 1}
 
-/* The four weights of a rank's experts, or their gradients: a tuple in which None leaves one
- * out. The names and flags are set before it is read. */
+/* The four weights of a rank's experts, or their gradients: a tuple with None for an absent one. Set
+ * the names and flags before reading it. */
 typedef struct Weights {
   Tensor gate_up, gate_up_bias, down, down_bias;
   autoep_experts_weights view;
@@ -74,7 +74,7 @@ typedef struct Counts {
 
 int counts_read(PyObject *object, void *counts);
 void counts_release(Counts *counts);
-/* Checks that there is one count a rank; raises and returns 0 otherwise. */
+/* Checks that there is one count per rank; raises and returns 0 otherwise. */
 int counts_check(const Counts *counts, int32_t ranks);
 PyObject *counts_list(const int64_t *values, Py_ssize_t count);
 
@@ -91,24 +91,25 @@ typedef struct Handle {
   PyObject_HEAD
   uint64_t id; /* 0 once closed */
   HandleKind kind;
-  int32_t process;     /* the one that made it: a forked child must not use it */
+  int32_t process;     /* the process that made it: a forked child must not use it */
   int32_t device_type; /* CONTEXT */
   int32_t device_id;   /* CONTEXT */
   int32_t size;        /* COMMUNICATOR: ranks */
 } Handle;
 
 int handle_type_add(PyObject *module);
-/* Takes over `id`; frees it when there is no memory for the object. */
+/* Takes over `id`; frees it if the object cannot be allocated. */
 Handle *handle_new(HandleKind kind, uint64_t id);
 int context_read(PyObject *object, void *handle);
 int communicator_read(PyObject *object, void *handle);
 int optional_communicator_read(PyObject *object, void *handle); /* NULL for None */
 int layer_read(PyObject *object, void *handle);
-/* Checks that bytes are on the device of a context, which the ABI cannot see; raises and returns 0 otherwise. */
+/* Checks that bytes are on a context's device, which the ABI cannot check; raises and returns 0
+ * otherwise. */
 int buffer_check(const Tensor *tensor, const Handle *context);
 
 int errors_load(void);
-/* Makes the autoep.Error of a failure. */
+/* Returns the autoep.Error of a failure. */
 PyObject *error_new(const autoep_error *error);
 /* Raises it; returns NULL. */
 PyObject *raise_error(const autoep_error *error);
@@ -132,7 +133,7 @@ PyObject *exception_text(void);
 #define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(module), PyObject *args)
 #define METHOD(name, doc) {#name, name, METH_VARARGS, doc}
 
-/* Fills the table of a transport that calls a Python object; its release ends the loan. */
+/* Fills the table of a transport that calls a Python object; its release drops the object. */
 int transport_of_object(PyObject *object, int32_t rank, int32_t size,
                          autoep_transport *transport);
 

@@ -1,4 +1,4 @@
-/* How a failure of the engine becomes an exception. */
+/* Converts failures of the engine to exceptions. */
 #include <stdarg.h>
 
 #include "engine.h"
@@ -27,12 +27,13 @@ static PyObject *ranks_tuple(const autoep_error *error) {
   return ranks;
 }
 
-/* A text of the engine, which may have cut it inside a character. */
+/* A text of the engine, which may be truncated within a character. */
 static PyObject *text_of(const char *text) {
   return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
 }
 
-/* Sets an attribute to a new reference, which is released; returns 0 with an exception set otherwise. */
+/* Sets an attribute to a new reference, which it consumes; returns 0 with an exception set on
+ * failure. */
 static int set_attribute(PyObject *object, const char *name, PyObject *value) {
   int is_set = value != NULL && PyObject_SetAttrString(object, name, value) == 0;
   Py_XDECREF(value);

@@ -32,7 +32,7 @@ Handle *handle_new(HandleKind kind, uint64_t id) {
   return handle;
 }
 
-/* Frees the engine's object if it is still there, and of this process. */
+/* Frees the engine's object if it still exists and belongs to this process. */
 static autoep_status close_handle(Handle *handle, autoep_error *error) {
   uint64_t id = handle->id;
   handle->id = 0;

@@ -1,4 +1,4 @@
-/* The layer: its plan, its passes, and dispatch and combine by themselves. */
+/* The layer: its plan, its passes, and dispatch and combine alone. */
 #include "engine.h"
 
 FUNCTION(expert_range) {

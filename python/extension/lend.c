@@ -1,8 +1,8 @@
-/* Borrows memory through a type's C functions where it has them, else through a capsule. */
+/* Borrows memory through a type's C functions if it has them, else through a capsule. */
 #include "lend.h"
 
-/* The C functions that a type itself offers, NULL where it does not: those of a base class do not know
- * what the type made of them. */
+/* The C functions of a type itself, or NULL. Those of a base class are not used, because they ignore
+ * what the type changed. */
 static const DLExchange *exchange_of_type(PyObject *type) {
   static const char name[] = "__dlpack_c_exchange_api__";
   PyObject *own = PyObject_GetAttrString(type, "__dict__");
@@ -16,8 +16,8 @@ static const DLExchange *exchange_of_type(PyObject *type) {
   return exchange != NULL && exchange->version_major == 1 ? exchange : NULL;
 }
 
-/* The same for the type of an object. The last type with C functions is remembered, and the last
- * without. */
+/* Looks up the functions of an object's type. Caches the last type with C functions, and the last
+ * type without. */
 static const DLExchange *exchange_of(PyObject *object) {
   static struct {
     PyObject *type;
@@ -27,7 +27,7 @@ static const DLExchange *exchange_of(PyObject *object) {
   for (int i = 0; i < 2; i++)
     if (type == known[i].type) return known[i].exchange;
   const DLExchange *exchange = exchange_of_type(type);
-  /* Held, so that no other type gets its address. */
+  /* Holds a reference, so that no other type gets the same address. */
   Py_INCREF(type);
   PyObject *forgotten = known[exchange != NULL].type;
   known[exchange != NULL].type = type;
@@ -36,8 +36,7 @@ static const DLExchange *exchange_of(PyObject *object) {
   return exchange;
 }
 
-/* Whether autograd follows an object: its C functions would lend it all the same, __dlpack__ does
- * not. */
+/* Whether autograd tracks an object: the C functions would lend it, but __dlpack__ refuses. */
 static int requires_grad(PyObject *object) {
   PyObject *flag = PyObject_GetAttrString(object, "requires_grad");
   int is_set = flag != NULL && PyObject_IsTrue(flag) == 1;
@@ -46,11 +45,11 @@ static int requires_grad(PyObject *object) {
   return is_set;
 }
 
-/* Whether an object lends memory of a GPU; -1 with an exception set. */
+/* Whether an object lends GPU memory; -1 with an exception set. */
 static int is_on_cuda(PyObject *object) {
   PyObject *method = PyObject_GetAttrString(object, "__dlpack_device__");
   if (method == NULL) {
-    /* A producer that does not say is not asked for a stream. */
+    /* A producer without a device is not asked for a stream. */
     PyErr_Clear();
     return 0;
   }
@@ -78,7 +77,7 @@ static PyObject *call_dlpack(PyObject *method, PyObject *version, PyObject *stre
   return capsule;
 }
 
-/* Asks for DLPack 1, which can lend read-only memory, then for what older producers have. */
+/* Asks for DLPack 1, which can lend read-only memory, then for the version of older producers. */
 static PyObject *lend_capsule(PyObject *object) {
   int on_cuda = is_on_cuda(object);
   PyObject *method = on_cuda < 0 ? NULL : PyObject_GetAttrString(object, "__dlpack__");
@@ -121,7 +120,7 @@ int lend(PyObject *object, Loan *loan) {
     loan->lender = object;
     return 1;
   }
-  /* The capsule is never renamed, so it stays the producer's: dropping it ends the loan. */
+  /* The capsule is never renamed, so the producer still owns it: dropping it ends the loan. */
   PyObject *capsule = lend_capsule(object);
   const DLTensor *tensor = capsule == NULL ? NULL : capsule_tensor(capsule, &loan->is_read_only);
   if (tensor == NULL) {

@@ -1,4 +1,4 @@
-/* How an object lends its memory, by DLPack. */
+/* Borrowing an object's memory through DLPack. */
 #ifndef AUTOEP_ENGINE_LEND_H
 #define AUTOEP_ENGINE_LEND_H
 
@@ -11,8 +11,8 @@ typedef struct Loan {
   int is_read_only;
 } Loan;
 
-/* Borrows; 0 with the lender's exception set where it does not lend. Memory of a GPU is taken as it
- * is, without a wait: the call goes on the stream that its work is on. */
+/* Borrows; returns 0 with the lender's exception set on failure. GPU memory is borrowed without a
+ * wait: the call runs on the stream of the pending work. */
 int lend(PyObject *object, Loan *loan);
 
 #endif

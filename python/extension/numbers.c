@@ -1,4 +1,4 @@
-/* Reads and makes lists of 64-bit integers. */
+/* Reads and creates lists of 64-bit integers. */
 #include "engine.h"
 
 void counts_release(Counts *counts) {

@@ -13,7 +13,7 @@ autoep_buffer tensor_buffer(const Tensor *tensor) {
   return (autoep_buffer){tensor->view.data, (size_t)tensor->view.shape[0]};
 }
 
-/* Turns what the producer raised into InvalidArgumentError, but not an interrupt. */
+/* Converts the producer's exception to InvalidArgumentError, unless it is an interrupt. */
 static int raise_refusal(const Tensor *tensor, PyObject *object) {
   if (!PyErr_ExceptionMatches(PyExc_Exception)) return 0;
   PyObject *reason = exception_text();
@@ -23,7 +23,7 @@ static int raise_refusal(const Tensor *tensor, PyObject *object) {
   return 0;
 }
 
-/* The ABI's number of a DLPack type; 0 where there is none. */
+/* The ABI's number of a DLPack type; 0 if there is none. */
 static autoep_dtype dtype_of(const DLTensor *source) {
   static const struct {
     uint8_t code, bits;
@@ -59,7 +59,7 @@ static int check(const Tensor *tensor, const DLTensor *source, int is_read_only)
 }
 
 static void view(Tensor *tensor, const DLTensor *source) {
-  /* Copies, for another thread may resize the tensor while the GIL is away. */
+  /* Copied, because another thread may resize the tensor while the GIL is released. */
   for (int32_t i = 0; i < source->ndim; i++) {
     tensor->shape[i] = source->shape[i];
     if (source->strides != NULL) tensor->strides[i] = source->strides[i];
@@ -70,7 +70,7 @@ static void view(Tensor *tensor, const DLTensor *source) {
       .strides = source->strides == NULL ? NULL : tensor->strides,
       .ndim = source->ndim,
       .dtype = dtype_of(source),
-      /* Page-locked host memory is read as any other. */
+      /* Page-locked host memory is read like any other. */
       .device_type = source->device_type == DL_CUDA_HOST ? DL_CPU : source->device_type,
       .device_id = source->device_type == DL_CUDA_HOST ? 0 : source->device_id,
   };

@@ -1,26 +1,26 @@
-/* A transport whose exchanges are done by a Python object with two methods:
- *   start(send, receive) -> request   lists of one memoryview a rank, valid until wait returns
- *   wait(request, timeout_seconds) -> the ranks whose part did not arrive, none when all did
+/* A transport whose exchanges a Python object performs with two methods:
+ *   start(send, receive) -> request   lists of one memoryview per rank, valid until wait returns
+ *   wait(request, timeout_seconds) -> the ranks whose part did not arrive
  * The engine calls from threads of its own choice, without the GIL. */
 #include <stdio.h>
 
 #include "engine.h"
 
-/* An exchange under way: what `start` returned, and the views that end with it. */
+/* An exchange in progress: the result of `start`, and the views that end with it. */
 typedef struct Exchange {
   PyObject *request;
   PyObject *send;
   PyObject *receive;
 } Exchange;
 
-/* What the engine passes back as `state`. */
+/* The `state` that the engine passes back. */
 typedef struct State {
   PyObject *object;
   int32_t size;
 } State;
 
 static int32_t fail(char *message) {
-  /* A Ctrl-C that struck here must not end as a text only. */
+  /* A Ctrl-C caught here must still interrupt the script. */
   if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
   PyObject *text = exception_text();
   const char *utf8 = PyUnicode_AsUTF8AndSize(text, NULL);
@@ -33,7 +33,7 @@ static int32_t fail(char *message) {
 /* PyBUF_WRITE, which the headers of Python 3.10's limited interface leave out. */
 enum { WRITABLE = 0x200 };
 
-/* One view a rank of the memory in which the ranks' rows follow each other. */
+/* One view per rank of the memory that holds the ranks' rows consecutively. */
 static PyObject *rank_views(char *memory, const int64_t *rows, int64_t row_bytes, int32_t size) {
   static char nothing[1];
   PyObject *views = PyList_New(size);
@@ -51,7 +51,7 @@ static PyObject *rank_views(char *memory, const int64_t *rows, int64_t row_bytes
   return views;
 }
 
-/* Makes the views unusable, so that an object that kept one reads no freed memory. */
+/* Makes the views unusable, so that an object that kept one cannot read freed memory. */
 static void release_views(PyObject *views) {
   Py_ssize_t count = views == NULL ? 0 : PyList_Size(views);
   for (Py_ssize_t i = 0; i < count; i++) {
@@ -97,13 +97,14 @@ static int32_t transport_start(void *state, const autoep_exchange *rows, void **
   return result;
 }
 
-/* Marks the ranks that `wait` returned; 0 with an exception set when it is no list of ranks. */
+/* Marks the ranks that `wait` returned; returns 0 with an exception set if it is not a list of
+ * ranks. */
 static int mark_missing(PyObject *ranks, int32_t size, int32_t *missing, int32_t *count) {
   Counts counts FREED_BY(counts_release) = {.name = "the ranks that wait() returned"};
   if (!counts_read(ranks, &counts)) return 0;
   for (Py_ssize_t i = 0; i < counts.count; i++) {
     if (counts.values[i] < 0 || counts.values[i] >= size)
-      return raise_invalid("wait() returned %lld, which is no rank",
+      return raise_invalid("wait() returned %lld, which is not a rank",
                            (long long)counts.values[i]);
     missing[counts.values[i]] = 1;
   }

@@ -6,9 +6,7 @@ compared with those of the same model in one process.
 
 from __future__ import annotations
 
-import atexit
 import sys
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -70,15 +68,7 @@ def whole(tensor: Any) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def report_threads() -> None:
-    """Tells of the threads of process groups that there are when the interpreter goes."""
-    tasks = Path("/proc/self/task").glob("*/comm")
-    left = sorted(name for name in (task.read_text().strip() for task in tasks) if "gloo" in name)
-    print(f"threads left: {left}", flush=True)
-
-
 if __name__ == "__main__":
-    atexit.register(report_threads)  # before all others, so that it comes last
     dist.init_process_group("gloo")
     for name in MODELS:
         for sizes in LAYOUTS[dist.get_world_size()]:

@@ -58,9 +58,9 @@ def calls() -> dict[str, tuple[Any, ...]]:
     assert (rows, capacity) in ((N, N), (-1, N))
     weights = (f32(E, 2 * F, H), f32(E, 2 * F), f32(E, H, F), f32(E, H))
     gradients = tuple(torch.empty_like(weight) for weight in weights)
-    scores = f32(T, K)
+    topk_weights = f32(T, K)
     engine.layer_forward(
-        *(context, layer, weights, f32(T, H), scores, None, None),
+        *(context, layer, weights, f32(T, H), topk_weights, None, None),
         *(plan, N, saved, f32(T, H), workspace),
     )
     return {
@@ -98,13 +98,13 @@ def calls() -> dict[str, tuple[Any, ...]]:
         "sort_by_expert": (context, IDX, E, i32(T, K), i32(E)),
         "permute": (context, f32(T, H), SLOTS, f32(N, H)),
         "permute_backward": (context, f32(N, H), SLOTS, f32(T, H)),
-        "unpermute": (context, f32(N, H), SLOTS, scores, f32(T, H)),
+        "unpermute": (context, f32(N, H), SLOTS, topk_weights, f32(T, H)),
         "unpermute_backward": (
             context,
             f32(T, H),
             f32(N, H),
             SLOTS,
-            scores,
+            topk_weights,
             f32(N, H),
             f32(T, K),
         ),
@@ -119,7 +119,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             layer,
             weights,
             f32(T, H),
-            scores,
+            topk_weights,
             IDX,
             i32(E),
             space(plan_size),
@@ -134,7 +134,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             weights,
             f32(T, H),
             f32(T, H),
-            scores,
+            topk_weights,
             plan,
             N,
             saved,
@@ -145,8 +145,8 @@ def calls() -> dict[str, tuple[Any, ...]]:
             False,
             workspace,
         ),
-        "dispatch": (context, layer, plan, N, f32(T, H), scores, f32(N, H), workspace),
-        "combine": (context, layer, plan, N, f32(N, H), scores, f32(T, H), workspace),
+        "dispatch": (context, layer, plan, N, f32(T, H), topk_weights, f32(N, H), workspace),
+        "combine": (context, layer, plan, N, f32(N, H), topk_weights, f32(T, H), workspace),
         "combine_backward": (
             context,
             layer,
@@ -154,7 +154,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             N,
             f32(T, H),
             f32(N, H),
-            scores,
+            topk_weights,
             f32(N, H),
             f32(T, K),
             workspace,

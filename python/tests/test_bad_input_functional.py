@@ -288,7 +288,7 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     "experts-plan": (experts(plan=3), "plan: expected a Plan, got int"),
     "experts-plan-options": (
         lambda: experts(plan=plan()(), activation="gelu")(),
-        "options: the plan was made with others",
+        "options: the plan was made with different options",
     ),
     "experts-plan-count": (
         lambda: experts(plan=plan()(), num_experts=E + 1)(),

@@ -75,3 +75,25 @@ def test_a_damaged_file_is_refused(engine, run_file: Path) -> None:
     run_file.write_bytes(run_file.read_bytes()[:100])
     with pytest.raises(autoep.CheckpointError, match=r"run\.pt cannot be read .*it is damaged"):
         engine.load_checkpoint(run_file.parents[1])
+
+
+def test_loading_drops_what_an_unfinished_step_left(tmp_path: Path) -> None:
+    """The gradients of a backward before it are not those of the step after it."""
+    config = {"optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
+
+    def start() -> autoep.training.engine.Engine:
+        return autoep.initialize(model=models.tiny("mixtral"), config=config)[0]
+
+    def step(engine: autoep.training.engine.Engine) -> dict[str, bytes]:
+        engine.backward(engine(**models.batch(1)).loss)
+        engine.step()
+        return models.bits(engine)
+
+    expected = step(start())
+    engine = start()
+    engine.save_checkpoint(tmp_path)
+    engine.backward(engine(**models.batch(2)).loss * float("nan"))
+    engine.reduce_gradients()
+    engine.load_checkpoint(tmp_path)
+    assert step(engine) == expected
+    assert engine.expert_load().sum() == 2 * 24 * 2, "the tokens of one micro-batch"

@@ -133,7 +133,7 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
         read_config(tmp_path / "missing.json")
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    with pytest.raises(autoep.ConfigError, match="no valid JSON"):
+    with pytest.raises(autoep.ConfigError, match="not valid JSON"):
         read_config(broken)
     broken.write_text('{"seed": 1, "seed": 2}')
     with pytest.raises(autoep.ConfigError, match="seed: given twice"):

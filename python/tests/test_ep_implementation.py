@@ -49,5 +49,3 @@ def test_logits_and_gradients_are_those_of_one_process(saved: Path, ranks: int) 
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert result.stdout.count("passed") == ranks * len(MODELS) * len(LAYOUTS[ranks]), output
-    # One that let go of a tensor after the interpreter had gone would abort the process.
-    assert result.stdout.count("threads left: []") == ranks, output

@@ -245,7 +245,7 @@ def test_what_is_not_of_the_convention_is_refused() -> None:
         spec_of(nn.Linear(2, 2))
     experts, (x, idx, weights) = case("silu", torch.float32)
     experts.down_proj = nn.Parameter(torch.randn(E, H, FFN + 1))
-    with pytest.raises(autoep.ModelError, match=r"`gate_up_proj` is.*goes with .5, 26"):
+    with pytest.raises(autoep.ModelError, match=r"`gate_up_proj` has.*expected .5, 26"):
         spec_of(experts)
     flat = make_class()(ModuleConfig("autoep"))
     flat.down_proj = nn.Parameter(torch.randn(E * H, FFN))

@@ -207,6 +207,11 @@ def test_other_samples_are_collated_as_torch_does() -> None:
     assert [part.tolist() for part in collate([(1, 2.0), (3, 4.0)])] == [[1, 3], [2.0, 4.0]]
 
 
+def test_lists_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(autoep.ConfigError, match=r"'tokens', a list of str; .*Remove the column"):
+        collate([{"input_ids": [1, 2], "tokens": ["a", "b"]}])
+
+
 def test_lists_of_different_lengths_are_refused() -> None:
     with pytest.raises(autoep.ConfigError, match=r"'input_ids' of lengths 4, 6; .*Padding"):
         collate([RowsOfLists([6, 4])[index] for index in range(2)])
@@ -222,7 +227,7 @@ def test_models_that_cannot_be_trained_are_refused() -> None:
     model = models.tiny("mixtral")
     experts = model.model.layers[1].mlp.experts
     experts.down_proj = nn.Parameter(experts.down_proj[..., :5])
-    with pytest.raises(autoep.ModelError, match=r"layers\.1\.mlp\.experts.*goes with \[8, 10, 32"):
+    with pytest.raises(autoep.ModelError, match=r"layers\.1\.mlp\.experts.*expected \[8, 10, 32"):
         initialize(model=model)
 
 

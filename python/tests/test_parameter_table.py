@@ -75,7 +75,7 @@ def test_several_parameters_may_become_one() -> None:
 
 def test_a_foreign_parameter_is_refused() -> None:
     table = table_of(models.tiny("mixtral"))
-    with pytest.raises(autoep.ModelError, match=r"shape \[3\] .* not one of the model's"):
+    with pytest.raises(autoep.ModelError, match=r"shape \[3\] .* not in the model"):
         table.optimizer_parameter_of(nn.Parameter(torch.zeros(3)))
 
 

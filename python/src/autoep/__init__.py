@@ -1,8 +1,8 @@
 """Expert parallelism for HuggingFace Mixture-of-Experts models.
 
-`autoep.initialize(...)` spreads a model's experts over the ranks; `autoep.functional` has the
-operations by themselves. With both imported, transformers knows the name "autoep" as an
-implementation of experts and of expert parallelism. Importing this package loads neither torch,
+`autoep.initialize(...)` shards a model's experts over the ranks; `autoep.functional` has the
+single operations. With both imported, "autoep" names an implementation
+of experts and of expert parallelism in transformers. Importing this package loads neither torch,
 transformers nor the engine: each is loaded when first used.
 """
 
@@ -25,7 +25,7 @@ from autoep.errors import (
     OutOfMemoryError,
     UnsupportedError,
 )
-from autoep.integrations.registry import open_doors
+from autoep.integrations.registry import register_implementations
 
 if TYPE_CHECKING:
     from autoep import functional
@@ -54,7 +54,7 @@ __all__ = [
     "inspect",
 ]
 
-# What is loaded on first use, and the module that has it.
+# The names that are loaded on first use, and their modules.
 _LAZY = {
     "initialize": "autoep.training.initialize",
     "inspect": "autoep.inspection",
@@ -86,4 +86,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-open_doors()
+register_implementations()

@@ -1,7 +1,7 @@
 """The C interface of libautoep.so, one function each; see include/autoep.h.
 
-Tensors are any DLPack producers. They are borrowed for the length of the call, and an output is
-written in place.
+Tensors are any DLPack producers. They are borrowed for the duration of the call, and outputs
+are written in place.
 """
 
 from collections.abc import Sequence

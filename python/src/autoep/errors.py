@@ -1,4 +1,4 @@
-"""What AutoEP raises: one class for each kind of failure, each with the engine's text."""
+"""The errors that AutoEP raises: one class per kind of failure."""
 
 
 class Error(Exception):
@@ -6,7 +6,7 @@ class Error(Exception):
 
     Attributes:
         step: The exchange between ranks that failed, such as "dispatch"; None for other failures.
-        ranks: The ranks that did not join it or failed, where they are known.
+        ranks: The ranks that did not join it or failed, if known.
     """
 
     step: str | None = None
@@ -22,7 +22,7 @@ class InvalidHandleError(Error):
 
 
 class UnsupportedError(Error):
-    """Well-formed, but not something that this build does."""
+    """The request is well-formed, but this build does not support it."""
 
 
 class OutOfMemoryError(Error, MemoryError):
@@ -50,7 +50,7 @@ class ConfigError(Error, ValueError):
 
 
 class ModelError(Error, ValueError):
-    """The model, or what goes with it, is not something that can be trained this way."""
+    """The model, or an argument that belongs to it, cannot be trained this way."""
 
 
 class CheckpointError(Error):

@@ -194,9 +194,9 @@ def change_the_call(experts: nn.Module) -> None:
     ("change", "says"),
     [
         (give_a_bias, "parameters of unknown use, scale, beside gate_up_proj, down_proj"),
-        (claim_another_layout, r"`gate_up_proj` is \[6, 40, 16\].*goes with \[6, 20, 32\]"),
+        (claim_another_layout, r"`gate_up_proj` has shape \[6, 40, 16\].*\[6, 20, 32\]"),
         (compute_something_else, "on random numbers its result differs"),
-        (change_the_call, "calling it so fails: .*positional arguments"),
+        (change_the_call, "calling it this way fails: .*positional arguments"),
     ],
 )
 def test_what_differs_from_the_convention_is_refused(change, says: str) -> None:

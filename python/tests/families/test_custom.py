@@ -199,12 +199,12 @@ def test_the_stacked_experts_have_transformers_names() -> None:
         ({"top_k_attr": "missing"}, autoep.ConfigError, "top_k_attr.*no.*'missing'|'missing'"),
         ({"expert_w1": "into"}, autoep.ConfigError, "expert_w1, expert_w2"),
         ({"expert_pattern": "experts"}, autoep.ModelError, "no experts under 'experts'"),
-        ({"score_func": "sigmoid"}, autoep.ModelError, "nothing that the engine can stand in"),
-        ({"route_norm": False}, autoep.ModelError, "nothing that the engine can stand in"),
-        ({"route_scale": 2.0}, autoep.ModelError, "nothing that the engine can stand in"),
-        ({"top_k": 3}, autoep.ModelError, "nothing that the engine can stand in"),
-        (NAMED | {"expert_w3": "into"}, autoep.ModelError, "nothing that the engine can"),
-        ({"score_apply": "before"}, autoep.ModelError, "nothing that the engine can stand in"),
+        ({"score_func": "sigmoid"}, autoep.ModelError, "the engine cannot reproduce what"),
+        ({"route_norm": False}, autoep.ModelError, "the engine cannot reproduce what"),
+        ({"route_scale": 2.0}, autoep.ModelError, "the engine cannot reproduce what"),
+        ({"top_k": 3}, autoep.ModelError, "the engine cannot reproduce what"),
+        (NAMED | {"expert_w3": "into"}, autoep.ModelError, "the engine cannot reproduce what"),
+        ({"score_apply": "before"}, autoep.ModelError, "the engine cannot reproduce what"),
     ],
 )
 def test_a_description_that_is_not_the_layers_is_refused(keys: dict, error, says: str) -> None:
@@ -223,7 +223,7 @@ def test_partly_frozen_experts_are_refused() -> None:
 
 def test_sinkhorn_needs_a_router() -> None:
     make, own = MODELS["MLPs, found"]
-    with pytest.raises(autoep.ModelError, match="chooses its experts in another way"):
+    with pytest.raises(autoep.ModelError, match="chooses its experts without one"):
         autoep.initialize(
             model=make(), config={"expert_parallel": KEYS | own | {"router": "sinkhorn"}}
         )

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 # Why a family is refused, for those that are.
 REFUSED_OF_4 = {
     "aria_text": "no MoE layer of a known kind",
-    "phimoe": "nothing that the engine can stand in for",
+    "phimoe": "the engine cannot reproduce what it computes",
 }
 REFUSED_OF_5 = {
     "doge": "retrieves single neurons, not experts",

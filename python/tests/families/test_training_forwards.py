@@ -106,12 +106,12 @@ def start(model: nn.Module, **keys: object) -> autoep.training.engine.Engine:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (NoisyScores, "in training its result is another"),
-        (ConstantScores, "in training its .*gradient is another"),
-        (KeepsALoss, "its forward leaves `aux_loss` on the module"),
-        (Counts, "its forward leaves `seen` on the module"),
-        (Dropped, "in training its result is another"),
-        (Capacity, "in training its result is another.*capacity"),
+        (NoisyScores, "in training its result differs"),
+        (ConstantScores, "in training its .*gradient differs"),
+        (KeepsALoss, "its forward stores `aux_loss` on the module"),
+        (Counts, "its forward stores `seen` on the module"),
+        (Dropped, "in training its result differs"),
+        (Capacity, "in training its result differs.*capacity"),
         (lambda: Block(dropout=0.1), "alike in training and in eval"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_part_that_is_not_there_is_refused(keys: dict) -> None:
 
 def test_keys_that_do_not_go_together_are_refused() -> None:
     """Groups of experts go with some scores; the others are not tried."""
-    with pytest.raises(autoep.ModelError, match="nothing that the engine can stand in for"):
+    with pytest.raises(autoep.ModelError, match="the engine cannot reproduce what it computes"):
         start(Model(Block()), moe_layer_pattern=r"^\d", num_expert_groups=3, num_limited_groups=1)
 
 

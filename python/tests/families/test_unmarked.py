@@ -45,5 +45,5 @@ def test_lora_on_them_is_refused(family: str, target: str) -> None:
     """Also on those of one layer: they would stay whole on each rank without a word."""
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["o_proj"], target_parameters=[target])
-    with pytest.raises(autoep.ModelError, match="ParamWrapper is around these experts, which are"):
+    with pytest.raises(autoep.ModelError, match="ParamWrapper wraps these experts, which do not"):
         start(peft.get_peft_model(tiny.tiny_model(family), config))

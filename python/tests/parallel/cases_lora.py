@@ -178,7 +178,7 @@ def other_adapters_are_refused(ranks: Ranks) -> None:
     merged.merge_adapter()
     with pytest.raises(autoep.ModelError, match=r"layers\.0\.mlp: an adapter is merged"):
         start(merged)
-    with pytest.raises(autoep.ModelError, match="PEFT's ModulesToSaveWrapper is around"):
+    with pytest.raises(autoep.ModelError, match="PEFT's ModulesToSaveWrapper wraps"):
         start(adapted([], modules_to_save=["experts"]))
     with pytest.raises(autoep.ModelError, match=r"LoRA targets the parameter 'gate_up_proj_bias'"):
         start(gpt_oss("mlp.experts.gate_up_proj_bias"))

@@ -1,1 +1,1 @@
-"""What the tests share; launched ranks find it through `PYTHONPATH` (launches.py)."""
+"""Code that the tests share; launched ranks find it through `PYTHONPATH` (launches.py)."""

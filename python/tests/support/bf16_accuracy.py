@@ -1,4 +1,4 @@
-"""The errors of bfloat16 paths against float64, the engine's by the side of transformers'."""
+"""The errors of bfloat16 paths against float64, the engine's beside transformers'."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from autoep import functional
 
 SHAPE = LayerShape(tokens=96, top_k=2, experts=8, hidden=64, ffn=96)
 SEEDS = 20
-# No error of ours may be larger than this times theirs, in the median.
+# The median error of the engine may be at most this many times that of transformers.
 MARGIN = 1.1
 
 
 def run(layer: RandomLayer, path: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The result and the gradients of 1000 elements and more, in float64."""
+    """Returns the result and the gradients with at least 1000 elements, in float64."""
     config = MixtralConfig(
         hidden_size=SHAPE.hidden, intermediate_size=SHAPE.ffn, num_local_experts=SHAPE.experts
     )
@@ -45,10 +45,10 @@ def run(layer: RandomLayer, path: str, dtype: torch.dtype) -> dict[str, torch.Te
 
 
 def median_ratios(peer: str, device: str) -> dict[str, float]:
-    """Errors of the engine over those of one of transformers' paths, by tensor."""
+    """Returns the engine's errors divided by those of one of transformers' paths, by tensor."""
     ratios: dict[str, list[float]] = {}
     for seed in range(SEEDS):
-        # Numbers that bfloat16 holds, and a choice that all paths share.
+        # Numbers that bfloat16 represents exactly, and a choice that all paths share.
         layer = random_layer(SHAPE, torch.bfloat16, seed=seed, device=device)
         exact = run(layer, "eager", torch.float64)
         ours = run(layer, "autoep", torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Launches that run cases on every rank, and what becomes of them."""
+"""Launches that run cases on every rank, and their outcomes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from support.cases import CASES
 from support.launches import launch
 
 RUN_CASES = Path(__file__).parents[1] / "parallel" / "run_cases.py"
-# A launch that a case leaves unusable is followed by a fresh one, at most so many in all.
+# The largest number of launches: a fresh one follows each that a case left unusable.
 MAX_LAUNCHES = 4
 TIMEOUT = 400.0
 
 
 class Launcher(NamedTuple):
-    """How ranks are started, and for which cases.
+    """A way to start ranks, and the cases that it runs.
 
     Attributes:
-        command: Before the script.
+        command: The command before the script.
         size: The number of ranks.
         modules: The modules whose cases they run.
         on_gpus: Whether the ranks see the GPUs.
@@ -36,7 +36,7 @@ class Launcher(NamedTuple):
     on_gpus: bool = False
 
     def cases(self) -> list[str]:
-        """The names of the cases that it runs, in their order."""
+        """The names of the cases that it runs, in order."""
         return [
             name
             for name, case in CASES.items()
@@ -45,13 +45,13 @@ class Launcher(NamedTuple):
 
 
 class Launched(NamedTuple):
-    """One launch that has ended.
+    """A launch that has ended.
 
     Attributes:
-        begun: The cases that a rank began, in their order.
-        reports: For each case, what each rank that ended it said: None for a pass.
-        output: The end of what the launch wrote.
-        returncode: Its exit status.
+        begun: The cases that a rank began, in order.
+        reports: Per case, the report of each rank that ended it: None for a pass.
+        output: The end of the launch's output.
+        returncode: The exit status.
         threads: The names of the threads of each rank at its orderly end.
     """
 
@@ -63,12 +63,12 @@ class Launched(NamedTuple):
 
     @property
     def has_failures(self) -> bool:
-        """Whether a rank reported a failure, after which a launch may end."""
+        """Whether a rank reported a failure, which may end the launch."""
         return any(said is not None for reports in self.reports.values() for said in reports)
 
 
 class Outcomes(NamedTuple):
-    """What became of cases.
+    """The outcomes of cases.
 
     Attributes:
         size: The number of ranks.
@@ -89,7 +89,7 @@ class Outcomes(NamedTuple):
 
 
 def run_cases(launcher: Launcher, names: list[str], folder: Path) -> Outcomes:
-    """Runs cases; where one leaves its launch unusable, a fresh launch runs the rest."""
+    """Runs cases; if one leaves its launch unusable, a fresh launch runs the rest."""
     launches: list[Launched] = []
     left = names
     while left and len(launches) < MAX_LAUNCHES:
@@ -97,7 +97,7 @@ def run_cases(launcher: Launcher, names: list[str], folder: Path) -> Outcomes:
         here.mkdir()
         (here / "cases.json").write_text(json.dumps(left))
         launches.append(_launch(launcher, here))
-        if not launches[-1].begun:  # the next would do no better
+        if not launches[-1].begun:  # another launch would fail too
             break
         left = left[left.index(launches[-1].begun[-1]) + 1 :]
     return Outcomes(launcher.size, launches)
@@ -126,7 +126,7 @@ def _launch(launcher: Launcher, folder: Path) -> Launched:
 
 
 def chosen_cases(items: Iterable[pytest.Item], launcher: str) -> list[str]:
-    """The cases that pytest was asked for, of the tests with `launcher` and `name`."""
+    """Returns the cases that pytest selected, from the tests with `launcher` and `name`."""
     parameters = [item.callspec.params for item in items if hasattr(item, "callspec")]
     asked = {p["name"] for p in parameters if p.get("launcher") == launcher and "name" in p}
     return [name for name in CASES if name in asked]
@@ -137,9 +137,9 @@ def outcomes_of(
     items: list[pytest.Item],
     temporary: pytest.TempPathFactory,
 ) -> Callable[[str], Outcomes]:
-    """Gives the outcomes of a launcher's cases, which run once: those of the tests to come.
+    """Returns a function for the outcomes of a launcher's cases: the selected ones, run once.
 
-    All of its cases run where none of them is asked for, but something else of their launch.
+    All of its cases run if none is selected, but another test of their launch is.
     """
 
     @functools.cache
@@ -152,7 +152,7 @@ def outcomes_of(
 
 
 def every_case(launchers: dict[str, Launcher]) -> list:
-    """Values for `launcher` and `name`."""
+    """Returns the values for `launcher` and `name`."""
     return [
         pytest.param(launcher, name, id=f"{launcher}-{name}")
         for launcher, how in launchers.items()

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where a case runs.
+    """The ranks of a case.
 
     Attributes:
         rank: This rank.
@@ -29,10 +29,10 @@ class Case:
     """A function with its arguments.
 
     Attributes:
-        name: What pytest shows.
+        name: The name in pytest.
         run: The function.
         arguments: Its keyword arguments.
-        sizes: Numbers of ranks that it is for.
+        sizes: The numbers of ranks that it runs on.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Case:
     sizes: tuple[int, ...]
 
     def fits(self, size: int) -> bool:
-        """Whether the case is for this number of ranks."""
+        """Whether the case runs on this number of ranks."""
         return size in self.sizes and size % self.arguments.get("ep_size", 1) == 0
 
 

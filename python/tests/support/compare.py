@@ -1,4 +1,4 @@
-"""How tensors are compared: by norm, or bit by bit."""
+"""Comparing tensors: by norm, or bit by bit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def assert_close_or_equal(actual: Sequence[torch.Tensor], expected: Sequence[tor
 def assert_as_good(
     ours: list[torch.Tensor], theirs: list[torch.Tensor], exact: list[torch.Tensor]
 ) -> None:
-    """No tensor is further from float64 than two roundings of its operations put plain torch."""
+    """Checks that no tensor is further from float64 than plain torch, plus two roundings."""
     floor = 1e-6 * max(e.norm().item() for e in exact)
     for index, (a, t, e) in enumerate(zip(ours, theirs, exact, strict=True)):
         scale = max(e.norm().item(), floor)

@@ -33,7 +33,7 @@ def train(engine: Engine, ranks: Ranks, steps: range, **options) -> list[float]:
 def full(
     ranks: Ranks, bf16: bool, ep_size: int | None = None, optimizer: dict = ADAMW, **changes
 ) -> Engine:
-    """An engine with everything a run may have."""
+    """Builds an engine with every component that a run may have."""
     return start(
         models.tiny("mixtral", attention_dropout=0.1, **changes),
         ep_size,

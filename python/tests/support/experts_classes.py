@@ -1,4 +1,4 @@
-"""Experts classes that no one knows, of transformers' convention."""
+"""Unknown experts classes of transformers' convention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ E, H, FFN, K, T = 5, 16, 12, 2, 23
 
 
 class ModuleConfig:
-    """As much of a config as an experts module reads."""
+    """The part of a config that an experts module reads."""
 
     def __init__(self, implementation: str) -> None:
         self._experts_implementation = implementation
@@ -27,7 +27,7 @@ def make_class(
     numbers: dict[str, float] | None = None,
     **marks: bool,
 ) -> type[nn.Module]:
-    """An experts class that no one knows, of transformers' convention."""
+    """Returns an unknown experts class of transformers' convention."""
     gated, transposed = marks.get("has_gate", True), marks.get("is_transposed", False)
 
     class UnknownExperts(nn.Module):
@@ -109,7 +109,7 @@ KINDS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 
 def case(kind: str, dtype: torch.dtype) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    """A module, and what its forward takes."""
+    """Returns a module and the arguments of its forward."""
     torch.manual_seed(3)
     experts = make_class(**KINDS[kind][0])(ModuleConfig("batched_mm")).to(dtype)
     x = torch.randn(T, H, dtype=dtype, requires_grad=True)
@@ -118,7 +118,7 @@ def case(kind: str, dtype: torch.dtype) -> tuple[nn.Module, tuple[torch.Tensor, 
 
 
 def results(experts: nn.Module, y: torch.Tensor, x: torch.Tensor, weights: torch.Tensor) -> list:
-    """The output, and the gradients of everything."""
+    """Returns the output, and the gradients of everything."""
     direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(5)).to(y)
     wanted = [x, weights, *experts.parameters()]
     return [y, *torch.autograd.grad((y * direction).sum(), wanted)]

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).resolve().parents[1]
-# What pytest's `pythonpath` in pyproject.toml says, for ranks.
+# pytest's `pythonpath` of pyproject.toml, for ranks.
 _PATHS = (_TESTS, _TESTS.parent / "benchmarks")
 
 
 def mpirun(ranks: int) -> list[str]:
-    """The command before a script."""
+    """Returns the command before a script."""
     return ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(ranks), sys.executable]
 
 
 def torchrun(ranks: int) -> list[str]:
-    """The command before a script."""
+    """Returns the command before a script."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return [*launcher, f"--nproc_per_node={ranks}"]
 
@@ -29,9 +29,9 @@ def torchrun(ranks: int) -> list[str]:
 def launch(
     command: list[str], script: Path, *arguments: str, timeout: float, on_gpus: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script on every rank, each with one thread; skips the test where mpirun is missing.
+    """Runs a script on every rank, each with one thread; skips the test if mpirun is missing.
 
-    The ranks see no GPU but with `on_gpus`.
+    The ranks see no GPU unless `on_gpus`.
     """
     if command[0] == "mpirun" and shutil.which("mpirun") is None:
         pytest.skip("there is no mpirun")

@@ -61,7 +61,7 @@ def tiny(
     dtype: torch.dtype = torch.float32,
     **changes: Any,
 ) -> transformers.PreTrainedModel:
-    """Makes a model with random weights; the same for the same arguments."""
+    """Makes a model with random weights; equal for equal arguments."""
     family, own, count = _FAMILIES[preset]
     config_class = getattr(transformers, f"{family}Config")
     config = config_class(**{**_COMMON, **own, count: experts, **changes})
@@ -75,7 +75,7 @@ def tiny(
 
 
 def batch(seed: int, *, rows: int = 2, length: int = 12) -> Batch:
-    """Makes a micro-batch; the same for the same seed."""
+    """Makes a micro-batch; equal for equal seeds."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(VOCABULARY, (rows, length), generator=generator)
     return {"input_ids": ids, "labels": ids}
@@ -91,7 +91,7 @@ def micro_batches(step: int, accumulation: int, size: int) -> list[list[Batch]]:
 
 
 class PlainRun:
-    """The same model in plain HF: one process, the batches of all ranks."""
+    """The same model in plain HF: one process with the batches of all ranks."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class PlainRun:
 
 
 def own_part(engine: Engine, name: str, whole: torch.Tensor) -> torch.Tensor:
-    """The part of a whole tensor that this rank holds of the parameter of that name."""
+    """Returns this rank's shard of a whole tensor, as of the parameter of that name."""
     parameter = engine.module.get_parameter(name)
     if not isinstance(parameter, DTensor):
         return whole
@@ -135,14 +135,14 @@ def own_part(engine: Engine, name: str, whole: torch.Tensor) -> torch.Tensor:
     return parts[engine.groups.ep_rank] if engine.groups.ep_rank < len(parts) else whole[:0]
 
 
-def local(tensor: torch.Tensor | None) -> torch.Tensor | None:
+def local_shard(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def gradients(engine: Engine) -> dict[str, torch.Tensor | None]:
-    """This rank's part of each gradient of a step, by the parameter's name; collective."""
+    """Returns this rank's shard of each gradient of a step, by name; collective."""
     engine.reduce_gradients()
-    return {row.name: local(row.master.grad) for row in engine.parameter_table}
+    return {row.name: local_shard(row.master.grad) for row in engine.parameter_table}
 
 
 def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:
@@ -160,7 +160,7 @@ def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:
 
 def assert_same_weights(engine: Engine, plain: nn.Module) -> None:
     """Compares every weight with the plain model's."""
-    mine = {name: local(p.detach()) for name, p in engine.module.named_parameters()}
+    mine = {name: local_shard(p.detach()) for name, p in engine.module.named_parameters()}
     theirs = {name: own_part(engine, name, p.detach()) for name, p in plain.named_parameters()}
     assert mine.keys() == theirs.keys()
     assert_close(list(mine.values()), [theirs[name] for name in mine])
@@ -172,9 +172,9 @@ def assert_close_numbers(mine: float, theirs: float, dtype: torch.dtype) -> None
 
 
 def bits(engine: Engine) -> dict[str, bytes]:
-    """This rank's weights, bit by bit."""
+    """Returns the bytes of this rank's weights."""
     return {
-        name: local(p.detach()).contiguous().view(torch.uint8).numpy().tobytes()
+        name: local_shard(p.detach()).contiguous().view(torch.uint8).numpy().tobytes()
         for name, p in engine.module.named_parameters()
     }
 
@@ -188,7 +188,7 @@ def assert_steps_agree(engine: Engine, plain: PlainRun) -> None:
 
 
 def assert_same_adapters(mine: nn.Module, theirs: nn.Module) -> None:
-    """What PEFT would save is whole on every rank, under its own names."""
+    """Checks that PEFT would save whole adapters on every rank, under its own names."""
     from peft import get_peft_model_state_dict
 
     mine, theirs = get_peft_model_state_dict(mine), get_peft_model_state_dict(theirs)

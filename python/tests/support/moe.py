@@ -1,4 +1,4 @@
-"""`functional.moe`, and the same by the operations that it is made of."""
+"""`functional.moe`, and the same by the single operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPUTING = {"activation": "gelu", "score_apply": "before"}
 
 
 def inputs(dtype: torch.dtype = torch.float64, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The tensors of `functional.moe`."""
+    """Returns the tensors of `functional.moe`."""
     shape = LayerShape(T, K, E, H, FFN, biases=True)
     layer = random_layer(shape, dtype, seed=5, device=device)
     return {name: getattr(layer, name) for name in LEAVES}
@@ -31,7 +31,7 @@ def apart(
     product: Callable[..., torch.Tensor] = torch.nn.functional.linear,
     **others: Any,
 ) -> functional.MoE:
-    """The same by a linear map, torch's if it is not another, `route` and `experts`."""
+    """Computes the same with a linear map (torch's by default), `route` and `experts`."""
     logits = product(given["x"], given["router"])
     routed = functional.route(logits, K, **others, **routing)
     weights = {name: given[name] for name in LEAVES[2:]}
@@ -46,7 +46,7 @@ def together(
 
 
 def results(found: functional.MoE, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-    """All that a call gives, and the gradients of a loss with an auxiliary one."""
+    """Returns all results of a call, and the gradients of a loss with an auxiliary one."""
     loss = found.y.square().sum() + 0.1 * torch.logsumexp(found.logits, -1).square().sum()
     return [t.detach() for t in (*found, *torch.autograd.grad(loss, leaves))]
 

@@ -1,4 +1,4 @@
-"""Forward and backward of `functional.experts`, and what they leave."""
+"""Forward and backward of `functional.experts`, and their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def take_gradients(given: dict[str, torch.Tensor | None]) -> list[torch.Tensor |
 
 
 def results(given: dict[str, torch.Tensor | None], run: Any = functional.experts) -> list[Any]:
-    """The result, then the gradients."""
+    """Returns the result, then the gradients."""
     return [backward(run(**given)), *take_gradients(given)]
 
 
@@ -35,7 +35,7 @@ def buffers_of(given: dict[str, Any]) -> functional.GradBuffers:
 
 
 def rank_part(layer: RandomLayer, comm: Communicator, token_splits: list[int]) -> RandomLayer:
-    """What one rank holds of a layer: its tokens and its experts."""
+    """Returns one rank's share of a layer: its tokens and its experts."""
     first, count = functional.expert_range(layer.shape.experts, comm.size, comm.rank)
     start = sum(token_splits[: comm.rank])
     tokens = slice(start, start + token_splits[comm.rank])

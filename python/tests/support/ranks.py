@@ -13,7 +13,7 @@ TIMEOUT = 60.0
 
 
 def run_ranks(size: int, body: Callable[[Communicator], Any]) -> list[Any]:
-    """Runs `body` on `size` local ranks, a thread each; returns what each returned."""
+    """Runs `body` on `size` ranks, one thread per rank; returns their results."""
     comms = Communicator.local(size, TIMEOUT)
     results: list[Any] = [None] * size
     failures: list[BaseException] = []

@@ -56,7 +56,7 @@ def best_groups(
 
 
 def sinkhorn(logits: torch.Tensor, iterations: int) -> torch.Tensor:
-    """Sinkhorn's normalisation of exp(logits), as S-BASE's implementation has it."""
+    """Sinkhorn's normalisation of exp(logits), as in S-BASE's implementation."""
     cost = torch.exp(logits)
     tokens, experts = cost.shape
     d0 = torch.ones(tokens, dtype=cost.dtype)

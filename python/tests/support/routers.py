@@ -42,7 +42,7 @@ _SIZES = dict(
 
 
 GROUPS = {"n_group": 4, "topk_group": 2}
-# For each family, changes of its configuration and the options that are found.
+# For each family, changes to its configuration, and the options found.
 KNOWN: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "mixtral": ("mixtral", {}, {"score": "softmax", "normalize": True}),
     "qwen3_moe": ("qwen3_moe", {}, {"score": "softmax", "normalize": False}),
@@ -88,7 +88,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-# Their routers do not return (logits, topk_weights, topk_idx) before transformers 5.23.
+# Families whose routers do not return (logits, topk_weights, topk_idx) before transformers 5.23.
 MADE_ROUTERS_LATER = ("jamba", "granitemoe")
 
 
@@ -115,13 +115,13 @@ def layer_of(family: str, changes: dict[str, Any], dtype: torch.dtype = torch.fl
 
 
 def tokens(dtype: torch.dtype) -> torch.Tensor:
-    """[B, S, H] that no probe has seen."""
+    """Returns tokens [B, S, H] that no probe has seen."""
     generator = torch.Generator().manual_seed(77)
     return torch.randn(3, 40, H, generator=generator).to(dtype).requires_grad_()
 
 
 def routed(layer: MoELayer, x: torch.Tensor) -> list[torch.Tensor]:
-    """The layer's output, and the gradients to the tokens and the router."""
+    """Returns the layer's output, and the gradients to the tokens and the router."""
     trained = [p for p in layer.router.parameters() if p.requires_grad]
     output = layer.block(x)
     y = output[0] if isinstance(output, tuple) else output

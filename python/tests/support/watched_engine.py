@@ -1,4 +1,4 @@
-"""The engine, with a record of how the calls of a layer were made."""
+"""The engine, with a record of a layer's calls."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from autoep.functional._experts import ExpertsGradients
 
 
 class WatchedEngine:
-    """Stands for the extension and passes every call on.
+    """Wraps the extension and forwards every call.
 
     Attributes:
-        forwards: Of each forward, the dtype of x and whether it made its plan.
-        backwards: Of each backward, its gradients by name, and its flags.
+        forwards: Per forward, the dtype of x and whether the call made its plan.
+        backwards: Per backward, its gradients by name, and its flags.
         workspaces: The flags of each query of a backward's workspace.
     """
 
@@ -49,6 +49,6 @@ class WatchedEngine:
 
 
 def _check(*tensors: torch.Tensor | None) -> None:
-    """What the extension wants of memory."""
+    """Checks the extension's requirements on memory."""
     for tensor in tensors:
         assert tensor is None or (tensor.is_contiguous() and not tensor.requires_grad)

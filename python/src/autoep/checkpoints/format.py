@@ -2,7 +2,7 @@
 
 A checkpoint is a folder with the files of torch's DCP (weights, optimizer states and each rank's
 random state, every tensor by a name) and `run.pt`, which holds everything else. It is written under
-another name and renamed when it is whole; the file `latest` names the one to continue from.
+another name and renamed when complete; the file `latest` names the one to continue from.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MODEL = "model/"
 
 
 def optimizer_prefix(name: str) -> str:
-    """Returns what the names of the optimizer's state of a parameter begin with."""
+    """Returns the prefix of the names of a parameter's optimizer state."""
     return f"optimizer/{name}/"
 
 
@@ -73,7 +73,7 @@ def random_states(state: TrainState) -> Tensors:
 
 
 def setup_of(state: TrainState) -> dict[str, Any]:
-    """Returns what two runs must have in common for one to continue the other's checkpoint."""
+    """Returns the properties that a run must share with the run whose checkpoint it continues."""
     names = {row.master: row.name for row in state.parameter_table}
     optimizer, scheduler = state.optimizer, state.lr_scheduler
     return {
@@ -133,7 +133,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def dcp_errors(what: str) -> Iterator[None]:
-    """Turns DCP's errors, which all ranks get, into ours; hides its warning of a single process."""
+    """Converts DCP's errors, which all ranks get, to ours; hides its single-process warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
         try:

@@ -14,31 +14,31 @@ _METHODS = ("save_pretrained", "push_to_hub")
 
 
 class _Refusal(ReplacedMethod):
-    """Takes the place of a method, and says why it does not work."""
+    """Replaces a method, and raises with the reason why it does not work."""
 
     def __init__(self, method: str, kind: str, changed: str) -> None:
         self._text = (
             f"{method}: the experts of this {kind} were {changed} by autoep.initialize, and"
-            " transformers could not read them again; exporting to its format is not in this"
-            " version yet. Use engine.save_checkpoint, on every rank."
+            " transformers could not load them again; this version cannot export to its format"
+            " yet. Use engine.save_checkpoint, on every rank."
         )
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises, on any rank alone or on all, before anything is written or sent."""
+        """Raises, on one rank or on all, before anything is written or sent."""
         raise UnsupportedError(self._text)
 
 
 def refuse_save_pretrained(model: nn.Module, layers: list[MoELayer], changed: str) -> None:
-    """Makes `save_pretrained` say why it does not work; an adapter of PEFT can still be saved.
+    """Makes `save_pretrained` raise with the reason; an adapter of PEFT can still be saved.
 
-    Of stacked experts transformers would find none of its own names when it reads them, and start
-    from random numbers with a warning. Of sharded ones it cannot write a rank's part, and waits
-    for ranks that do not call it.
+    Given stacked experts, transformers would find none of its names when it loads them, and
+    initialise them randomly with a warning. It cannot write one rank's shard, and would wait for
+    ranks that do not make the call.
 
     Args:
         model: The model.
-        layers: Those whose experts were changed.
-        changed: What was done to them.
+        layers: The layers whose experts were changed.
+        changed: The change, as a participle.
     """
     experts = {layer.experts for layer in layers}
     for module in model.modules():
@@ -49,6 +49,6 @@ def refuse_save_pretrained(model: nn.Module, layers: list[MoELayer], changed: st
 
 
 def _saves_adapters(module: nn.Module) -> bool:
-    """Whether a module writes nothing but its adapters."""
+    """Whether a module writes only its adapters."""
     is_of_peft = type(module).__module__.startswith("peft.")
     return is_of_peft or getattr(module, "_hf_peft_config_loaded", False)

@@ -41,7 +41,7 @@ def load(
         tag: The checkpoint's name in it; None for the latest.
 
     Returns:
-        The checkpoint's path and the caller's data; (None, {}) where the folder has none.
+        The checkpoint's path and the caller's data; (None, {}) if the folder has none.
 
     Raises:
         CheckpointError: There is no such checkpoint, it cannot be read, or it is of another
@@ -72,7 +72,7 @@ def _find(root: Path, tag: str | None) -> Path | None:
 
 
 def _check_same_setup(state: TrainState, path: Path, saved: dict[str, Any]) -> None:
-    """Raises where the checkpoint was written by a run that this one cannot continue."""
+    """Raises if the checkpoint was written by a run that this one cannot continue."""
     for what, now in setup_of(state).items():
         then = saved[what]
         if now == then:
@@ -129,7 +129,7 @@ def _all_on_device(state: TrainState) -> set[nn.Parameter]:
 def _like_stored(
     about: TensorStorageMetadata, parameter: nn.Parameter, on_device: bool
 ) -> torch.Tensor:
-    """Allocates an entry of the optimizer's state: sharded as its parameter, if of its shape."""
+    """Allocates an entry of the optimizer's state: sharded like its parameter if of its shape."""
     if about.size == parameter.shape:
         return torch.zeros_like(parameter, dtype=about.properties.dtype, requires_grad=False)
     device = parameter.device if on_device else None

@@ -38,12 +38,12 @@ def save(
 
     Args:
         state: The run.
-        folder: A folder that all ranks see.
+        folder: A folder that all ranks can access.
         tag: The checkpoint's name in it.
         client_state: Plain data of the caller's.
 
     Raises:
-        CheckpointError: A step is unfinished, the tag is no name, `client_state` holds other than
+        CheckpointError: A step is unfinished, the tag is not a name, `client_state` is not
             plain data, or a file could not be written.
     """
     _check_between_steps(state)
@@ -114,7 +114,7 @@ def _begin(unfinished: Path, run: bytes) -> None:
 
 
 def _finish(root: Path, unfinished: Path, tag: str) -> None:
-    """Gives a whole checkpoint its name, and points `latest` at it."""
+    """Gives a complete checkpoint its name, and points `latest` at it."""
     former = former_path(root, tag)
     if (root / tag).exists():
         shutil.rmtree(former, ignore_errors=True)

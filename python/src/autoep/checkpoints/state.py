@@ -1,4 +1,4 @@
-"""The state of a training run: what a checkpoint holds, and what the engine works on."""
+"""The state of a training run: the contents of a checkpoint, and the engine's working data."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class TrainState:
     """A training run between two micro-batches.
 
     Attributes:
-        model: The model, whose experts are this rank's part.
-        device: Where this rank computes.
+        model: The model, with this rank's shard of the experts.
+        device: The device that this rank computes on.
         parameter_table: The model's parameters.
         optimizer: The optimizer, or None.
         lr_scheduler: The scheduler of its learning rates, or None.
@@ -40,8 +40,8 @@ class TrainState:
         batch_sizes: The samples and micro-batches per step.
         world: All ranks.
         groups: The ranks that share experts, and those that hold the same experts.
-        global_steps: Optimizer steps done.
-        micro_steps: Micro-batches done.
+        global_steps: The number of optimizer steps so far.
+        micro_steps: The number of micro-batches so far.
     """
 
     model: nn.Module

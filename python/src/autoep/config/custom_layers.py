@@ -1,6 +1,6 @@
-"""The keys of `expert_parallel` that describe the MoE layers of a model of one's own.
+"""The keys of `expert_parallel` that describe the MoE layers of a custom model.
 
-In a configuration they stand beside the other keys of `expert_parallel`, as DeepSpeed has them.
+A configuration has them beside the other keys of `expert_parallel`, as in DeepSpeed.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ class CustomLayersConfig:
     """The MoE layers of a model that transformers does not have.
 
     Attributes:
-        moe_layer_pattern: What the names of the layers end with, a regular expression. Default: the
+        moe_layer_pattern: A regular expression for the ends of the layers' names. Default: the
             layers are found by transformers' conventions, and no other key may be given.
-        router_pattern: The layer's attribute that is the router. Default: gate, or router.
-        expert_pattern: The attribute that is the experts: a ModuleList, or a module with stacked
+        router_pattern: The layer's attribute with the router. Default: gate, or router.
+        expert_pattern: The attribute with the experts: a ModuleList, or a module with stacked
             weights. Default: experts.
         expert_w1: The gate of an expert, a linear map or a stacked weight; with `expert_w3` left
             out, gate and up in one, or the up of experts without a gate. Default: found by trying.
-        expert_w2: The linear map or stacked weight that gives the output.
-        expert_w3: The one whose result is multiplied with the gate.
-        num_experts_attr: The attribute of the model's configuration that says E, to be checked.
-        top_k_attr: The one that says K. Default: top_k of the layer or its router.
-        top_k: K itself.
-        has_shared_experts: False: the layer has none for all tokens.
-        shared_experts_pattern: The attribute that is the shared experts, a regular expression.
-        score_func: "softmax" or "sigmoid". Default, as of all that follow: found by trying.
+        expert_w2: The linear map or stacked weight that produces the output.
+        expert_w3: The linear map or stacked weight whose result multiplies the gate's.
+        num_experts_attr: The attribute of the model's configuration with E, which is checked.
+        top_k_attr: The attribute with K. Default: top_k of the layer or its router.
+        top_k: K.
+        has_shared_experts: False: the layer has no expert for all tokens.
+        shared_experts_pattern: A regular expression for the attribute with the shared experts.
+        score_func: "softmax" or "sigmoid". Default, here and below: found by trying.
         score_apply: Whether a weight multiplies an expert's output or its input.
         route_norm: Whether the weights of a token are divided by their sum.
         route_scale: The factor of the weights.
-        routed_scaling_factor: Another name of `route_scale`.
-        num_expert_groups: The number of groups of experts, of which a token may use a few.
+        routed_scaling_factor: An alias of `route_scale`.
+        num_expert_groups: The number of groups of experts; limits a token to some of them.
         num_limited_groups: The number of groups that a token may use.
     """
 
@@ -70,7 +70,7 @@ class CustomLayersConfig:
 
 
 def check_custom_layers(config: CustomLayersConfig) -> None:
-    """Raises where a key describes layers and `moe_layer_pattern` does not say which."""
+    """Raises if a key describes layers but `moe_layer_pattern` is not given."""
     if config.moe_layer_pattern is not None:
         return
     for field in dataclasses.fields(config):

@@ -27,18 +27,18 @@ class ExpertParallelConfig:
 
     Attributes:
         enabled: False trains the model as it is, with data parallelism only.
-        autoep_size: Ranks that share one set of experts; divides the number of ranks. Default:
-            the largest divisor of the number of ranks that is at most the number of experts.
+        autoep_size: The number of ranks that share one set of experts; divides the number of ranks.
+            Default: its largest divisor that is at most the number of experts.
         preset_model: The family to look for in the model, by its `model_type`. Default: any.
         router: "model" keeps the model's choice of experts; "sinkhorn" balances it in training,
             with weights of its own.
-        fused_router: Whether the engine computes the routers that it has an implementation of.
+        fused_router: Whether the engine computes the routers that it implements.
         load_balance_coeff: The amount by which each step moves the bias that a router adds for the
-            choice of experts, against the load of all ranks. Default: the bias stays.
-        num_threads: Threads of the engine on this rank. Default: `AUTOEP_NUM_THREADS`, else the
+            selection only, against the load of all ranks. Default: the bias stays.
+        num_threads: The engine's threads on this rank. Default: `AUTOEP_NUM_THREADS`, else the
             cores that this rank may use, divided among the ranks that share them.
         timeout: Seconds after which a missing rank is an error.
-        custom_layers: The keys that describe the layers of a model of one's own.
+        custom_layers: The keys that describe the layers of a custom model.
     """
 
     enabled: bool = key(True, FLAG)
@@ -59,7 +59,7 @@ class ExpertParallelConfig:
 
 
 def check_expert_parallel(config: ExpertParallelConfig) -> None:
-    """Raises where keys of the section do not go together."""
+    """Raises if keys of the section conflict."""
     check_custom_layers(config.custom_layers)
     if config.load_balance_coeff and config.router == "sinkhorn":
         raise wrong_value(

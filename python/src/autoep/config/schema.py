@@ -1,8 +1,8 @@
-"""Reading a configuration into dataclasses: every key is known, of the right kind, or an error.
+"""Reading a configuration into dataclasses: an unknown key, or one of the wrong kind, is an error.
 
 A dataclass declares its keys with `key(default, kind)`. Its table `refused` lists the keys of other
-engines that this one does not honour, each with the reason, and with the values that are accepted
-because they change nothing.
+engines that are not supported, each with the reason and with the values that are accepted because
+they change nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Contents = TypeVar("Contents")
 
 AUTO = "auto"
 
-# How alike a wrong name and a known one are, from 0 to 1, where the one may have been meant: one
-# letter of seven more or less is .92, and "_comment" and "comet" are .77.
+# The similarity, from 0 to 1, above which a known name is suggested for a wrong one. One letter
+# more or less in seven gives .92; "_comment" and "comet" give .77.
 _NEAR = 0.8
 
 
@@ -30,8 +30,8 @@ class Kind(NamedTuple):
 
     Attributes:
         allowed: Describes them, for errors.
-        read: Returns the value to keep, given the value and its path; raises `ValueError` with
-            no text where the value is not of this kind.
+        read: Returns the value to store, given the value and its path; raises `ValueError` without
+            a text if the value is not of this kind.
     """
 
     allowed: str
@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A key that is not honoured.
+    """A key that is not supported.
 
     Attributes:
         reason: The reason, for the error.
@@ -52,7 +52,7 @@ class Refusal(NamedTuple):
     enabled_only: bool = False
 
     def allows(self, value: Any) -> bool:
-        """Returns whether the value asks for nothing but what the engine does anyway."""
+        """Returns whether the value only asks for what the engine does anyway."""
         if self.enabled_only and isinstance(value, Mapping):
             return value.get("enabled", False) in (False, AUTO)
         return any(type(value) is type(known) and value == known for known in self.harmless)
@@ -62,7 +62,7 @@ def key(default: Any, kind: Kind) -> Any:
     """Declares a key of a section.
 
     Args:
-        default: The value of a key that is absent or "auto", or a class to make it of.
+        default: The value of a key that is absent or "auto", or a class to construct it from.
         kind: The values that the key may hold.
     """
     if isinstance(default, type):
@@ -90,7 +90,7 @@ def read_section(contents: type[Contents], given: Any, path: str = "") -> Conten
         path: The dotted path of the section, empty at the top.
 
     Raises:
-        ConfigError: `given` is no mapping, or a key is unknown, refused or of the wrong kind.
+        ConfigError: `given` is not a mapping, or a key is unknown, refused or of the wrong kind.
     """
     if not isinstance(given, Mapping):
         raise wrong_value(path or "the configuration", given, "an object of keys and values")
@@ -122,7 +122,7 @@ def nearest(name: Any, known: list[str]) -> str:
 
 
 def _kinds(contents: type) -> Iterator[tuple[str, Kind]]:
-    """Yields the keys of a section in order, those of inline records among them."""
+    """Yields the keys of a section in order, including those of inline records."""
     for field in dataclasses.fields(contents):
         if "inline" in field.metadata:
             yield from _kinds(field.metadata["inline"])

@@ -106,7 +106,7 @@ class DataTypesConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A training run, as DeepSpeed's JSON describes one.
+    """A training run, in the format of DeepSpeed's JSON.
 
     Attributes:
         train_batch_size: Samples per optimizer step, over all ranks.
@@ -115,7 +115,7 @@ class Config:
         gradient_accumulation_steps: Micro-batches per optimizer step; 1 if neither given nor
             implied.
         gradient_clipping: The largest global gradient norm; 0 disables clipping.
-        steps_per_print: Rank 0 prints the state of the run every so many steps.
+        steps_per_print: Rank 0 prints the state of the run every this many steps.
         seed: The seed of the order of the training data.
         dataloader_drop_last: Whether to drop a last, smaller micro-batch.
     """
@@ -182,7 +182,7 @@ def read_config(given: str | Path | Mapping[str, Any] | Config | None) -> Config
     """Reads a configuration.
 
     Args:
-        given: The path of a JSON file, a mapping, or a configuration that was read before.
+        given: The path of a JSON file, a mapping, or a configuration that was already read.
 
     Raises:
         ConfigError: No configuration was given, it cannot be read, or a key in it is wrong.
@@ -260,7 +260,7 @@ def _read_json(path: Path) -> Any:
     except ValueError as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"config: {path} is no valid JSON: {error}") from error
+        raise ConfigError(f"config: {path} is not valid JSON: {error}") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

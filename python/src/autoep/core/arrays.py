@@ -1,6 +1,6 @@
-"""The one seam between torch tensors and numpy arrays: kinds, new arrays, plain views.
+"""The only module that handles both torch tensors and numpy arrays: kinds, allocation, views.
 
-Neither library is imported here before an array of it was given.
+Neither library is imported here; both are looked up in `sys.modules`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     Array = Any
 
-# Of the memory that the engine takes as bytes.
+# Bytes: the alignment of the memory that the engine receives as uint8 arrays.
 _ALIGNMENT = 64
 
 
@@ -43,17 +43,17 @@ def is_numpy(x: Any) -> bool:
 
 
 def check_array(name: str, x: Any, ndim: int | None) -> None:
-    """Checks that `x` is a tensor or an array that the engine can be given.
+    """Raises unless `x` is a tensor or an array that the engine accepts.
 
     Args:
-        name: What error texts call it.
+        name: The argument's name in error texts.
         x: The tensor or array.
         ndim: The number of dimensions it must have; None for any.
     """
     if is_torch(x):
         if hasattr(x, "to_local") and type(x) is not sys.modules["torch"].Tensor:
             raise InvalidArgumentError(
-                f"{name}: got a DTensor; pass its own part, {name}.to_local()"
+                f"{name}: got a DTensor; pass its local shard, {name}.to_local()"
             )
         if x.layout is not sys.modules["torch"].strided:
             raise InvalidArgumentError(f"{name}: expected a dense tensor, got layout {x.layout}")
@@ -66,7 +66,7 @@ def check_array(name: str, x: Any, ndim: int | None) -> None:
 
 
 def dense(x: Array | None) -> Array | None:
-    """Returns an array as the engine takes it: row-major and outside of autograd."""
+    """Returns an array in the engine's form: row-major and detached from autograd."""
     if x is None:
         return None
     if is_torch(x):
@@ -75,13 +75,13 @@ def dense(x: Array | None) -> Array | None:
 
 
 def plain(name: str, x: Any, ndim: int | None) -> Array:
-    """Checks an array, and returns it as the engine takes it; `check_array` has the arguments."""
+    """Checks an array and returns it as `dense` does; `check_array` documents the arguments."""
     check_array(name, x, ndim)
     return dense(x)
 
 
 def same_kind(first_name: str, first: Any, **others: Any) -> None:
-    """Checks that all arrays are of the first one's library; None is of any."""
+    """Raises unless all arrays belong to the library of the first; None always passes."""
     of_torch = is_torch(first)
     for name, other in others.items():
         if other is not None and is_torch(other) != of_torch:
@@ -96,7 +96,7 @@ def _library(x: Any) -> str:
 
 
 def dtype_name(x: Array) -> str:
-    """The dtype's name, which both libraries share: "float32", "bfloat16", "int64", ..."""
+    """Returns the dtype's name, which both libraries share: "float32", "bfloat16", "int64", ..."""
     return str(x.dtype).removeprefix("torch.")
 
 
@@ -105,20 +105,20 @@ def empty(
 ) -> Array:
     """Returns an uninitialised array of the library and device of `like`.
 
-    Large ones in host memory are on memory that is kept (`_memory`).
+    Large arrays in host memory use the pool of `host_memory`.
 
     Args:
         like: The array to follow.
         shape: The new array's shape.
         dtype: The new array's dtype by name; that of `like` if None.
-        brief: Whether it is used for one call only, and may be on a larger piece of that memory.
+        brief: Whether it is used for one call only; it may then use a larger block of the pool.
     """
     of_torch = is_torch(like)
     library = sys.modules["torch" if of_torch else "numpy"]
     new_dtype = like.dtype if dtype is None else getattr(library, dtype)
     if of_torch and not like.is_cpu:
         return like.new_empty(tuple(shape), dtype=new_dtype)
-    # The CPU, also where torch has another default.
+    # The CPU explicitly: torch may have another default device.
     device = {"device": "cpu"} if of_torch else {}
     count = math.prod(shape)
     size = count * (new_dtype if of_torch else library.dtype(new_dtype)).itemsize
@@ -127,13 +127,13 @@ def empty(
     flat = library.frombuffer(pool.take(size, brief=brief), dtype=new_dtype, count=count)
     if not of_torch:
         return flat.reshape(*shape)
-    # No view of `flat`: what is a view when a Function returns it cannot be changed in place.
+    # Not a view of `flat`: a view that a Function returns cannot be modified in place.
     whole = library.empty(0, dtype=new_dtype, **device)
     return whole.set_(flat.untyped_storage(), 0, tuple(shape))
 
 
 def _is_in_host_memory(x: Array) -> bool:
-    """Whether new arrays like `x` may be on memory of ours: not those of tracers."""
+    """Whether new arrays like `x` may use pooled memory; False for the tensors of tracers."""
     if not is_torch(x):
         return True
     torch = sys.modules["torch"]
@@ -148,7 +148,7 @@ def array_of(values: Sequence[int], like: Array) -> Array:
 
 
 def workspace(like: Array, size: int) -> Array:
-    """Returns `memory` that is used for one call only."""
+    """Returns `memory` for one call only."""
     return memory(like, size, brief=True)
 
 

@@ -15,7 +15,7 @@ from autoep.core.native import engine
 _CPU = 1  # AUTOEP_DEVICE_CPU
 _VARIABLE = "AUTOEP_NUM_THREADS"
 
-# Written once a process, and again by set_num_threads. A forked child makes its own.
+# Written once per process, and again by set_num_threads. A forked child creates its own.
 _lock = threading.Lock()
 _context: engine.Handle | None = None
 _process = 0
@@ -26,9 +26,9 @@ class Statistics(NamedTuple):
 
     Attributes:
         forward_calls: Calls of `experts`.
-        backward_calls: Backward passes of it.
-        rows_sent: Slots of this rank with a row, wherever it went.
-        rows_sent_remote: Those whose row went to another rank.
+        backward_calls: Backward passes of `experts`.
+        rows_sent: This rank's slots that have a row, on any rank.
+        rows_sent_remote: The slots among them whose row went to another rank.
         rows_received: Rows of this rank's experts.
         bytes_sent_remote: Row bytes that left this rank, forward and backward.
     """
@@ -42,7 +42,7 @@ class Statistics(NamedTuple):
 
 
 def context_of(array: Array) -> engine.Handle:
-    """Returns the context that computes on an array: of the CPU, or of its GPU's current stream."""
+    """Returns the context for an array: the CPU's, or that of its GPU's current stream."""
     if on_gpu(array):
         from autoep.core.cuda_contexts import cuda_context
 
@@ -51,7 +51,7 @@ def context_of(array: Array) -> engine.Handle:
 
 
 def context() -> engine.Handle:
-    """Returns this process's context of the CPU, made on first use."""
+    """Returns this process's CPU context, created on first use."""
     global _context, _process
     with _lock:
         if _context is None or _process != os.getpid():
@@ -61,7 +61,7 @@ def context() -> engine.Handle:
 
 
 def _create(num_threads: int) -> engine.Handle:
-    """Makes a context of the CPU; 0 threads stand for the default, as in `set_num_threads`."""
+    """Creates a CPU context; 0 threads means the default, as in `set_num_threads`."""
     if num_threads == 0 and _VARIABLE not in os.environ:
         num_threads = core_share()
     return engine.context_create(_CPU, 0, num_threads, 0, None)
@@ -81,7 +81,7 @@ def set_num_threads(count: int) -> None:
 
 
 def _free_lock() -> None:
-    """Makes the lock free in a forked child, where the thread that may hold it is not."""
+    """Replaces the lock in a forked child, where the thread that held it may not exist."""
     global _lock
     _lock = threading.Lock()
 
@@ -95,7 +95,7 @@ def num_threads() -> int:
 
 
 def statistics() -> Statistics:
-    """Returns the counters of layers."""
+    """Returns the counters of all layers."""
     counters = [engine.context_statistics(each) for each in _all_contexts()]
     return Statistics(*map(sum, zip(*counters, strict=True)))
 
@@ -107,6 +107,6 @@ def reset_statistics() -> None:
 
 
 def _all_contexts() -> list[engine.Handle]:
-    """The CPU's, and those of GPUs where they were used."""
+    """Returns the CPU's context and those of the GPUs in use."""
     cuda = sys.modules.get("autoep.core.cuda_contexts")
     return [context(), *(cuda.cuda_contexts() if cuda else ())]

@@ -1,11 +1,11 @@
-"""The cores that this process may compute on, where a launcher started several on its host."""
+"""The cores that this process may use, if a launcher started several on its host."""
 
 from __future__ import annotations
 
 import os
 
-# What launchers tell their processes: the number of them on this host (Open MPI; MPICH and those
-# that derive from it; torchrun).
+# Variables that launchers set to the number of their processes on this host (Open MPI; MPICH and
+# its derivatives; torchrun).
 HOST_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE")
 
 
@@ -16,13 +16,13 @@ def number_from_environment(*names: str) -> int:
 
 
 def core_share() -> int:
-    """Returns this process's part of the cores that a launcher's processes on this host share.
+    """Returns this process's share of the cores, among a launcher's processes on this host.
 
-    A process that its launcher has bound to some cores has those alone: the launcher itself, the
-    parent, is not bound to them.
+    A launcher that binds each process to some cores is not bound itself. Its cores (those of
+    the parent) are therefore divided, and a process gets no more than it is bound to.
 
     Returns:
-        1 or more; 0 where no launcher has said that there are several.
+        1 or more; 0 if no launcher announced several processes.
     """
     sharers = number_from_environment(*HOST_SIZES)
     if sharers < 2:
@@ -30,6 +30,6 @@ def core_share() -> int:
     mine = os.sched_getaffinity(0)
     try:
         launchers = os.sched_getaffinity(os.getppid())
-    except OSError:  # it has gone
+    except OSError:  # it has exited
         launchers = mine
     return max(1, min(len(mine), len(launchers | mine) // sharers))

@@ -1,4 +1,4 @@
-"""Contexts of GPUs: each is a device and a stream. Imported when a CUDA tensor is given."""
+"""GPU contexts, one per device and stream. Imported when a CUDA tensor is given."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from autoep.core.native import engine
 
 _CUDA = 2  # AUTOEP_DEVICE_CUDA
 
-# By device and stream. A forked child makes its own.
+# By device and stream. A forked child creates its own.
 _contexts: dict[tuple[int, int], engine.Handle] = {}
 os.register_at_fork(after_in_child=_contexts.clear)
 
 
 def cuda_context(device: int) -> engine.Handle:
-    """Returns the context of a device and its current stream, made on first use.
+    """Returns the context of a device and its current stream, created on first use.
 
     Args:
         device: The device's number.
@@ -28,20 +28,20 @@ def cuda_context(device: int) -> engine.Handle:
     key = (device, stream)
     known = _contexts.get(key)
     if known is None:
-        # Of two threads that come here at once, one's context is dropped: it holds nothing.
+        # If two threads race here, one context is dropped; it owns nothing.
         made = engine.context_create(_CUDA, device, 0, stream, _nvrtc_path())
         known = _contexts.setdefault(key, made)
     return known
 
 
 def cuda_contexts() -> list[engine.Handle]:
-    """Returns the contexts that this process has made."""
+    """Returns the contexts that this process has created."""
     return list(_contexts.copy().values())
 
 
 @functools.cache
 def _nvrtc_path() -> str | None:
-    """Where the packages that PyTorch came with have NVIDIA's run-time compiler."""
+    """Returns the path of NVRTC in the packages that PyTorch came with."""
     nvidia = importlib.util.find_spec("nvidia")
     if nvidia is None or torch.version.cuda is None:
         return None

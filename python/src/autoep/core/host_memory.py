@@ -1,7 +1,7 @@
-"""Host memory for large results, kept for the next ones.
+"""A pool of host memory for large results.
 
-Memory that comes fresh from the system costs a page fault a page and is zeroed first: for the
-tensors of an MoE layer that takes longer than writing them, at every step again.
+Fresh memory from the system costs one page fault per page and is zeroed first. For the tensors of
+an MoE layer that takes longer than writing them, on every step.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import threading
 
 from autoep.errors import OutOfMemoryError
 
-# Smaller arrays are left to their library.
+# Bytes. Smaller arrays are allocated by their library.
 LARGE = 1 << 20
 
 _HUGE_PAGE = 2 << 20
 
 
 class _Block:
-    """Private memory; whoever holds an array on it holds `memory`."""
+    """Private memory. Every array on it holds a reference to `memory`."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -29,14 +29,14 @@ class _Block:
             self.memory.madvise(mmap.MADV_HUGEPAGE)
 
     def is_idle(self) -> bool:
-        """Whether no array is on it: this object's reference, and that of the call."""
+        """Whether no array uses it: only this object and the call hold references."""
         return sys.getrefcount(self.memory) <= _UNUSED
 
 
 class BlockPool:
-    """Lends memory, and knows by its references when it is free again.
+    """Lends blocks of memory; their reference counts show when they are free again.
 
-    It never holds more than was in use at one time: before it grows, it lets go of what is idle.
+    It never holds more than was in use at one time: before it grows, it frees idle blocks.
     """
 
     def __init__(self) -> None:
@@ -45,12 +45,12 @@ class BlockPool:
         self._lock = threading.Lock()
 
     def take(self, size: int, *, brief: bool = False) -> mmap.mmap:
-        """Returns memory of at least `size` bytes, uninitialised; hold it as long as it is used.
+        """Returns at least `size` uninitialised bytes; hold a reference while they are in use.
 
         Args:
             size: Bytes.
-            brief: Whether it is given back before anything large is taken: it may then be on an
-                idle block of any size, which would else have to make room for it.
+            brief: Whether it is returned before anything large is taken. It may then be an idle
+                block of any size, which would otherwise be freed to make room.
         """
         size = _rounded(size)
         with self._lock:
@@ -62,7 +62,7 @@ class BlockPool:
             most_used = max(self._most_used, used + size)
             if fitting:
                 block = min(fitting, key=lambda block: block.size)
-                # The block used last stands last, and is let go of last.
+                # The most recently used block is last in the list, and freed last.
                 self._blocks.remove(block)
             else:
                 self._make_room(size, idle, most_used)
@@ -72,11 +72,11 @@ class BlockPool:
             return block.memory
 
     def held_bytes(self) -> int:
-        """Returns the bytes in use and idle."""
+        """Returns the number of bytes in use and idle."""
         return sum(block.size for block in self._blocks)
 
     def free_lock(self) -> None:
-        """For a forked child, where the thread that may hold the lock is not."""
+        """Replaces the lock in a forked child, where the thread that held it may not exist."""
         self._lock = threading.Lock()
 
     def _make_room(self, size: int, idle: list[_Block], most: int) -> None:
@@ -87,19 +87,19 @@ class BlockPool:
         try:
             return _Block(size)
         except OSError:
-            # What is idle may be what is missing.
+            # Freeing the idle blocks may make enough room.
             self._make_room(size, idle, 0)
         try:
             return _Block(size)
         except OSError as error:
             raise OutOfMemoryError(
-                f"the system has no {size} bytes for a result ({error}), beside"
-                f" {self.held_bytes()} that are in use; use fewer tokens a step"
+                f"cannot allocate {size} bytes of host memory for a result ({error}), with"
+                f" {self.held_bytes()} bytes in use; use fewer tokens per step"
             ) from None
 
 
 def _rounded(size: int) -> int:
-    """Returns a size that others of about as many bytes share: at most a thirty-second larger."""
+    """Rounds a size up by at most 1/32, so that similar sizes share blocks."""
     step = max(1 << max(size.bit_length() - 6, 0), _HUGE_PAGE)
     return -(-size // step) * step
 
@@ -115,9 +115,9 @@ def _references_of_an_idle_block() -> int:
     return Holder().count()
 
 
-# What sys.getrefcount says in `is_idle`, which differs between versions of Python.
+# The reference count of an idle block in `is_idle`; differs between versions of Python.
 _UNUSED = _references_of_an_idle_block()
 
-# Of this process.
+# The pool of this process.
 pool = BlockPool()
 os.register_at_fork(after_in_child=pool.free_lock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 from autoep.errors import MissingLibraryError
@@ -14,6 +15,12 @@ except ImportError as error:
         " `pip install ./python` from a checkout of AutoEP"
     ) from error
 
-MPI_LIBRARY = Path(__file__).parents[1] / "libautoep_mpi.so"
+_FOLDER = Path(__file__).parents[1]
+MPI_LIBRARY = _FOLDER / "libautoep_mpi.so"
 
-__all__ = ["MPI_LIBRARY", "engine"]
+__all__ = ["MPI_LIBRARY", "build", "engine"]
+
+
+def build() -> str:
+    """Returns the engine's version with the checksum of its library."""
+    return f"{engine.version()}+{zlib.crc32((_FOLDER / 'libautoep.so').read_bytes()):08x}"

@@ -1,4 +1,4 @@
-"""Checks of numbers and names, and the options of routing and experts as the engine takes them."""
+"""Checks of numbers and names, and the options of routing and experts in the engine's form."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ ACTIVATIONS = {
 GATES = {"none": 1, "concatenated": 2, "interleaved": 3}
 LAYOUTS = {"out_in": 1, "in_out": 2}
 SCORE_APPLIES = {"after": 1, "before": 2}
-# Which of them a device computes in is the engine's to say.
+# The engine checks which of them a device supports.
 DTYPES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 
 
 def integer(name: str, value: Any, low: int = 0, high: int = _INT32_MAX) -> int:
-    """Returns `value` as an int; raises unless it is one in [low, high]."""
+    """Returns `value` as an int; raises unless it is an integer in [low, high]."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -64,8 +64,8 @@ def real(name: str, value: Any) -> float:
     return number
 
 
-def choice(name: str, value: Any, choices: Mapping[Any, int]) -> int:
-    """Returns the engine's number of a named choice."""
+def enum_value(name: str, value: Any, choices: Mapping[Any, int]) -> int:
+    """Returns the engine's number of a named value; raises unless it is one of `choices`."""
     if isinstance(value, str | None) and value in choices:
         return choices[value]
     allowed = ", ".join(repr(known) for known in choices)
@@ -99,20 +99,20 @@ class RouteOptions(NamedTuple):
 
 
 class Computing(TypedDict, total=False):
-    """What experts compute, in the keywords of `experts` and `experts_plan`.
+    """The computation of experts: keywords of `experts` and `experts_plan`.
 
     Attributes:
         activation: "silu", "gelu" (erf), "gelu_tanh", "relu_squared"; with g = min(gate, limit)
             and u = up within ±limit, "clamped_swiglu", which is gpt-oss's,
             (u + 1) g sigmoid(alpha g), or "clamped_silu", u silu(g). "silu" by default.
         gate: "concatenated", the default: the pre-activation is [gate | up]. "interleaved": gate,
-            up, gate, up, ... "none": it has no gate.
+            up, gate, up, ... "none": there is no gate.
         layout: "out_in", the default: weights are [e, G, H] and [e, H, F]. "in_out": [e, H, G]
             and [e, F, H].
         score_apply: Whether a token's weight multiplies the experts' results ("after", the
             default) or their input ("before").
-        swiglu_alpha: Of "clamped_swiglu"; 1.702 by default.
-        swiglu_limit: Of the clamped activations; above 0, 7 by default.
+        swiglu_alpha: For "clamped_swiglu"; 1.702 by default.
+        swiglu_limit: For the clamped activations; above 0, 7 by default.
     """
 
     activation: Activation
@@ -153,30 +153,30 @@ def experts_options(
     swiglu_alpha: float = 1.702,
     swiglu_limit: float = 7.0,
 ) -> ExpertsOptions:
-    """Checks the types of a layer's options; whether they fit together is the engine's to say.
+    """Checks the types of a layer's options; the engine checks whether they fit together.
 
-    `Computing` documents those that have a default.
+    `Computing` documents the options that have a default.
     """
     return ExpertsOptions(
         num_experts=integer("num_experts", num_experts, 1),
         top_k=integer("top_k", top_k, 1),
         hidden_size=integer("hidden_size", hidden_size, 1, _INT64_MAX),
         ffn_size=integer("ffn_size", ffn_size, 1, _INT64_MAX),
-        dtype=choice("dtype", str(dtype).removeprefix("torch."), DTYPES),
-        activation=choice("activation", activation, ACTIVATIONS),
-        gate=choice("gate", gate, GATES),
-        weight_layout=choice("layout", layout, LAYOUTS),
-        apply_weights=choice("score_apply", score_apply, SCORE_APPLIES),
+        dtype=enum_value("dtype", str(dtype).removeprefix("torch."), DTYPES),
+        activation=enum_value("activation", activation, ACTIVATIONS),
+        gate=enum_value("gate", gate, GATES),
+        weight_layout=enum_value("layout", layout, LAYOUTS),
+        apply_weights=enum_value("score_apply", score_apply, SCORE_APPLIES),
         swiglu_alpha=real("swiglu_alpha", swiglu_alpha),
         swiglu_limit=real("swiglu_limit", swiglu_limit),
     )
 
 
 class ExpertsWeights(NamedTuple):
-    """The weights of a rank's experts, or what there is one of for each of them, in C's order.
+    """The weights of a rank's experts, or one value for each weight, in C's order.
 
     Attributes:
-        gate_up: [e, G, H], or [e, H, G] for the layout "in_out"; up alone where there is no gate.
+        gate_up: [e, G, H], or [e, H, G] for the layout "in_out"; up alone without a gate.
         gate_up_bias: [e, G], or None for experts without.
         down: [e, H, F], or [e, F, H].
         down_bias: [e, H] or None.

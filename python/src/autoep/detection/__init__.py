@@ -1,1 +1,1 @@
-"""Finding the MoE layers of a model, and what their experts compute."""
+"""Finding the MoE layers of a model and the computation of their experts."""

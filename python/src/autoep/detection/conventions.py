@@ -1,9 +1,9 @@
-"""Experts that follow transformers' convention, understood without knowing their family.
+"""Experts that follow transformers' convention, recognised without knowing their family.
 
-transformers marks a class of stacked experts with `@use_experts_implementation`, which leaves on
-each instance how its weights lie (`is_transposed`, `has_gate`, `has_bias`,
-`has_post_expert_norm`), and gives it `_apply_gate`, the function between its two products. What
-that function computes is found by calling it.
+transformers marks a class of stacked experts with `@use_experts_implementation`, which stores
+the layout of the weights on each instance (`is_transposed`, `has_gate`, `has_bias`,
+`has_post_expert_norm`) and adds `_apply_gate`, the function between its two products. That
+function is identified by calling it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from autoep.layers.spec import MoELayerSpec, own_activation
 
 _MARKS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
 
-# The activations of the engine without parameters, as torch has them.
+# The engine's activations without parameters, as torch functions.
 PLAIN_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch_functional.silu,
     "gelu": torch_functional.gelu,
@@ -36,7 +36,7 @@ def follows_convention(module: nn.Module) -> bool:
 
 
 def spec_by_convention(experts: nn.Module) -> MoELayerSpec:
-    """Says what experts compute that follow transformers' convention.
+    """Returns the spec of experts that follow transformers' convention.
 
     Args:
         experts: The module; its weights are not read.
@@ -64,17 +64,17 @@ def spec_by_convention(experts: nn.Module) -> MoELayerSpec:
 
 
 def family_of(experts: nn.Module) -> str:
-    """The family of a module, by its configuration; empty where it has none."""
+    """Returns the family of a module from its configuration; empty without one."""
     model_type = getattr(getattr(experts, "config", None), "model_type", "")
     return model_type.removesuffix("_text")
 
 
 def known_activation(experts: nn.Module, gated: bool) -> dict[str, object]:
-    """Finds which of the engine's functions is the experts' own, by what it computes.
+    """Finds the engine's function that equals the experts' own, by comparing results.
 
     Returns:
         The fields `gate`, `activation`, `swiglu_alpha` and `swiglu_limit` of a spec; activation
-        None where it is none of them.
+        is None if none matches.
     """
     order: Gate = "concatenated" if gated else "none"
     own = own_activation(experts, order)
@@ -94,7 +94,7 @@ def known_activation(experts: nn.Module, gated: bool) -> dict[str, object]:
 
 
 def activation_candidates(experts: nn.Module) -> list[dict[str, object]]:
-    """What the activation of gated experts may be, as fields of a spec: one if it can be called."""
+    """Returns the possible activations of gated experts, as spec fields; one if it is callable."""
     if hasattr(experts, "_apply_gate") or hasattr(experts, "act_fn"):
         return [known_activation(experts, gated=True)]
     return [fields for fields, _ in _candidates(_numbers(experts), gated=True)]
@@ -102,9 +102,9 @@ def activation_candidates(experts: nn.Module) -> list[dict[str, object]]:
 
 @contextmanager
 def _training(module: nn.Module) -> Iterator[None]:
-    """Puts a module in training for a while, without a draw from the script's random numbers.
+    """Puts a module in training mode temporarily, keeping the script's random state.
 
-    A dropout after the activation shows then; models come in eval mode from `from_pretrained`.
+    This exposes a dropout after the activation: `from_pretrained` returns models in eval mode.
     """
     modes = {part: part.training for part in module.modules()}
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +117,7 @@ def _training(module: nn.Module) -> Iterator[None]:
 
 
 def _probes() -> torch.Tensor:
-    """[R, 4]: two gates and two ups, of all signs and magnitudes up to a thousand."""
+    """Returns [R, 4]: two gates and two ups, of both signs and magnitudes up to a thousand."""
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randn(2048, 4, generator=generator, dtype=torch.float64)
     magnitudes = torch.logspace(-1, 3, 2048, dtype=torch.float64)
@@ -125,7 +125,7 @@ def _probes() -> torch.Tensor:
 
 
 def _numbers(experts: nn.Module) -> list[float]:
-    """The numbers that a module keeps, among which are those of its activation."""
+    """Returns the numbers stored on a module, which include those of its activation."""
     kept = [value for value in vars(experts).values() if type(value) in (int, float)]
     return sorted({float(value) for value in kept if value > 0})
 
@@ -133,7 +133,7 @@ def _numbers(experts: nn.Module) -> list[float]:
 def _candidates(
     numbers: list[float], gated: bool
 ) -> Iterator[tuple[dict[str, object], Callable[[torch.Tensor], torch.Tensor]]]:
-    """The engine's functions of a pre-activation, each with the fields that ask for it."""
+    """Yields the engine's functions of a pre-activation, each with its spec fields."""
     if not gated:
         for activation, function in PLAIN_ACTIVATIONS.items():
             yield {"gate": "none", "activation": activation}, function

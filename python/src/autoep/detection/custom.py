@@ -1,7 +1,7 @@
-"""Layers of a model of one's own, as the configuration's keys describe them.
+"""Layers of custom models, described by the configuration's keys.
 
-The keys are DeepSpeed's. They say where the parts are; what the layer computes with them is found,
-and checked, by trying, as for every other model.
+The keys are DeepSpeed's. They name the parts; the computation is found, and checked, by comparing
+results, as for every other model.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def find_custom_layers(model: nn.Module, config: CustomLayersConfig) -> list[MoE
     """Finds the layers whose names match `moe_layer_pattern`, in the order of the modules.
 
     Raises:
-        ConfigError: A key names what the model has not.
-        ModelError: A layer is nothing that the engine can stand in for.
+        ConfigError: A key names something that the model lacks.
+        ModelError: The engine cannot replace a layer.
     """
     names = _names(model, config)
     layers = list(_matching(model, config.moe_layer_pattern, names))
@@ -42,7 +42,7 @@ def find_custom_layers(model: nn.Module, config: CustomLayersConfig) -> list[MoE
 
 
 def _check_parts(layer: MoELayer, config: CustomLayersConfig, names: Names) -> None:
-    """Raises where a key names a part that a layer has not."""
+    """Raises if a key names a part that a layer lacks."""
     if config.router_pattern is not None and layer.router is None:
         raise _no_part(layer, "router_pattern", config.router_pattern)
     if names.shared_of(layer.block) is not None:
@@ -72,7 +72,7 @@ def _matching(model: nn.Module, pattern: str, names: Names) -> Iterator[MoELayer
         if layer is None:
             raise ModelError(
                 f"{name}: it matches moe_layer_pattern, but has no experts under"
-                f" {names.experts!r} that are modules or stacked weights; mend expert_pattern,"
+                f" {names.experts!r} that are modules or stacked weights; correct expert_pattern,"
                 " expert_w1, expert_w2 and expert_w3"
             )
         yield layer
@@ -100,7 +100,7 @@ def _names(model: nn.Module, config: CustomLayersConfig) -> Names:
 
 
 def _routing(config: CustomLayersConfig) -> dict[str, Any]:
-    """The fields of a `Routing` that the keys give."""
+    """Returns the fields of a `BlockRouter` that the keys set."""
     scale = config.route_scale if config.routed_scaling_factor is None else None
     given = {
         "score": config.score_func,
@@ -113,7 +113,7 @@ def _routing(config: CustomLayersConfig) -> dict[str, Any]:
 
 
 def _number(model: nn.Module, key: str, attribute: str | None) -> int | None:
-    """What an attribute of the model's configuration, or of the model, says."""
+    """Returns the value of an attribute of the model's configuration, or of the model."""
     if attribute is None:
         return None
     for holder in (getattr(model, "config", None), model):

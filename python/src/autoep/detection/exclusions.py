@@ -1,4 +1,4 @@
-"""What numbers cannot tell of a family: which blocks stay whole, which are refused, and why."""
+"""Facts about families that comparing results cannot show: blocks kept whole or refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ REFUSED_BLOCKS = {
     "DogeCDMoE": "it retrieves single neurons, not experts with weights of their own",
 }
 
-# Experts that every rank keeps all of: those of JetMoe's attention are few and small, and queries
-# and outputs are routed by one choice.
+# Blocks whose experts every rank keeps: those of JetMoe's attention are few and small, and one
+# choice routes both queries and outputs.
 WHOLE_BLOCKS = ("JetMoeMoA",)

@@ -18,19 +18,19 @@ _ROUTERS = ("gate", "router")
 
 _PLAIN = (bool, int, float, str, type(None))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-# What differs between modules that compute alike.
-_OF_THE_PLACE = {"layer_idx", "training", *vars(nn.Module())}
+# Attributes that differ between modules with the same computation.
+_POSITION_ATTRIBUTES = {"layer_idx", "training", *vars(nn.Module())}
 
 
 def find_moe_layers(model: nn.Module, preset: str | None = None) -> list[MoELayer]:
     """Finds the MoE layers of a model, in the order of its modules.
 
     Args:
-        model: A model of transformers, or one's own; its weights are not read.
+        model: A model of transformers, or a custom one; its weights are not read.
         preset: The family to look for; None for any.
 
     Raises:
-        ModelError: The model has none, or one that the engine cannot stand in for.
+        ModelError: The model has no MoE layer, or one that the engine cannot replace.
     """
     found = [layer for layer in _search(model) if layer is not None]
     layers = [layer for layer in found if preset in (None, layer.spec.family)]
@@ -51,9 +51,9 @@ def _search(model: nn.Module) -> Iterator[MoELayer | None]:
             )
         if _is_around_unmarked_experts(name, module):
             raise ModelError(
-                f"{name}: PEFT's {type(module).__name__} is around these experts, which are not"
-                " of transformers' convention (`use_experts_implementation`): LoRA on experts is"
-                " supported for those that are. Leave them out of `target_parameters`."
+                f"{name}: PEFT's {type(module).__name__} wraps these experts, which do not follow"
+                " transformers' convention (`use_experts_implementation`); LoRA on experts needs"
+                " it. Leave them out of `target_parameters`."
             )
         if follows_convention(module):
             layer = _describe(model, name, module)
@@ -78,7 +78,7 @@ def _is_around_unmarked_experts(name: str, module: nn.Module) -> bool:
 def _describe_like(
     known: dict[Hashable, MoELayer | None], name: str, block: nn.Module
 ) -> MoELayer | None:
-    """Describes a block; where one of the same make is known, trying is not done again."""
+    """Describes a block, or copies the description of a known block of the same make."""
     make = _make_of(block)
     if make not in known:
         known[make] = describe_unmarked(name, block)
@@ -97,10 +97,10 @@ def _describe_like(
 
 
 def _make_of(block: nn.Module) -> Hashable:
-    """What decides what a block computes, but its weights: classes, options, shapes and hooks."""
+    """Returns the key of a block's computation: its classes, options, shapes and hooks."""
     parts = []
     for path, module in block.named_modules():
-        options = {n: v for n, v in vars(module).items() if n not in _OF_THE_PLACE}
+        options = {n: v for n, v in vars(module).items() if n not in _POSITION_ATTRIBUTES}
         plain = [(n, v if isinstance(v, _PLAIN) else id(v)) for n, v in options.items()]
         tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
         shapes = [(n, tuple(tensor.shape)) for n, tensor in tensors]
@@ -111,10 +111,10 @@ def _make_of(block: nn.Module) -> Hashable:
 
 def _describe(model: nn.Module, name: str, experts: nn.Module) -> MoELayer:
     """Describes the layer of experts that follow the convention."""
-    if type(experts).__module__.startswith("peft."):  # it hands out what it wraps as its own
+    if type(experts).__module__.startswith("peft."):  # it exposes the attributes of what it wraps
         raise ModelError(
-            f"{name}: PEFT's {type(experts).__name__} is around these experts; supported there is"
-            " LoRA through `target_parameters`"
+            f"{name}: PEFT's {type(experts).__name__} wraps these experts; only LoRA through"
+            " `target_parameters` is supported"
         )
     spec = spec_by_convention(experts)
     sizes = sizes_of(experts, spec, name)
@@ -133,6 +133,6 @@ def _no_layers(model: nn.Module, preset: str | None, found: list[MoELayer]) -> M
         f"{type(model).__name__} has no MoE layer of {preset or 'a known kind'}, so there are no"
         " experts to spread."
         + (f" It has experts of another kind: {', '.join(others)}." if others else "")
-        + " Use a model of transformers 5, mend expert_parallel.preset_model, or set"
+        + " Use a model of transformers 5, correct expert_parallel.preset_model, or set"
         " expert_parallel.enabled to false to train it without expert parallelism."
     )

@@ -1,4 +1,4 @@
-"""What the parts of a MoE block are called."""
+"""The names of the parts of a MoE block."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Names:
-    """The names of a block's parts, and what is known of it besides.
+    """The names of a block's parts, and other known facts about it.
 
     Attributes:
-        routers: Of its router, in the order of trying.
-        experts: Of its experts.
-        weights: Of an expert's weights, or the stacked ones: gate, up, down, or without the up
-            where gate and up are one or there is no gate; empty to find them by trying.
-        shared: Of its experts for all tokens.
-        top_ks: Of the number K, on the block or its router.
-        top_k: K itself; None to read it there.
-        routing: Fields of a `Routing` that are known.
-        score_apply: That of a `MoELayerSpec`, if it is known.
+        routers: The names of its router, in the order of trying.
+        experts: The names of its experts.
+        weights: The names of an expert's weights, or of the stacked ones: gate, up, down; without
+            the up if gate and up are one or there is no gate; empty to find them by trying.
+        shared: The names of its experts for all tokens.
+        top_ks: The names of the number K, on the block or its router.
+        top_k: K; None to read it from such an attribute.
+        routing: The known fields of a `BlockRouter`.
+        score_apply: The field of a `MoELayerSpec`, if it is known.
     """
 
     routers: tuple[str, ...] = ("gate", "router")
@@ -36,17 +36,17 @@ class Names:
     score_apply: str | None = None
 
     def router_of(self, block: nn.Module) -> nn.Module | None:
-        """The router; None where there is none of these names."""
+        """Returns the router; None if no name matches."""
         return next((getattr(block, name) for name in self.routers if hasattr(block, name)), None)
 
     def shared_of(self, block: nn.Module) -> str | None:
-        """The name of the first that the block has."""
+        """Returns the name of the first shared expert that the block has."""
         children = [name for name, _ in block.named_children()]
         found = itertools.product(self.shared, children)
         return next((name for wanted, name in found if re.fullmatch(wanted, name)), None)
 
     def top_k_of(self, block: nn.Module, router: nn.Module | None) -> int:
-        """K; 0 where nothing says it."""
+        """Returns K; 0 if it is not known."""
         if self.top_k is not None:
             return self.top_k
         places = itertools.product(self.top_ks, (block, router))

@@ -1,8 +1,8 @@
-"""Checking a layer's description by numbers: what the model's own code computes, and the engine.
+"""Comparing a layer's description with the model's own code, on random numbers.
 
-Both compute a few tokens with small random weights, on a copy of the module that shares none of
-the model's tensors. What a description leaves out (a bias, a norm, another activation, layout or
-choice of experts) then shows before a model is changed.
+Both compute a few tokens with small random weights, on a copy of the module that shares no tensor
+with the model. This exposes what a description omits (a bias, a norm, another activation, layout
+or choice of experts) before a model is changed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from autoep.layers.spec import MoELayer
 from autoep.layers.stacking import StackedExperts, stacked_weights
 
 TOLERANCE = 1e-4
-# What is computed, at most. The other sizes are the model's: modules may know them.
+# Upper bounds of the sizes computed. The other sizes are the model's: modules may store them.
 _TOKENS, _TOP_K, _FFN_SIZE = 8, 2, 4
-_CROWD = 56  # tokens that are the same
+_CROWD = 56  # identical tokens
 
 
 class UnlikeError(Exception):
@@ -35,9 +35,9 @@ class UnlikeError(Exception):
 
 
 def check_specs(layers: list[MoELayer]) -> None:
-    """Raises where a layer does not compute what its description says.
+    """Raises if a layer does not compute what its description says.
 
-    Layers of one class, description and size are alike, and one of them is computed.
+    Of layers with the same class, description and sizes, one is computed.
 
     Raises:
         ModelError: The numbers differ, or the layer's own code cannot be run.
@@ -57,30 +57,30 @@ def check_specs(layers: list[MoELayer]) -> None:
 
 
 def random_tokens(hidden_size: int) -> torch.Tensor:
-    """[T, H] of several sizes, the same each time: some small, some beyond any limit."""
+    """Returns [T, H] of several magnitudes, the same each time: from small to beyond any limit."""
     generator = torch.Generator().manual_seed(1)
     sizes_T = torch.logspace(-0.5, 2, _TOKENS)
     return torch.randn(_TOKENS, hidden_size, generator=generator) * sizes_T.unsqueeze(1)
 
 
 def unlike_error(layer: MoELayer, how: str) -> ModelError:
-    """The refusal of a layer that the engine cannot stand in for."""
+    """Returns the error for a layer that the engine cannot replace."""
     return ModelError(
         f"{layer.name}: {type(layer.experts).__name__} does not compute what its layout and its"
-        f" activation say, so the engine cannot stand in for it: {how}. Set"
+        f" activation imply, so the engine cannot replace it: {how}. Set"
         " expert_parallel.enabled to false to train it without expert parallelism."
     )
 
 
 def error_of(layer: MoELayer) -> float:
-    """How far the engine's result of a token is from that of the layer's own code, at most.
+    """Returns the largest relative error of the engine's result over the tokens.
 
     Raises:
-        UnlikeError: The own code cannot be run so.
+        UnlikeError: The model's own code cannot be run this way.
     """
     generator = torch.Generator().manual_seed(1)
     x_TH = random_tokens(layer.hidden_size)
-    if layer.call == "block":  # beyond these, several experts have the same score: all or none
+    if layer.call == "block":  # beyond ±4 several experts have the same score, 0 or 1
         x_TH = x_TH.clamp(-4, 4)
     with torch.no_grad():
         expected, found = _both(layer, x_TH, generator)
@@ -93,10 +93,10 @@ def error_of(layer: MoELayer) -> float:
 
 
 def check_training(layer: MoELayer) -> None:
-    """Checks a whole block in training: its result, its gradients, and that it keeps nothing.
+    """Checks a whole block in training: its result, its gradients, and that it stores nothing.
 
-    Dropout, noise on the scores, weights without a gradient, tokens dropped beyond a capacity and
-    losses left on the module are not seen by `error_of`.
+    `error_of` does not see dropout, noise on the scores, weights without a gradient, tokens
+    dropped beyond a capacity, or losses stored on the module.
 
     Raises:
         UnlikeError: The engine's forward would differ; the text says how.
@@ -111,7 +111,7 @@ def check_training(layer: MoELayer) -> None:
         name for name, tensor in _kept_tensors(twin.block).items() if tensor != before.get(name)
     ]:
         raise UnlikeError(
-            f"its forward leaves `{kept[0]}` on the module, which that of the engine would not"
+            f"its forward stores `{kept[0]}` on the module, and the engine's would not"
         )
     found = _training_outcome(engine, twin)
     floor = 0.1 * expected[0].norm()  # a gradient may be zero
@@ -120,25 +120,25 @@ def check_training(layer: MoELayer) -> None:
     ):
         if not (mine - own).norm() <= TOLERANCE * own.norm().clamp(min=floor):
             raise UnlikeError(
-                f"in training its {what} is another, as with dropout, noise on the scores, weights"
+                f"in training its {what} differs, as with dropout, noise on the scores, weights"
                 " without a gradient or a capacity of each expert"
             )
 
 
 def _kept_tensors(block: nn.Module) -> dict[str, tuple[int, int]]:
-    """The tensors that a block has beside its parameters: which they are, and in what version."""
+    """Returns the identity and version of each tensor of a block other than its parameters."""
     held = {**vars(block), **dict(block.named_buffers(recurse=False))}
     return {n: (id(t), t._version) for n, t in held.items() if isinstance(t, torch.Tensor)}
 
 
 def _training_outcome(function: Callable[..., Any], twin: MoELayer) -> tuple[torch.Tensor, ...]:
-    """The result [T, H] in training, and gradients: of the tokens, and of the router's weights."""
+    """Returns the result [T, H] in training, and the gradients of tokens and router weights."""
     some_TH = random_tokens(twin.hidden_size).clamp(-4, 4)
-    crowd_TH = some_TH[2:3].expand(_CROWD, -1)  # more than their share goes to these experts
+    crowd_TH = some_TH[2:3].expand(_CROWD, -1)  # their experts get more than an equal share
     x_TH = torch.cat([some_TH, crowd_TH]).requires_grad_()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        # Some blocks write into what they are given.
+        # Some blocks modify their input.
         y_TH = first(run_own(function, x_TH.unsqueeze(0).clone())).view(x_TH.shape)
         direction_TH = torch.randn(y_TH.shape)
     weights = list(twin.router.parameters())
@@ -164,7 +164,7 @@ def _both(layer: MoELayer, x_TH: torch.Tensor, generator: torch.Generator) -> tu
         twin = dataclasses.replace(layer, experts=experts)
         arguments = (x_TH, *_choices(layer, generator))
         forward = type(layer.experts).forward
-        forward = getattr(forward, "__wrapped__", forward)  # not what transformers would choose
+        forward = getattr(forward, "__wrapped__", forward)  # not transformers' dispatcher
         own = run_own(forward, experts, *CALLS[layer.call].send(*arguments, layer.num_experts))
     return own, _engine(twin)(*arguments)
 
@@ -173,21 +173,21 @@ def run_own(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls the model's own code.
 
     Raises:
-        UnlikeError: It raises.
+        UnlikeError: The code raises.
     """
     try:
         return function(*arguments)
     except Exception as error:
-        raise UnlikeError(f"calling it so fails: {error}") from error
+        raise UnlikeError(f"calling it this way fails: {error}") from error
 
 
 def first(output: Any) -> Any:
-    """What a block returns, without what it says of its router."""
+    """Returns a block's result without the outputs of its router."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def block_twin(layer: MoELayer) -> MoELayer:
-    """A layer like one, on a copy of its block."""
+    """Returns the layer on a scratch copy of its block."""
     path = _path(layer.block, layer.experts)
     shapes = {f"{path}{name}": shape for name, shape in _cut_shapes(layer).items()}
     shared = layer.routing.shared if layer.routing is not None else None
@@ -197,8 +197,8 @@ def block_twin(layer: MoELayer) -> MoELayer:
     return dataclasses.replace(layer, block=twin, experts=_at(twin, path), router=router)
 
 
-def router_says(twin: MoELayer) -> tuple[Any, ...]:
-    """What the router of a twin returns for random tokens."""
+def router_outputs_of(twin: MoELayer) -> tuple[Any, ...]:
+    """Returns the outputs of a copy's router for random tokens."""
     x_TH = random_tokens(twin.hidden_size)
     x = x_TH if twin.routing.flat else x_TH.unsqueeze(0)
     with torch.no_grad():
@@ -220,14 +220,14 @@ def _engine(twin: MoELayer) -> Callable[..., torch.Tensor]:
 
 
 def _choices(layer: MoELayer, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """topk_idx and topk_weights, [T, K]."""
+    """Returns topk_idx and topk_weights, [T, K]."""
     count = layer.num_experts + layer.spec.identity_experts
     weights_TK, idx_TK = torch.rand(_TOKENS, count, generator=generator).topk(min(_TOP_K, count))
     return idx_TK, weights_TK
 
 
 def _cut_shapes(layer: MoELayer) -> dict[str, Shape]:
-    """The shapes of the experts' weights with a smaller F."""
+    """Returns the shapes of the experts' weights with a smaller F."""
     ffn_size = min(layer.ffn_size, _FFN_SIZE)
     pieces = layer.pieces
     if pieces is None:
@@ -244,7 +244,7 @@ def _cut_shapes(layer: MoELayer) -> dict[str, Shape]:
 
 
 def _cut_numbers(experts: nn.Module, layer: MoELayer) -> None:
-    """Tells a copy its smaller F, where it views its weights by it."""
+    """Sets the smaller F on a copy that views its weights by F."""
     if layer.pieces is not None and layer.pieces.rows:
         for module in experts.modules():
             for name, value in vars(module).items():
@@ -253,7 +253,7 @@ def _cut_numbers(experts: nn.Module, layer: MoELayer) -> None:
 
 
 def _path(block: nn.Module, module: nn.Module) -> str:
-    """The path of a module in a block, with a dot at its end; empty for the block itself."""
+    """Returns the path of a module in a block, with a trailing dot; empty for the block itself."""
     return next(f"{name}." if name else "" for name, m in block.named_modules() if m is module)
 
 

@@ -1,4 +1,4 @@
-"""Copies of modules to try things on: small, with weights of their own."""
+"""Scratch copies of modules for trials: small, with their own weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Shape = tuple[int, ...]
 def twin_of(
     module: nn.Module, shapes: Mapping[str, Shape] | None = None, plain: Iterable[nn.Module] = ()
 ) -> nn.Module:
-    """Copies a module to the CPU with other weights; the model's random state is not touched.
+    """Copies a module to the CPU with other weights; the global random state is unchanged.
 
     Args:
         module: The module; its tensors are not read.
         shapes: The shapes of parameters, by name, that differ from the module's.
-        plain: Modules within whose place a linear map of [H, H] takes; H is their input's size.
+        plain: Submodules to replace by a linear map [H, H]; H is the size of their input.
 
     Returns:
         The copy, in eval mode.
@@ -41,12 +41,12 @@ def twin_of(
     for part in module.modules():
         config = getattr(part, "config", None)
         others[id(config)] = config
-        others[id(vars(part).get("forward"))] = None  # that of an earlier initialize
+        others[id(vars(part).get("forward"))] = None  # the forward of an earlier initialize
     return copy.deepcopy(module, others).eval()
 
 
 def _random(shape: Shape, generator: torch.Generator) -> nn.Parameter:
-    """Numbers that keep the size of what they multiply; for vectors, around one."""
+    """Returns numbers that preserve the magnitude of what they multiply; vectors are near one."""
     values = torch.randn(shape, generator=generator)
     values = values / shape[-1] ** 0.5 if len(shape) > 1 else 1 + 0.3 * values
     return nn.Parameter(values, requires_grad=False)

@@ -1,7 +1,7 @@
-"""MoE layers without transformers' marks: of transformers 4, of remote code, of one's own.
+"""MoE layers without transformers' marks: of transformers 4, of remote code, of custom models.
 
-What such a layer computes is found by trying: each way that its weights allow is computed with
-random numbers, and the one that gives what the layer's own code gives is taken.
+The computation of such a layer is found by trying: each candidate that its weights allow is
+computed with random numbers, and the one that agrees with the layer's own code is taken.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from autoep.detection.scratch_copy import twin_of
 from autoep.errors import InvalidArgumentError, ModelError, UnsupportedError
 from autoep.layers.call_styles import CALLS
 from autoep.layers.selection_bias import selection_bias
-from autoep.layers.spec import MoELayer, MoELayerSpec, Pieces, Routing, sizes_of
+from autoep.layers.spec import BlockRouter, MoELayer, MoELayerSpec, Pieces, sizes_of
 
 _ACTIVATIONS = ("act_fn", "activation_fn", "activation", "act")
 
 
 def describe_unmarked(name: str, block: nn.Module, names: Names = USUAL) -> MoELayer | None:
-    """Describes a block that has experts, by what it computes.
+    """Describes a block that has experts, from its computation.
 
     Args:
         name: The block's name in the model.
         block: Any module.
-        names: What its parts are called, and what else is known of it.
+        names: The names of its parts, and other known facts about it.
 
     Returns:
-        The layer; None for a module that is no block of experts.
+        The layer; None for a module that is not a block of experts.
 
     Raises:
-        ModelError: It is one, and nothing that the engine can do is what it computes.
+        ModelError: The engine cannot reproduce the block's computation.
     """
     has_forward = type(block).forward is not nn.Module.forward
     layers = _layers(name, block, names) if has_forward else None
@@ -67,23 +67,23 @@ def describe_unmarked(name: str, block: nn.Module, names: Names = USUAL) -> MoEL
 
 
 def _error_of(layer: MoELayer) -> float:
-    """That of `probe.error_of`; infinite where it cannot be computed so."""
+    """Returns `probe.error_of`; infinity if it cannot be computed."""
     try:
         return probe.error_of(layer)
     except (probe.UnlikeError, InvalidArgumentError, UnsupportedError):
-        return float("inf")  # it is called otherwise, or these options do not go together
+        return float("inf")  # it is called differently, or these options are incompatible
 
 
 def _refusal(name: str, block: nn.Module, reason: str) -> ModelError:
     return ModelError(
-        f"{name}: {type(block).__name__} has experts, but what it computes is nothing that the"
-        f" engine can stand in for ({reason}). Set expert_parallel.enabled to false to train it"
-        " without expert parallelism."
+        f"{name}: {type(block).__name__} has experts, but the engine cannot reproduce what it"
+        f" computes ({reason}). Set expert_parallel.enabled to false to train it without expert"
+        " parallelism."
     )
 
 
 def _layers(name: str, block: nn.Module, names: Names) -> Iterable[MoELayer] | None:
-    """The layers that a block may be; None where it has no experts."""
+    """Returns candidate layers for a block; None if it has no experts."""
     experts = getattr(block, names.experts, None)
     if isinstance(experts, nn.ModuleList) and len(experts) > 1:
         return _of_list(name, block, experts, names)
@@ -106,7 +106,7 @@ def _is_stacked(module: nn.Module, *paths: str) -> bool:
 
 
 def _of_stack(name: str, block: nn.Module, experts: nn.Module, names: Names) -> Iterator[MoELayer]:
-    """Stacked weights under transformers' names, with a forward of any kind."""
+    """Yields candidates for stacked weights under transformers' names, with any forward."""
     up, down = experts.gate_up_proj, experts.down_proj
     layout = "out_in" if up.shape[2] == down.shape[1] else "in_out"
     identity = up.shape[0] - down.shape[0]
@@ -132,7 +132,7 @@ def _of_stack(name: str, block: nn.Module, experts: nn.Module, names: Names) -> 
 def _of_list(
     name: str, block: nn.Module, experts: nn.ModuleList, names: Names
 ) -> Iterator[MoELayer]:
-    """A module for each expert."""
+    """Yields candidates for experts in one module each."""
     pieces = _pieces(experts[0], names)
     if pieces is None:
         raise probe.UnlikeError(
@@ -152,7 +152,7 @@ def _of_list(
 
 
 def _of_given(name: str, block: nn.Module, experts: nn.Module, names: Names) -> Iterator[MoELayer]:
-    """Stacked weights under names of one's own: gate and up in one, or each by itself."""
+    """Yields candidates for stacked weights under given names: gate and up fused or separate."""
     *wide, down = (operator.attrgetter(part)(experts) for part in names.weights)
     if down.ndim != 3 or {weight.ndim for weight in wide} != {3}:
         return
@@ -173,7 +173,7 @@ def _of_given(name: str, block: nn.Module, experts: nn.Module, names: Names) -> 
 
 
 def _of_rows(name: str, block: nn.Module, experts: nn.Module, names: Names) -> Iterator[MoELayer]:
-    """DBRX: the experts' weights are the rows of two-dimensional ones."""
+    """Yields candidates for DBRX: the experts' weights are the rows of two-dimensional ones."""
     mlp = experts.mlp
     pieces = Pieces("mlp.w1", "mlp.v1", "mlp.w2", mlp.activation_fn, rows=True)
     count = mlp.moe_num_experts
@@ -185,7 +185,7 @@ def _of_rows(name: str, block: nn.Module, experts: nn.Module, names: Names) -> I
 
 
 def _of_linears(name: str, block: nn.Module, names: Names) -> Iterator[MoELayer]:
-    """Granite of transformers 4 and JetMoe: two stacked linear maps in the block itself."""
+    """Yields candidates for Granite of transformers 4 and JetMoe: two stacked maps in the block."""
     spec = MoELayerSpec(
         family=family_of(block),
         gate_up="input_linear.weight",
@@ -219,7 +219,7 @@ def _spec_of_pieces(pieces: Pieces, family: str) -> MoELayerSpec:
 
 
 def _pieces(expert: nn.Module, names: Names) -> Pieces | None:
-    """Which of an expert's linear maps is which, and its activation; found by trying."""
+    """Finds the roles of an expert's linear maps, and its activation, by trying."""
     linears = [name for name, module in expert.named_modules() if isinstance(module, nn.Linear)]
     named = {name: expert.get_submodule(name) for name in linears}
     if len(linears) not in (2, 3) or len({m.bias is None for m in named.values()}) != 1:
@@ -243,13 +243,13 @@ def _pieces(expert: nn.Module, names: Names) -> Pieces | None:
 
 
 def _in_training(twin: nn.Module, x_TH: torch.Tensor) -> torch.Tensor:
-    """What an expert gives in training, without a draw from the script's random numbers."""
+    """Returns an expert's result in training, keeping the script's random state."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         return twin.train()(x_TH)
 
 
 def _inner(linears: dict[str, nn.Linear]) -> int:
-    """H: what all linear maps but one take."""
+    """Returns H: the input size of all linear maps but one."""
     taken = [linear.in_features for linear in linears.values()]
     given = [linear.out_features for linear in linears.values()]
     return max(set(taken), key=lambda size: (taken.count(size), -given.count(size)))
@@ -277,7 +277,7 @@ def _activations_of(expert: nn.Module) -> list[Callable[[torch.Tensor], torch.Te
 
 
 def _with_routings(layer: MoELayer, names: Names) -> Iterator[MoELayer]:
-    """The layer with each choice of experts that its block may make."""
+    """Yields the layer with each choice of experts that its block may make."""
     block = layer.block
     top_k = names.top_k_of(block, layer.router)
     if layer.router is None or not 1 <= top_k <= layer.num_experts:
@@ -285,7 +285,7 @@ def _with_routings(layer: MoELayer, names: Names) -> Iterator[MoELayer]:
     shared = names.shared_of(block)
     gate = f"{shared}_gate" if hasattr(block, f"{shared}_gate") else None
     jitters = [value for name, value in vars(block).items() if "jitter" in name and value]
-    plain = Routing(
+    plain = BlockRouter(
         top_k=top_k,
         shared=shared,
         shared_gate=gate,
@@ -296,7 +296,7 @@ def _with_routings(layer: MoELayer, names: Names) -> Iterator[MoELayer]:
         twin = probe.block_twin(dataclasses.replace(layer, routing=plain))
         twin = dataclasses.replace(twin, routing=dataclasses.replace(plain, flat=flat))
         try:
-            said = probe.router_says(twin)
+            said = probe.router_outputs_of(twin)
             returns = _returned(twin, said)
         except probe.UnlikeError:
             continue
@@ -309,7 +309,7 @@ def _with_routings(layer: MoELayer, names: Names) -> Iterator[MoELayer]:
 
 
 def _logits(said: tuple[object, ...], layer: MoELayer) -> list[int]:
-    """Which of a router's outputs have a number for each expert."""
+    """Returns the indices of a router's outputs that have one number per expert."""
     shapes = [getattr(part, "shape", ())[1:] for part in said]
     return [index for index, shape in enumerate(shapes) if shape == (layer.num_experts,)]
 
@@ -332,7 +332,7 @@ def _numbers(block: nn.Module, names: tuple[str, ...]) -> set[float]:
 
 
 def _returned(twin: MoELayer, said: tuple[object, ...]) -> int | None:
-    """Which of the router's outputs a block returns beside its own."""
+    """Returns the index of the router's output that a block also returns, or None."""
     x_TH = probe.random_tokens(twin.hidden_size)
     with torch.no_grad():
         own = probe.run_own(type(twin.block).forward, twin.block, x_TH.unsqueeze(0))
@@ -342,4 +342,4 @@ def _returned(twin: MoELayer, said: tuple[object, ...]) -> int | None:
         if isinstance(part, torch.Tensor) and part.numel() == own[1].numel():
             if torch.allclose(part.flatten(), own[1].flatten(), atol=1e-6):
                 return index
-    raise probe.UnlikeError("what it returns beside its result is not what its router says")
+    raise probe.UnlikeError("its second output is none of its router's outputs")

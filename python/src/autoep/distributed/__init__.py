@@ -1,1 +1,1 @@
-"""The ranks: how they start, their groups, and what carries their rows."""
+"""The ranks: how they start, their groups, and the transport of their rows."""

@@ -1,4 +1,4 @@
-"""Communicators: the ranks that an exchange is between, and what carries it."""
+"""Communicators: groups of ranks, and the transport between them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Communicator:
     Attributes:
         rank: This rank, from 0.
         size: The number of ranks.
-        key: Its number among the communicators of this process, from 1; for compiled graphs.
-        layers: The layers that `autoep.functional` keeps for these ranks; None before the first.
+        key: The number of the communicator in this process, from 1; compiled graphs contain it.
+        layers: The layers that `autoep.functional` caches for these ranks; None before the first.
     """
 
     def __init__(self, handle: Any) -> None:
@@ -50,12 +50,12 @@ class Communicator:
 
     @classmethod
     def alone(cls) -> Communicator:
-        """Returns a communicator of this rank alone."""
+        """Returns a communicator of this rank only."""
         return cls(engine.comm_create_self())
 
     @classmethod
     def local(cls, size: int, timeout: float = DEFAULT_TIMEOUT) -> list[Communicator]:
-        """Returns the ranks of a group inside this process, each for a thread of its own.
+        """Returns the ranks of a group inside this process, one per thread.
 
         For tests: the ranks share this process's cores.
 
@@ -72,7 +72,7 @@ class Communicator:
     ) -> Communicator:
         """Returns a communicator over MPI; collective over its ranks.
 
-        MPI is initialised if nobody did, and ended at the interpreter's exit in that case.
+        MPI is initialised if it is not yet, and then finalised at the interpreter's exit.
 
         Args:
             ranks: Ranks of MPI_COMM_WORLD, this one among them; None for all.
@@ -90,10 +90,10 @@ class Communicator:
 
     @staticmethod
     def nccl_unique_id(library: str | None = None) -> bytes:
-        """Returns the bytes by which the ranks of a new NCCL group find each other.
+        """Returns the id by which the ranks of a new NCCL group find each other.
 
-        One rank calls it and hands them to the others, say through the process group's store.
-        Each group has bytes of its own.
+        One rank calls it and sends the bytes to the others, for example through the process
+        group's store. Each group needs its own id.
 
         Args:
             library: The path of libnccl.so.2, for a process that has not loaded it; torch has.
@@ -110,13 +110,13 @@ class Communicator:
         timeout: float = DEFAULT_TIMEOUT,
         library: str | None = None,
     ) -> Communicator:
-        """Returns a communicator of ranks with a GPU each, over NCCL; collective over its ranks.
+        """Returns a communicator over NCCL, one GPU per rank; collective over its ranks.
 
         Args:
             unique_id: The bytes of `nccl_unique_id`, the same on all ranks.
             rank: This rank.
             size: The number of ranks.
-            device: The ordinal of this rank's GPU, which no other rank has.
+            device: The ordinal of this rank's GPU, which no other rank uses.
             timeout: Seconds.
             library: As for `nccl_unique_id`.
         """
@@ -132,20 +132,20 @@ class Communicator:
     def torch(
         cls, process_group: ProcessGroup | None = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Communicator:
-        """Returns a communicator over torch.distributed, with a backend for CPU tensors (gloo).
+        """Returns a communicator over torch.distributed; needs a backend for CPU tensors (gloo).
 
         Args:
             process_group: The ranks; None for all.
             timeout: Seconds.
         """
-        from autoep.distributed.shutdown import let_go_at_exit
+        from autoep.distributed.shutdown import release_at_exit
         from autoep.distributed.torch_transport import TorchTransport
 
         transport = TorchTransport(process_group)
         seconds = real("timeout", timeout)
         handle = engine.comm_create_callback(transport, transport.rank, transport.size, seconds)
         comm = cls(handle)
-        let_go_at_exit(functools.partial(_close, weakref.ref(comm)))
+        release_at_exit(functools.partial(_close, weakref.ref(comm)))
         return comm
 
     def barrier(self) -> None:
@@ -153,25 +153,25 @@ class Communicator:
         engine.barrier(self.handle)
 
     def abort(self, reason: str | None = None) -> None:
-        """Gives the group up on this rank: every later exchange raises at once.
+        """Marks the group as failed on this rank: every later exchange raises at once.
 
-        The other ranks of a group inside this process fail likewise; those of other processes
-        find out at their deadline. May be called while another thread is in an exchange.
+        The other ranks of a group inside this process fail too; ranks of other processes raise at
+        their deadline. May be called while another thread is in an exchange.
 
         Args:
-            reason: A text for the errors that follow.
+            reason: The text of the errors that follow.
         """
         engine.comm_abort(self.handle, reason)
 
     def health(self) -> Error | None:
-        """Returns the failure after which the group cannot be used any more, or None.
+        """Returns the failure that made the group unusable, or None.
 
-        Never waits. The error's `step` and `ranks` say where it came from.
+        Never waits. The error's `step` and `ranks` name its origin.
         """
         return engine.comm_health(self.handle)
 
     def __copy__(self) -> Communicator:
-        """Returns itself: a copy of what exchanges rows does so between the same ranks."""
+        """Returns itself: a copy of a module exchanges rows between the same ranks."""
         return self
 
     def __deepcopy__(self, copied: Any) -> Communicator:
@@ -185,26 +185,26 @@ class Communicator:
         )
 
     def close(self) -> None:
-        """Frees the communicator at once; without this it is freed with its last reference."""
+        """Frees the communicator now rather than with the last reference to it."""
         if self.layers is not None:
             self.layers.close()
         self.handle.close()
 
 
 def _close(reference: weakref.ref[Communicator]) -> None:
-    """Closes a communicator that is still there, and lets go of its process group."""
+    """Closes a communicator if it still exists, which releases its process group."""
     comm = reference()
     if comm is not None:
         comm.close()
 
 
-# All communicators that there are, by their numbers.
+# All existing communicators, by number.
 _keys = itertools.count(1)
 _by_key: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValueDictionary()
 
 
 def communicator_of(key: int) -> Communicator | None:
-    """Returns a communicator by its number; None for 0, which stands for a rank alone."""
+    """Returns a communicator by number; None for 0, which means a single rank."""
     if key == 0:
         return None
     comm = _by_key.get(key)
@@ -214,13 +214,13 @@ def communicator_of(key: int) -> Communicator | None:
 
 
 def handle_of(comm: Communicator) -> Any:
-    """Returns the engine's handle; raises for what is no communicator."""
+    """Returns the engine's handle; raises if `comm` is not a Communicator."""
     if isinstance(comm, Communicator):
         return comm.handle
     raise InvalidArgumentError(f"comm: expected a Communicator, got {type(comm).__name__}")
 
 
-# The communicators that must be freed before MPI ends; None while MPI was not used.
+# The communicators to free before MPI is finalised; None while MPI is unused.
 _over_mpi: weakref.WeakSet[Communicator] | None = None
 
 
@@ -233,9 +233,9 @@ def _finalize_mpi_at_exit(comm: Communicator) -> None:
 
 
 def _finalize_mpi(communicators: weakref.WeakSet[Communicator], process: int) -> None:
-    """Ends MPI in the process that began it, not in a forked child.
+    """Finalises MPI in the process that initialised it, not in a forked child.
 
-    Nor after an exception that nobody caught: ending MPI waits for all ranks, and they for this
+    Does nothing after an uncaught exception: MPI_Finalize waits for all ranks, which wait for this
     one; without it the launcher sees the failure and ends them.
     """
     if process != os.getpid() or getattr(sys, "last_value", None) is not None:

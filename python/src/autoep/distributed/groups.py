@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from autoep.distributed.communicator import Communicator
 from autoep.distributed.launch import World
-from autoep.distributed.shutdown import has_failed, let_go_at_exit
+from autoep.distributed.shutdown import has_failed, release_at_exit
 from autoep.errors import ConfigError
 
 
@@ -22,10 +22,10 @@ class ExpertGroups:
     """The groups of this rank.
 
     Attributes:
-        ep_size: Ranks that share one set of experts.
-        ep_rank: This rank among them.
-        comm: What moves rows between them.
-        mesh: The ranks as [EDP, EP], dimensions named "edp" and "ep"; None for one rank alone.
+        ep_size: The number of ranks that share one set of experts.
+        ep_rank: The index of this rank among them.
+        comm: The communicator between them.
+        mesh: The ranks as [EDP, EP], dimensions named "edp" and "ep"; None for a single rank.
     """
 
     ep_size: int
@@ -35,20 +35,20 @@ class ExpertGroups:
 
     @property
     def ep_mesh(self) -> DeviceMesh | None:
-        """The mesh that the experts are sharded over."""
+        """The mesh over which the experts are sharded."""
         return None if self.mesh is None else self.mesh["ep"]
 
 
 def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int:
-    """Checks the size of the EP groups, or chooses one.
+    """Returns the size of the EP groups: the configured one, checked, or a chosen one.
 
     Args:
-        wanted: From the configuration; None for the largest that leaves no rank idle.
+        wanted: The configured size; None for the largest that leaves no rank idle.
         world_size: The number of ranks.
-        num_experts: E of the layer that has the fewest.
+        num_experts: E of the layer with the fewest experts.
 
     Raises:
-        ConfigError: It does not divide the number of ranks.
+        ConfigError: `wanted` does not divide the number of ranks.
     """
     divisors = [size for size in range(1, world_size + 1) if world_size % size == 0]
     if wanted is None:
@@ -62,13 +62,13 @@ def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int
 
 
 def make_groups(world: World, ep_size: int, timeout: float, device: torch.device) -> ExpertGroups:
-    """Makes the groups: consecutive ranks share experts; collective over all ranks.
+    """Creates the groups, in which consecutive ranks share experts; collective over all ranks.
 
-    Engines of the same size share them: a process group has threads and sockets of its own.
+    Engines of the same size share them, because a process group has threads and sockets.
 
     Args:
         world: All ranks.
-        ep_size: Divides their number.
+        ep_size: The number of ranks per EP group; divides that of all ranks.
         timeout: Seconds after which a missing rank is an error.
         device: Where this rank computes.
     """
@@ -81,40 +81,40 @@ def make_groups(world: World, ep_size: int, timeout: float, device: torch.device
 def _make_groups(
     everyone: dist.ProcessGroup, world: World, ep_size: int, timeout: float, device: torch.device
 ) -> ExpertGroups:
-    """Makes the groups once for each process group that has all ranks."""
+    """Creates the groups once per process group of all ranks."""
     grid = torch.arange(world.size).view(-1, ep_size)  # [EDP, EP]
-    # The EP group is one of its own even where it holds all ranks: its exchanges are not to mix
-    # with the all-reduces of the gradients.
+    # Always a new group, even if it contains all ranks: its exchanges must not mix with the
+    # all-reduces of the gradients.
     ep_group = _own_group(grid.tolist(), world.rank, timeout)
     edp_group = _own_group(grid.t().tolist(), world.rank, timeout)
     mesh = DeviceMesh.from_group(
         [edp_group, ep_group], device.type, mesh=grid, mesh_dim_names=("edp", "ep")
     )
     comm = make_communicator(world, ep_group, timeout, device)
-    let_go_at_exit(functools.partial(_let_go, comm, (ep_group, edp_group)))
+    release_at_exit(functools.partial(_release, comm, (ep_group, edp_group)))
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
 
 
-def _let_go(comm: Communicator, groups: tuple[dist.ProcessGroup, ...]) -> None:
+def _release(comm: Communicator, groups: tuple[dist.ProcessGroup, ...]) -> None:
     comm.close()
     _make_groups.cache_clear()
     end_groups(*groups)
 
 
 def end_groups(*groups: dist.ProcessGroup) -> None:
-    """Ends groups that this package began, unless the script has ended all groups already.
+    """Destroys groups that this package created, unless the script has destroyed all groups.
 
-    Not after an exception that nobody caught, when an exchange may be under way.
+    Does nothing after an uncaught exception, when an exchange may be in progress.
     """
     if has_failed() or not dist.is_initialized():
         return
     for group in dict.fromkeys(groups):
-        with contextlib.suppress(ValueError):  # it is ended already, and others were begun since
+        with contextlib.suppress(ValueError):  # the script destroyed it and made others
             dist.destroy_process_group(group)
 
 
 def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.ProcessGroup:
-    """Makes the groups of a partition, and returns the one that has this rank."""
+    """Creates the groups of a partition and returns the one with this rank."""
     wait = timedelta(seconds=timeout)
     made = [dist.new_group(ranks, timeout=wait) for ranks in all_ranks]
     return next(group for group, ranks in zip(made, all_ranks, strict=True) if rank in ranks)
@@ -123,7 +123,7 @@ def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.Pr
 def make_communicator(
     world: World, ep_group: dist.ProcessGroup, timeout: float, device: torch.device
 ) -> Communicator:
-    """Makes what moves rows between the ranks of a group; collective over them."""
+    """Creates the communicator of an EP group; collective over its ranks."""
     ranks = dist.get_process_group_ranks(ep_group)
     if len(ranks) == 1:
         return Communicator.alone()

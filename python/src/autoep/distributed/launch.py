@@ -1,4 +1,4 @@
-"""Starting the ranks: from mpirun, from torchrun, from the script itself, or one alone."""
+"""Starting the ranks: by mpirun, by torchrun, by the script itself, or as a single rank."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import torch.distributed as dist
 from autoep.core.cores import HOST_SIZES, number_from_environment
 from autoep.core.native import engine
 from autoep.distributed.communicator import Communicator
-from autoep.distributed.shutdown import has_failed, let_go_at_exit
+from autoep.distributed.shutdown import has_failed, release_at_exit
 from autoep.errors import CommunicationError
 
-# What an MPI launcher tells its processes: the number of ranks, and which of this host's ranks
-# this one is (Open MPI; MPICH and those that derive from it).
+# Variables that MPI launchers set to the number of ranks, and to this rank's index on its host
+# (Open MPI; MPICH and its derivatives).
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
 
 _ADDRESS_INTS = 256
 
-# The process group of all ranks, where this module began it.
+# The process group of all ranks, if this module created it.
 _begun: dist.ProcessGroup | None = None
 
-# The world that was joined over MPI, whose process group a second call finds started.
+# The world joined over MPI; a second call finds its process group already initialised.
 _joined_over_mpi: World | None = None
 
 
@@ -35,9 +35,9 @@ class World(NamedTuple):
 
     Attributes:
         rank: This rank, from 0.
-        size: The number of ranks; torch.distributed runs where it is above 1.
-        local_rank: This rank among those of its host.
-        mpi: Whether rows travel through MPI; else through torch.distributed.
+        size: The number of ranks; torch.distributed is initialised if it is above 1.
+        local_rank: The index of this rank on its host.
+        mpi: Whether rows travel over MPI; otherwise over torch.distributed.
     """
 
     rank: int
@@ -47,9 +47,9 @@ class World(NamedTuple):
 
 
 def join_world(timeout: float) -> World:
-    """Finds out how this process was launched, and starts torch.distributed if it has company.
+    """Detects how this process was launched; initialises torch.distributed for several ranks.
 
-    A process group that the script started is used as it is.
+    A process group that the script initialised is used as it is.
 
     Args:
         timeout: Seconds after which a missing rank is an error.
@@ -87,7 +87,7 @@ def _begin_process_group(timeout: float, **how: Any) -> None:
     backend = "cpu:gloo,cuda:nccl" if _has_nccl() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **how)
     _begun = dist.group.WORLD
-    let_go_at_exit(_end_process_group)
+    release_at_exit(_end_process_group)
 
 
 def _has_nccl() -> bool:
@@ -95,7 +95,7 @@ def _has_nccl() -> bool:
 
 
 def _end_process_group() -> None:
-    """Ends the process group of all ranks, if it is still the one that was begun here."""
+    """Destroys the process group of all ranks, if it is still the one created here."""
     global _begun
     ours = _begun is not None and dist.is_initialized() and dist.group.WORLD is _begun
     _begun = None
@@ -104,7 +104,7 @@ def _end_process_group() -> None:
 
 
 def _shared_store(comm: Communicator, timeout: float) -> dist.TCPStore:
-    """Opens a store on a free port of rank 0, and tells the others where it is."""
+    """Opens a store on a free port of rank 0 and broadcasts its address."""
     wait = timedelta(seconds=timeout)
     if comm.rank != 0:
         host, port = _from_rank_zero(comm, "").rsplit(":", 1)
@@ -121,7 +121,7 @@ def _own_address(size: int) -> str:
 
 
 def _from_rank_zero(comm: Communicator, text: str) -> str:
-    """Gives every rank the text of rank 0, at most 256 bytes; collective."""
+    """Broadcasts the text of rank 0, at most 256 bytes; collective."""
     letters = text.encode().ljust(_ADDRESS_INTS, b"\0")
     row = torch.tensor([list(letters)], dtype=torch.int32)
     is_sender = comm.rank == 0

@@ -1,10 +1,10 @@
-"""Letting go of process groups before the interpreter ends.
+"""Releasing process groups before the interpreter exits.
 
-A process group of gloo has threads, and these may let go of a tensor a little later than the main
-thread does. If the interpreter has gone by then, that aborts the process ("terminate called
-without an active exception"). The threads end with the last reference to their group, and there
-may be many: torch's own tables, communicators, and every `DeviceMesh`, of which sharded
-parameters, their deep copies and the caches of torch and transformers hold some.
+A gloo process group has threads, which may release a tensor slightly later than the main thread.
+If the interpreter has exited by then, the process aborts ("terminate called without an active
+exception"). The threads end with the last reference to their group, and there may be many: in
+torch's own tables, communicators, and every `DeviceMesh`, some of them held by sharded parameters,
+their deep copies and the caches of torch and transformers.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from pathlib import Path
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-# Seconds that the threads of groups which others keep get to put their last tensors down.
+# Seconds that the threads of groups held elsewhere get to release their last tensors.
 _PATIENCE = 1.0
-# How often in a row all of them must be seen at rest.
+# How often in a row all of them must be seen waiting.
 _AT_REST = 3
 
 _releases: list[Callable[[], None]] = []
 _process: int | None = None
 
 
-def let_go_at_exit(release: Callable[[], None]) -> None:
-    """Calls `release` when the interpreter ends, the last one first, and then ends the threads.
+def release_at_exit(release: Callable[[], None]) -> None:
+    """Registers `release` to run at exit, last registered first, before the threads end.
 
     Args:
-        release: Gives up what the caller holds of process groups.
+        release: Drops the caller's references to process groups.
     """
     global _process
     if _process is None:
         _process = os.getpid()
-        atexit.register(_let_go)
+        atexit.register(_release)
     _releases.append(release)
 
 
 def has_failed() -> bool:
-    """Whether an exception that nobody caught ends the process.
+    """Whether an uncaught exception is ending the process.
 
-    An exchange may be under way then, which the threads would wait for.
+    An exchange may be in progress then, and the threads would wait for it.
     """
     return getattr(sys, "last_value", None) is not None
 
 
-def _let_go() -> None:
-    """Lets go of everything; in a forked child of nothing, as it is the parent's."""
+def _release() -> None:
+    """Releases everything; in a forked child nothing, because it belongs to the parent."""
     if _process != os.getpid():
         return
     while _releases:
@@ -64,7 +64,7 @@ def _let_go() -> None:
 
 
 def _empty_meshes() -> None:
-    """Takes their groups from all meshes; where torch has ended the groups, these are of no use."""
+    """Drops the groups of all meshes; if torch has destroyed the groups, they are useless."""
     gc.collect()
     for found in gc.get_objects():
         if type(found) is DeviceMesh:
@@ -72,7 +72,7 @@ def _empty_meshes() -> None:
 
 
 def _wait_for_threads() -> None:
-    """Waits a little, while groups that a script has not ended still do something."""
+    """Waits briefly while groups that the script has not destroyed are still busy."""
     deadline = time.monotonic() + _PATIENCE
     at_rest = 0
     while at_rest < _AT_REST and time.monotonic() < deadline:
@@ -84,12 +84,12 @@ def _wait_for_threads() -> None:
 
 
 def _states_of_workers() -> set[str]:
-    """The kernel's letters for what the threads of gloo groups do: S for those that wait."""
+    """Returns the kernel's state letters of gloo's threads: S for those that wait."""
     states = set()
     for task in Path("/proc/self/task").glob("*/stat"):
         try:
             name, _, rest = task.read_text().partition("(")[2].rpartition(")")
-        except OSError:  # it has just ended
+        except OSError:  # the thread has just ended
             continue
         if "gloo_runloop" in name:
             states.add(rest.split()[0])

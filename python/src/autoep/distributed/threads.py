@@ -13,10 +13,10 @@ from autoep.distributed.launch import World
 
 
 def share_cores(world: World, num_threads: int | None) -> None:
-    """Gives the engine its threads, so that the ranks of a host do not use each other's cores.
+    """Sets the engine's threads so that the ranks of a host do not use each other's cores.
 
-    `AUTOEP_NUM_THREADS` and the configuration come first. torch's own threads are set only where
-    nobody chose them: under mpirun without OMP_NUM_THREADS (torchrun sets that itself).
+    `AUTOEP_NUM_THREADS` and the configuration take precedence. torch's own threads are set only
+    if nobody chose them: under mpirun without OMP_NUM_THREADS (torchrun sets it).
     """
     if num_threads is not None:
         set_num_threads(num_threads)
@@ -30,7 +30,7 @@ def share_cores(world: World, num_threads: int | None) -> None:
 
 
 def _core_share() -> int:
-    """The cores of this process, divided by the number of ranks that may use them too."""
+    """Returns the cores of this process divided by the number of ranks that may use them too."""
     cores = os.sched_getaffinity(0)
     everyone: list[tuple[str, set[int]]] = [("", set())] * dist.get_world_size()
     dist.all_gather_object(everyone, (socket.gethostname(), cores))

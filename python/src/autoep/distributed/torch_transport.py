@@ -16,15 +16,15 @@ _SHORTEST_WAIT = timedelta(milliseconds=1)
 
 @dataclass
 class _Message:
-    """One rank's part of an exchange, on its way."""
+    """One rank's part of an exchange in progress."""
 
     rank: int
-    arrives: bool  # else it leaves
+    arrives: bool  # False for a message that is sent
     work: dist.Work
 
 
 class TorchTransport:
-    """Exchanges rows by one message to and from each rank; the C extension calls it.
+    """Exchanges rows with one message to and from each rank; the C extension calls it.
 
     Attributes:
         rank: This rank within the group.
@@ -45,7 +45,7 @@ class TorchTransport:
         _check_moves_cpu_memory(self._group)
 
     def start(self, send: list[memoryview], receive: list[memoryview]) -> list[_Message]:
-        """Starts the exchange of one block of bytes with each rank."""
+        """Starts exchanging one block of bytes with each rank."""
         receive[self.rank][:] = send[self.rank]
         others = [p for p in range(self.size) if p != self.rank]
         receives = [self._receive(receive[p], p) for p in others if receive[p].nbytes]
@@ -53,10 +53,10 @@ class TorchTransport:
         return receives + sends
 
     def wait(self, messages: list[_Message], timeout: float) -> list[int]:
-        """Waits for all messages; returns the ranks whose own did not come in time.
+        """Waits for all messages; returns the ranks whose messages did not arrive in time.
 
-        gloo closes all its connections at the first message that is late, and with that lets go
-        of the memory. What had arrived by then still counts, so the others are the missing ones.
+        gloo closes all its connections at the first late message, and thereby releases the
+        memory. Messages that arrived by then still count, so the others are the missing ones.
         """
         deadline = time.monotonic() + timeout
         late: list[_Message] = []
@@ -68,7 +68,8 @@ class TorchTransport:
                 if not late and time.monotonic() < deadline:
                     raise RuntimeError(f"exchange with rank {message.rank}: {error}") from error
                 late.append(message)
-        # A rank that is waited for itself takes nothing: only if all came do the others count.
+        # A rank that is itself blocked does not receive either: report the ranks whose sends are
+        # missing, and late receivers only if no send is missing.
         arriving = [message for message in late if message.arrives]
         return sorted({message.rank for message in arriving or late})
 

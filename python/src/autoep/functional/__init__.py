@@ -1,7 +1,7 @@
 """The operations of a Mixture-of-Experts layer, each usable by itself.
 
 On torch tensors each operation is differentiable. On numpy arrays (float32, float64) it returns
-numpy arrays, torch need not be installed, and the function `<name>_backward` gives the gradients.
+numpy arrays, torch need not be installed, and the function `<name>_backward` returns the gradients.
 
 Shapes, here and in every function: T tokens of this rank, H hidden size, F expert FFN size,
 E experts, K experts per token, P ranks, e experts of this rank, R rows of this rank's experts,

@@ -13,7 +13,7 @@ from autoep.functional._torch_op import torch_op
 
 
 def exchange_counts(send_rows: Sequence[int], *, comm: Communicator) -> list[int]:
-    """Tells each rank how many rows it will get; collective.
+    """Returns the number of rows that each rank will send to this one; collective.
 
     Args:
         send_rows: [P], the rows that this rank will send to each rank.
@@ -36,12 +36,12 @@ def all_to_all(
 
     Args:
         x: [sum of send_rows, ...], the rows for each rank in rank order; differentiable.
-        send_rows: [P], the rows for each rank; None for the same number each.
-        receive_rows: [P], the rows of each rank; None to exchange the counts first.
+        send_rows: [P], the rows for each rank; None to split the rows evenly.
+        receive_rows: [P], the rows from each rank; None to exchange the counts first.
         comm: The ranks.
 
     Returns:
-        [sum of receive_rows, ...], the rows of each rank in rank order.
+        [sum of receive_rows, ...], the rows from each rank in rank order.
     """
     sends = _equal_splits(x, comm) if send_rows is None else counts("send_rows", send_rows)
     receives = (
@@ -57,7 +57,7 @@ def all_to_all(
 def all_to_all_forward(
     x: Array, send_rows: list[int], receive_rows: list[int], comm: Communicator
 ) -> Array:
-    """The exchange outside of autograd."""
+    """Runs the exchange outside autograd."""
     send = plain("x", x, None)
     receive = empty(send, (sum(receive_rows), *send.shape[1:]))
     engine.all_to_all(handle_of(comm), send, send_rows, receive, receive_rows)
@@ -71,7 +71,7 @@ def all_to_all_backward(
     *,
     comm: Communicator,
 ) -> Array:
-    """Returns the gradient of `all_to_all` to x: each row goes back; collective.
+    """Returns the gradient of `all_to_all` to x: rows travel back; collective.
 
     Args:
         grad_y: [sum of receive_rows, ...].

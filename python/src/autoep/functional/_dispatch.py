@@ -1,4 +1,4 @@
-"""Dispatch and combine by themselves, for experts that the engine does not compute.
+"""Dispatch and combine alone, for experts that the engine does not compute.
 
 Shapes: R rows of this rank's experts, in expert order: by expert, then rank, token and k.
 """
@@ -33,10 +33,10 @@ class Dispatched(NamedTuple):
     """The rows of this rank's experts.
 
     Attributes:
-        rows: [R, H], in expert order. On a GPU of a rank alone, which does not wait for R,
-            [T*K, H] with zeros behind the rows.
+        rows: [R, H], in expert order. On a single rank with a GPU, where the host does not wait
+            for R, [T*K, H] with zeros behind the rows.
         rows_per_expert: [e] int32.
-        plan: What `combine` takes.
+        plan: The plan to pass to `combine`.
     """
 
     rows: Array
@@ -53,7 +53,7 @@ def dispatch(
     topk_weights: Array | None = None,
     plan: Plan | None = None,
 ) -> Dispatched:
-    """Brings each token to the ranks of its experts, once per choice; collective.
+    """Sends each token to the ranks of its experts, once per slot; collective.
 
     Args:
         x: [T, H] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16); the rows
@@ -62,9 +62,9 @@ def dispatch(
             with `plan`.
         num_experts: E, over all ranks; may be None with `plan`.
         comm: The ranks; None for this rank alone.
-        topk_weights: [T, K], which multiply the rows, differentiable; None to leave them as they
-            are. They require a gradient on every rank or on none.
-        plan: To follow one made before; None to make one.
+        topk_weights: [T, K], factors of the rows, differentiable; None to leave the rows unscaled.
+            They require a gradient on every rank or on none.
+        plan: An existing plan to follow; None to make one.
     """
     check_array("x", x, 2)
     if topk_weights is not None:
@@ -74,7 +74,7 @@ def dispatch(
         if num_experts is None:
             raise InvalidArgumentError("num_experts: expected the number of experts, got None")
         check_array("topk_idx", topk_idx, 2)
-        # Nothing is computed of the rows here: any size and activation would do.
+        # Dispatch does not compute on the rows: any size and activation would do.
         options = experts_options(
             num_experts, topk_idx.shape[1], x.shape[1], 1, dtype_name(x), gate="none"
         )
@@ -90,14 +90,14 @@ def dispatch(
 
 
 def combine(rows: Array, plan: Plan, topk_weights: Array | None = None) -> Array:
-    """Brings the experts' results back to their tokens and sums them; collective.
+    """Sends the experts' results back to their tokens and sums them; collective.
 
     y[t] is the sum over k, in k order and in float32 (float64 for float64), of topk_weights[t, k]
     times the row of slot (t, k).
 
     Args:
         rows: [R, H] of the shape that `dispatch` returned, differentiable.
-        plan: That of `dispatch`.
+        plan: From `dispatch`.
         topk_weights: [T, K] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16),
             differentiable; None for ones.
 
@@ -122,7 +122,7 @@ def dispatch_backward(
 
     Args:
         grad_rows: [R, H].
-        plan: That of `dispatch`.
+        plan: From `dispatch`.
         x: [T, H], as given to `dispatch`; may be None where topk_weights is.
         topk_weights: [T, K], as given to `dispatch`.
     """
@@ -136,7 +136,7 @@ def dispatch_backward(
     grad_x = combine_forward(layer, grad_RH, topk_weights, plan.memory, tokens)
     if topk_weights is None:
         return grad_x, None
-    # The gradient of a slot's weight is <x, grad_row>, as that of combine is <grad_y, row>.
+    # The gradient of a slot's weight is <x, grad_row>; for combine it is <grad_y, row>.
     _, grad_weights = combine_gradients(layer, x, grad_RH, topk_weights, plan.memory)
     return grad_x, grad_weights
 
@@ -166,7 +166,7 @@ def combine_backward(
 def dispatch_forward(
     layer: Layer, x: Array, topk_weights: Array | None, plan: Array, rows: int
 ) -> Array:
-    """The rows [R, H] of x [T, H], outside of autograd; collective."""
+    """Returns the rows [R, H] of x [T, H], outside autograd; collective."""
     x_TH = dense(x)
     tokens = x_TH.shape[0]
     capacity = layer.capacity(rows, tokens)
@@ -187,7 +187,7 @@ def dispatch_forward(
 def combine_forward(
     layer: Layer, rows: Array, topk_weights: Array | None, plan: Array, tokens: int
 ) -> Array:
-    """The tokens [T, H] of rows [R, H], outside of autograd; collective."""
+    """Returns the tokens [T, H] of rows [R, H], outside autograd; collective."""
     rows_CH = _with_room(layer, rows, tokens)
     capacity = rows_CH.shape[0]
     y_TH = empty(rows_CH, (tokens, rows_CH.shape[1]))
@@ -207,7 +207,7 @@ def combine_forward(
 def combine_gradients(
     layer: Layer, grad_y: Array, rows: Array, topk_weights: Array, plan: Array
 ) -> tuple[Array, Array]:
-    """The gradients of `combine_forward` to rows and to topk_weights; collective."""
+    """Returns the gradients of `combine_forward` to rows and to topk_weights; collective."""
     grad_TH, weights_TK = dense(grad_y), dense(topk_weights)
     tokens = grad_TH.shape[0]
     rows_CH = _with_room(layer, rows, tokens)
@@ -230,7 +230,7 @@ def combine_gradients(
 
 
 def _empty_rows(like: Array, capacity: int) -> Array:
-    """Memory for rows; zeros on a GPU, where nobody knows here which is the last one."""
+    """Allocates rows; zeroed on a GPU, where the host does not know which row is the last."""
     rows_CH = empty(like, (capacity, like.shape[1]))
     if on_gpu(like):
         rows_CH.zero_()
@@ -238,14 +238,14 @@ def _empty_rows(like: Array, capacity: int) -> Array:
 
 
 def _first(rows_CH: Array, count: int) -> Array:
-    """The first rows; no view, for a view that a Function returns cannot be changed in place."""
+    """Returns the first rows, as no view: a Function's view cannot be modified in place."""
     if is_torch(rows_CH):
         return rows_CH.resize_(count, rows_CH.shape[1])
     return rows_CH[:count]
 
 
 def _with_room(layer: Layer, rows: Array, tokens: int) -> Array:
-    """The rows as the engine takes them: with memory for slots without an expert behind them."""
+    """Returns the rows with memory behind them for slots without an expert."""
     rows_RH = dense(rows)
     count = rows_RH.shape[0]
     capacity = layer.capacity(count, tokens)

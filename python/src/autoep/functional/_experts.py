@@ -1,4 +1,4 @@
-"""The experts of a layer, wherever they are: dispatch, compute, combine.
+"""The experts of a layer, on any rank: dispatch, compute, combine.
 
 Shapes, beside those of the package: E experts of all ranks, e of this rank, R rows.
 """
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 class ExpertsSaved(NamedTuple):
-    """What `experts_backward` needs of a forward.
+    """The state that `experts_backward` needs from a forward.
 
     Attributes:
-        plan: The plan that it followed.
-        saved: The engine's bytes.
-        x: [T, H]; None where the backward does not read it.
+        plan: The plan that the forward followed.
+        saved: The bytes that the engine saved.
+        x: [T, H]; None if the backward does not read it.
         topk_weights: [T, K].
-        weights: Those of this rank's experts.
+        weights: The weights of this rank's experts.
     """
 
     plan: Plan
@@ -52,9 +52,9 @@ class ExpertsSaved(NamedTuple):
 
 
 class ExpertsGradients(NamedTuple):
-    """The gradients of `experts`, each of the shape of what it is the gradient to.
+    """The gradients of `experts`, each of the shape of its tensor.
 
-    Those that were not wanted, and those to biases that there are not, are None.
+    Gradients that were not wanted, and those of absent biases, are None.
     """
 
     x: Array | None
@@ -65,11 +65,11 @@ class ExpertsGradients(NamedTuple):
     down_bias: Array | None
 
 
-# Where a backward adds the gradients of the weights: float32 (float64 for float64), dense, of their
-# shapes. None for a weight that there is not, or that requires no gradient.
+# Buffers to which a backward adds the gradients of the weights: float32 (float64 for float64),
+# dense, of the weights' shapes. None for an absent weight, or one that requires no gradient.
 GradBuffers = ExpertsWeights
 
-# The gradients that a caller can do without.
+# The gradients that a caller may omit.
 OPTIONAL_GRADIENTS = ExpertsGradients._fields[1:]
 
 
@@ -95,30 +95,30 @@ def experts(
     gradient of its weight is 0. The result and the gradient to x have the same bits for every
     number of ranks.
 
-    Every rank makes the call, and its backward, also one that has no tokens or no experts: such
-    a rank passes tensors of zero rows. The backward is a collective of its own.
+    Every rank makes the call and its backward, also a rank without tokens or experts: it passes
+    tensors of zero rows. The backward is a separate collective.
 
-    On a GPU nothing waits for the device; a choice outside [-1, E) adds nothing, and a later call
-    raises for it. Under autocast x, the weights and y are of its dtype, as with
-    `torch.nn.functional.linear`; topk_weights stay as they are.
+    On a GPU the call only enqueues work; an index outside [-1, E) adds nothing, and a later call
+    raises for it. Under autocast, x, the weights and y have autocast's dtype, as with
+    `torch.nn.functional.linear`; topk_weights keep theirs.
 
     Args:
         x: [T, H] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16);
-            differentiable, as all that follow but topk_idx.
+            differentiable, like all arguments below except topk_idx.
         topk_idx: [T, K] int32 or int64, each in [0, num_experts) or -1; not read with `plan`,
-            which has it already.
+            which contains it.
         topk_weights: [T, K] float32, float64 or bfloat16 (on a GPU float32, bfloat16 or float16).
         gate_up: [e, G, H], or [e, H, G] for the layout "in_out": this rank's experts.
         down: [e, H, F], or [e, F, H].
         gate_up_bias: [e, G] or None.
         down_bias: [e, H] or None.
-        num_experts: E, over all ranks; may be None when this rank is alone.
+        num_experts: E, over all ranks; may be None on a single rank.
         comm: The ranks; None for this rank alone.
-        plan: From `experts_plan`, to follow one made before. It decides the choices, the ranks
-            and the options; giving others beside it is an error.
-        grad_buffers: Of torch tensors; where the backward adds the gradients of the weights, whose
-            `grad` stays None. Dense, float32 (float64 for float64), of their shapes; None for a
-            weight that requires no gradient.
+        plan: An existing plan to follow, from `experts_plan`. It fixes the choices, the ranks
+            and the options; passing different ones is an error.
+        grad_buffers: For torch tensors: buffers to which the backward adds the gradients of the
+            weights, whose `grad` stays None. Dense, float32 (float64 for float64), of the weights'
+            shapes; None for a weight that requires no gradient.
         **computing: activation, gate, layout, score_apply, swiglu_alpha and swiglu_limit;
             `Computing` documents them.
 
@@ -144,7 +144,7 @@ def experts(
             options, comm, plan, grad_buffers, x, topk_idx, topk_weights, weights
         )
     if grad_buffers is not None:
-        raise InvalidArgumentError("grad_buffers: expected None, as x is no torch tensor")
+        raise InvalidArgumentError("grad_buffers: expected None, because x is not a torch tensor")
     if plan is None:
         return forward(layer_of(x, options, comm), x, topk_idx, topk_weights, weights).y
     given = (plan.memory, plan.rows_capacity)
@@ -152,7 +152,7 @@ def experts(
 
 
 def check_tensors(x: Array, weights: ExpertsWeights, **others: Array) -> None:
-    """Checks the kinds and dimensions of a layer's tensors; `others` have two dimensions."""
+    """Checks the libraries and dimensions of a layer's tensors; `others` are matrices."""
     check_array("x", x, 2)
     for name, tensor in others.items():
         check_array(name, tensor, 2)
@@ -182,13 +182,13 @@ def options_of(
     comm: Communicator | None,
     computing: Computing,
 ) -> ExpertsOptions:
-    """The options of one call. Of the tensors only shapes and the dtype are read."""
+    """Returns the options of one call; of the tensors it reads only shapes and dtype."""
     is_in_out = computing.get("layout") == "in_out"
     if num_experts is None:
         if comm is not None and comm.size > 1:
             raise InvalidArgumentError(
-                "num_experts: expected the number of experts over all ranks, got None; it may be"
-                " left out when a rank is alone only"
+                "num_experts: expected the number of experts over all ranks, got None; only a"
+                " single rank may omit it"
             )
         num_experts = weights.gate_up.shape[0]
     return experts_options(
@@ -202,18 +202,18 @@ def options_of(
 
 
 def _check_computing(made: ExpertsOptions, computing: Computing) -> None:
-    """Checks that options given beside a plan are those that it was made with."""
+    """Raises unless the options given beside a plan equal those of the plan."""
     if not computing:
         return
     sizes = (made.num_experts, made.top_k, made.hidden_size, made.ffn_size)
     if experts_options(*sizes, "float32", **computing)._replace(dtype=made.dtype) != made:
         raise InvalidArgumentError(
-            "options: the plan was made with others; leave them out or give the same"
+            "options: the plan was made with different options; omit them or pass the same"
         )
 
 
 class Forward(NamedTuple):
-    """What a forward leaves: y [T, H], the bytes that it saved, and those of its plan."""
+    """The results of a forward: y [T, H], the saved bytes, and the bytes of its plan."""
 
     y: Array
     saved: Array
@@ -237,10 +237,10 @@ def forward(
         x: [T, H].
         topk_idx: [T, K]; not read with a plan.
         topk_weights: [T, K].
-        weights: Those of this rank's experts.
-        plan: The bytes of a plan made before; None to make one.
-        capacity: That plan's.
-        tokens_per_expert: [E] int32, filled where the forward makes the plan; None to leave it.
+        weights: The weights of this rank's experts.
+        plan: The bytes of an existing plan; None to make one.
+        capacity: The capacity of that plan, in rows.
+        tokens_per_expert: [E] int32, filled if the forward makes the plan; None to skip it.
     """
     x_TH, idx_TK = dense(x), None
     tokens = x_TH.shape[0]
@@ -287,14 +287,14 @@ def backward(
     Args:
         layer: The layer.
         grad_y: [T, H].
-        x: [T, H]; may be None where the layer's backward does not read it.
+        x: [T, H]; may be None if the layer's backward does not read it.
         topk_weights: [T, K].
-        weights: Those of this rank's experts.
+        weights: The weights of this rank's experts.
         plan: The bytes of the plan that the forward followed.
-        saved: What the forward saved.
-        gradients: Where they go; that to x is None for a rank alone only.
-        overwrite_saved: Whether `saved` may be worked in.
-        accumulate: Whether the gradients of the weights, float32 then, are added to.
+        saved: The bytes that the forward saved.
+        gradients: The tensors to fill; the gradient of x may be None on a single rank only.
+        overwrite_saved: Whether `saved` may be used as scratch memory.
+        accumulate: Whether to add to the gradients of the weights, which are then float32.
     """
     grad_TH = dense(grad_y)
     tokens = grad_TH.shape[0]
@@ -335,7 +335,7 @@ def experts_forward(
     down_bias: Array | None = None,
     plan: Plan,
 ) -> tuple[Array, ExpertsSaved]:
-    """Does what `experts` does outside of autograd, and keeps what the backward needs; collective.
+    """Computes `experts` outside autograd and keeps the state for the backward; collective.
 
     Args:
         x: [T, H].
@@ -347,7 +347,7 @@ def experts_forward(
         plan: From `experts_plan`.
 
     Returns:
-        y [T, H], and what `experts_backward` takes.
+        y [T, H], and the state for `experts_backward`.
     """
     weights = ExpertsWeights(gate_up, gate_up_bias, down, down_bias)
     check_tensors(x, weights, topk_weights=topk_weights)
@@ -370,8 +370,8 @@ def experts_backward(
     Args:
         grad_y: [T, H].
         saved: What `experts_forward` returned.
-        wanted: The gradients to compute beside that to x, by name.
-        overwrite_saved: Whether `saved` is not read again: its memory is worked in.
+        wanted: The gradients to compute besides that of x, by name.
+        overwrite_saved: Whether this is the last use of `saved`: it becomes scratch memory.
     """
     grad_TH = plain("grad_y", grad_y, 2)
     same_kind("grad_y", grad_y, topk_weights=saved.topk_weights)

@@ -12,16 +12,16 @@ from autoep.errors import UnsupportedError
 
 
 def first_order_only(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a backward of an autograd function raise where its own gradient would be wanted.
+    """Makes the backward of an autograd function raise if it is differentiated itself.
 
-    torch's `once_differentiable` raises later, when that gradient is asked for by way of its
-    results, and not at all where it is asked for a parameter only: the engine's part is then
-    missing, silently.
+    torch's `once_differentiable` raises later, when the second derivative passes through the
+    backward's results, and not at all if only a parameter's is requested: the engine's part
+    would then be missing silently.
     """
 
     @functools.wraps(backward)
     def checked(*arguments: Any) -> Any:
-        # With create_graph=True a backward runs with gradients enabled; traced, it may anyway.
+        # With create_graph=True a backward runs with gradients enabled; under tracing always.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise UnsupportedError(
                 "the engine's gradients cannot be differentiated again: call backward or"

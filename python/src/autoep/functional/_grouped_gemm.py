@@ -1,4 +1,4 @@
-"""Products of grouped rows with a weight for each group."""
+"""Products of grouped rows with one weight per group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from autoep.core.arrays import Array, array_of, empty, is_numpy, is_torch, plain, same_kind
 from autoep.core.contexts import context_of
 from autoep.core.native import engine
-from autoep.core.options import LAYOUTS, choice, counts
+from autoep.core.options import LAYOUTS, counts, enum_value
 from autoep.functional._torch_op import torch_op
 
 _Layout = Literal["out_in", "in_out"]
@@ -19,8 +19,8 @@ def grouped_gemm(
 ) -> Array:
     """Multiplies each row by the weight of its group; groups follow each other in `rows`.
 
-    Accumulates in float32 (float64 for float64); a row's result does not depend on where it
-    stands.
+    Accumulates in float32 (float64 for float64); the result of a row does not depend on its
+    position.
 
     Args:
         rows: [R, in] float32, float64 or bfloat16; differentiable.
@@ -39,8 +39,8 @@ def grouped_gemm(
 def grouped_gemm_forward(
     rows: Array, weights: Array, rows_per_group: Array, layout: _Layout
 ) -> Array:
-    """The product outside of autograd."""
-    number = choice("layout", layout, LAYOUTS)
+    """Computes the product outside autograd."""
+    number = enum_value("layout", layout, LAYOUTS)
     rows_RI = plain("rows", rows, 2)
     weights_EOI = plain("weights", weights, 3)
     same_kind("rows", rows, weights=weights)
@@ -63,12 +63,12 @@ def grouped_gemm_backward(
 
     Args:
         grad_out: [R, out].
-        rows: [R, in], as given to `grouped_gemm`, like all that follow.
+        rows: [R, in], as given to `grouped_gemm`, like all arguments below.
         weights: [E, out, in] or [E, in, out].
         rows_per_group: [E].
         layout: "out_in" or "in_out".
     """
-    choice("layout", layout, LAYOUTS)
+    enum_value("layout", layout, LAYOUTS)
     return (
         rows_gradient(grad_out, weights, rows_per_group, layout),
         weight_gradient(grad_out, rows, weights, rows_per_group, layout),
@@ -76,14 +76,14 @@ def grouped_gemm_backward(
 
 
 def rows_gradient(grad_out: Array, weights: Array, rows_per_group: Array, layout: _Layout) -> Array:
-    """The gradient to the rows: the product with the weights the other way round."""
+    """Returns the gradient of the rows: the product with the transposed weights."""
     return grouped_gemm_forward(grad_out, weights, rows_per_group, _TRANSPOSED[layout])
 
 
 def weight_gradient(
     grad_out: Array, rows: Array, weights: Array, rows_per_group: Array, layout: _Layout
 ) -> Array:
-    """The gradient to the weights: zeros for a group without rows."""
+    """Returns the gradient of the weights: zeros for a group without rows."""
     grad_RO = plain("grad_out", grad_out, 2)
     rows_RI = plain("rows", rows, 2)
     same_kind("grad_out", grad_out, rows=rows, weights=weights)
@@ -100,7 +100,7 @@ def weight_gradient(
 
 
 def _groups(rows_per_group: Array, like: Array) -> Array:
-    """The counts as an array of the library of `like`."""
+    """Returns the counts as an array of the library of `like`."""
     if is_torch(rows_per_group) or is_numpy(rows_per_group):
         same_kind("rows", like, rows_per_group=rows_per_group)
         return plain("rows_per_group", rows_per_group, 1)

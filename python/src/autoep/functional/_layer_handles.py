@@ -1,4 +1,4 @@
-"""The engine's layers: made once per device, communicator and options, and kept.
+"""The engine's layers: created once per device, communicator and options, then cached.
 
 Shapes: T tokens, K experts per token, R rows of this rank's experts.
 """
@@ -15,8 +15,8 @@ from autoep.core.native import engine
 from autoep.core.options import ExpertsOptions
 from autoep.distributed.communicator import Communicator
 
-# Layers that one communicator keeps: more than models have kinds of layers, for a traced backward
-# has to find the layer that made its plan. Workspaces that a layer remembers the sizes of.
+# The layers that one communicator caches, and the workspaces whose sizes one layer caches. More
+# than models have kinds of layers, because a traced backward must find the layer of its plan.
 _MOST_LAYERS = 1024
 _MOST_SIZES = 256
 
@@ -31,14 +31,14 @@ class Workspaces(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """What a plan comes to.
+    """A plan and its counts.
 
     Attributes:
         memory: The plan's bytes.
         tokens_per_expert: [E] int32, the slots of this rank per expert.
         rows_per_expert: [e] int32, the rows of each of this rank's experts.
-        rows: R; T*K where only the device knows it.
-        capacity: What the engine calls the plan's rows: R over several ranks, T*K on one.
+        rows: R; T*K if only the device knows it.
+        capacity: The rows for which the engine allocates: R over several ranks, T*K on one.
     """
 
     memory: Array
@@ -56,7 +56,7 @@ class Layer:
         options: What the layer computes.
         first_expert: This rank's first expert.
         local_experts: e, the number of this rank's experts.
-        counts_rows: Whether a forward needs a plan that was made before it.
+        counts_rows: Whether the plan must be made before the forward.
         backward_reads_x: Whether the backward needs x.
     """
 
@@ -78,19 +78,19 @@ class Layer:
         self._workspaces: dict[tuple, Workspaces] = {}
 
     def plan_size(self, tokens: int) -> int:
-        """The bytes of a plan of T tokens."""
+        """Returns the bytes of a plan of T tokens."""
         return self._plan_bytes + tokens * self._plan_bytes_per_token
 
     def saved_size(self, rows: int) -> int:
-        """The bytes that a forward saves for its backward."""
+        """Returns the bytes that a forward saves for its backward."""
         return self._saved_bytes + rows * self._saved_bytes_per_row
 
     def saved_rows(self, saved: Array) -> int:
-        """The rows that a forward has saved."""
+        """Returns the number of rows that a forward saved."""
         return (saved.shape[0] - self._saved_bytes) // self._saved_bytes_per_row
 
     def capacity(self, rows: int, tokens: int) -> int:
-        """The rows that the engine has a plan of R rows make room for."""
+        """Returns the rows for which the engine allocates, given a plan of R rows."""
         return rows if self.counts_rows else tokens * self.options.top_k
 
     def workspace(
@@ -103,15 +103,15 @@ class Layer:
         lends_gate_up: bool = False,
         lends_grad_x: bool = False,
     ) -> Workspaces:
-        """The sizes of one pass on the device of `like`.
+        """Returns the sizes of one pass on the device of `like`.
 
         Args:
             like: Any array of the pass.
             tokens: T.
-            rows: The plan's capacity; 0 where the forward makes the plan.
-            overwrite_saved: Whether the backward may work in what the forward saved.
-            lends_gate_up: Whether it may work in the gradient of gate_up.
-            lends_grad_x: Whether it may work in the gradient of x.
+            rows: The plan's capacity; 0 if the forward makes the plan.
+            overwrite_saved: Whether the saved bytes may be the backward's scratch memory.
+            lends_gate_up: Whether the gradient of gate_up may be scratch memory.
+            lends_grad_x: Whether the gradient of x may be scratch memory.
         """
         key = (tokens, rows, overwrite_saved, lends_gate_up, lends_grad_x)
         known = self._workspaces.get(key)
@@ -127,7 +127,7 @@ class Layer:
         tokens = idx_TK.shape[0]
         plan = memory(idx_TK, self.plan_size(tokens))
         sent_E = empty(idx_TK, (self.options.num_experts,), "int32")
-        # For a rank alone both are the same, and the engine counts once.
+        # On a single rank both counts are the same, and the engine counts once.
         received_e = empty(idx_TK, (self.local_experts,), "int32") if self.counts_rows else None
         scratch = workspace(idx_TK, self.workspace(idx_TK, tokens).plan)
         rows, capacity = engine.layer_plan(
@@ -141,7 +141,7 @@ class Layer:
 
 
 class Layers:
-    """The layers of one communicator, or those of this rank alone, by device and options."""
+    """The cached layers of one communicator, or of a single rank, by device and options."""
 
     def __init__(self, comm: engine.Handle | None) -> None:
         self._comm = comm
@@ -149,11 +149,11 @@ class Layers:
         _everywhere.add(self)
 
     def get(self, like: Array, options: ExpertsOptions) -> Layer:
-        """Returns the layer for the device of an array, made on first use."""
+        """Returns the layer for the device of an array, created on first use."""
         key = (like.device.index if on_gpu(like) else -1, options)
         known = self._known.get(key)
         if known is None:
-            # Of two threads that come here at once, one's layer is dropped.
+            # If two threads race here, one layer is dropped.
             made = Layer(context_of(like), options, self._comm)
             known = self._known.setdefault(key, made)
             for oldest in list(self._known)[:-_MOST_LAYERS]:
@@ -161,13 +161,13 @@ class Layers:
         return known
 
     def close(self) -> None:
-        """Frees the layers, and with them the engine's hold on the communicator."""
+        """Frees the layers, and with them their references to the communicator."""
         for layer in list(self._known.values()):
             layer.handle.close()
         self._known.clear()
 
     def forget(self) -> None:
-        """Drops the layers in a forked child, where they are the parent's."""
+        """Drops the layers in a forked child: they belong to the parent."""
         self._known.clear()
 
 
@@ -184,7 +184,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def layer_of(like: Array, options: ExpertsOptions, comm: Communicator | None) -> Layer:
-    """Returns the layer of some options on the device of an array.
+    """Returns the layer for some options on the device of an array.
 
     Args:
         like: Any array of the layer.

@@ -15,11 +15,11 @@ from autoep.functional._torch_op import torch_op
 
 
 class MoE(NamedTuple):
-    """What a router and its experts give.
+    """The results of a router and its experts.
 
     Attributes:
         y: [T, H].
-        logits: [T, E], of the router: for auxiliary losses, differentiable as y is.
+        logits: [T, E], the router's: for auxiliary losses, differentiable like y.
         topk_idx: [T, K] int32.
         tokens_per_expert: [E] int32.
     """
@@ -45,11 +45,11 @@ def moe(
 ) -> MoE:
     """Routes tokens by a linear map, and returns the weighted sum of their experts' results.
 
-    What `x @ router.T`, `route` and `experts` give one after another, for a rank that is alone. On
-    a GPU it is one operation: its first product begins sooner, and the gradient to x is one sum.
+    Equals `x @ router.T`, `route` and `experts` in sequence, on a single rank. On a GPU it is one
+    operation: its first product starts sooner, and the gradient of x is a single sum.
 
     Args:
-        x: [T, H]; differentiable, as the weights are.
+        x: [T, H]; differentiable, like the weights.
         router: [E, H], in the dtype of x.
         top_k: K, from 1 to E.
         gate_up: [E, G, H], or [E, H, G] for the layout "in_out".
@@ -58,7 +58,7 @@ def moe(
         down_bias: [E, H] or None.
         selection_bias: As in `route`.
         routing: Other options of `route`, by name.
-        computing: Those of `experts`: activation, gate, layout, score_apply, swiglu_alpha and
+        computing: Options of `experts`: activation, gate, layout, score_apply, swiglu_alpha and
             swiglu_limit.
     """
     routing, computing = routing or {}, computing or {}

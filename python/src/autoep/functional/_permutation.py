@@ -1,4 +1,4 @@
-"""Sorting routed copies by expert, and bringing them back."""
+"""Sorting routed copies by expert, and restoring token order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Permuted(NamedTuple):
     """Tokens in expert order.
 
     Attributes:
-        rows: [N, H], the routed copies by expert, then token, then k; behind them zeros for the
+        rows: [N, H], the routed copies by expert, then token, then k, followed by zeros for the
             slots without an expert.
         row_of_slot: [T, K] int32, the row of each copy; -1 for a slot without an expert.
         tokens_per_expert: [E] int32.
@@ -53,7 +53,7 @@ def permute(x: Array, topk_idx: Array, num_experts: int) -> Permuted:
         num_experts: E.
 
     Returns:
-        The rows, and where each copy went.
+        The rows, and the row of each copy.
     """
     same_kind("x", x, topk_idx=topk_idx)
     row_of_slot, tokens_per_expert = sort_by_expert(topk_idx, num_experts)
@@ -65,7 +65,7 @@ def permute(x: Array, topk_idx: Array, num_experts: int) -> Permuted:
 
 
 def permute_forward(x: Array, row_of_slot: Array) -> Array:
-    """The rows [N, H] of x [T, H], outside of autograd."""
+    """Returns the rows [N, H] of x [T, H], outside autograd."""
     x_TH = plain("x", x, 2)
     slots_TK = plain("row_of_slot", row_of_slot, 2)
     rows_NH = _empty_rows(x_TH, slots_TK)
@@ -78,7 +78,7 @@ def permute_backward(grad_rows: Array, row_of_slot: Array) -> Array:
 
     Args:
         grad_rows: [N, H].
-        row_of_slot: [T, K], what `permute` returned.
+        row_of_slot: [T, K], from `permute`.
     """
     grad_NH = plain("grad_rows", grad_rows, 2)
     slots_TK = plain("row_of_slot", row_of_slot, 2)
@@ -93,7 +93,7 @@ def unpermute(rows: Array, row_of_slot: Array, topk_weights: Array | None = None
 
     Args:
         rows: [N, H] float32, float64 or bfloat16, in expert order; differentiable.
-        row_of_slot: [T, K] int32, what `permute` returned.
+        row_of_slot: [T, K] int32, from `permute`.
         topk_weights: [T, K] float32, float64 or bfloat16, differentiable; None for ones.
 
     Returns:
@@ -105,7 +105,7 @@ def unpermute(rows: Array, row_of_slot: Array, topk_weights: Array | None = None
 
 
 def unpermute_forward(rows: Array, row_of_slot: Array, topk_weights: Array | None) -> Array:
-    """The tokens [T, H] of rows [N, H], outside of autograd."""
+    """Returns the tokens [T, H] of rows [N, H], outside autograd."""
     rows_NH = plain("rows", rows, 2)
     slots_TK = plain("row_of_slot", row_of_slot, 2)
     weights_TK = None if topk_weights is None else plain("topk_weights", topk_weights, 2)
@@ -127,7 +127,7 @@ def unpermute_backward(
         topk_weights: [T, K] or None, as given to `unpermute`.
 
     Returns:
-        The gradients to rows, [N, H], and to topk_weights, [T, K] (None where they are None).
+        The gradients to rows, [N, H], and to topk_weights, [T, K] (None without weights).
     """
     grad_TH = plain("grad_y", grad_y, 2)
     slots_TK = plain("row_of_slot", row_of_slot, 2)
@@ -143,7 +143,7 @@ def unpermute_backward(
 
 
 def _empty_rows(tokens: Array, slots_TK: Array) -> Array:
-    """Memory for a row per slot; zeros where a slot may have none, which the engine leaves."""
+    """Allocates one row per slot, zeroed if a slot may have no row: the engine skips these."""
     rows_NH = empty(tokens, (slots_TK.shape[0] * slots_TK.shape[1], tokens.shape[1]))
     if on_gpu(tokens) or (slots_TK < 0).any():
         rows_NH[...] = 0

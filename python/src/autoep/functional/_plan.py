@@ -1,4 +1,4 @@
-"""Plans: where each slot's row goes, for one set of choices."""
+"""Plans: the row of each slot, for one set of choices."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def expert_range(num_experts: int, num_ranks: int, rank: int) -> tuple[int, int]:
     """Returns the first expert of a rank and its number of experts.
 
-    E experts are split over P ranks as `torch.chunk` and DTensor's `Shard(0)` split: ceil(E/P)
-    each, the last ranks fewer or none.
+    E experts are split over P ranks as by `torch.chunk` and DTensor's `Shard(0)`: ceil(E/P)
+    each, fewer or none on the last ranks.
 
     Args:
         num_experts: E.
         num_ranks: P.
-        rank: From 0 to below P.
+        rank: In [0, P).
     """
     return engine.expert_range(
         integer("num_experts", num_experts, 1),
@@ -37,15 +37,15 @@ def expert_range(num_experts: int, num_ranks: int, rank: int) -> tuple[int, int]
 
 
 class Plan:
-    """Where each slot's row goes. Made by `experts_plan`; serves any number of passes.
+    """The row of each slot. Made by `experts_plan`; serves any number of passes.
 
     Attributes:
-        options: What the experts compute, as the engine takes it.
+        options: The options of the experts, in the engine's form.
         comm: The ranks; None for this rank alone.
         num_tokens: T.
-        rows: R, the rows of this rank's experts; T*K where only the device knows it.
-        rows_capacity: The rows that the engine makes room for: R over several ranks, T*K on one.
-        rows_per_expert: [e] int32, in the memory of the device.
+        rows: R, the rows of this rank's experts; T*K if only the device knows it.
+        rows_capacity: The rows for which the engine allocates: R over several ranks, T*K on one.
+        rows_per_expert: [e] int32, in device memory.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Plan:
 
     @property
     def memory(self) -> Array:
-        """The plan as the engine takes it: bytes on its device."""
+        """The plan's bytes, on its device."""
         if self._memory is None:
             raise InvalidHandleError("the plan was closed")
         return self._memory
 
     @property
     def layer(self) -> Layer:
-        """The engine's layer that the plan is for."""
+        """The engine's layer for which the plan was made."""
         return self._layer or layer_of(self.memory, self.options, self.comm)
 
     @property
@@ -88,17 +88,17 @@ class Plan:
         return self.layer.local_experts
 
     def tokens_per_expert_sent(self) -> list[int]:
-        """Returns how many slots of this rank each expert has, [E]; on a GPU this waits for it."""
+        """Returns the number of this rank's slots per expert, [E]; synchronizes with a GPU."""
         _ = self.memory
         return self._tokens_per_expert.tolist()
 
     def tokens_per_expert_received(self) -> list[int]:
-        """Returns how many rows each of this rank's experts has, [e]; on a GPU this waits."""
+        """Returns the number of rows per expert of this rank, [e]; synchronizes with a GPU."""
         _ = self.memory
         return self.rows_per_expert.tolist()
 
     def close(self) -> None:
-        """Frees the plan's memory at once; without this it is freed with its last reference."""
+        """Frees the plan's memory now rather than with the last reference to the plan."""
         self._memory = None
 
 
@@ -112,15 +112,15 @@ def experts_plan(
     comm: Communicator | None = None,
     **computing: Unpack[Computing],
 ) -> Plan:
-    """Sorts the choices by expert and tells the ranks what they will receive; collective.
+    """Sorts the choices by expert and exchanges the row counts between ranks; collective.
 
     Args:
         topk_idx: [T, K] int32 or int64, each in [0, num_experts), or -1 for no expert.
         num_experts: E, over all ranks.
         hidden_size: H.
         ffn_size: F.
-        dtype: Of x, the weights and y: "float32", "float64", "bfloat16", or torch's own; on a GPU
-            "float32", "bfloat16" or "float16".
+        dtype: The dtype of x, the weights and y: "float32", "float64", "bfloat16" or torch's own;
+            on a GPU "float32", "bfloat16" or "float16".
         comm: The ranks; None for this rank alone.
         **computing: activation, gate, layout, score_apply, swiglu_alpha and swiglu_limit;
             `Computing` documents them.
@@ -136,7 +136,7 @@ def experts_plan(
 
 
 def make_plan(topk_idx: Array, options: ExpertsOptions, comm: Communicator | None) -> Plan:
-    """Makes a plan of options that were checked before; collective."""
+    """Makes a plan for options that are already checked; collective."""
     if comm is not None:
         handle_of(comm)
     tokens = topk_idx.shape[0]
@@ -148,7 +148,7 @@ def make_plan(topk_idx: Array, options: ExpertsOptions, comm: Communicator | Non
 
 
 def check_plan(plan: Plan, num_experts: int | None, comm: Communicator | None) -> None:
-    """Checks that what is given beside a plan is what the plan was made with."""
+    """Raises unless the arguments given beside a plan match it."""
     if not isinstance(plan, Plan):
         raise InvalidArgumentError(f"plan: expected a Plan, got {type(plan).__name__}")
     made_for = plan.options.num_experts
@@ -157,11 +157,11 @@ def check_plan(plan: Plan, num_experts: int | None, comm: Communicator | None) -
             f"num_experts: the plan was made for {made_for}, got {num_experts}"
         )
     if comm is not None and comm is not plan.comm:
-        raise InvalidArgumentError("comm: the plan was made for another one; leave it out")
+        raise InvalidArgumentError("comm: the plan was made for another communicator; omit it")
 
 
 def check_tokens(name: str, array: Array, plan: Plan) -> None:
-    """Checks that an array has a row per token of the plan."""
+    """Raises unless an array has one row per token of the plan."""
     if array.shape[0] != plan.num_tokens:
         raise InvalidArgumentError(
             f"{name}: the plan was made for {plan.num_tokens} tokens, got {array.shape[0]}"
@@ -169,8 +169,8 @@ def check_tokens(name: str, array: Array, plan: Plan) -> None:
 
 
 def check_rows(name: str, array: Array, plan: Plan) -> None:
-    """Checks that an array has the plan's rows, as `dispatch` returned them."""
+    """Raises unless an array has the plan's rows, as `dispatch` returned them."""
     if array.shape[0] != plan.rows:
         raise InvalidArgumentError(
-            f"{name}: dispatch returned {plan.rows} rows of this plan, got {array.shape[0]}"
+            f"{name}: dispatch returned {plan.rows} rows for this plan, got {array.shape[0]}"
         )

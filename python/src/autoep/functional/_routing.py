@@ -1,4 +1,4 @@
-"""Choosing the experts of each token: route, the router z-loss and the jitter."""
+"""Routing tokens to experts: top-k, the router z-loss and the jitter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from autoep.core.arrays import Array, dtype_name, empty, is_torch, plain, same_kind
 from autoep.core.contexts import context_of
 from autoep.core.native import engine
-from autoep.core.options import GROUP_SCORES, SCORES, RouteOptions, choice, integer, real
+from autoep.core.options import GROUP_SCORES, SCORES, RouteOptions, enum_value, integer, real
 from autoep.errors import InvalidArgumentError
 from autoep.functional._torch_op import torch_op
 
@@ -18,7 +18,7 @@ class Routing(NamedTuple):
     """The experts of each token.
 
     Attributes:
-        topk_idx: [T, K] int32, the experts of each token, in order of falling score.
+        topk_idx: [T, K] int32, the experts of each token, by decreasing score.
         topk_weights: [T, K] float32 (float64 for float64 logits), their weights.
         tokens_per_expert: [E] int32.
     """
@@ -43,32 +43,32 @@ def route(
     training: bool = True,
     sinkhorn_iterations: int = 3,
 ) -> Routing:
-    """Chooses `top_k` experts for each token. Ties go to the expert of the lowest index.
+    """Chooses `top_k` experts for each token. Ties go to the lowest index.
 
     Args:
         logits: [T, E] float32, float64, bfloat16 or float16; computed in float32 (float64 for
             float64). The weights are differentiable with respect to it.
         top_k: K, from 1 to E.
         score: "softmax": over E, then top-k. "topk_softmax": top-k of the logits, then softmax
-            over the K. "sigmoid": then top-k. "sinkhorn": the choice from Sinkhorn-normalised
-            logits in training and from the logits otherwise, the weights from the sigmoid for
-            K = 1 and from the softmax over E otherwise.
+            over the K. "sigmoid": of each logit, then top-k. "sinkhorn": in training the choice
+            comes from Sinkhorn-normalised logits, otherwise from the logits; the weights are the
+            sigmoid for K = 1 and the softmax over E otherwise.
         normalize: Whether to divide the weights by their sum over K plus `normalize_epsilon`.
         normalize_epsilon: See `normalize`.
         scale: Multiplies the weights last.
-        selection_bias: [E] float32 or float64, added to the scores for the choice only.
-        group_score: Limits a token to its best groups of experts. A group is as good as its best
-            expert ("max") or its two best together ("top2_sum"). For "softmax" and "sigmoid".
+        selection_bias: [E] float32 or float64, added to the scores for the selection only.
+        group_score: Limits a token to its best groups of experts, for "softmax" and "sigmoid". The
+            score of a group is that of its best expert ("max") or of its two best ("top2_sum").
         num_groups: The number of groups; divides E.
         topk_groups: The number of groups that a token may use.
         training: For "sinkhorn", whether to balance the choice.
         sinkhorn_iterations: For "sinkhorn", from 1 to 3.
 
     Returns:
-        The experts, the weights and the count of tokens of each expert.
+        The experts, the weights and the number of tokens per expert.
 
     Raises:
-        InvalidArgumentError: A logit is NaN or +inf, or an option does not fit.
+        InvalidArgumentError: A logit is NaN or +inf, or an option is invalid.
     """
     options = route_options(
         top_k,
@@ -95,7 +95,7 @@ def route_backward(
     Args:
         grad_topk_weights: [T, K] in the dtype of the weights.
         logits: [T, E], as given to `route`.
-        topk_idx: [T, K], what `route` chose.
+        topk_idx: [T, K], from `route`.
         **options: The options given to `route`, without `top_k` and `selection_bias`.
     """
     chosen_TK = plain("topk_idx", topk_idx, 2)
@@ -116,19 +116,19 @@ def route_options(
     training: bool = True,
     sinkhorn_iterations: int = 3,
 ) -> RouteOptions:
-    """Checks the types of the options of `route`; whether they fit is the engine's to say."""
+    """Checks the types of the options of `route`; the engine checks whether they fit."""
     if group_score is None and (num_groups, topk_groups) != (1, 1):
         raise InvalidArgumentError(
-            f"num_groups: {num_groups!r} groups, {topk_groups!r} of them used, need a group_score,"
-            " 'max' or 'top2_sum'"
+            f"num_groups: {num_groups!r} groups, of which a token may use {topk_groups!r}, need a"
+            " group_score: pass 'max' or 'top2_sum'"
         )
     return RouteOptions(
-        score=choice("score", score, SCORES),
+        score=enum_value("score", score, SCORES),
         top_k=integer("top_k", top_k, 1),
         normalize=int(bool(normalize)),
         normalize_epsilon=real("normalize_epsilon", normalize_epsilon),
         scale=real("scale", scale),
-        group_score=choice("group_score", group_score, GROUP_SCORES),
+        group_score=enum_value("group_score", group_score, GROUP_SCORES),
         num_groups=integer("num_groups", num_groups, 1),
         topk_groups=integer("topk_groups", topk_groups, 1),
         training=int(bool(training)),
@@ -137,11 +137,11 @@ def route_options(
 
 
 def route_forward(options: RouteOptions, logits: Array, selection_bias: Array | None) -> Routing:
-    """Routes outside of autograd; `route` documents the arguments."""
+    """Routes outside autograd; `route` documents the arguments."""
     logits_TE = plain("logits", logits, 2)
     bias_E = None if selection_bias is None else plain("selection_bias", selection_bias, 1)
     same_kind("logits", logits, selection_bias=selection_bias)
-    # The engine checks K too; here a wrong one would take memory first.
+    # The engine checks K too, but only after the results are allocated.
     integer("top_k", options.top_k, 1, max(logits_TE.shape[1], 1))
     routing = routing_of(logits_TE, options.top_k)
     engine.route(context_of(logits_TE), options, logits_TE, bias_E, *routing)
@@ -149,7 +149,7 @@ def route_forward(options: RouteOptions, logits: Array, selection_bias: Array | 
 
 
 def routing_of(logits_TE: Array, top_k: int) -> Routing:
-    """What `route` returns, uninitialised."""
+    """Allocates the results of `route`."""
     tokens, experts = logits_TE.shape
     return Routing(
         topk_idx=empty(logits_TE, (tokens, top_k), "int32"),
@@ -161,7 +161,7 @@ def routing_of(logits_TE: Array, top_k: int) -> Routing:
 def route_gradient(
     options: RouteOptions, grad_topk_weights: Array, logits: Array, topk_idx: Array
 ) -> Array:
-    """The gradient to the logits; `route_backward` documents the arguments."""
+    """Returns the gradient to the logits; `route_backward` documents the arguments."""
     logits_TE = plain("logits", logits, 2)
     grad_TK = plain("grad_topk_weights", grad_topk_weights, 2)
     same_kind("logits", logits, topk_idx=topk_idx, grad_topk_weights=grad_topk_weights)
@@ -188,7 +188,7 @@ def router_z_loss(logits: Array) -> Array:
 
 
 def router_z_loss_forward(logits: Array) -> Array:
-    """The z-loss outside of autograd."""
+    """Computes the z-loss outside autograd."""
     logits_TE = plain("logits", logits, 2)
     loss = empty(logits_TE, (1,), _score_dtype(logits_TE))
     engine.router_z_loss(context_of(logits_TE), logits_TE, loss)
@@ -215,8 +215,8 @@ def jitter(x: Array, epsilon: float, seed: int) -> Array:
 
     Args:
         x: [T, H] float32, float64 or bfloat16.
-        epsilon: From 0 to below 1.
-        seed: From 0 to 2⁶⁴ - 1. The noise depends on it and on an element's place only.
+        epsilon: In [0, 1).
+        seed: From 0 to 2⁶⁴ - 1. The noise depends only on the seed and an element's position.
 
     Returns:
         [T, H] in the dtype of x.
@@ -227,7 +227,7 @@ def jitter(x: Array, epsilon: float, seed: int) -> Array:
 
 
 def jitter_forward(x: Array, epsilon: float, seed: int) -> Array:
-    """The jitter outside of autograd."""
+    """Applies the jitter outside autograd."""
     x_TH = plain("x", x, 2)
     y_TH = empty(x_TH, x_TH.shape)
     bits = integer("seed", seed, 0, _UINT64_MAX)

@@ -1,7 +1,7 @@
 """The operations as torch.autograd.Functions. Imported when a torch tensor is given.
 
-Each calls the same forward and backward as numpy users do; here is only what autograd needs. The
-layer's own are in `_torch_layer`.
+Each calls the forward and backward that numpy users call, and adds what autograd needs. The
+operations of a layer are in `_torch_layer`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RouterZLoss(torch.autograd.Function):
 
 
 class Jitter(torch.autograd.Function):
-    """Noise that seed and place determine, so nothing is saved."""
+    """Noise that the seed and the position determine, so nothing is saved."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, epsilon: float, seed: int) -> Tensor:
@@ -94,7 +94,7 @@ class Unpermute(torch.autograd.Function):
         ctx: FunctionCtx, rows: Tensor, row_of_slot: Tensor, topk_weights: Tensor | None
     ) -> Tensor:
         """[N, H] to [T, H]."""
-        # The rows are read for the gradient to the weights only.
+        # The rows are needed only for the gradient of the weights.
         saved_rows = None if topk_weights is None else rows
         ctx.save_for_backward(saved_rows, row_of_slot, topk_weights)
         return unpermute_forward(rows, row_of_slot, topk_weights)

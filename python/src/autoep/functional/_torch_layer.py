@@ -1,7 +1,7 @@
 """A layer's operations for autograd: experts, router and experts, dispatch and combine.
 
-Where torch.compile traces they are operators (`_torch_operators`), and there is no layer at hand.
-On a GPU their work is only enqueued on the current stream: nothing waits for the device.
+Under torch.compile they are operators (`_torch_operators`), and no layer exists while tracing.
+On a GPU they only enqueue work on the current stream: nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _OPS = torch.ops.autoep
 
 
 class Call(NamedTuple):
-    """One call of a layer, beside its tensors.
+    """One call of a layer, except its tensors.
 
     Attributes:
-        layer: The engine's layer; None where the call is traced.
+        layer: The engine's layer; None if the call is traced.
         options: What the layer computes.
-        comm: The number of its communicator, 0 for a rank alone.
-        rows: Of a plan that was made before: R for dispatch, its capacity for the experts.
+        comm: The number of its communicator, 0 for a single rank.
+        rows: The size of an existing plan: R for dispatch, the capacity for the experts.
     """
 
     layer: Layer | None
@@ -49,7 +49,7 @@ class Call(NamedTuple):
 
     @property
     def traced(self) -> tuple[Any, ...]:
-        """An operator's last arguments."""
+        """The last arguments of an operator."""
         return (*self.options, self.comm, VERSION)
 
 
@@ -62,13 +62,13 @@ def autocast(x: Tensor, weights: ExpertsWeights) -> tuple[Tensor, ExpertsWeights
 
 
 def _cast(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What autocast makes of an argument; float64 is left as it is."""
+    """Casts an argument as autocast does; float64 stays."""
     castable = tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64
     return tensor.to(dtype) if castable else tensor
 
 
 def plan(topk_idx: Tensor, options: ExpertsOptions, comm: Communicator | None) -> Planned:
-    """Makes a plan while torch.compile traces; its sizes are read from a tensor in host memory."""
+    """Makes a plan under torch.compile; its sizes are read from a tensor in host memory."""
     *tensors, counts = _OPS.plan(
         topk_idx, *Call(None, options, 0 if comm is None else comm.key).traced
     )
@@ -98,7 +98,7 @@ def experts(
     topk_weights: Tensor,
     weights: ExpertsWeights,
 ) -> Tensor:
-    """Computes what `functional.experts` documents; collective."""
+    """Computes `functional.experts`; collective."""
     if buffers is not None:
         _check_buffers(weights, buffers)
     call = _call(x, options, comm)
@@ -122,7 +122,7 @@ def _run_forward(
     topk_weights: Tensor,
     *weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, what the backward needs, and the plan."""
+    """Returns y, the state for the backward, and the plan."""
     if call.layer is not None:
         own = ExpertsWeights(*weights)
         return forward(call.layer, x, topk_idx, topk_weights, own, plan, call.rows)
@@ -133,7 +133,7 @@ def _run_forward(
 
 
 class Experts(torch.autograd.Function):
-    """Keeps what the engine saved. Over several ranks the backward is collective."""
+    """Keeps the bytes that the engine saved. Over several ranks the backward is collective."""
 
     @staticmethod
     def forward(
@@ -150,7 +150,7 @@ class Experts(torch.autograd.Function):
         y, saved, followed = _run_forward(call, plan, x, topk_idx, topk_weights, *weights)
         reads_x = call.layer is None or call.layer.backward_reads_x
         ctx.save_for_backward(x if reads_x else None, topk_weights, *weights, followed, saved)
-        # Not among the saved ones: another backward may change them in between.
+        # Kept out of save_for_backward: another backward may modify these buffers in between.
         ctx.buffers = buffers
         ctx.call = call
         ctx.is_saved_ours = is_kept_as_it_is()
@@ -173,9 +173,9 @@ def _gradients(
     *others: Tensor | None,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients to x, topk_weights and the weights that are wanted.
+    """Returns the wanted gradients of x, topk_weights and the weights.
 
-    Those to the weights are added to the buffers where there are any.
+    Gradients of the weights are added to the buffers, if there are any.
 
     Args:
         ctx: Has `call`, `buffers` and `is_saved_ours`.
@@ -183,12 +183,12 @@ def _gradients(
         x: [T, H] or None.
         topk_weights: [T, K].
         *others: The weights, the plan and what the forward saved.
-        wanted: For x, topk_weights and each of the weights.
+        wanted: Whether each gradient is wanted: x, topk_weights and each of the weights.
     """
     *weights, plan, saved = others
     call: Call = ctx.call
     accumulate = ctx.buffers is not None
-    # With a communicator both are made in any case: all ranks have to send them.
+    # With a communicator both are always computed: all ranks must send them.
     wants_x, wants_topk_weights, *wanted_weights = wanted
     found = [
         _empty_like(grad_y) if wants_x or call.comm else None,
@@ -243,7 +243,7 @@ def _check_buffers(weights: ExpertsWeights, buffers: GradBuffers) -> None:
         if not fits:
             raise InvalidArgumentError(
                 f"grad_buffers.{name}: expected a dense tensor of {dtype} and shape"
-                f" {list(weight.shape)} on {weight.device}, for {name} requires a gradient; got"
+                f" {list(weight.shape)} on {weight.device}, because {name} requires a gradient; got"
                 f" {_described(buffer)}"
             )
 
@@ -255,7 +255,7 @@ def _described(value: Any) -> str:
 
 
 class Computed(NamedTuple):
-    """What the forward of a router and its experts leaves."""
+    """The results of the forward of a router and its experts."""
 
     y: Tensor  # [T, H]
     logits: Tensor  # [T, E]
@@ -290,7 +290,7 @@ def _compute(
     selection_bias: Tensor | None,
     *weights: Tensor | None,
 ) -> Computed:
-    """The forward, outside of autograd; where it is traced, as operators that a compiler sees."""
+    """Runs the forward outside autograd; under torch.compile, as operators."""
     if call.layer is None:
         logits = torch.mm(x, router.t())
         idx, topk_weights, counts = run_route(route_as, logits, selection_bias)
@@ -308,7 +308,7 @@ def _compute(
 
 
 class MoE(torch.autograd.Function):
-    """Keeps what the router and the experts keep; the gradient of x is one sum of both."""
+    """Keeps the state of the router and the experts; the gradient of x is one sum of both."""
 
     @staticmethod
     def forward(
@@ -359,33 +359,33 @@ class MoE(torch.autograd.Function):
 
 
 def dispatch(plan: Plan, x: Tensor, topk_weights: Tensor | None) -> Tensor:
-    """Computes the rows that `functional.dispatch` documents; collective."""
+    """Computes the rows of `functional.dispatch`; collective."""
     call = _call_of(plan, x)
     return Dispatch.apply(call, x, topk_weights, plan.memory)
 
 
 def combine(plan: Plan, rows: Tensor, topk_weights: Tensor | None) -> Tensor:
-    """Computes what `functional.combine` documents; collective."""
+    """Computes `functional.combine`; collective."""
     call = _call_of(plan, rows)
     return Combine.apply(call, rows, topk_weights, plan.memory, plan.num_tokens)
 
 
 def _rows(call: Call, *given: Any) -> Tensor:
-    """The rows of x, topk_weights and a plan."""
+    """Returns the rows for x, topk_weights and a plan."""
     if call.layer is None:
         return _OPS.dispatch(*given, call.rows, *call.traced)
     return dispatch_forward(call.layer, *given, call.rows)
 
 
 def _tokens(call: Call, *given: Any) -> Tensor:
-    """The tokens of rows, topk_weights, a plan and T."""
+    """Returns the tokens for rows, topk_weights, a plan and T."""
     if call.layer is None:
         return _OPS.combine(*given, *call.traced)
     return combine_forward(call.layer, *given)
 
 
 def _combine_gradients(call: Call, *given: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of grad_y, rows, topk_weights and a plan."""
+    """Returns the gradients of combine for grad_y, rows, topk_weights and a plan."""
     if call.layer is None:
         return _OPS.combine_backward(*given, *call.traced)
     return combine_gradients(call.layer, *given)
@@ -399,7 +399,7 @@ class Dispatch(torch.autograd.Function):
         ctx: FunctionCtx, call: Call, x: Tensor, topk_weights: Tensor | None, plan: Tensor
     ) -> Tensor:
         """[T, H] to [R, H]."""
-        # x is read for the gradient to the weights only.
+        # x is needed only for the gradient of the weights.
         ctx.save_for_backward(None if topk_weights is None else x, topk_weights, plan)
         ctx.call, ctx.tokens = call, x.shape[0]
         return _rows(call, x, topk_weights, plan)
@@ -411,7 +411,7 @@ class Dispatch(torch.autograd.Function):
         x, topk_weights, plan = ctx.saved_tensors
         grad_weights = None
         if ctx.needs_input_grad[2]:
-            # The gradient of a slot's weight is <x, grad_row>, as that of combine is <grad_y, row>.
+            # The gradient of a slot's weight is <x, grad_row>; for combine it is <grad_y, row>.
             _, grad_weights = _combine_gradients(ctx.call, x, grad_rows, topk_weights, plan)
         grad_x = _tokens(ctx.call, grad_rows, topk_weights, plan, ctx.tokens)
         return None, grad_x, grad_weights, None
@@ -430,7 +430,7 @@ class Combine(torch.autograd.Function):
         tokens: int,
     ) -> Tensor:
         """[R, H] to [T, H]."""
-        # The rows are read for the gradient to the weights only.
+        # The rows are needed only for the gradient of the weights.
         ctx.save_for_backward(None if topk_weights is None else rows, topk_weights, plan)
         ctx.call = call
         return _tokens(call, rows, topk_weights, plan, tokens)

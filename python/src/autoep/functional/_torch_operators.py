@@ -1,8 +1,8 @@
-"""What torch.compile puts into its graphs for a layer: operators, and the shapes of their results.
+"""A layer's operators in the graphs of torch.compile, and the shapes of their results.
 
-Elsewhere the same functions are called past torch's dispatcher, which takes longer than a launch.
-An operator's last arguments are the layer's options, the number of its communicator, and the
-engine's version: compiled graphs are cached on disk, and have the sizes of one version in them.
+Outside graphs the same functions are called directly: torch's dispatcher takes longer than a
+launch. An operator's last arguments are the layer's options, the number of its communicator, and
+the engine's build: compiled graphs are cached on disk and contain the sizes of one build.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autoep.core.native import engine
+from autoep.core.native import build
 from autoep.core.options import ExpertsOptions, ExpertsWeights
 from autoep.distributed.communicator import communicator_of
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
@@ -21,7 +21,7 @@ from autoep.functional._torch_schema import arguments_of, library
 
 Tensor = torch.Tensor
 
-VERSION = engine.version()
+VERSION = build()
 _LAYER = f"{arguments_of(ExpertsOptions)}, int comm, str version"
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
 _GRADIENTS = ", ".join(
@@ -50,7 +50,7 @@ def _layer(like: Tensor, layer: tuple) -> Layer:
 
 def _plan(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
     plan, sent, received, *counts = _layer(topk_idx, layer).plan(topk_idx.contiguous())
-    # An operator does not return one tensor twice, as it is for a rank alone.
+    # An operator must not return one tensor twice, as the plan of a single rank would.
     received = received.clone() if received is sent else received
     return plan, sent, received, torch.tensor(counts, device="cpu")
 
@@ -70,7 +70,7 @@ def _experts(x: Tensor, topk_idx: Tensor | None, topk_weights: Tensor, *others: 
     y, saved, followed = forward(
         _layer(x, others[6:]), x, topk_idx, topk_weights, ExpertsWeights(*weights), plan, capacity
     )
-    # An operator does not return what it is given.
+    # An operator must not return one of its inputs.
     return y, saved, followed if plan is None else followed.new_empty(0)
 
 

@@ -1,4 +1,4 @@
-"""Routing as an operation of autograd, and as operators that torch.compile puts into its graphs."""
+"""Routing as an autograd operation, and as operators in the graphs of torch.compile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensor = torch.Tensor
 
 
 class Route(torch.autograd.Function):
-    """The weights are differentiable with respect to the logits; the choice is not."""
+    """The weights are differentiable with respect to the logits; topk_idx is not."""
 
     @staticmethod
     def forward(
@@ -39,7 +39,7 @@ class Route(torch.autograd.Function):
 def run_route(
     options: RouteOptions, logits: Tensor, selection_bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`route` outside of autograd, as an operator where it is traced."""
+    """Runs `route` outside autograd; under torch.compile, as an operator."""
     if torch.compiler.is_compiling():
         return torch.ops.autoep.route(logits, selection_bias, *options)
     return route_forward(options, logits, selection_bias)
@@ -48,7 +48,7 @@ def run_route(
 def run_route_backward(
     options: RouteOptions, grad_weights: Tensor, logits: Tensor, topk_idx: Tensor
 ) -> Tensor:
-    """Its gradient to the logits, likewise."""
+    """Returns the gradient of `route` to the logits; under torch.compile, as an operator."""
     if torch.compiler.is_compiling():
         return torch.ops.autoep.route_backward(grad_weights, logits, topk_idx, *options)
     return route_gradient(options, grad_weights, logits, topk_idx)
@@ -75,7 +75,7 @@ def _route_backward(
 
 
 def _route_results(logits: Tensor, _bias: Tensor | None, *options: Any) -> tuple:
-    """What `route` returns, uninitialised."""
+    """Allocates the results of `route`."""
     return tuple(routing_of(logits, RouteOptions(*options).top_k))
 
 

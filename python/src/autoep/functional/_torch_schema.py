@@ -1,4 +1,4 @@
-"""The library of torch operators, and their arguments that are options."""
+"""The library of torch operators, and the options among their arguments."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ _TYPES = {int: "int", float: "float"}
 
 
 def arguments_of(options: type[tuple]) -> str:
-    """The fields of a NamedTuple of numbers, as the arguments of an operator's schema."""
+    """Returns the fields of a NamedTuple of numbers as arguments of an operator's schema."""
     types = typing.get_type_hints(options)
     return ", ".join(f"{_TYPES[kind]} {name}" for name, kind in types.items())

@@ -1,4 +1,4 @@
-"""What AutoEP sees in a model, without its weights."""
+"""Inspecting a model without its weights."""
 
 from autoep.inspection.model import Blocks, Inspection, Unsupported
 from autoep.inspection.report import inspect

@@ -1,4 +1,4 @@
-"""Building a model without its weights, from whatever says what it is."""
+"""Building a model without its weights, from a config, a path or a name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from autoep.errors import ConfigError
 
-# The kinds of models that are tried, those that generate text first.
+# The kinds of models to try, those that generate text first.
 _KINDS = (
     "AutoModelForCausalLM",
     "AutoModelForMultimodalLM",
@@ -24,14 +24,14 @@ _KINDS = (
 
 
 def model_on_meta(given: nn.Module | transformers.PretrainedConfig | str | PathLike[str]) -> Any:
-    """Returns a model, built on the meta device unless it is one already.
+    """Returns a model built on the meta device, or the given model.
 
     Args:
         given: A model; a config; the path of a config.json or of its folder; or the name of a
-            model on the Hub, of which the config alone is read.
+            model on the Hub, of which only the config is read.
 
     Raises:
-        ConfigError: It cannot be read, or it is of no model of transformers.
+        ConfigError: It cannot be read, or transformers has no model for it.
     """
     if isinstance(given, nn.Module):
         return given
@@ -40,9 +40,9 @@ def model_on_meta(given: nn.Module | transformers.PretrainedConfig | str | PathL
         if kind is not None and type(config) in kind._model_mapping:
             return _build(kind, config)
     raise ConfigError(
-        f"inspect: {type(config).__name__} (model_type {config.model_type!r}) is the config of no"
-        f" model that transformers {transformers.__version__} can build by itself; build the model"
-        " and give it instead"
+        f"inspect: transformers {transformers.__version__} cannot build a model from"
+        f" {type(config).__name__} (model_type {config.model_type!r}) by itself; build the model"
+        " and pass it instead"
     )
 
 
@@ -50,7 +50,7 @@ def _build(kind: Any, config: transformers.PretrainedConfig) -> nn.Module:
     try:
         with torch.device("meta"):
             return kind.from_config(config)
-    except Exception as error:  # whatever a model makes of a config it cannot take
+    except Exception as error:  # any error of a model with an unsuitable config
         raise ConfigError(
             f"inspect: transformers {transformers.__version__} cannot build the model of this"
             f" {type(config).__name__}: {type(error).__name__}: {error}"
@@ -71,7 +71,7 @@ def _read(given: object) -> transformers.PretrainedConfig:
         )
     try:
         return transformers.AutoConfig.from_pretrained(str(given), trust_remote_code=False)
-    except Exception as error:  # a config of no known kind, or whose values do not fit
+    except Exception as error:  # a config of an unknown kind, or with unsuitable values
         if exists or not isinstance(error, OSError):
             raise ConfigError(f"inspect: {given} cannot be read as a config: {error}") from error
         raise ConfigError(

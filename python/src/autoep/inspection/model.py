@@ -1,4 +1,4 @@
-"""What an inspection finds in a model, and its text."""
+"""The result of an inspection, and its text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Blocks:
-    """MoE blocks of a model that are alike.
+    """Identical MoE blocks of a model.
 
     Attributes:
         names: The blocks' names in the model.
-        family: Where they come from.
+        family: Their origin, as in `MoELayerSpec`.
         num_experts: E.
-        top_k: K; None where neither the router nor the config says.
+        top_k: K; None if neither the router nor the config defines it.
         hidden_size: H of the experts.
         ffn_size: F.
-        activation: The engine's name of it; None for one that the module computes itself.
+        activation: The engine's name for it; None if the module computes it itself.
         router: The router's maths, in words.
-        shared_experts: The block's experts that every token goes to, in words; empty for none.
-        parameters: Of the experts of one block.
-        expert_bytes: Of one expert.
+        shared_experts: The block's experts for all tokens, in words; empty for none.
+        parameters: The number of parameters in the experts of one block.
+        expert_bytes: The size of one expert's weights.
         interfaces: The interfaces that support these experts: "initialize",
             "experts_implementation" and "ep_implementation".
     """
@@ -48,11 +48,11 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Modules that look like experts, and why they are not spread.
+    """Modules that look like experts, and the reason why they are not spread.
 
     Attributes:
         names: Their names in the model.
-        reason: Why.
+        reason: The reason.
     """
 
     names: tuple[str, ...]
@@ -61,15 +61,15 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What AutoEP sees in a model. Printed, it is a table.
+    """The MoE blocks of a model; `str` formats them as a table.
 
     Attributes:
         model: The model's class.
-        blocks: Its MoE blocks; those that are alike are together.
-        unsupported: What is not spread.
-        parameters: Of the whole model.
-        dense_bytes: Of all weights but those of the experts that are spread.
-        dtype: Of the experts' weights.
+        blocks: Its MoE blocks; identical ones are grouped.
+        unsupported: The modules that are not spread.
+        parameters: The number of parameters in the whole model.
+        dense_bytes: The size of all weights except those of experts that are spread.
+        dtype: The dtype of the experts' weights.
     """
 
     model: str
@@ -80,14 +80,14 @@ class Inspection:
     dtype: str
 
     def expert_bytes(self, ep_size: int) -> int:
-        """The experts' weights on the rank that has most of them, in bytes."""
+        """Returns the size in bytes of the experts' weights on the rank with the most of them."""
         return sum(
             len(blocks.names) * blocks.expert_bytes * -(-blocks.num_experts // ep_size)
             for blocks in self.blocks
         )
 
     def ep_sizes(self) -> list[int]:
-        """The sizes that leave no rank without experts, among the powers of two."""
+        """Returns the powers of two, as EP sizes, that leave no rank without experts."""
         fewest = min((blocks.num_experts for blocks in self.blocks), default=1)
         return [size for size in _EP_SIZES if size <= fewest]
 

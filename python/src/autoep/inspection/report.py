@@ -25,14 +25,14 @@ _SHARED = ("shared_experts", "shared_expert", "shared_mlp")
 def inspect(
     model: nn.Module | transformers.PretrainedConfig | str | PathLike[str],
 ) -> Inspection:
-    """Says what AutoEP sees in a model; loads no weights and changes nothing.
+    """Returns what AutoEP finds in a model; loads no weights and changes nothing.
 
     Args:
         model: A model; a config; the path of a config.json or of its folder; or the name of a
-            model on the Hub, of which the config alone is read.
+            model on the Hub, of which only the config is read.
 
     Raises:
-        ConfigError: It cannot be read, or is of no model of transformers.
+        ConfigError: It cannot be read, or transformers has no model for it.
     """
     built = model_on_meta(model)
     layers, refusal = _layers(built)
@@ -49,7 +49,7 @@ def inspect(
 
 
 def _layers(model: nn.Module) -> tuple[list[MoELayer], str]:
-    """The layers that are spread, or the reason why none is."""
+    """Returns the layers that are spread, or the reason why none is."""
     try:
         return find_moe_layers(model), ""
     except ModelError as error:
@@ -57,7 +57,7 @@ def _layers(model: nn.Module) -> tuple[list[MoELayer], str]:
 
 
 def _alike(layers: list[MoELayer]) -> list[list[MoELayer]]:
-    """The layers, those together that differ in nothing but their names."""
+    """Groups the layers that differ only in their names."""
     groups: dict[Any, list[MoELayer]] = {}
     for layer in layers:
         sizes = (layer.num_experts, layer.hidden_size, layer.ffn_size)
@@ -123,7 +123,7 @@ def _interfaces(model: nn.Module, layer: MoELayer) -> Iterator[str]:
 
 
 def _unsupported(model: nn.Module, layers: list[MoELayer], refusal: str) -> Iterator[Unsupported]:
-    """Modules named as experts that belong to no layer, by their class."""
+    """Yields modules named as experts that belong to no layer, by their class."""
     known = {id(part) for layer in layers for part in layer.block.modules()}
     others: dict[str, list[str]] = {}
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""What is said of a router: its maths, found without its weights."""
+"""The description of a router: its maths, found without its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GROUPS = {"max": "the best", "top2_sum": "the two best"}
 
 
 def maths_without_weights(layer: MoELayer) -> RouterMaths | None:
-    """Finds what a layer's router computes, on a copy that shares nothing with it.
+    """Finds the maths of a layer's router, on a copy that shares nothing with it.
 
     Args:
         layer: The layer; its weights may be on any device, meta too.
@@ -29,7 +29,7 @@ def maths_without_weights(layer: MoELayer) -> RouterMaths | None:
 
 
 def describe_router(layer: MoELayer, maths: RouterMaths | None) -> str:
-    """A router's maths in words."""
+    """Returns a router's maths in words."""
     if maths is not None:
         has_bias = maths.has_selection_bias or maths.takes_selection_bias
         return _words(maths.options, maths.top_k, has_bias)
@@ -52,10 +52,10 @@ def _words(options: Mapping[str, Any], top_k: int, has_bias: bool) -> str:
 
 
 def _blank(module: nn.Module) -> nn.Module:
-    """A module of the same class and options, on the CPU in float32, without hooks."""
+    """Returns a module of the same class and options, on the CPU in float32, without hooks."""
     blank = object.__new__(type(module))
     blank.__dict__.update(module.__dict__)
-    blank.__dict__.pop("forward", None)  # one that was put in its place
+    blank.__dict__.pop("forward", None)  # a replaced forward
     blank.__dict__.update({name: OrderedDict() for name in _HOOKS})
     blank._parameters = {
         name: None if p is None else nn.Parameter(_empty_like(p), requires_grad=p.requires_grad)

@@ -1,4 +1,4 @@
-"""Names and sizes as an inspection writes them."""
+"""The text of names and sizes in an inspection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def short_names(names: Sequence[str]) -> str:
-    """Names that differ in one number as one: `model.layers.3-5,7.mlp`."""
+    """Joins names that differ in one number: `model.layers.3-5,7.mlp`."""
     numbered: dict[tuple[str, str], list[int]] = {}
     plain = []
     for name in names:

@@ -1,1 +1,1 @@
-"""What transformers calls by name: its registries of experts and of expert parallelism."""
+"""The implementations in transformers' registries of experts and of expert parallelism."""

@@ -1,8 +1,8 @@
 """`ep_implementation="autoep"`: transformers' own expert parallelism, with the engine inside.
 
-transformers shards the weights, loads them and reduces the gradients; the engine brings the tokens
-to their experts and computes these. The ranks of a tensor-parallel group hold the same batch, so
-each of them takes its part of the tokens.
+transformers shards and loads the weights and reduces the gradients; the engine dispatches the
+tokens and computes the experts. The ranks of a tensor-parallel group hold the same batch, so
+each of them takes its share of the tokens.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from transformers.distributed.expert_parallel import EPImplementation
 from autoep.distributed.communicator import DEFAULT_TIMEOUT, Communicator
 from autoep.distributed.groups import end_groups, make_communicator
 from autoep.distributed.launch import join_world
-from autoep.distributed.shutdown import let_go_at_exit
+from autoep.distributed.shutdown import release_at_exit
 from autoep.distributed.threads import share_cores
 from autoep.integrations.remembered_spec import spec_of
 from autoep.layers.experts import run_experts
 
 
 class ExpertParallelism(EPImplementation):
-    """Brings the tokens of one layer to their experts; transformers makes one for each layer."""
+    """Computes the experts of one layer; transformers creates one instance per layer."""
 
     def __init__(self, experts: nn.Module, ep_mesh: DeviceMesh, tp_mesh: DeviceMesh) -> None:
         super().__init__(experts, ep_mesh, tp_mesh)
@@ -37,7 +37,7 @@ class ExpertParallelism(EPImplementation):
     def __call__(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Returns the weighted sums of the experts of each token, [T, H]; collective.
+        """Returns the weighted sum of each token's experts, [T, H]; collective.
 
         Args:
             hidden_states: [T, H].
@@ -55,14 +55,14 @@ class ExpertParallelism(EPImplementation):
         return self._joined(y_TH, shape)
 
     def _own_part(self, tensor: torch.Tensor) -> torch.Tensor:
-        """This rank's tokens of a batch that the tensor-parallel group shares."""
+        """Returns this rank's tokens of a batch that the tensor-parallel group shares."""
         if self.tp_mesh.size() == 1:
             return tensor
         shared = DTensor.from_local(tensor, self.tp_mesh, [Replicate()], run_check=False)
         return shared.redistribute(self.tp_mesh, [Shard(0)]).to_local()
 
     def _joined(self, y_TH: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The results of the group's tokens, of which `y_TH` has this rank's."""
+        """Returns the results of all tokens of the group; `y_TH` has this rank's."""
         if self.tp_mesh.size() == 1:
             return y_TH
         part = DTensor.from_local(
@@ -73,9 +73,9 @@ class ExpertParallelism(EPImplementation):
 
 @functools.cache
 def _communicator(ep_group: dist.ProcessGroup, device_type: str) -> Communicator:
-    """Makes what moves rows between the ranks of a group; once, for all layers.
+    """Creates the communicator of a group; once, for all layers.
 
-    Its exchanges are not to mix with others of the same group, so it has one of its own.
+    It has its own process group, so that its exchanges do not mix with others of the ranks.
     """
     world = join_world(DEFAULT_TIMEOUT)
     share_cores(world, None)
@@ -84,11 +84,11 @@ def _communicator(ep_group: dist.ProcessGroup, device_type: str) -> Communicator
     index = torch.cuda.current_device() if device_type == "cuda" else None
     device = torch.device(device_type, index)
     comm = make_communicator(world, own_group, DEFAULT_TIMEOUT, device)
-    let_go_at_exit(functools.partial(_let_go, comm, own_group))
+    release_at_exit(functools.partial(_release, comm, own_group))
     return comm
 
 
-def _let_go(comm: Communicator, own_group: dist.ProcessGroup) -> None:
+def _release(comm: Communicator, own_group: dist.ProcessGroup) -> None:
     comm.close()
     _communicator.cache_clear()
     end_groups(own_group)

@@ -20,8 +20,8 @@ def experts_forward(
     Args:
         experts: The experts module.
         hidden_states: [T, H].
-        top_k_index: [T, K]. Where the experts are a part of a larger set, `num_experts` and
-            above stand for those that are not among them.
+        top_k_index: [T, K]. If the experts are part of a larger set, indices from `num_experts`
+            on mean experts outside this part.
         top_k_weights: [T, K].
 
     Returns:
@@ -30,10 +30,10 @@ def experts_forward(
     spec = spec_of(experts)
     weights = weights_of(experts, spec)
     num_experts = weights.down.shape[0]
-    # Before transformers 5.23 a module does not tell whether it is a part.
+    # Before transformers 5.23 a module does not show whether it is a part.
     if getattr(experts, "_is_expert_parallel", True):
         top_k_index = top_k_index.masked_fill(top_k_index >= num_experts, -1)
-    # Under autocast the weights' dtype decides, as in transformers.
+    # Under autocast the weights' dtype counts, as in transformers.
     y_TH = run_experts(
         experts,
         hidden_states.to(weights.down.dtype),

@@ -1,4 +1,4 @@
-"""Runs something right after a module of another library was imported, now or later."""
+"""Runs an action right after another library's module is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Action = Callable[[ModuleType], None]
 
 
 class _AfterImport:
-    """A finder that finds nothing itself: it has the others do so, and adds to what they found."""
+    """A finder that delegates to the other finders and extends the loader that they return."""
 
     def __init__(self) -> None:
         self.actions: dict[str, Action] = {}
@@ -34,7 +34,7 @@ _finder = _AfterImport()
 
 
 def after_import(name: str, action: Action) -> None:
-    """Calls `action` with a module: at once if it is imported, else when it will have been."""
+    """Calls `action` with a module: now if it is imported, otherwise after its import."""
     if name in sys.modules:
         action(sys.modules[name])
         return
@@ -44,7 +44,7 @@ def after_import(name: str, action: Action) -> None:
 
 
 def _act_after(loader: Any, action: Action) -> None:
-    """The loader stays what it is, with its sources and resources; its last step does more."""
+    """Extends the last step of a loader, which keeps its sources and resources."""
     execute = loader.exec_module
 
     def exec_module(module: ModuleType) -> None:

@@ -1,7 +1,7 @@
-"""The doors that transformers itself offers: its registries of experts and of expert parallelism.
+"""Registers "autoep" in transformers' registries of experts and of expert parallelism.
 
-The name "autoep" is in them as soon as both libraries are imported, in either order. Nothing here
-imports torch or transformers before a model is run.
+The name is in them as soon as both libraries are imported, in either order. This module imports
+neither torch nor transformers before a model runs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from autoep.integrations.import_hook import after_import
 
 
-def open_doors() -> None:
-    """Registers "autoep" with transformers, at once or when it is imported."""
+def register_implementations() -> None:
+    """Registers "autoep" with transformers, now or when it is imported."""
     after_import("transformers.integrations.moe", _register_experts)
     after_import("transformers.distributed.expert_parallel", _register_expert_parallelism)
 

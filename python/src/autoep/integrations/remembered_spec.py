@@ -1,4 +1,4 @@
-"""What a module of transformers' convention computes, found out once and kept on the module."""
+"""The spec of a module of transformers' convention, found once and stored on the module."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from autoep.layers.spec import MoELayerSpec, sizes_of
 
 
 def spec_of(experts: nn.Module) -> MoELayerSpec:
-    """Finds out what the experts of a module of transformers' convention compute; remembered.
+    """Returns the spec of a module of transformers' convention; stored after the first call.
 
     Raises:
-        ModelError: The module is not of the convention.
+        ModelError: The module does not follow the convention.
     """
     if torch.compiler.is_compiling():
         from torch._dynamo.comptime import comptime
@@ -27,7 +27,7 @@ def spec_of(experts: nn.Module) -> MoELayerSpec:
 
 
 def _find_spec(experts: nn.Module) -> None:
-    """Leaves the spec on the module, from where traced code can take it."""
+    """Stores the spec on the module, where traced code can read it."""
     if "_autoep_spec" not in vars(experts):
         spec = spec_by_convention(experts)
         sizes_of(experts, spec, type(experts).__name__)
@@ -35,9 +35,9 @@ def _find_spec(experts: nn.Module) -> None:
 
 
 def _find_spec_in_trace(tracer: Any) -> None:
-    """The same while torch.compile traces `spec_of`: on the module itself, and not in the graph.
+    """Finds the spec while torch.compile traces `spec_of`: on the module, outside the graph.
 
-    `torch.compiler.assume_constant_result` takes no module in torch 2.11.
+    `torch.compiler.assume_constant_result` accepts no module in torch 2.11.
 
     Args:
         tracer: torch's ComptimeContext.

@@ -1,1 +1,1 @@
-"""What a MoE layer is, and what replaces its parts."""
+"""The description of MoE layers, and the replacements of their parts."""

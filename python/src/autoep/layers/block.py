@@ -1,6 +1,6 @@
 """The forward of a whole block, for models whose blocks choose the experts themselves.
 
-Shapes: T tokens, H hidden size, E experts, K experts a token.
+Shapes: T tokens, H hidden size, E experts, K experts per token.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from autoep.errors import ModelError
 from autoep.layers.choice import choose_experts
 from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.selection_bias import selection_bias
-from autoep.layers.spec import MoELayer, Routing
+from autoep.layers.spec import BlockRouter, MoELayer
 
 ExpertsCall = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class BlockForward(ReplacedMethod):
-    """Does what a block's forward does, with the model's router and other experts.
+    """Computes a block's forward, with the model's router and other experts.
 
     The router is called once, through its hooks.
     """
 
-    def __init__(self, layer: MoELayer, routing: Routing, experts: ExpertsCall) -> None:
+    def __init__(self, layer: MoELayer, routing: BlockRouter, experts: ExpertsCall) -> None:
         self._block = layer.block
         self._router = layer.router
         self._num_experts = layer.num_experts
@@ -33,21 +33,21 @@ class BlockForward(ReplacedMethod):
         self._experts = experts
 
     def __call__(self, hidden_states: torch.Tensor, *others: Any, **named: Any) -> Any:
-        """Returns what the block does: [..., H], beside what the router said if it returns that.
+        """Returns the block's output [..., H], with outputs of the router if the block returns any.
 
         Args:
             hidden_states: [..., H].
-            *others: None, where the block's own forward takes more.
-            **named: The same.
+            *others: None, if the block's own forward takes more arguments.
+            **named: None likewise.
 
         Raises:
-            ModelError: They are not None.
+            ModelError: One of them is not None.
         """
         if any(other is not None for other in (*others, *named.values())):
             raise ModelError(
-                f"{type(self._block).__name__} was called with more than the tokens, and what it"
-                " does with that is not known. Set expert_parallel.enabled to false to train this"
-                " model without expert parallelism."
+                f"{type(self._block).__name__} was called with more than the tokens, and the use"
+                " of the other arguments is not known. Set expert_parallel.enabled to false to"
+                " train this model without expert parallelism."
             )
         routing = self._routing
         if self._block.training and routing.jitter:
@@ -80,15 +80,15 @@ class BlockForward(ReplacedMethod):
 
 
 def router_outputs(router: Callable[[torch.Tensor], Any], x: torch.Tensor) -> tuple[Any, ...]:
-    """What a router returns, as a tuple."""
+    """Returns a router's outputs as a tuple."""
     said = router(x)
     return said if isinstance(said, tuple) else (said,)
 
 
 def choose(
-    routing: Routing, logits_TE: torch.Tensor, bias_E: torch.Tensor | None, dtype: torch.dtype
+    routing: BlockRouter, logits_TE: torch.Tensor, bias_E: torch.Tensor | None, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Chooses topk_idx and topk_weights, [T, K] each, the latter in the dtype of the tokens."""
+    """Returns topk_idx and topk_weights, [T, K] each, the latter in the dtype of the tokens."""
     if routing.score == "given":
         weights_TK, idx_TK = logits_TE.topk(routing.top_k)
         return idx_TK, weights_TK

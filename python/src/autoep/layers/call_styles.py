@@ -1,4 +1,4 @@
-"""The ways in which blocks call their experts, and what the engine makes of each."""
+"""The ways in which blocks call their experts, and conversions to and from the engine's."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from typing import Any, NamedTuple
 
 import torch
 
-Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+class RoutedTokens(NamedTuple):
+    """Tokens with their experts, in the engine's form."""
+
+    x: torch.Tensor  # [..., H]
+    topk_idx: torch.Tensor  # [T, K]
+    topk_weights: torch.Tensor  # [T, K]
 
 
 class Call(NamedTuple):
     """One way of calling.
 
     Attributes:
-        receive: Takes the arguments as the block gives them, and returns (x [..., H], topk_idx
-            [T, K], topk_weights [T, K]).
-        send: Takes those and the number of experts, and returns the block's arguments.
+        receive: Converts the block's arguments to the engine's form.
+        send: Converts those and the number of experts to the block's arguments.
     """
 
-    receive: Callable[..., Routed]
+    receive: Callable[..., RoutedTokens]
     send: Callable[..., tuple[Any, ...]]
 
 
@@ -32,20 +37,24 @@ def _dense(topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor, count: int)
     return zeros_TE.scatter(1, topk_idx_TK.long(), topk_weights_TK)
 
 
-def _routed(hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> Routed:
-    return hidden_states, top_k_index, top_k_weights
+def _routed(hidden_states: Any, top_k_index: Any, top_k_weights: Any) -> RoutedTokens:
+    return RoutedTokens(hidden_states, top_k_index, top_k_weights)
 
 
-def _with_dense_weights(hidden_states: Any, router_indices: Any, routing_weights: Any) -> Routed:
-    return hidden_states, router_indices, _chosen(routing_weights, router_indices)
+def _with_dense_weights(
+    hidden_states: Any, router_indices: Any, routing_weights: Any
+) -> RoutedTokens:
+    return RoutedTokens(hidden_states, router_indices, _chosen(routing_weights, router_indices))
 
 
-def _dense_weights_first(hidden_states: Any, routing_weights: Any, router_indices: Any) -> Routed:
-    return hidden_states, router_indices, _chosen(routing_weights, router_indices)
+def _dense_weights_first(
+    hidden_states: Any, routing_weights: Any, router_indices: Any
+) -> RoutedTokens:
+    return RoutedTokens(hidden_states, router_indices, _chosen(routing_weights, router_indices))
 
 
-def _all_weights_too(x: Any, weights: Any, top_weights: Any, top_experts: Any) -> Routed:
-    return x, top_experts, top_weights
+def _all_weights_too(x: Any, weights: Any, top_weights: Any, top_experts: Any) -> RoutedTokens:
+    return RoutedTokens(x, top_experts, top_weights)
 
 
 CALLS = {

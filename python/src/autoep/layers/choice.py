@@ -1,7 +1,7 @@
-"""Choosing experts in a model's place: as the engine does, and for NaN as transformers' routers do.
+"""Routing in a model's place: by the engine, with the behaviour of transformers' routers for NaN.
 
-`functional.route` raises for logits that are NaN. In a model that would raise on one rank, and
-leave the others waiting for it; plain HuggingFace models go on, and their loss is NaN.
+`functional.route` raises if a logit is NaN. In a model that would raise on one rank while the
+others wait for it; plain HuggingFace models continue, with a loss of NaN.
 
 Shapes: T tokens, E experts, K experts per token.
 """
@@ -18,14 +18,14 @@ from autoep.functional import Routing
 
 
 def choose_experts(logits_TE: torch.Tensor, top_k: int, **options: Any) -> Routing:
-    """Routes; a token without a finite largest logit has weights of NaN, for any experts.
+    """Routes tokens; one without a finite largest logit has weights of NaN, for any experts.
 
     Args:
         logits_TE: [T, E].
         top_k: K.
-        **options: Of `functional.route`.
+        **options: Options of `functional.route`.
     """
-    # There the engine says too late which call was wrong, or the choice is not made yet.
+    # On a GPU the engine raises too late to name the call; while tracing, nothing has run yet.
     if logits_TE.is_cuda or torch.compiler.is_compiling():
         return _choose_beside_nan(logits_TE, top_k, options)
     try:
@@ -43,6 +43,6 @@ def _choose_beside_nan(logits_TE: torch.Tensor, top_k: int, options: dict[str, A
 
 
 def _poison(logits_TE: torch.Tensor) -> torch.Tensor:
-    """[T, 1]: 0, and NaN for tokens with a logit of NaN or infinity, or none above -infinity."""
+    """Returns [T, 1]: NaN if a logit is NaN or +infinity, or all are -infinity; otherwise 0."""
     largest_T1 = logits_TE.detach().amax(1, keepdim=True)
     return largest_T1 - largest_T1

@@ -1,7 +1,7 @@
-"""Running the experts of a module by their spec, wherever they are.
+"""Running the experts of a module by their spec, on one rank or several.
 
-Shapes: T tokens, H hidden size, F expert FFN size, G = 2F with a gate and F without, K experts a
-token, E experts, e of this rank.
+Shapes: T tokens, H hidden size, F expert FFN size, G = 2F with a gate and F without, K experts
+per token, E experts, e of this rank.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autoep.layers.unfused import composed_experts
 
 
 def weights_of(experts: nn.Module, spec: MoELayerSpec) -> ExpertsWeights:
-    """The weights of a module, as they are at this moment."""
+    """Returns the current weights of a module."""
     names = (spec.gate_up, spec.gate_up_bias, spec.down, spec.down_bias)
     return ExpertsWeights(
         *(None if name is None else local_shard(_attribute(experts, name)) for name in names)
@@ -41,13 +41,13 @@ def run_experts(
     Args:
         experts: A module with this rank's experts.
         x_TH: [T, H].
-        topk_idx_TK: [T, K], each in [0, num_experts), or -1 for no expert; where there are identity
-            experts, those have the numbers from num_experts on.
+        topk_idx_TK: [T, K], each in [0, num_experts), or -1 for no expert; identity experts, if
+            any, have the indices from num_experts on.
         topk_weights_TK: [T, K].
         num_experts: E, over all ranks, without identity experts.
-        spec: What they compute.
-        comm: The ranks; None for this rank alone.
-        weights: The weights to compute with; None for the module's.
+        spec: The description of the experts.
+        comm: The ranks; None for a single rank.
+        weights: The weights to use; None for the module's.
     """
     weights = weights_of(experts, spec) if weights is None else weights
     if not spec.identity_experts:
@@ -98,6 +98,6 @@ def _compute(
 
 
 def _attribute(experts: nn.Module, path: str) -> torch.Tensor:
-    """A weight by its dotted path; `get_parameter` would refuse one that is computed."""
+    """Returns a weight by its dotted path; `get_parameter` would refuse a computed one."""
     owner, _, name = path.rpartition(".")
     return getattr(experts.get_submodule(owner), name)

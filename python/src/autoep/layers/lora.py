@@ -1,9 +1,9 @@
-"""LoRA on experts, as PEFT's `target_parameters` puts it around them.
+"""LoRA on experts, as PEFT's `target_parameters` applies it.
 
-PEFT wraps the experts in one `ParamWrapper` for each weight; the block calls the outermost. Its
-factors are small and every rank has them whole, in PEFT's names and layouts: a rank computes with
-the part of its experts, and the mean of the gradients over ranks, which all replicated parameters
-get, is then the right one.
+PEFT wraps the experts in one `ParamWrapper` per weight; the block calls the outermost. The
+adapters' factors are small and replicated on every rank, with PEFT's names and layouts. A rank
+computes with the slice for its experts, so that the mean of the gradients over ranks, which all
+replicated parameters get, is correct.
 
 Shapes: E experts, e of this rank, r the rank of an adapter, O and I the other sizes of a weight.
 """
@@ -27,24 +27,24 @@ class ExpertAdapters:
     """The adapters around the experts of one layer; there may be none."""
 
     def __init__(self, layer: MoELayer) -> None:
-        """Finds them.
+        """Finds the adapters.
 
         Raises:
-            ModelError: There is something else around the experts, or a merged adapter.
+            ModelError: The experts have another kind of wrapper, or a merged adapter.
         """
         chain = _from_the_block(layer)
         self._outermost = chain[0]
         self._of_weight = {wrapper.parameter_name: wrapper for wrapper in chain[:-1]}
 
     def called(self, experts: nn.Module) -> nn.Module:
-        """The module that the block calls for its experts: those, or what is around them."""
+        """Returns the module that the block calls for its experts: a wrapper, if there is one."""
         return self._outermost if self._of_weight else experts
 
-    def take_part(self) -> None:
-        """Makes merging and unmerging change this rank's part of the weights; once it is sharded.
+    def merge_local_shards(self) -> None:
+        """Makes merging and unmerging change this rank's shard of the weights; call after sharding.
 
-        PEFT adds what an adapter comes to for all experts to a weight. Without this it would stop
-        half-way through a model, at the first weight of which a rank has a part only.
+        PEFT adds an adapter's delta for all experts to a weight. Without this it would fail in the
+        middle of a model, at the first weight that is sharded.
         """
         for wrapper in self._of_weight.values():
             if isinstance(wrapper.get_param(), DTensor):
@@ -52,16 +52,16 @@ class ExpertAdapters:
                 wrapper.merge = _MergeOfPart(wrapper)
 
     def unmerge_disabled(self) -> None:
-        """Takes merged adapters that are disabled out of the weights, as PEFT's forward does."""
+        """Unmerges merged adapters that are disabled, as PEFT's forward does."""
         for wrapper in self._of_weight.values():
             if wrapper.disable_adapters and wrapper.merged:
                 wrapper.unmerge()
 
     def add_to(self, weights: ExpertsWeights, spec: MoELayerSpec, first: int) -> ExpertsWeights:
-        """Returns the weights with what their active adapters add; merged ones have added it.
+        """Returns the weights plus the deltas of their active adapters that are not merged.
 
         Args:
-            weights: This rank's parts.
+            weights: This rank's shards.
             spec: The names of the weights.
             first: This rank's first expert.
         """
@@ -83,13 +83,13 @@ class ExpertAdapters:
 
 
 class _DeltaOfPart(ReplacedMethod):
-    """Takes the place of a wrapper's `get_delta_weight`: of this rank's experts alone."""
+    """Replaces a wrapper's `get_delta_weight`: computes this rank's experts only."""
 
     def __init__(self, wrapper: nn.Module) -> None:
         self._wrapper = wrapper
 
     def __call__(self, adapter: str, *_: Any, **__: Any) -> DTensor:
-        """Returns what an adapter adds to its weight, sharded as the weight is."""
+        """Returns an adapter's delta of its weight, sharded like the weight."""
         left_EOr, right_ErI, scaling = self._wrapper.get_delta_factors(adapter)
         weight = self._wrapper.get_param()
         mesh = weight.device_mesh
@@ -106,19 +106,19 @@ class _DeltaOfPart(ReplacedMethod):
 
 
 class _MergeOfPart(ReplacedMethod):
-    """Takes the place of a wrapper's `merge`, whose safe way gives a parameter new data.
+    """Replaces a wrapper's `merge`, whose safe mode assigns new data to a parameter.
 
-    A sharded parameter would keep its old part.
+    A sharded parameter would keep its old shard.
     """
 
     def __init__(self, wrapper: nn.Module) -> None:
         self._wrapper = wrapper
 
     def __call__(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Merges in place; collective where it is to be safe.
+        """Merges in place; collective if `safe_merge`.
 
         Raises:
-            ValueError: It is to be safe, and a rank would get NaN or infinity; nothing is changed.
+            ValueError: A safe merge would give NaN or infinity on some rank; nothing is changed.
         """
         wrapper = self._wrapper
         if safe_merge:
@@ -135,7 +135,7 @@ class _MergeOfPart(ReplacedMethod):
 
 
 def _from_the_block(layer: MoELayer) -> list[nn.Module]:
-    """The modules from the one that the block calls to the experts themselves."""
+    """Returns the modules from the one that the block calls down to the experts themselves."""
     inside = {module: name for name, module in layer.block.named_modules()}
     name = inside[layer.experts]
     chain = [layer.experts]
@@ -151,8 +151,8 @@ def _check(layer: MoELayer, wrapper: nn.Module) -> None:
     kind = type(wrapper).__name__
     if not hasattr(wrapper, "get_delta_factors") or not hasattr(wrapper, "parameter_name"):
         raise ModelError(
-            f"{layer.name}: a {kind} is around its experts; supported there is LoRA through"
-            " `target_parameters`, of PEFT 0.21 or newer"
+            f"{layer.name}: a {kind} wraps its experts; only LoRA through `target_parameters`, of"
+            " PEFT 0.21 or newer, is supported"
         )
     if wrapper.parameter_name not in (layer.spec.gate_up, layer.spec.down):
         raise ModelError(

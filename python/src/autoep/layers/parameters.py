@@ -1,8 +1,7 @@
 """The parameter table: one row per parameter of a model that is being trained.
 
-A parameter changes on its way into training: experts are stacked, sharded, and rounded to bfloat16.
-The table is the one place that knows what became of it. Precision, gradients, optimizers and
-checkpoints read it.
+A parameter changes before training: experts are stacked, sharded, and rounded to bfloat16. This
+table alone records the result; precision, gradients, optimizers and checkpoints read it.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ class ParameterRow:
     """One parameter.
 
     Attributes:
-        names: The names that the model has for it; several where modules are tied.
-        given: The caller's parameters that it was made from: itself, or several that were stacked.
+        names: The names of the parameter in the model; several if modules are tied.
+        given: The caller's parameters from which it was made: itself, or several that were stacked.
         computing: The model's parameter, which forward and backward use.
-        master: The parameter that the optimizer steps, and whose gradient is the sum of a step's: a
+        master: The parameter that the optimizer steps, whose gradient accumulates over a step: a
             float32 copy of `computing` in a bf16 run, `computing` itself otherwise.
-        is_expert: Whether it belongs to the experts of a layer, and is not dense: each rank of an
-            EP group then holds its own part, and only ranks of an EDP group hold the same.
+        is_expert: Whether it belongs to the experts of a layer. Each rank of an EP group then holds
+            its own shard, and only the ranks of an EDP group hold the same one.
     """
 
     names: tuple[str, ...]
@@ -42,17 +41,17 @@ class ParameterRow:
 
     @property
     def name(self) -> str:
-        """The first of the names, by which checkpoints and errors call the parameter."""
+        """The first name, which checkpoints and errors use."""
         return self.names[0]
 
     @property
     def mesh(self) -> DeviceMesh | None:
-        """The ranks that the parameter is sharded over; None for a plain tensor."""
+        """The mesh over which the parameter is sharded; None for a plain tensor."""
         return self.computing.device_mesh if isinstance(self.computing, DTensor) else None
 
     @property
     def placements(self) -> tuple[Placement, ...]:
-        """The placement on each dimension of `mesh`."""
+        """The placement per dimension of `mesh`."""
         return self.computing.placements if isinstance(self.computing, DTensor) else ()
 
 
@@ -60,12 +59,12 @@ class ParameterTable:
     """The rows of a model's parameters, in the model's order; a tied parameter has one row."""
 
     def __init__(self, model: nn.Module, layers: Iterable[MoELayer], origins: Origins) -> None:
-        """Makes the rows of a model whose experts are stacked and not yet sharded.
+        """Makes the rows of a model whose experts are stacked but not yet sharded.
 
         Args:
             model: The model.
             layers: Its MoE layers.
-            origins: The caller's parameters that each stacked one was made from.
+            origins: The caller's parameters from which each stacked one was made.
         """
         self._model = model
         names: dict[nn.Parameter, list[str]] = {}
@@ -82,26 +81,26 @@ class ParameterTable:
         return iter(self._rows)
 
     def optimizer_parameter_of(self, parameter: nn.Parameter) -> nn.Parameter:
-        """Returns the parameter that the optimizer steps for one that the caller knows.
+        """Returns the parameter that the optimizer steps for one of the caller's.
 
         Args:
-            parameter: A parameter of the model, as it is or as it was before `autoep.initialize`.
+            parameter: A parameter of the model, now or before `autoep.initialize`.
 
         Raises:
             ModelError: The model has no such parameter.
         """
         if parameter not in self._row_of:
             raise ModelError(
-                f"a parameter of shape {list(parameter.shape)} given to be trained is not one of"
-                " the model's; take them from model.parameters() before autoep.initialize"
+                f"a parameter of shape {list(parameter.shape)} given for training is not in the"
+                " model; take parameters from model.parameters() before autoep.initialize"
             )
         return self._row_of[parameter].master
 
     def replace(self, row: ParameterRow, computing: nn.Parameter) -> None:
-        """Puts a parameter in the place of `row.computing`, wherever the model has it.
+        """Replaces `row.computing` everywhere in the model.
 
         Args:
-            row: The row; the new parameter is its master too.
+            row: The row; the new parameter also becomes its master.
             computing: The new parameter.
         """
         for name in row.names:
@@ -111,19 +110,19 @@ class ParameterTable:
         self._row_of[computing] = row
 
     def release_given(self) -> None:
-        """Drops the caller's parameters once the optimizer is chosen, so that they can be freed."""
+        """Drops the references to the caller's parameters once the optimizer is chosen."""
         for row in self._rows:
             row.given = ()
         self._row_of = {row.computing: row for row in self._rows}
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Rounds the float32 masters into the parameters that compute."""
+        """Rounds the float32 masters into the computing parameters."""
         for row in self._rows:
             if row.master is not row.computing:
                 local_shard(row.computing).copy_(local_shard(row.master))
 
 
 def local_shard(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns this rank's part of a tensor, through which gradients flow; a plain one as it is."""
+    """Returns this rank's shard of a tensor, differentiably; a plain tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

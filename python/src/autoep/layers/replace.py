@@ -1,6 +1,6 @@
-"""The forward that replaces a layer's experts: the same call, computed by the engine.
+"""The forward that replaces a layer's experts: called in the same way, computed by the engine.
 
-Shapes: T tokens of this rank, H hidden size, K experts a token, E experts, e of this rank.
+Shapes: T tokens of this rank, H hidden size, K experts per token, E experts, e of this rank.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ExpertLoad:
     """Tokens per expert of each layer, counted over the micro-batches of a step.
 
     Attributes:
-        counting: Whether forwards count; off in eval and while activations are recomputed.
+        counting: Whether forwards count; False in eval and while activations are recomputed.
             Padding is never counted.
-        last: [layers, E] of the last whole step, of this rank's tokens.
+        last: [layers, E], the counts of this rank's tokens in the last complete step.
     """
 
     def __init__(self, layers: list[MoELayer]) -> None:
@@ -38,12 +38,12 @@ class ExpertLoad:
         self._names = [layer.name for layer in layers]
         self._most = max((layer.num_experts for layer in layers), default=0)
         device = next((p.device for layer in layers for p in layer.experts.parameters()), None)
-        # The last column is of choices that no expert with weights has.
+        # The last column counts choices that are no expert with weights.
         self._current = torch.zeros(len(layers), self._most + 1, dtype=torch.long, device=device)
         self.last = self._current[:, :-1].clone()
 
     def add(self, index: int, topk_idx_TK: torch.Tensor) -> None:
-        """Counts the choices of one layer for one micro-batch."""
+        """Counts the choices of one layer in one micro-batch."""
         if self.counting:
             chosen_N = topk_idx_TK.flatten().long()
             is_one = (chosen_N >= 0) & (chosen_N < self._most)
@@ -56,7 +56,7 @@ class ExpertLoad:
 
     @contextmanager
     def counted(self, masks: TokenMasks) -> Iterator[None]:
-        """The forwards within count the tokens that the masks say are real."""
+        """Makes the forwards in the context count the tokens that the masks mark as real."""
         self.counting, self._masks = True, masks
         try:
             yield
@@ -64,13 +64,17 @@ class ExpertLoad:
             self.counting, self._masks = False, TokenMasks()
 
     def end_step(self) -> None:
-        """Keeps the counts as those of the last step, and begins anew."""
+        """Stores the counts as those of the last step, and restarts at zero."""
         self.last = self._current[:, :-1]
+        self.forget()
+
+    def forget(self) -> None:
+        """Sets the counts of the step under way to zero."""
         self._current = torch.zeros_like(self._current)
 
 
 class ExpertsForward(ReplacedMethod):
-    """Takes the place of the forward of one layer's experts."""
+    """Replaces the forward of one layer's experts."""
 
     def __init__(
         self,
@@ -85,11 +89,11 @@ class ExpertsForward(ReplacedMethod):
 
         Args:
             layer: The layer.
-            adapters: Those to add to its weights; None for none.
-            index: The layer's place among all.
+            adapters: The adapters to add to its weights, or None.
+            index: The layer's index.
             comm: The ranks that share the experts.
             load: Counts the tokens.
-            steps: Is told of each exchange; None for a rank alone.
+            steps: Records each exchange; None for a single rank.
         """
         self._layer = layer
         self._adapters = adapters
@@ -104,8 +108,8 @@ class ExpertsForward(ReplacedMethod):
         """Sends the tokens to their experts and returns the weighted sums; collective.
 
         Args:
-            *arguments: The tokens [..., H], T in all, and their choices, as the block gives them.
-            **named: The same, by name.
+            *arguments: The tokens [..., H], T in all, and their choices, in the block's form.
+            **named: Further ones of these, by name.
 
         Returns:
             [..., H].
@@ -120,7 +124,7 @@ class ExpertsForward(ReplacedMethod):
     def _compute(
         self, x: torch.Tensor, topk_idx_TK: torch.Tensor, topk_weights_TK: torch.Tensor
     ) -> torch.Tensor:
-        """The same, of routed tokens; collective."""
+        """Computes the experts of routed tokens; collective."""
         layer = self._layer
         y_TH = run_experts(
             layer.experts,
@@ -135,7 +139,7 @@ class ExpertsForward(ReplacedMethod):
         return y_TH.view(x.shape)
 
     def _weights(self) -> ExpertsWeights:
-        """The weights of this rank's experts, with what adapters add."""
+        """Returns the weights of this rank's experts, with the deltas of adapters."""
         layer = self._layer
         if self._adapters is None:
             return weights_of(layer.experts, layer.spec)
@@ -150,24 +154,24 @@ def replace_experts_forward(
     comm: Communicator,
     steps: GenerationSteps | None = None,
 ) -> ExpertLoad:
-    """Replaces the forward of each layer's experts, or what else calls them, by the engine's.
+    """Replaces the forward of each layer's experts, or of their caller, by the engine's.
 
     Args:
         layers: The layers; their weights are sharded already.
-        adapters: Those of each layer.
+        adapters: The adapters of each layer.
         comm: The ranks that share the experts.
-        steps: Is told of each exchange; None for a rank alone.
+        steps: Records each exchange; None for a single rank.
     """
     load = ExpertLoad(layers)
     for index, (layer, around) in enumerate(zip(layers, adapters, strict=True)):
         forward = ExpertsForward(layer, around, index, comm, load, steps)
-        around.take_part()
+        around.merge_local_shards()
         if layer.call == "block":
             layer.block.forward = BlockForward(layer, layer.routing, forward)
         elif layer.call == "moe":
             layer.block.moe = forward
         else:
-            # PEFT may take the adapters off again, and then the block calls the experts themselves.
+            # PEFT may remove the adapters later, and then the block calls the experts directly.
             layer.experts.forward = ExpertsForward(layer, None, index, comm, load, steps)
             around.called(layer.experts).forward = forward
     return load

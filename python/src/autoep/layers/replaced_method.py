@@ -1,4 +1,4 @@
-"""What is put in the place of a method of one module, and survives a copy of the model."""
+"""A replacement for a method of one module, which survives a copy of the model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from autoep.errors import UnsupportedError
 
 
 class ReplacedMethod:
-    """A callable that is an attribute of a module, in the place of one of the module's methods.
+    """A callable attribute of a module that replaces one of the module's methods.
 
-    It holds the modules that it works with as plain attributes. A deep copy of the model therefore
-    has one of its own, which works with the copied modules. A function would be shared, and the
-    copy would compute with the modules of the original.
+    It holds the modules that it uses as plain attributes. A deep copy of the model therefore has
+    its own instance, which uses the copied modules. A function would be shared, and the copy
+    would compute with the modules of the original.
     """
 
     def __deepcopy__(self, copied: dict[int, Any]) -> ReplacedMethod:

@@ -1,11 +1,11 @@
-"""Where a router keeps the bias that is added to its scores for the choice only."""
+"""The bias that a router adds to its scores for the selection only."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-# transformers' names of it: on the router, on a module of the router's, or on the block.
+# transformers' names for it: on the router, on a submodule of the router, or on the block.
 _NAMES = ("e_score_correction_bias", "expert_bias")
 
 
@@ -17,7 +17,7 @@ def selection_bias(module: nn.Module, num_experts: int) -> torch.Tensor | None:
         num_experts: E.
 
     Returns:
-        A buffer or parameter of E numbers; None where there is not exactly one.
+        A buffer or parameter of E numbers; None unless there is exactly one.
     """
     found = {
         tensor

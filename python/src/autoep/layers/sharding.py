@@ -14,13 +14,13 @@ from autoep.layers.parameters import ParameterTable
 
 
 def check_model(model: nn.Module) -> torch.device:
-    """Returns where the model is; raises unless it is there in whole, on the CPU or on one GPU."""
+    """Returns the model's device; raises unless the whole model is on the CPU or on one GPU."""
     first: torch.device | None = None
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if isinstance(tensor, DTensor):
             raise ModelError(
-                f"{name} is sharded already: give autoep.initialize a model that neither it nor"
-                " another has distributed"
+                f"{name} is sharded already: pass a model that is not distributed yet to"
+                " autoep.initialize"
             )
         first = first or tensor.device
         if tensor.device.type not in ("cpu", "cuda") or tensor.device != first:
@@ -33,7 +33,7 @@ def check_model(model: nn.Module) -> torch.device:
 
 
 def start_from_rank_zero(model: nn.Module, device: torch.device) -> None:
-    """Gives every rank the parameters and buffers of rank 0, in place; collective.
+    """Broadcasts the parameters and buffers of rank 0, in place; collective.
 
     Args:
         model: The model, on the CPU or on `device`.
@@ -47,19 +47,19 @@ def start_from_rank_zero(model: nn.Module, device: torch.device) -> None:
 
 
 def shard_experts(table: ParameterTable, ep_mesh: DeviceMesh) -> None:
-    """Replaces the experts' parameters by DTensors, of which each rank keeps its own part.
+    """Replaces the experts' parameters by DTensors, of which each rank keeps its shard.
 
     The parts are on the mesh's device.
 
     Args:
-        table: The model's parameters; the memory of the whole ones is freed.
+        table: The model's parameters; the memory of the unsharded ones is freed.
         ep_mesh: The ranks to shard over.
     """
     for row in table:
         if row.is_expert:
             whole = row.computing
             table.replace(row, _shard(whole, ep_mesh))
-            # The caller's optimizer or list may hold the parameter: free what it holds.
+            # The caller's optimizer or list may hold the parameter: free its memory.
             whole.data = whole.data.new_empty(0)
 
 

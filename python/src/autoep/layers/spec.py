@@ -1,4 +1,4 @@
-"""What a MoE layer is to the engine: the maths of its experts, and where its parts are."""
+"""The description of a MoE layer: the maths of its experts, and its parts."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _COMPUTING = tuple(Computing.__annotations__)
 
 @dataclass(frozen=True)
 class MoELayerSpec:
-    """What the experts of a layer compute, and the names of their weights.
+    """The computation of a layer's experts, and the names of their weights.
 
     expert(x) = post_norm(down(activation(gate_up(x) + bias)) + bias). The weights are stacked:
     [e, G, H] and [e, H, F] for the layout "out_in", transposed for "in_out".
 
     Attributes:
-        family: Where it comes from: the `model_type` of the experts' config, or a class.
-        gate_up: The experts' parameter that multiplies the input; a dotted path is allowed, as
-            in all that follow.
-        down: The parameter that gives the output.
+        family: The origin: the `model_type` of the experts' config, or a class.
+        gate_up: The parameter that multiplies the input. This and all names below may be dotted
+            paths.
+        down: The parameter that produces the output.
         gate_up_bias: [e, G]; None for experts without biases.
         down_bias: [e, H].
-        gate: How gate and up lie in gate_up.
-        layout: How a weight lies.
+        gate: The layout of gate and up in gate_up.
+        layout: The layout of a weight.
         score_apply: Whether a token's weight multiplies an expert's output or its input.
-        activation: The engine's name of it; None for one that the engine does not have: then the
-            experts' own function computes it, between the engine's products.
-        swiglu_alpha: Of "clamped_swiglu".
-        swiglu_limit: Of the clamped activations.
-        post_norm: The experts' module that each output goes through before its weight.
-        identity_experts: How many experts there are besides, which return what they are given.
+        activation: The engine's name for it; None if the engine does not have it, and the experts'
+            own function runs between the engine's products.
+        swiglu_alpha: For "clamped_swiglu".
+        swiglu_limit: For the clamped activations.
+        post_norm: The submodule of the experts applied to each output before its weight.
+        identity_experts: The number of additional experts, which return their input.
     """
 
     family: str
@@ -57,14 +57,14 @@ class MoELayerSpec:
     identity_experts: int = 0
 
     def weight_names(self) -> list[str]:
-        """The parameters that have a part for each expert: those that are sharded."""
+        """Returns the names of the parameters with a slice per expert, which are sharded."""
         names = (self.gate_up, self.gate_up_bias, self.down, self.down_bias)
         return [name for name in names if name is not None]
 
     def weight_shapes(
         self, num_experts: int, hidden_size: int, ffn_size: int
     ) -> dict[str, tuple[int, ...]]:
-        """The shapes of those parameters, by name."""
+        """Returns the shapes of those parameters, by name."""
         wide = ffn_size if self.gate == "none" else 2 * ffn_size
         shapes = {
             self.gate_up: (num_experts, wide, hidden_size),
@@ -79,7 +79,7 @@ class MoELayerSpec:
         return shapes | {name: shape for name, shape in biases.items() if name is not None}
 
     def computing(self) -> Computing:
-        """The options of `functional.experts`, for experts that the engine computes as a whole."""
+        """Returns the options of `functional.experts`, for experts computed as a whole."""
         return {name: getattr(self, name) for name in _COMPUTING}
 
     def fused(self) -> bool:
@@ -88,24 +88,24 @@ class MoELayerSpec:
 
 
 @dataclass(frozen=True)
-class Routing:
-    """How a block chooses experts, where its own forward does it.
+class BlockRouter:
+    """The choice of experts by a block whose own forward makes it.
 
     Attributes:
         top_k: K.
-        score: As in `functional.route`; "given" where the router returns the weights, [T, E], of
-            which those not chosen are zero.
+        score: As in `functional.route`; "given" if the router returns the weights [T, E], which
+            are zero for experts that are not chosen.
         normalize: Whether the weights are divided by their sum.
         scale: Multiplies the weights.
         num_groups: The groups of experts; 1 for none.
         topk_groups: The groups that a token may use.
-        flat: Whether the router is given the tokens as [T, H], not as the block is.
-        biased: Whether the block has a bias that is added for the choice only.
-        logits: Which of the router's outputs the choice is made of.
-        returns: Which of them the block returns beside its own; None for none.
-        shared: The block's attribute of an expert for all tokens; None for none.
-        shared_gate: The attribute of what weighs that one, through a sigmoid; None for none.
-        output_bias: The attribute of what is added to the output; None for none.
+        flat: Whether the router receives the tokens as [T, H] rather than in the block's shape.
+        biased: Whether the block has a bias that is added for the selection only.
+        logits: The index of the router's output from which the choice is made.
+        returns: The index of the router's output that the block also returns; None for none.
+        shared: The block's attribute with an expert for all tokens; None for none.
+        shared_gate: The attribute with the gate of that expert, through a sigmoid; None for none.
+        output_bias: The attribute that is added to the output; None for none.
         jitter: The noise on the tokens in training; 0 for none.
     """
 
@@ -130,15 +130,16 @@ class Pieces:
     """The weights of experts that are not stacked.
 
     Attributes:
-        gate: The linear map of each expert that the activation is applied to, by its path; None
-            where there is no gate.
-        up: The one that is multiplied with it.
-        down: The one that gives the output.
+        gate: The path of each expert's linear map to which the activation is applied; None without
+            a gate.
+        up: The path of the linear map whose output multiplies the gate's.
+        down: The path of the linear map that produces the output.
         act_fn: The activation.
         biases: Whether these linear maps have biases.
-        rows: Whether the weights of all experts are the rows of parameters, [E F, H] each, of
-            which the paths are then.
-        stacked: Whether they are parameters [E, out, in]; one with gate and up has both paths.
+        rows: Whether the paths are those of parameters [E F, H] each, whose rows are the weights
+            of all experts.
+        stacked: Whether the paths are those of parameters [E, out, in]; one that contains gate and
+            up has both paths.
         transposed: Whether those are [E, in, out].
     """
 
@@ -154,22 +155,22 @@ class Pieces:
 
 @dataclass(frozen=True)
 class MoELayer:
-    """A MoE layer that was found in a model.
+    """A MoE layer found in a model.
 
     Attributes:
-        name: The name in the model of the module that the experts and their router are in.
+        name: The name in the model of the module that contains the experts and their router.
         block: That module.
-        spec: What the experts compute.
-        router: The block's router; None where there is none of a known name.
+        spec: The computation of the experts.
+        router: The block's router; None if no known name matches.
         experts: The module whose forward is replaced.
         num_experts: E.
-        hidden_size: H of the experts (of a latent space, where there is one).
+        hidden_size: H of the experts (of a latent space, if there is one).
         ffn_size: F.
-        call: How the block calls the experts: a name in `autoep.layers.call_styles`, "moe" for its
-            method of that name, or "block" where there is no such call, and the block's forward is
-            replaced.
-        routing: How it chooses them, for "block".
-        pieces: Where the weights are that are yet to be stacked; None for stacked ones.
+        call: The way in which the block calls the experts: a name in `autoep.layers.call_styles`,
+            "moe" for its method of that name, or "block" if there is no such call and the block's
+            forward is replaced.
+        routing: The block's choice of experts, for "block".
+        pieces: The weights that are still to be stacked; None for stacked ones.
     """
 
     name: str
@@ -181,22 +182,22 @@ class MoELayer:
     hidden_size: int
     ffn_size: int
     call: str = "routed"
-    routing: Routing | None = None
+    routing: BlockRouter | None = None
     pieces: Pieces | None = None
 
     def weight_names(self) -> list[str]:
-        """The experts' parameters that are sharded, once they are stacked."""
+        """Returns the names of the experts' sharded parameters, once they are stacked."""
         return self.spec.weight_names()
 
     def parameter_names(self) -> list[str]:
-        """The experts' parameters as they are."""
+        """Returns the current names of the experts' parameters."""
         if self.pieces is None:
             return self.weight_names()
         return [name for name, _ in self.experts.named_parameters()]
 
 
 def own_activation(experts: nn.Module, gate: Gate) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The experts' own function of the pre-activation, [R, G] to [R, F]."""
+    """Returns the experts' own function of the pre-activation, [R, G] to [R, F]."""
     if gate == "none":
         return experts.act_fn
     return getattr(experts, "_apply_gate", None) or functools.partial(_apply_gate, experts)
@@ -208,8 +209,8 @@ def _apply_gate(experts: nn.Module, hidden_RG: torch.Tensor) -> torch.Tensor:
 
 
 def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, int, int]:
-    """E, H and F, by the weight `down`; all others must agree, and be known."""
-    # PEFT moves a parameter for the time of a forward, and puts a computed one in its place.
+    """Returns E, H and F from the weight `down`; raises if other weights differ or are unknown."""
+    # PEFT moves a parameter during a forward, and puts a computed one in its place.
     shapes = {
         weight.removeprefix("parametrizations.").removesuffix(".original"): tuple(parameter.shape)
         for weight, parameter in experts.named_parameters()
@@ -224,8 +225,8 @@ def sizes_of(experts: nn.Module, spec: MoELayerSpec, name: str) -> tuple[int, in
         with_identities = (expected[0] + spec.identity_experts, *expected[1:])
         if shapes.get(weight) not in (expected, with_identities):
             raise ModelError(
-                f"{name}: `{weight}` is {list(shapes.get(weight, ()))}, but `{spec.down}` of"
-                f" {list(down)} goes with {list(expected)}"
+                f"{name}: `{weight}` has shape {list(shapes.get(weight, ()))}, expected"
+                f" {list(expected)} beside `{spec.down}` of shape {list(down)}"
             )
     known = (*spec.weight_names(), f"{spec.post_norm}.")
     if unknown := sorted(weight for weight in shapes if not weight.startswith(known)):

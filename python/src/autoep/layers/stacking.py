@@ -1,9 +1,9 @@
-"""Experts that a model keeps apart, stacked into the parameters that are sharded.
+"""Stacking experts that a model keeps apart into the parameters that are sharded.
 
-transformers 4 and many models of one's own have a module for each expert; DBRX has all of them in
-two-dimensional weights. After `autoep.initialize` such a layer has the parameters that
-transformers 5 gives experts: `gate_up_proj` [E, 2F, H] (`up_proj` [E, F, H] without a gate) and
-`down_proj` [E, H, F], with `_bias` where there are biases.
+transformers 4 and many custom models have one module per expert; DBRX keeps all experts in
+two-dimensional weights. After `autoep.initialize` such a layer has the parameters of
+transformers 5's experts: `gate_up_proj` [E, 2F, H] (`up_proj` [E, F, H] without a gate) and
+`down_proj` [E, H, F], with `_bias` if there are biases.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from autoep.layers.spec import MoELayer, Pieces
 
 Tensors = dict[str, torch.Tensor]
 
-# The caller's parameters that each stacked one was made from.
+# The caller's parameters from which each stacked one was made.
 Origins = dict[nn.Parameter, tuple[nn.Parameter, ...]]
 
 
 class StackedExperts(nn.Module):
-    """Experts in stacked parameters; its forward is the engine's, given by `initialize`."""
+    """Experts in stacked parameters; `initialize` gives it the engine's forward."""
 
     def __init__(
         self, weights: Tensors, act_fn: Callable[[torch.Tensor], torch.Tensor], trained: bool
@@ -36,7 +36,7 @@ class StackedExperts(nn.Module):
 
 
 def check_separate(model: nn.Module, layers: list[MoELayer]) -> None:
-    """Raises where experts that are to be stacked share a weight, which their stack would not.
+    """Raises if experts that are to be stacked share a weight, which their stack would not.
 
     Raises:
         ModelError: Two experts, or an expert and another module, are tied.
@@ -53,33 +53,33 @@ def check_separate(model: nn.Module, layers: list[MoELayer]) -> None:
         modules.append(layer.experts)
         tied = [owners[p] for p in layer.experts.parameters() if len(owners[p]) > 1]
         if tied or len(set(modules)) < len(modules) or seen & set(modules):
-            which = " and ".join(tied[0]) if tied else "a module that is there twice"
+            which = " and ".join(tied[0]) if tied else "a module that occurs twice"
             raise ModelError(
-                f"{layer.name}: experts are tied ({which}), and in the tensor that they are stacked"
-                " into each has weights of its own; give them copies, or set"
-                " expert_parallel.enabled to false"
+                f"{layer.name}: experts are tied ({which}), but stacking gives each expert its own"
+                " weights; untie them by giving them copies, or set expert_parallel.enabled to"
+                " false"
             )
         seen |= set(modules)
 
 
 def stack_experts(layers: list[MoELayer]) -> tuple[list[MoELayer], Origins]:
-    """Stacks the experts of the layers that keep theirs apart.
+    """Stacks the experts of the layers that keep them apart.
 
     Args:
         layers: The MoE layers.
 
     Returns:
-        The layers as they are then, and the origins of their new parameters.
+        The layers with stacked experts, and the origins of their new parameters.
 
     Raises:
-        ModelError: Some experts of a layer are frozen, and others not.
+        ModelError: Only some experts of a layer are frozen.
     """
     origins: Origins = {}
     return [_stack(layer, origins) for layer in layers], origins
 
 
 def stacked_weights(experts: nn.Module, pieces: Pieces, num_experts: int) -> Tensors:
-    """The stacked weights of experts, by the names that transformers 5 has for them."""
+    """Returns the stacked weights of experts, under transformers 5's names."""
     first = "up_proj" if pieces.gate is None else "gate_up_proj"
     wide = list(dict.fromkeys(part for part in (pieces.gate, pieces.up) if part is not None))
     gathered = {first: wide, "down_proj": [pieces.down]}
@@ -101,7 +101,7 @@ def stacked_weights(experts: nn.Module, pieces: Pieces, num_experts: int) -> Ten
 def _gather(
     experts: nn.Module, part: str, kind: str, pieces: Pieces, num_experts: int
 ) -> torch.Tensor:
-    """One weight of all experts, [E, out, in], or bias, [E, out]."""
+    """Returns one weight of all experts, [E, out, in], or bias, [E, out]."""
     if pieces.stacked:
         weight = experts.get_parameter(part).detach()
         return weight.transpose(1, 2) if pieces.transposed else weight
@@ -136,7 +136,7 @@ def _stack(layer: MoELayer, origins: Origins) -> MoELayer:
 
 
 def _owners(layer: MoELayer, stacked: StackedExperts) -> dict[int, nn.Parameter]:
-    """The stacked parameter that each separate one went into."""
+    """Returns the stacked parameter of each separate one, by id."""
     owners = {}
     for name, parameter in layer.experts.named_parameters():
         whole = layer.pieces.rows or layer.pieces.stacked
@@ -148,7 +148,7 @@ def _owners(layer: MoELayer, stacked: StackedExperts) -> dict[int, nn.Parameter]
 
 
 def _cut_identity_experts(layer: MoELayer, origins: Origins) -> None:
-    """Drops the weights that stand for experts which have none."""
+    """Drops the weights stored for identity experts, which use none."""
     whole = layer.experts.get_parameter(layer.spec.gate_up)
     if whole.shape[0] > layer.num_experts:
         own = nn.Parameter(whole.detach()[: layer.num_experts].clone(), whole.requires_grad)

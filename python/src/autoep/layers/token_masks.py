@@ -1,6 +1,6 @@
-"""Which tokens of a batch are padding, by the masks that a model is called with.
+"""The padding of a batch, from the masks that a model is called with.
 
-Shapes: B sequences, L their length, with what a cache holds, S the length of those computed now.
+Shapes: B sequences, L their length including the cache, S the length that is computed now.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from torch import nn
 
 
 class TokenMasks(NamedTuple):
-    """The masks of one forward, [B, L] each, 0 for padding; None where every token is real.
+    """The masks of one forward, [B, L] each, 0 for padding; None if every token is real.
 
-    Attributes:
-        of_all: Of all layers but those of a decoder that has an encoder.
-        of_decoder: Of the latter.
+    of_all: The mask of all other layers.
+        of_decoder: The mask of the layers of a decoder that has an encoder.
     """
 
     of_all: torch.Tensor | None = None
     of_decoder: torch.Tensor | None = None
 
     def real(self, layer_name: str, tokens: int) -> torch.Tensor | None:
-        """Returns which tokens of a layer are real, [T] of bool; None for all of them.
+        """Returns the mask of a layer's real tokens, [T] of bool; None if all are real.
 
         Args:
             layer_name: The layer's name in the model.
@@ -56,5 +55,5 @@ def _by_name(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _padding_mask(given: Any) -> torch.Tensor | None:
-    """A mask of tokens; one of pairs of tokens, with four dimensions, does not tell of padding."""
+    """Returns a mask of tokens, or None: a 4D mask of token pairs does not show padding."""
     return given if isinstance(given, torch.Tensor) and given.ndim == 2 else None

@@ -1,4 +1,4 @@
-"""Experts of dispatch, products and combine, for those that have a function of their own inside.
+"""Experts composed of dispatch, products and combine, for functions that the engine lacks.
 
 Shapes: T tokens, H hidden size, K experts per token, E experts, e of this rank, R rows of this
 rank's experts, G and F the width of a row before and after the activation.
@@ -30,20 +30,20 @@ def composed_experts(
     activate: RowFunction,
     normalize: RowFunction | None = None,
 ) -> torch.Tensor:
-    """Does what `functional.experts` does, with any activation; collective.
+    """Computes `functional.experts` with any activation; collective.
 
     Args:
-        x_TH: [T, H]; differentiable, as the weights are.
+        x_TH: [T, H]; differentiable, like the weights.
         topk_idx_TK: [T, K], each in [0, num_experts), or -1 for no expert.
         topk_weights_TK: [T, K].
-        weights: Those of this rank's experts.
+        weights: The weights of this rank's experts.
         num_experts: E.
-        comm: The ranks; None for this rank alone.
+        comm: The ranks; None for a single rank.
         layout: "out_in" or "in_out".
         score_apply: Whether a token's weight multiplies the experts' results ("after") or their
             input ("before").
         activate: [R, G] to [R, F].
-        normalize: [R, H] to [R, H], of each expert's result, before it is weighted.
+        normalize: [R, H] to [R, H], applied to each expert's result before its weight.
 
     Returns:
         [T, H].
@@ -70,7 +70,7 @@ class _Product:
     def __init__(self, groups: torch.Tensor, layout: Layout, has_gaps: bool) -> None:
         self._groups = groups
         self._layout = layout
-        # Whether there is memory behind the rows, which only the device can tell apart.
+        # Whether there is memory behind the rows, whose beginning only the device knows.
         self._has_gaps = has_gaps
 
     def __call__(
@@ -81,7 +81,7 @@ class _Product:
         if self._has_gaps:
             used = groups.sum()
             is_row = (torch.arange(count, device=rows.device) < used).unsqueeze(1)
-            # On both sides: neither what is behind the rows nor its gradient is anybody's.
+            # In forward and backward: the memory behind the rows, and its gradient, are undefined.
             rows = torch.where(is_row, rows, 0)
         out = functional.grouped_gemm(rows, weight, self._groups, layout=self._layout)
         if self._has_gaps:
@@ -90,5 +90,5 @@ class _Product:
             bias = None if bias is None else torch.cat([bias, bias.new_zeros(1, bias.shape[1])])
         if bias is None:
             return out
-        # With the number of rows given, nobody waits for the device to count them.
+        # With output_size given, the host does not wait for the device to count the rows.
         return out + bias.repeat_interleave(groups, dim=0, output_size=count)

@@ -1,1 +1,1 @@
-"""The routers of a model, computed by the engine or balanced by it."""
+"""Routers that the engine computes or balances."""

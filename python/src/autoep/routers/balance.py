@@ -1,7 +1,7 @@
 """`load_balance_coeff`: balancing without an auxiliary loss (DeepSeek-V3, arXiv:2412.19437, 2.1.2).
 
-The bias that a router adds to its scores for the choice only rises for experts that had fewer
-tokens than the mean, and falls for those that had more.
+The bias that a router adds to its scores for the selection only rises for experts with fewer
+tokens than the mean, and falls for experts with more.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class BiasBalancer:
         Args:
             model: The model; its checkpoints must hold the biases.
             layers: Its MoE layers, in the order of the counts.
-            coefficient: By how much a bias moves in a step.
+            coefficient: The amount by which a bias moves per step.
 
         Raises:
-            ModelError: A router has none.
+            ModelError: A router has no such bias.
         """
         kept = set(model.state_dict(keep_vars=True).values())
         self.biases = [_bias_of(layer, kept) for layer in layers]
@@ -41,7 +41,7 @@ class BiasBalancer:
         """Moves each bias towards an even load.
 
         Args:
-            tokens_per_expert_LE: [layers, E], of the step, over all ranks: the same on each.
+            tokens_per_expert_LE: [layers, E], the step's sums over all ranks, equal on each.
         """
         for bias, counts in zip(self.biases, tokens_per_expert_LE, strict=True):
             load_E = counts[: bias.numel()].double()
@@ -55,20 +55,20 @@ def _bias_of(layer: MoELayer, kept: set[torch.Tensor]) -> torch.Tensor:
     if bias is None:
         raise ModelError(
             f"expert_parallel.load_balance_coeff: the router of {layer.name}"
-            f" ({layer.spec.family}) has no bias for the choice of experts, such as"
-            " `e_score_correction_bias` [E], that could be moved. Remove the key; to balance this"
-            " model, use its auxiliary loss (output_router_logits=True)."
+            f" ({layer.spec.family}) has no selection bias, such as `e_score_correction_bias` [E],"
+            " that could be moved. Remove the key; to balance this model, use its auxiliary loss"
+            " (output_router_logits=True)."
         )
     if bias.requires_grad:
         raise ModelError(
-            f"expert_parallel.load_balance_coeff: the bias for the choice of {layer.name} is"
+            f"expert_parallel.load_balance_coeff: the selection bias of {layer.name} is"
             " trained by the optimizer; freeze it, or remove the key"
         )
     if bias not in kept:
         raise ModelError(
-            f"expert_parallel.load_balance_coeff: the bias for the choice of {layer.name} is not"
+            f"expert_parallel.load_balance_coeff: the selection bias of {layer.name} is not"
             " in the model's state_dict, so a checkpoint would lose it"
         )
-    if bias.dtype.itemsize < 4:  # its small steps would be rounded away
+    if bias.dtype.itemsize < 4:  # small steps would be rounded away
         bias.data = bias.data.float()
     return bias

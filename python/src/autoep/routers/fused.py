@@ -1,4 +1,4 @@
-"""The forward that replaces a router's where the engine computes the same."""
+"""The forward that replaces a router's if the engine computes the same."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import nn
 
 from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.spec import MoELayer
-from autoep.routers.maths import Routed, RouterMaths, find_router_maths
+from autoep.routers.maths import RouterMaths, find_router_maths
 
 
 class FusedForward(ReplacedMethod):
-    """Takes the place of the forward of one router: its linear map, then the engine's choice.
+    """Replaces the forward of one router: its linear map, then the engine's routing.
 
-    The router stays the model's own instance, with its weights, its hooks, and what it is given
-    and returns.
+    The router remains the model's own instance, with its weights, hooks, arguments and
+    results.
     """
 
     def __init__(self, router: nn.Module, maths: RouterMaths) -> None:
@@ -24,21 +24,22 @@ class FusedForward(ReplacedMethod):
 
     def __call__(
         self, hidden_states: torch.Tensor, selection_bias: torch.Tensor | None = None
-    ) -> Routed:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns (logits [T, E], topk_weights [T, K], topk_idx [T, K]), as the router does.
 
         Args:
             hidden_states: [..., H].
-            selection_bias: [E], where the router is called with one.
+            selection_bias: [E], if the router is called with one.
         """
-        if torch.is_autocast_enabled(hidden_states.device.type):  # it would round elsewhere
+        if torch.is_autocast_enabled(hidden_states.device.type):  # the router rounds differently
             given = () if selection_bias is None else (selection_bias,)
             return self._own_forward(hidden_states, *given)
-        return self._maths.route(self._router, hidden_states, selection_bias)
+        logits, weights, idx = self._maths.route(self._router, hidden_states, selection_bias)
+        return logits, weights, idx
 
 
 def fuse_routers(layers: list[MoELayer]) -> None:
-    """Replaces the forward of each router whose maths the engine has; others stay as they are."""
+    """Replaces the forward of each router whose maths the engine has; others are unchanged."""
     for layer in layers:
         if layer.router is None:
             continue

@@ -1,10 +1,10 @@
-"""Which of the engine's routings a model's router computes, found by trying it.
+"""The routing of the engine that a model's router computes, found by comparing results.
 
 A router of transformers is a linear map and a choice: it returns (logits [T, E], topk_weights
-[T, K], topk_idx [T, K]). It is called with random weights on random tokens, and what it returns,
-and the gradient of its weights, are compared with what the engine gives for each of its options.
+[T, K], topk_idx [T, K]). It is called with random weights on random tokens; its results and the
+gradient of its weights are compared with the engine's for each combination of options.
 
-Shapes: T tokens, H hidden size, E experts, K experts a token.
+Shapes: T tokens, H hidden size, E experts, K experts per token.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,25 +23,32 @@ from autoep.errors import InvalidArgumentError, UnsupportedError
 from autoep.layers.choice import choose_experts
 from autoep.layers.selection_bias import selection_bias
 
-Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+class RouterResult(NamedTuple):
+    """The result of a router, in transformers' order."""
+
+    logits: torch.Tensor  # [T, E]
+    topk_weights: torch.Tensor  # [T, K]
+    topk_idx: torch.Tensor  # [T, K]
+
 
 _TOKENS = 192
-_TIED_TOKENS = 4  # rows of zeros, for which all experts are equally good
+_TIED_TOKENS = 4  # rows of zeros, whose logits are all equal
 
 
 @dataclass(frozen=True)
 class RouterMaths:
-    """What a router computes.
+    """The computation of a router.
 
     Attributes:
-        weight: The name of its parameter of [E, H].
-        bias: The name of its parameter that is added to the logits, [E]; None for none.
-        product_dtype: What the logits are computed in; None for the dtype of the weight.
-        logits_dtype: What they are then, and are returned in.
-        has_selection_bias: Whether it adds a bias of its own to the scores for the choice.
+        weight: The name of its parameter [E, H].
+        bias: The name of its parameter [E] that is added to the logits; None for none.
+        product_dtype: The dtype in which logits are computed; None for the dtype of the weight.
+        logits_dtype: The dtype in which logits are then stored and returned.
+        has_selection_bias: Whether it adds its own bias to the scores for the selection.
         takes_selection_bias: Whether it is called with that bias.
         top_k: K.
-        weights_dtype: What topk_weights are returned in.
+        weights_dtype: The dtype of the returned topk_weights.
         options: The other options of `functional.route`.
     """
 
@@ -57,13 +64,13 @@ class RouterMaths:
 
     def route(
         self, router: nn.Module, hidden_states: torch.Tensor, bias_E: torch.Tensor | None
-    ) -> Routed:
-        """Does what the router's forward does.
+    ) -> RouterResult:
+        """Computes the router's forward.
 
         Args:
             router: The router.
             hidden_states: [..., H].
-            bias_E: The selection bias it is called with, where it is.
+            bias_E: The selection bias with which it is called, if any.
 
         Returns:
             Logits [T, E], topk_weights [T, K] and topk_idx [T, K].
@@ -77,10 +84,12 @@ class RouterMaths:
             selection_bias=None if bias_E is None else bias_E.detach().flatten().float(),
             **self.options,
         )
-        return logits_TE, routing.topk_weights.to(self.weights_dtype), routing.topk_idx.long()
+        return RouterResult(
+            logits_TE, routing.topk_weights.to(self.weights_dtype), routing.topk_idx.long()
+        )
 
     def logits(self, router: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The linear map: [..., H] to [T, E]."""
+        """Applies the linear map: [..., H] to [T, E]."""
         weight_EH = router.get_parameter(self.weight)
         bias_E = None if self.bias is None else router.get_parameter(self.bias)
         dtype = self.product_dtype or weight_EH.dtype
@@ -95,24 +104,24 @@ class RouterMaths:
 def find_router_maths(
     router: nn.Module, num_experts: int, dtype: torch.dtype
 ) -> RouterMaths | None:
-    """Finds the options with which the engine gives the same as a router.
+    """Finds the options with which the engine computes the same as a router.
 
-    The same choice, up to experts whose logits are equal, and the same weights and gradients up
-    to the rounding of the dtypes that the router uses.
+    The choice is the same, except among experts with equal logits, and the weights and
+    gradients are the same up to rounding in the dtypes that the router uses.
 
     Args:
-        router: The router; its weights are as before when this returns.
+        router: The router; its weights are restored on return.
         num_experts: E.
-        dtype: Of the tokens it will be given.
+        dtype: The dtype of the tokens that it will receive.
 
     Returns:
-        What it computes; None for something that the engine does not.
+        The router's computation; None if the engine does not have it.
     """
     names = _linear_map(router, num_experts)
     parameters = list(inspect.signature(router.forward).parameters)
     if names is None or not 1 <= len(parameters) <= 2:
         return None
-    if dtype == torch.float64:  # the routers round to float32 on the way, each in its own place
+    if dtype == torch.float64:  # routers round to float32, each at another point
         return None
     weight_EH = router.get_parameter(names[0])
     random = torch.Generator(weight_EH.device).manual_seed(0)
@@ -121,9 +130,9 @@ def find_router_maths(
         given_E = weight_EH.new_empty(num_experts, dtype=torch.float32)
         given_E.uniform_(-0.3, 0.3, generator=random)
         bias = [given_E][: len(parameters) - 1]
-        # Blocks call it with [B, S, H] or with [T, H]; some routers take one of them only.
+        # Blocks call it with [B, S, H] or with [T, H]; some routers accept only one.
         own = _own_routing(router, x_TH, *bias) or _own_routing(router, x_TH.unsqueeze(0), *bias)
-        if own is None or own[0].shape[1] != num_experts:
+        if own is None or own.logits.shape[1] != num_experts:
             return None
         arguments = [x_TH, *bias]
         for maths in _candidates(router, names, own, len(parameters) == 2, num_experts):
@@ -133,7 +142,7 @@ def find_router_maths(
 
 
 def _linear_map(router: nn.Module, num_experts: int) -> tuple[str, str | None] | None:
-    """The names of the weight and bias of the one linear map that the router consists of."""
+    """Returns the names of the weight and bias if the router is one linear map."""
     parameters = dict(router.named_parameters())
     own_bias = selection_bias(router, num_experts)
     trained = {name: p for name, p in parameters.items() if p is not own_bias}
@@ -149,7 +158,7 @@ def _linear_map(router: nn.Module, num_experts: int) -> tuple[str, str | None] |
 
 @contextmanager
 def _random_weights(router: nn.Module, random: torch.Generator) -> Iterator[None]:
-    """Fills the router with random numbers for a while; those of the script stay undrawn."""
+    """Fills the router with random numbers temporarily, without the script's random state."""
     tensors = [t for t in (*router.parameters(), *router.buffers()) if t.is_floating_point()]
     kept = [tensor.detach().clone() for tensor in tensors]
     devices = [t.device for t in tensors if t.is_cuda]
@@ -169,7 +178,7 @@ def _random_weights(router: nn.Module, random: torch.Generator) -> Iterator[None
 def _random_tokens(
     weight_EH: torch.Tensor, dtype: torch.dtype, random: torch.Generator
 ) -> torch.Tensor:
-    """[T, H] that give logits of many sizes."""
+    """Returns [T, H] whose logits have many magnitudes."""
     size = torch.linspace(0.1, 3.0, _TOKENS, device=weight_EH.device).unsqueeze(1)
     shape = (_TOKENS, weight_EH.shape[1])
     x_TH = torch.randn(shape, device=weight_EH.device, generator=random) * size
@@ -177,25 +186,25 @@ def _random_tokens(
     return x_TH.to(dtype).requires_grad_()
 
 
-def _own_routing(router: nn.Module, *arguments: torch.Tensor) -> Routed | None:
-    """What the router returns, if it is (logits, topk_weights, topk_idx)."""
+def _own_routing(router: nn.Module, *arguments: torch.Tensor) -> RouterResult | None:
+    """Returns the router's result if it is (logits, topk_weights, topk_idx)."""
     try:
         own = router.forward(*arguments)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-        return None  # it wants something else
+        return None  # it needs other arguments
     if not isinstance(own, tuple) or len(own) != 3:
         return None
     if not all(isinstance(part, torch.Tensor) and part.ndim == 2 for part in own):
         return None
     logits, weights, idx = own
     fits = len(logits) == len(weights) == len(idx) == _TOKENS and weights.shape == idx.shape
-    return own if fits and idx.dtype == torch.long else None
+    return RouterResult(*own) if fits and idx.dtype == torch.long else None
 
 
 def _candidates(
     router: nn.Module,
     names: tuple[str, str | None],
-    own: Routed,
+    own: RouterResult,
     takes_bias: bool,
     num_experts: int,
 ) -> Iterator[RouterMaths]:
@@ -214,11 +223,11 @@ def _candidates(
             weight=names[0],
             bias=names[1],
             product_dtype=dtype,
-            logits_dtype=own[0].dtype,
+            logits_dtype=own.logits.dtype,
             has_selection_bias=selection_bias(router, num_experts) is not None,
             takes_selection_bias=takes_bias,
-            top_k=own[2].shape[1],
-            weights_dtype=own[1].dtype,
+            top_k=own.topk_idx.shape[1],
+            weights_dtype=own.topk_weights.dtype,
             options={
                 "score": score,
                 "normalize": normalize,
@@ -230,7 +239,7 @@ def _candidates(
 
 
 def _groupings(router: nn.Module) -> Iterable[dict[str, Any]]:
-    """The group-limited choices that a router's numbers of groups allow, and that without."""
+    """Yields no grouping, then the groupings that a router's numbers of groups allow."""
     yield {}
     groups = _numbers(router, lambda name: name in ("num_group", "n_group"))
     used = _numbers(router, lambda name: name == "topk_group")
@@ -245,45 +254,45 @@ def _numbers(router: nn.Module, wanted: Any) -> list[float]:
 
 
 def _agrees(
-    maths: RouterMaths, router: nn.Module, arguments: list[torch.Tensor], own: Routed
+    maths: RouterMaths, router: nn.Module, arguments: list[torch.Tensor], own: RouterResult
 ) -> bool:
-    """Whether the engine returns what the router did, and the same gradient of it."""
-    if not torch.equal(maths.logits(router, arguments[0]), own[0]):
+    """Whether the engine returns the router's result, with the same gradient."""
+    if not torch.equal(maths.logits(router, arguments[0]), own.logits):
         return False
     try:
         mine = maths.route(router, *arguments, *[None][: 2 - len(arguments)])
     except (InvalidArgumentError, UnsupportedError):
-        return False  # options that do not go together
+        return False  # incompatible options
     (my_weights, my_logits), (own_weights, own_logits) = _ordered(mine), _ordered(own)
     if not torch.equal(my_logits, own_logits):
         return False
-    if not _close(my_weights, own_weights, own[1].dtype):
+    if not _close(my_weights, own_weights, own.topk_weights.dtype):
         return False
-    direction_TE = torch.randn_like(own[0], dtype=own[1].dtype)
+    direction_TE = torch.randn_like(own.logits, dtype=own.topk_weights.dtype)
     gradients = [
         torch.autograd.grad(
             (weights * direction_TE.gather(1, idx)).sum(), arguments[0], retain_graph=True
         )[0]
         for _, weights, idx in (mine, own)
     ]
-    # Among experts whose logits are equal each may choose others.
-    same_T = (mine[2].sort(1).values == own[2].sort(1).values).all(1)
+    # Among experts with equal logits the two may choose differently.
+    same_T = (mine.topk_idx.sort(1).values == own.topk_idx.sort(1).values).all(1)
     if same_T.sum() < _TOKENS // 2:
         return False
     mine_TH, own_TH = (gradient[same_T] for gradient in gradients)
-    return _close(mine_TH, own_TH, min(own[0].dtype, own_TH.dtype, key=_bits))
+    return _close(mine_TH, own_TH, min(own.logits.dtype, own_TH.dtype, key=_bits))
 
 
-def _ordered(routed: Routed) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights and the logits of the chosen experts, in order of falling logits."""
+def _ordered(routed: RouterResult) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the weights and logits of the chosen experts, by decreasing logit."""
     logits_TE, weights_TK, idx_TK = routed
     chosen_TK, order_TK = logits_TE.gather(1, idx_TK).sort(descending=True, stable=True)
     return weights_TK.gather(1, order_TK), chosen_TK
 
 
 def _close(mine: torch.Tensor, theirs: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Equal up to how numbers of a dtype are rounded."""
-    ulps = 4 if _bits(dtype) >= 32 else 0.5  # of half precision one rounding
+    """Whether two tensors are equal up to rounding in a dtype."""
+    ulps = 4 if _bits(dtype) >= 32 else 0.5  # in half precision, one rounding
     error = (mine.detach().double() - theirs.detach().double()).norm()
     return bool(error <= ulps * torch.finfo(dtype).eps * theirs.detach().double().norm())
 

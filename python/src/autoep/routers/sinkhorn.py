@@ -10,22 +10,22 @@ from autoep.layers.choice import choose_experts
 from autoep.layers.replaced_method import ReplacedMethod
 from autoep.layers.spec import MoELayer
 
-Routed = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
 
 class SinkhornForward(ReplacedMethod):
-    """Takes the place of the forward of one router: its logits, and a choice made from them.
+    """Replaces the forward of one router: its logits, then Sinkhorn routing of them.
 
-    The router stays the model's own instance, with its weights, its hooks and what it returns.
-    The weights are Sinkhorn routing's, in training and in eval: the model's renormalisation and
-    scale are not applied to them.
+    The router remains the model's own instance, with its weights, its hooks and its results.
+    The weights are those of Sinkhorn routing, in training and in eval: the model's
+    renormalisation and scale are not applied.
     """
 
     def __init__(self, router: nn.Module) -> None:
         self._router = router
         self._own_forward = router.forward
 
-    def __call__(self, hidden_states: torch.Tensor) -> Routed:
+    def __call__(
+        self, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns (logits [T, E], topk_weights [T, K], topk_idx [T, K]), as the router does."""
         logits, own_weights, own_idx = self._own_forward(hidden_states)
         routing = choose_experts(
@@ -39,7 +39,7 @@ class SinkhornForward(ReplacedMethod):
 
 
 def check_routers(layers: list[MoELayer]) -> None:
-    """Raises where a layer's choice is not made by a router, whose place could be taken.
+    """Raises if a layer chooses its experts without a router that could be replaced.
 
     Raises:
         ModelError: There is such a layer.
@@ -47,12 +47,12 @@ def check_routers(layers: list[MoELayer]) -> None:
     for layer in layers:
         if layer.router is None or layer.call != "routed" or layer.pieces is not None:
             raise ModelError(
-                f'config: expert_parallel.router: "sinkhorn" takes the place of a router, and'
-                f" {layer.name} chooses its experts in another way; remove the key"
+                f'config: expert_parallel.router: "sinkhorn" replaces a router, but {layer.name}'
+                " chooses its experts without one; remove the key"
             )
 
 
 def balance_routers(layers: list[MoELayer]) -> None:
-    """Makes the routers of all layers choose by Sinkhorn's normalisation."""
+    """Makes the routers of all layers use Sinkhorn's normalisation."""
     for layer in layers:
         layer.router.forward = SinkhornForward(layer.router)

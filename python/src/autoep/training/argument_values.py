@@ -12,18 +12,18 @@ from autoep.config.schema import wrong_value
 
 
 def check_values(kind: type, given: Mapping[str, Any], path: str) -> None:
-    """Checks values against the defaults of a class's arguments, as far as these tell.
+    """Checks values against the defaults of a class's arguments, as far as possible.
 
-    torch checks some of them itself, with `0.0 <= lr` and the like: a number that a JSON file has
-    as a string ends there in a TypeError that names neither the key nor the value.
+    torch checks some of them itself, with `0.0 <= lr` and the like. A number that is a string in
+    the JSON file then raises a TypeError that names neither the key nor the value.
 
     Args:
         kind: The class.
         given: The values, by the arguments' names.
-        path: Where in the configuration they stand.
+        path: Their path in the configuration.
 
     Raises:
-        ConfigError: One is not of the kind of its default.
+        ConfigError: One has another type than its default.
     """
     parameters = inspect.signature(kind).parameters
     for name, value in given.items():
@@ -33,7 +33,7 @@ def check_values(kind: type, given: Mapping[str, Any], path: str) -> None:
 
 
 def _allowed(parameter: inspect.Parameter, value: Any) -> str | None:
-    """What an argument may be where the value is not; None where it may be."""
+    """Returns what an argument may be if the value does not fit; None if it does."""
     default = parameter.default
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"

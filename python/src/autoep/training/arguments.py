@@ -16,10 +16,10 @@ Result = TypeVar("Result")
 
 
 def takes_model_first(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Lets a function of DeepSpeed's order, (args, model, ..., config), start with the model too.
+    """Lets a function in DeepSpeed's order, (args, model, ..., config), also start with the model.
 
-    Where the first positional argument is a module, the order is (model, config, ...), and the
-    others follow in DeepSpeed's order.
+    If the first positional argument is a module, the order is (model, config, ...), followed by
+    the other arguments in DeepSpeed's order.
     """
     as_deepspeed = list(inspect.signature(function).parameters)
     others = [name for name in as_deepspeed if name not in ("model", "config", "args")]
@@ -37,7 +37,7 @@ def takes_model_first(function: Callable[..., Result]) -> Callable[..., Result]:
 def _by_name(
     function: str, order: list[str], known: list[str], given: tuple, named: dict[str, Any]
 ) -> dict[str, Any]:
-    """All arguments by name.
+    """Returns all arguments by name.
 
     Raises:
         ConfigError: One is given twice, there are too many, or there is no such argument.

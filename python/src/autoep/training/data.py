@@ -27,7 +27,7 @@ class EvenLoader:
 
     Attributes:
         epoch: The number of the next epoch, from 0; the shuffle depends on it. Checkpoints save
-            it. They do not save the position within an epoch, which is up to the script.
+            it. They do not save the position within an epoch, which the script restores.
     """
 
     def __init__(self, loader: DataLoader, agrees: bool) -> None:
@@ -35,15 +35,15 @@ class EvenLoader:
 
         Args:
             loader: This rank's loader.
-            agrees: Whether the ranks ask each other before each batch if all have one. Not needed
-                where a sampler gives every rank as many.
+            agrees: Whether the ranks agree before each batch that all have one; not needed if a
+                sampler gives every rank the same number.
         """
         self._loader = loader
         self._agrees = agrees
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields the batches of one epoch; collective if the ranks ask each other."""
+        """Yields the batches of one epoch; collective if `agrees`."""
         set_epoch = getattr(getattr(self._loader, "sampler", None), "set_epoch", None)
         if set_epoch is not None:
             set_epoch(self.epoch)
@@ -73,17 +73,17 @@ def build_loader(
     micro_batch_size: int,
     world: World,
 ) -> EvenLoader | None:
-    """Builds the loader of this rank's part of the data.
+    """Builds the loader of this rank's share of the data.
 
-    A dataset with a length is shuffled and split over the ranks; a few samples are given twice if
-    it does not divide. An `IterableDataset` or a loader must give this rank's part by itself; the
-    epoch ends on all ranks when the first of them runs out of batches.
+    A dataset with a length is shuffled and split over the ranks; a few samples are repeated if
+    it does not divide. An `IterableDataset` or a loader must yield this rank's share by itself;
+    the epoch ends on all ranks when the first of them runs out of batches.
 
     Args:
         data: A dataset, a loader, or None.
         collate_fn: Makes a batch of samples; None for torch's, or for transformers' default if the
             values of a sample are lists of numbers, as in HuggingFace's datasets.
-        config: Gives the seed, and whether to drop a smaller last batch.
+        config: Contains the seed, and whether to drop a smaller last batch.
         micro_batch_size: Samples per batch.
         world: All ranks.
     """
@@ -107,18 +107,23 @@ def build_loader(
 
 
 def collate(samples: list[Any]) -> Any:
-    """Makes a batch of samples, a tensor for each key.
+    """Makes a batch of samples, one tensor per key.
 
-    torch's own way takes the numbers of a list for fields of the sample, and would make a list of
-    tensors of them.
+    torch's own function treats the numbers of a list as separate fields of the sample, and would
+    return a list of tensors.
 
     Raises:
-        ConfigError: Lists of the samples differ in length.
+        ConfigError: Lists of the samples differ in length, or hold no numbers.
     """
     first = samples[0]
     if not isinstance(first, Mapping) or not any(map(_is_list_of_numbers, first.values())):
         return default_collate(samples)
     for name, value in first.items():
+        if isinstance(value, list) and value and not _is_list_of_numbers(value):
+            raise ConfigError(
+                f"training_data: the samples have {name!r}, a list of {type(value[0]).__name__};"
+                " expected lists of numbers. Remove the column, or pass a collate_fn."
+            )
         lengths = {len(sample[name]) for sample in samples} if isinstance(value, list) else ()
         if len(lengths) > 1:
             raise ConfigError(

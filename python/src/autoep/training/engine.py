@@ -20,7 +20,7 @@ from autoep.training.gradients import Gradients
 
 
 def _in_state(name: str) -> property:
-    """Makes an attribute of the engine that is kept in its `TrainState`, and so in checkpoints."""
+    """Makes an engine attribute that is stored in its `TrainState`, and so in checkpoints."""
     return property(
         lambda engine: getattr(engine.state, name),
         lambda engine, value: setattr(engine.state, name, value),
@@ -28,12 +28,12 @@ def _in_state(name: str) -> property:
 
 
 class Engine:
-    """Trains a model whose experts are sharded over the ranks. `autoep.initialize` makes it.
+    """Trains a model whose experts are sharded over the ranks. Created by `autoep.initialize`.
 
     Every rank must make the same calls in the same order.
 
     Attributes:
-        module: The model, whose experts are this rank's part.
+        module: The model, with this rank's shard of the experts.
         device: The device that this rank computes on.
         config: The configuration.
         state: The state of the run, which checkpoints save and restore.
@@ -44,9 +44,9 @@ class Engine:
         parameter_table: The model's parameters, with the float32 masters of a bf16 run.
         global_rank: This rank.
         world_size: The number of ranks.
-        local_rank: This rank among the ranks of its host.
-        global_steps: Optimizer steps done.
-        micro_steps: Micro-batches done.
+        local_rank: The index of this rank on its host.
+        global_steps: The number of optimizer steps so far.
+        micro_steps: The number of micro-batches so far.
         training: Whether the model is in training mode.
     """
 
@@ -75,10 +75,12 @@ class Engine:
         self._global_norm: float | None = None
         self._went_backward = False
         self._reduced = False
+        # `from_pretrained` returns a model in evaluation mode, which many scripts train as it is.
+        self._trains_in_eval_mode = not state.model.training
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model's forward; collective."""
-        if not (torch.is_grad_enabled() and self.module.training):
+        if not (torch.is_grad_enabled() and (self.module.training or self._trains_in_eval_mode)):
             return self.module(*args, **kwargs)
         with self._load.counted(token_masks(self.module, args, kwargs)):
             return self.module(*args, **kwargs)
@@ -123,6 +125,7 @@ class Engine:
 
     def train(self, mode: bool = True) -> Engine:
         """Sets the model to training mode, or to evaluation mode."""
+        self._trains_in_eval_mode = False
         self.module.train(mode)
         return self
 
@@ -164,10 +167,10 @@ class Engine:
         return self._batch_sizes.accumulation
 
     def expert_load(self) -> torch.Tensor:
-        """Returns the tokens that each expert got in the last step; collective.
+        """Returns the tokens per expert in the last step; collective.
 
-        Forwards in training mode with gradients count, and of their tokens those that are not
-        padding by the `attention_mask` [B, L] that the model was called with.
+        Only forwards in training mode with gradients count, without the tokens that are padding
+        according to the `attention_mask` [B, L] passed to the model.
 
         Returns:
             [layers, E], over all ranks and micro-batches; each token counts K times. A layer with
@@ -213,7 +216,16 @@ class Engine:
         Returns:
             Its path and the script's data; (None, {}) if the folder has no checkpoint.
         """
-        return load(self.state, load_dir, tag)
+        path, client_state = load(self.state, load_dir, tag)
+        if path is not None:
+            self._forget_unfinished_step()
+        return path, client_state
+
+    def _forget_unfinished_step(self) -> None:
+        """Drops the gradients and counts of micro-batches whose step has not ended."""
+        self._gradients.clear()
+        self._load.forget()
+        self._went_backward = self._reduced = False
 
     def _step_optimizer(self) -> None:
         if self.optimizer is None:

@@ -67,36 +67,35 @@ def initialize(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     config: str | PathLike[str] | Mapping[str, Any] | Config | None = None,
 ) -> Initialized:
-    """Spreads a model's experts over the ranks and returns what trains it; collective.
+    """Shards a model's experts over the ranks and returns what trains it; collective.
 
-    By position the order is `(model, config, ...)` where the first argument is a module, and
+    By position the order is `(model, config, ...)` if the first argument is a module, and
     DeepSpeed's `(args, model, ...)` otherwise.
 
     Works in a single process, and under `mpirun -n P` or `torchrun --nproc_per_node P`. All ranks
     start from rank 0's weights.
 
     Args:
-        args: A namespace whose `deepspeed_config` is used where `config` is not given; giving
-            both is an error.
+        args: A namespace whose `deepspeed_config` is used if `config` is None; passing both is an
+            error.
         model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or on this
-            rank's GPU. With several ranks a model on the CPU is moved to the rank's GPU, where
-            there is one.
-        optimizer: One that has not stepped, or a function of parameter groups; None for that of
-            the configuration.
-        model_parameters: What the configuration's optimizer, or the function, trains: parameters
-            or groups of them; None for all that require a gradient.
+            rank's GPU. Each of several ranks moves a model on the CPU to its own GPU, if there is one.
+        optimizer: An optimizer that has not stepped, or a function of parameter groups; None for
+            the configuration's.
+        model_parameters: The parameters, or groups of them, that the configuration's optimizer or
+            the function trains; None for all that require a gradient.
         training_data: A dataset, or a loader of this rank's own batches.
-        lr_scheduler: One for `optimizer`, or a function of the optimizer; None for that of the
-            configuration.
-        mpu: Not supported: there is no model parallelism but that of the experts.
+        lr_scheduler: A scheduler of `optimizer`, or a function of the optimizer; None for the
+            configuration's.
+        mpu: Not supported: the only model parallelism is that of the experts.
         collate_fn: Makes a batch of samples of `training_data`.
-        config: A path of a JSON file or a dict, as DeepSpeed's.
+        config: The path of a JSON file, or a dict, in DeepSpeed's format.
 
     Returns:
         The engine, the optimizer, the loader of `training_data` and the scheduler.
 
     Raises:
-        ConfigError: A key or an argument is wrong; the text says which, and what is allowed.
+        ConfigError: A key or an argument is wrong; the text names it and what is allowed.
         ModelError: The model has no MoE layer, or cannot be trained this way.
     """
     _check_arguments(model, mpu)
@@ -129,7 +128,8 @@ def initialize(
     steps = None
     if world.size > 1:
         start_from_rank_zero(model, device)
-        steps = keep_generate_in_step(model)
+    if groups.ep_size > 1:
+        steps = keep_generate_in_step(model, groups.ep_mesh)
     layers, origins = stack_experts(layers)
     table = ParameterTable(model, layers, origins)
     if groups.ep_mesh is not None:
@@ -212,7 +212,7 @@ def _rehearse(
     layers: list[MoELayer],
     model_parameters: ParameterGroups | None,
 ) -> None:
-    """Builds the optimizer and scheduler once in vain, to raise before the model is changed."""
+    """Builds the optimizer and scheduler once as a trial, to raise before the model is changed."""
     given = model.parameters() if model_parameters is None else model_parameters
     # Separate experts are stacked later, which adds a dimension.
     separate = (layer for layer in layers if layer.pieces and not layer.pieces.stacked)

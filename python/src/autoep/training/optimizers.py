@@ -1,4 +1,4 @@
-"""The optimizer: built from the configuration, or the caller's, given the parameters to step."""
+"""The optimizer: built from the configuration, or the caller's own with sharded parameters."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _MATRICES_ONLY = ("Muon",)
 
 
 def rehearse_optimizer(config: OptimizerConfig, dimensions: Iterable[int]) -> Optimizer | None:
-    """Builds the optimizer once in vain, to raise before the model is changed.
+    """Builds the optimizer once as a trial, to raise before the model is changed.
 
     Args:
         config: The section `optimizer`.
-        dimensions: Of the weights that it is to step.
+        dimensions: The numbers of dimensions of the weights to step.
     """
     dimensions = sorted(set(dimensions)) or [2]
     if (config.type or "").lower() in map(str.lower, _MATRICES_ONLY) and dimensions != [2]:
@@ -74,11 +74,11 @@ def build_optimizer(
 
 
 def adopt_optimizer(optimizer: Optimizer, table: ParameterTable) -> None:
-    """Gives the caller's optimizer the parameters to step; its groups and options stay.
+    """Gives the caller's optimizer the parameters to step; its groups and options are kept.
 
     Raises:
-        ModelError: It has state, which belongs to the parameters that it had, or it is of a kind
-            that cannot step sharded experts.
+        ModelError: It has state, which belongs to its previous parameters, or its class cannot
+            step sharded experts.
     """
     _check_kind(optimizer)
     if optimizer.state:
@@ -99,7 +99,7 @@ def make_optimizer(
     parameters: ParameterGroups,
     table: ParameterTable,
 ) -> Optimizer:
-    """Has the caller's function make the optimizer from groups of the parameters to step."""
+    """Calls the caller's function with groups of the parameters to step."""
     optimizer = make(_split_sharded(_trained_groups(parameters, table)))
     _check_kind(optimizer)
     return optimizer
@@ -179,7 +179,7 @@ def _torch_names(config: OptimizerConfig) -> tuple[str, dict[str, Any]]:
     params = dict(config.params)
     if config.type.lower() not in ("adam", "adamw"):
         return config.type, params
-    params.pop("torch_adam", None)  # which of two implementations: there is one
+    params.pop("torch_adam", None)  # selects an implementation; there is one
     decoupled = params.pop("adam_w_mode", AUTO)
     if config.type.lower() == "adamw":
         return config.type, params
@@ -223,8 +223,8 @@ def _to_step(
     distinct = [list(dict.fromkeys(map(table.optimizer_parameter_of, group))) for group in groups]
     if len({p for group in distinct for p in group}) < sum(map(len, distinct)):
         raise ModelError(
-            "a parameter stands in two groups of the optimizer. The experts of a layer are stacked"
-            " into one tensor for each weight: give all experts of a layer to one group"
+            "a parameter is in two groups of the optimizer. The experts of a layer are stacked"
+            " into one tensor per weight: put all experts of a layer into one group"
         )
     return distinct
 

@@ -1,4 +1,4 @@
-"""bfloat16 as DeepSpeed means it: computed in bfloat16; kept, summed and stepped in float32."""
+"""bfloat16 as in DeepSpeed: compute in bfloat16; store, sum and step in float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autoep.layers.parameters import ParameterTable
 
 
 def check_float32(table: ParameterTable) -> None:
-    """Raises where a model to be trained without bf16 has half-precision parameters."""
+    """Raises if a model to be trained without bf16 has half-precision parameters."""
     for row in table:
         if row.computing.dtype in (torch.bfloat16, torch.float16):
             raise ModelError(
@@ -27,13 +27,13 @@ def compute_in_bf16(
 ) -> None:
     """Makes the model compute in bfloat16, and gives each trained parameter a float32 master.
 
-    Buffers, and the modules that transformers keeps in float32, stay as they are. float32 weights
-    go on as the masters, unrounded.
+    Buffers, and the modules that transformers keeps in float32, are unchanged. float32 weights
+    become the masters, without rounding.
 
     Args:
         model: The model.
         table: Its parameters.
-        unrounded: Parameters that stay as they are too.
+        unrounded: Parameters that are also unchanged.
     """
     kept = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     stays = {id(tensor) for tensor in unrounded}

@@ -39,7 +39,7 @@ _UNFIT = {
     "LambdaLR": "it wants a function: pass lr_scheduler to initialize",
 }
 
-# The part of the way from the lowest to the highest rate, after a number of steps.
+# The fraction of the way from the lowest to the highest rate, after a number of steps.
 Ramp = Callable[[int], float]
 
 
@@ -75,24 +75,24 @@ class WarmupLR(Warmup):
     warmup_max_lr: float = key(0.001, ABOVE_ZERO)
 
     def factor(self, step: int) -> float:
-        """The rate at a step, in units of warmup_max_lr."""
+        """Returns the rate at a step, in units of warmup_max_lr."""
         rise = self.rise(step)
         lowest = self.warmup_min_lr / self.warmup_max_lr
         return lowest + (1 - lowest) * (self.after(step) if rise is None else rise)
 
     def after(self, step: int) -> float:
-        """The part of the way up at a step after the rise."""
+        """Returns the fraction of the way up at a step after the rise."""
         return 1.0
 
 
 @dataclass(frozen=True)
 class WarmupDecayLR(WarmupLR):
-    """As WarmupLR, then falls in a straight line, back to warmup_min_lr at total_num_steps."""
+    """Rises like WarmupLR, then falls linearly to warmup_min_lr at total_num_steps."""
 
     total_num_steps: int | None = key(None, POSITIVE)
 
     def after(self, step: int) -> float:
-        """The part of the way up at a step after the rise."""
+        """Returns the fraction of the way up at a step after the rise."""
         fall = max(1, self.total_num_steps - max(2, self.warmup_num_steps))
         return max(0.0, (self.total_num_steps - step) / fall)
 
@@ -106,7 +106,7 @@ class WarmupCosineLR(Warmup):
     cos_min_ratio: float = key(0.0001, AMOUNT)
 
     def factor(self, step: int) -> float:
-        """The rate at a step, in units of the optimizer's."""
+        """Returns the rate at a step, in units of the optimizer's."""
         rise = self.rise(step)
         if rise is not None:
             return self.warmup_min_ratio + (1 - self.warmup_min_ratio) * rise

@@ -9,7 +9,7 @@ import torch
 
 from support.cuda import nvrtc
 
-# The codes of element types, from the header that kernels and launches share.
+# The numbers of element types, from the header that kernels and launches share.
 _HEADER = (nvrtc.KERNELS / "host_and_device.h").read_text()
 NONE, F32, BF16, F16 = (
     int(re.search(rf"#define TYPE_{name} (\d+)", _HEADER)[1])
@@ -20,5 +20,5 @@ CODES = {None: NONE, torch.float32: F32, torch.bfloat16: BF16, torch.float16: F1
 
 @functools.cache
 def load(name: str, **defines: int) -> nvrtc.Module:
-    """A file's kernels on the current device, compiled in one of its variants."""
+    """Loads a file's kernels on the current device, compiled in one of its variants."""
     return nvrtc.Module(f"{name}.cu", tuple(f"{key}={value}" for key, value in defines.items()))

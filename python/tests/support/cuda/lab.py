@@ -15,7 +15,7 @@ DEVICE = "cuda"
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
-# As in compare.py; in bf16 and f16 half a unit of the last place: one rounding.
+# As in compare.py; in bf16 and f16 half a unit in the last place, for one rounding.
 TOLERANCES = {torch.float32: 3e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
 _GUARD = 64
@@ -24,7 +24,7 @@ Argument = torch.Tensor | ctypes._SimpleCData | ctypes.Structure | int | float |
 
 
 def poisoned(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-    """Memory for an output: NaN (or a large number) in it, and guards on both sides."""
+    """Allocates an output filled with NaN (or a large number), with guards on both sides."""
     count = math.prod(shape)
     poison = float("nan") if dtype.is_floating_point else 0x77777777
     buffer = torch.full((count + 2 * _GUARD,), poison, dtype=dtype, device=DEVICE)
@@ -64,13 +64,13 @@ def fault_word() -> torch.Tensor:
 
 
 def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Normal numbers of one seed, on the device."""
+    """Returns normal numbers of one seed, on the device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).to(DEVICE)
 
 
 def vector_of(dtype: torch.dtype, *widths: int) -> int:
-    """Elements an access: as many as 16 bytes hold where all widths are whole vectors, else one."""
+    """Returns the elements per access: 16 bytes if all widths are whole vectors, else one."""
     wide = 16 // dtype.itemsize
     return wide if all(width % wide == 0 for width in widths) else 1
 
@@ -91,7 +91,7 @@ def launch(
 ) -> None:
     """Launches a kernel: tensors as pointers, int and float as the C types of these names.
 
-    Then checks that nothing was written outside of what `poisoned` made.
+    Then checks that nothing was written outside the outputs of `poisoned`.
     """
     values = []
     for argument in arguments:
@@ -113,7 +113,7 @@ def long(value: int) -> ctypes.c_longlong:
 
 
 def group_sizes(counts: torch.Tensor, groups: int) -> torch.Tensor:
-    """What kernels read the groups from: offsets (0), or i32 or i64 counts."""
+    """Returns the groups in the form that kernels read: offsets (0), or i32 or i64 counts."""
     if groups == 0:
         counts = torch.cat([torch.zeros(1, dtype=counts.dtype), counts.cumsum(0)])
     return counts.to(torch.int64 if groups == 8 else torch.int32).to(DEVICE)

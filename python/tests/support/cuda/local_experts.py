@@ -1,4 +1,4 @@
-"""The experts on one GPU by the extension's own functions, with watched memory around buffers."""
+"""The experts on one GPU through the extension's functions, with watched memory around buffers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Layer:
 
     Attributes:
         sizes: T, K, E, H, F.
-        choice: How tokens choose: "random", "skewed", "one expert", "even experts", "dropped".
+        choice: The choice of experts: "random", "skewed", "one expert", "even experts", "dropped".
     """
 
     sizes: tuple[int, int, int, int, int] = (37, 3, 6, 40, 24)
@@ -42,7 +42,7 @@ class Layer:
 
     @property
     def shape(self) -> LayerShape:
-        """What its tensors are drawn by."""
+        """The sizes from which its tensors are drawn."""
         return LayerShape(
             *self.sizes,
             gate=self.gate,
@@ -65,7 +65,7 @@ class Layer:
 
 
 class Data:
-    """Inputs of a layer, the same for every dtype but for rounding."""
+    """Inputs of a layer, the same for every dtype up to rounding."""
 
     def __init__(self, layer: Layer, seed: int = 0) -> None:
         drops = layer.choice == "dropped"
@@ -91,13 +91,13 @@ class Data:
 
 
 class Guarded:
-    """Memory of the device that starts as NaN, with a border on both sides."""
+    """Device memory that starts as NaN, with a guard on both sides of each output."""
 
     def __init__(self) -> None:
         self._borders: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        """An output of a call."""
+        """Allocates an output of a call."""
         count = torch.Size(shape).numel()
         poison = float("nan") if dtype.is_floating_point else 0x77
         buffer = torch.full((count + 2 * _GUARD,), poison, dtype=dtype, device=DEVICE)
@@ -106,7 +106,7 @@ class Guarded:
         return buffer[_GUARD : _GUARD + count].view(shape)
 
     def check(self) -> None:
-        """Fails where a call wrote into a border."""
+        """Fails if a call wrote into a guard."""
         for border, original in self._borders:
             same = torch.equal(border.view(torch.uint8), original.view(torch.uint8))
             assert same, "a kernel wrote outside its output"
@@ -130,11 +130,11 @@ class Run:
         self.gradients = self.gradients_of(layer.dtype)
         size = self.layer.workspace(data.x, tokens).forward
         self.forward_space = empty(size, dtype=torch.uint8)
-        # The same memory for each backward, so that a graph can be captured.
+        # The same memory for each backward, because a graph may be captured.
         self.backward_spaces: dict[int, torch.Tensor] = {}
 
     def gradients_of(self, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
-        """Memory for the gradients of the weights."""
+        """Allocates the gradients of the weights."""
         return tuple(
             None if weight is None else self.memory.empty(*weight.shape, dtype=dtype)
             for weight in self.data.weights
@@ -150,7 +150,7 @@ class Run:
         )
 
     def backward(self, *, accumulate: bool = False, overwrite_saved: bool = False) -> None:
-        """Fills the gradients; those that are None are left out."""
+        """Fills the gradients; skips those that are None."""
         data = self.data
         size = self.layer.workspace(
             data.x,
@@ -169,13 +169,13 @@ class Run:
         )
 
     def both(self) -> list[torch.Tensor]:
-        """All results, in the order of `expected`."""
+        """Runs forward and backward; returns all results, in the order of `expected`."""
         self.forward()
         self.backward()
         return self.results()
 
     def results(self) -> list[torch.Tensor]:
-        """The results as they are; the borders are checked."""
+        """Returns the current results, after checking the guards."""
         torch.cuda.synchronize()
         self.memory.check()
         results = [self.y, self.grad_x, self.grad_topk_weights, *self.gradients]
@@ -183,15 +183,19 @@ class Run:
 
 
 def expected(data: Data, dtype: torch.dtype) -> list[torch.Tensor]:
-    """What plain torch gives, computed in a dtype."""
+    """Returns the results of plain torch, computed in a dtype."""
     layer = data.layer
 
     def leaf(tensor: torch.Tensor | None) -> torch.Tensor | None:
         return None if tensor is None else tensor.detach().to(dtype).requires_grad_()
 
-    x, scores, weights = leaf(data.x), leaf(data.topk_weights), [leaf(w) for w in data.weights]
+    x, topk_weights, weights = (
+        leaf(data.x),
+        leaf(data.topk_weights),
+        [leaf(w) for w in data.weights],
+    )
     y = reference.experts(
-        *(x, data.topk_idx, scores, weights[0], weights[2]),
+        *(x, data.topk_idx, topk_weights, weights[0], weights[2]),
         gate_up_bias=weights[1],
         down_bias=weights[3],
         activation=layer.activation,
@@ -199,7 +203,7 @@ def expected(data: Data, dtype: torch.dtype) -> list[torch.Tensor]:
         layout=layer.layout,
         score_apply=layer.score_apply,
     )
-    leaves = [tensor for tensor in (x, scores, *weights) if tensor is not None]
+    leaves = [tensor for tensor in (x, topk_weights, *weights) if tensor is not None]
     gradients = torch.autograd.grad(y, leaves, data.grad_y.to(dtype), materialize_grads=True)
     return [y.detach(), *gradients]
 
@@ -229,7 +233,7 @@ def assert_same_bits(actual: list[torch.Tensor], wanted: list[torch.Tensor]) -> 
 
 
 def both_with_dropped_choices(run: Run) -> list[torch.Tensor]:
-    """The results; the call after the first is told of the choices that are no experts."""
+    """Returns the results; the call after the first raises for choices outside [-1, E)."""
     run.forward()
     torch.cuda.synchronize()
     with pytest.raises(autoep.InvalidArgumentError, match="topk_idx"):

@@ -17,7 +17,7 @@ class MissingCompilerError(Exception):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """NVRTC, from the Python packages of NVIDIA or from where the loader finds it."""
+    """Returns NVRTC, from the Python packages of NVIDIA or from where the loader finds it."""
     for folder in [*site.getsitepackages(), site.getusersitepackages()]:
         for path in sorted(Path(folder).glob("nvidia/*/lib/libnvrtc.so.1[23]")):
             for builtins in path.parent.glob("libnvrtc-builtins.so.1[23]*"):
@@ -33,13 +33,13 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def compile_source(file: str, defines: tuple[str, ...], architecture: str) -> tuple[bytes, str]:
-    """Compiles a file of kernels; what it includes is read from its folder.
+    """Compiles a file of kernels; its includes are read from its folder.
 
     Returns:
         The image, and the log of compiler and assembler.
 
     Raises:
-        RuntimeError: The text of the errors.
+        RuntimeError: The compilation failed; the text has the errors.
     """
     nvrtc = library()
     options = [
@@ -75,7 +75,7 @@ def _bytes_of(program: ctypes.c_void_p, get_size, get) -> bytes:
 
 
 class Module:
-    """A compiled file of kernels on the current device of torch."""
+    """A compiled file of kernels on torch's current device."""
 
     def __init__(self, file: str, defines: tuple[str, ...]):
         import torch

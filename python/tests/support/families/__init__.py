@@ -1,1 +1,1 @@
-"""A tiny model of every family, and its parity with itself in one process."""
+"""A tiny model of every family, and its parity with one process."""

@@ -23,14 +23,14 @@ EP_SIZES = (1, 2)
 
 
 class Found(NamedTuple):
-    """What a family came to.
+    """The results of a family.
 
     Attributes:
-        initialize: "works", or why `autoep.initialize` refuses it, or "not built: " and why there
-            is no tiny model of it.
-        implementation: "works" with `experts_implementation="autoep"`; empty where transformers
-            does not offer that for the family.
-        parallelism: "offered" where transformers has a plan for its own expert parallelism.
+        initialize: "works"; or the reason why `autoep.initialize` refuses it; or "not built: " and
+            the reason why there is no tiny model of it.
+        implementation: "works" with `experts_implementation="autoep"`; empty if transformers does
+            not offer it for the family.
+        parallelism: "offered" if transformers has a plan for its own expert parallelism.
     """
 
     initialize: str
@@ -39,31 +39,31 @@ class Found(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a forward returned that is compared: the result, and what the routers left."""
+    """The compared outputs of a forward: the result, and the routers' records."""
 
     y: torch.Tensor
     router_logits: list[torch.Tensor]
     aux_loss: torch.Tensor | None
 
     def loss(self) -> torch.Tensor:
-        """A number that depends on all of it; the direction is the same for the same shape."""
+        """Returns a number that depends on all outputs; its direction depends only on the shape."""
         generator = torch.Generator().manual_seed(7)
         direction = torch.randn(self.y.shape, generator=generator).to(self.y.dtype)
         loss = (self.y * direction).mean()
         return loss if self.aux_loss is None else loss + 0.1 * self.aux_loss
 
     def compared(self) -> list[torch.Tensor]:
-        """The tensors, in order."""
+        """Returns the tensors, in order."""
         return [self.y, *self.router_logits, *([] if self.aux_loss is None else [self.aux_loss])]
 
 
 def forward(model: Any, model_type: str, rank: int) -> Outcome:
-    """Runs a model on the batch of a rank, with the random numbers of that rank."""
+    """Runs a model on the batch of a rank, with that rank's random state."""
     torch.manual_seed(rank)
     inputs = tiny.inputs(model_type, rank)
     try:
         output = model(**inputs, output_router_logits=True)
-    except TypeError:  # it takes no such argument
+    except TypeError:  # the model has no such argument
         output = model(**inputs)
     y = output.get("logits")
     logits = output.get("router_logits") or ()
@@ -75,7 +75,7 @@ def forward(model: Any, model_type: str, rank: int) -> Outcome:
 
 
 def check(model_type: str, world: World) -> Found:
-    """Compares a family with itself in one process: `initialize`, `experts_implementation`."""
+    """Compares a family with one process: `initialize`, `experts_implementation`."""
     try:
         model = tiny.tiny_model(model_type)
     except tiny.NotBuiltError as reason:
@@ -103,7 +103,7 @@ def check(model_type: str, world: World) -> Found:
 
 
 def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:
-    """Compares every gradient, those of experts that were stacked with the stacked ones."""
+    """Compares every gradient; stacks the plain model's experts where the engine's are stacked."""
     mine = {name: g for name, g in models.gradients(engine).items() if g is not None}
     theirs = stacked_gradients(plain)
     assert mine.keys() == theirs.keys()
@@ -114,7 +114,7 @@ def assert_same_gradients(engine: Engine, plain: nn.Module) -> None:
 
 
 def stacked_gradients(plain: nn.Module) -> dict[str, torch.Tensor]:
-    """A plain model's gradients, under the names that parameters have after `initialize`."""
+    """Returns a plain model's gradients, under the names of parameters after `initialize`."""
     found = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
     for name, module in plain.named_modules():
         if isinstance(module, nn.ModuleList) and name.endswith(".experts"):
@@ -123,7 +123,7 @@ def stacked_gradients(plain: nn.Module) -> dict[str, torch.Tensor]:
         elif hasattr(module, "v1"):  # DBRX: the experts are rows
             w1, w3, w2 = (getattr(module, w).grad.view(8, -1, 32) for w in ("w1", "v1", "w2"))
             w2, name = w2.transpose(1, 2), name.removesuffix(".mlp")
-        elif getattr(module, "zero_expert_num", 0):  # LongCat: those without weights get zeros
+        elif getattr(module, "zero_expert_num", 0):  # LongCat: experts without weights get zeros
             rows = len(module.down_proj)
             assert not module.gate_up_proj.grad[rows:].any()
             found[f"{name}.gate_up_proj"] = module.gate_up_proj.grad[:rows]
@@ -139,13 +139,13 @@ _PARTS_OF_EXPERTS = ("w1", "w3", "w2", "gate_proj", "up_proj", "down_proj")
 
 
 def _gradients_of_each(experts: nn.ModuleList, part: str) -> list[torch.Tensor]:
-    """One weight's gradient of each expert; zeros where no token came. Empty if there is none."""
+    """Returns one weight's gradient per expert; zeros without tokens. Empty if there is none."""
     weights = [getattr(expert, part).weight for expert in experts if hasattr(expert, part)]
     return [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
 
 
 def start(model: nn.Module, ep_size: int) -> Engine:
-    """An engine of a copy of the model."""
+    """Builds an engine of a copy of the model."""
     settings = {"autoep_size": ep_size, "timeout": TIMEOUT}
     config = {"expert_parallel": settings}
     return autoep.initialize(model=copy.deepcopy(model), config=config)[0]

@@ -1,4 +1,4 @@
-"""docs/families.md: what the parity tests found, a section for each version of transformers."""
+"""docs/families.md: the results of the parity tests, one section per version of transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.families.parity import NOT_BUILT, Found
 
 PATH = Path(__file__).parents[4] / "docs" / "families.md"
 
-# Those that are tried in transformers' own expert parallelism.
+# The families that are tested with transformers' own expert parallelism.
 TRIED = [
     "deepseek_v3",  # shared experts, a bias for the choice
     "gpt_oss",  # transposed, biases, interleaved, clamped
@@ -54,7 +54,7 @@ example), either every rank's batch must reach them or none.
 
 
 def section(results: Mapping[str, Found]) -> str:
-    """The section of the installed version of transformers."""
+    """Returns the section of the installed version of transformers."""
     found = results.items()
     lines = [
         f"## transformers {transformers.__version__}",
@@ -70,7 +70,7 @@ def section(results: Mapping[str, Found]) -> str:
 
 
 def is_committed(results: Mapping[str, Found]) -> bool:
-    """Whether the committed file says what was found."""
+    """Whether the committed file contains these results."""
     begins = PATH.exists() and PATH.read_text().startswith(_HEAD)
     return begins and _sections().get(transformers.__version__) == section(results)
 
@@ -98,6 +98,6 @@ def _cell(result: str) -> str:
         return result
     if result.startswith(NOT_BUILT):
         return result.replace("|", "/")
-    # Without the layer's name, numbers, and the advice.
+    # Drops the layer's name, numbers, and the advice.
     reason = re.sub(r"^\S+: | \(.*?\)", "", result).split(". ")[0]
     return f"refused: {reason.replace('|', '/')}"

@@ -16,7 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 VOCABULARY = 64
 LENGTH = 12
 
-# What makes a model small, under the names that configurations have for it.
+# The sizes of a small model, under the names that configurations use.
 _SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "unpadded_vocab_size": VOCABULARY,
@@ -91,7 +91,7 @@ _SIZES: dict[str, Any] = {
     "index_n_heads": 2,
 }
 
-# What a family needs besides: what its checks ask for, or what makes it a MoE model at all.
+# Further keys that a family's checks need, or that make it a MoE model.
 _SPARSE = {"mlp_layer_types": ["dense", "sparse"]}
 _OWN: dict[str, dict[str, Any]] = {
     "beam": _SPARSE,
@@ -156,12 +156,12 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 
 
-# Configurations that are not made without arguments: gemma4_assistant's forbids experts, and
-# nougat's is of an encoder and a decoder that have none.
+# Configurations that cannot be built without arguments: gemma4_assistant's forbids experts, and
+# nougat's consists of an encoder and a decoder without experts.
 _WITHOUT_DEFAULTS = ("gemma4_assistant", "nougat")
 
 
-# The families of transformers 4 that are tried.
+# The families of transformers 4 that are tested.
 _OF_4 = (
     "aria_text",
     "dbrx",
@@ -195,13 +195,13 @@ if transformers.__version__.startswith("4."):
 
 
 class NotBuiltError(Exception):
-    """A family of which no tiny model can be built as it stands, with the reason."""
+    """No tiny model of a family can be built; the text has the reason."""
 
 
 def moe_model_types() -> list[str]:
-    """The model types whose configuration, or a part of it, speaks of experts.
+    """Returns the model types whose configuration, or a part of it, mentions experts.
 
-    One whose configuration cannot be made is among them: whether it does is not known.
+    Types whose configuration cannot be built are included, because it may mention experts.
     """
     if transformers.__version__.startswith("4."):
         return list(_OF_4)
@@ -213,7 +213,7 @@ def _speaks_of_experts(model_type: str) -> bool:
         return False
     try:
         config = CONFIG_MAPPING[model_type]()
-    except Exception:  # whatever a new family makes of no arguments
+    except Exception:  # any error of a new family without arguments
         return True
     keys = [key for part in (config, *_parts(config)) for key in vars(part)]
     return any(re.match("(?!_).*(expert|moe)", key) for key in keys)
@@ -224,14 +224,14 @@ def _parts(config: PretrainedConfig) -> list[PretrainedConfig]:
 
 
 def tiny_config(model_type: str) -> PretrainedConfig:
-    """A configuration of a few thousand parameters, with experts."""
+    """Returns a configuration of a few thousand parameters, with experts."""
     config = CONFIG_MAPPING[model_type](**_small(CONFIG_MAPPING[model_type]))
     config._experts_implementation = "eager"
     return config
 
 
 def _small(config_class: type[PretrainedConfig]) -> dict[str, Any]:
-    """The arguments of a configuration that make it and its parts small."""
+    """Returns the arguments that make a configuration and its parts small."""
     known = {*inspect.signature(config_class).parameters, *config_class.attribute_map}
     own = _OWN.get(config_class.model_type, {})
     given = {name: value for name, value in _SIZES.items() if name in known} | own
@@ -242,7 +242,7 @@ def _small(config_class: type[PretrainedConfig]) -> dict[str, Any]:
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class that a user would train: with a head where there is one."""
+    """Returns the class that a user would train: with a head if there is one."""
     module = importlib.import_module(type(config).__module__.replace("configuration_", "modeling_"))
     classes = [
         value
@@ -273,7 +273,7 @@ _FLOAT32 = (
 
 
 def tiny_model(model_type: str) -> PreTrainedModel:
-    """A model with random weights, the same each time: in float64 where its code allows.
+    """Builds a model with random weights, the same each time: in float64 if its code allows.
 
     Raises:
         NotBuiltError: transformers refuses these sizes.
@@ -282,16 +282,16 @@ def tiny_model(model_type: str) -> PreTrainedModel:
     try:
         config = tiny_config(model_type)
         model = model_class(config)(config)
-    except Exception as error:  # whatever a new family makes of sizes that are not its own
+    except Exception as error:  # any error of a new family with other sizes
         said = str(error).strip().splitlines() or [""]
         raise NotBuiltError(f"{type(error).__name__}: {said[0][:200]}") from error
     for parameter in model.parameters():
-        if parameter.ndim > 1:  # some families leave theirs as the memory was
+        if parameter.ndim > 1:  # some families leave weights uninitialised
             nn.init.normal_(parameter, std=0.1)
     for name, buffer in model.named_buffers():
-        if name.endswith("bias"):  # those for the choice of experts begin with zeros
+        if name.endswith("bias"):  # selection biases are initialised to zeros
             buffer.uniform_(-0.1, 0.1)
-        elif name.endswith("tid2eid"):  # a token's experts by a table, which begins with zeros
+        elif name.endswith("tid2eid"):  # a table of each token's experts, initialised to zeros
             buffer.copy_(torch.rand(len(buffer), 8).argsort(1)[:, : buffer.shape[1]])
     # The blocks of transformers 4 route in float32.
     single = model_type in _FLOAT32 or transformers.__version__.startswith("4.")
@@ -299,7 +299,7 @@ def tiny_model(model_type: str) -> PreTrainedModel:
 
 
 def inputs(model_type: str, seed: int) -> dict[str, torch.Tensor]:
-    """A batch of tokens."""
+    """Returns a batch of tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 50, (2, LENGTH), generator=generator)
     if model_type == "qwen3_omni_moe_talker_text":

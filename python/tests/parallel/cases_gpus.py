@@ -28,7 +28,8 @@ def on_gpu(batch: Batch) -> Batch:
 class PlainRuns:
     """Plain HF in float32 on this rank's GPU, and in float64, on the batches of all ranks."""
 
-    def __init__(self, preset: str, **changes: object) -> None:
+    def __init__(self, ranks: Ranks, preset: str, **changes: object) -> None:
+        torch.cuda.set_device(ranks.rank)
         sgd = partial(torch.optim.SGD, **SGD)
         self.plain, self.exact = (
             models.PlainRun(model, sgd, clipping=0.5)
@@ -59,7 +60,7 @@ class PlainRuns:
     def check_weights(self, engine: Engine) -> None:
         """Compares this rank's parts of the weights."""
         names = [name for name, _ in engine.module.named_parameters()]
-        mine = [models.local(engine.module.get_parameter(name).detach()) for name in names]
+        mine = [models.local_shard(engine.module.get_parameter(name).detach()) for name in names]
         theirs = [
             [
                 models.own_part(engine, name, run.model.get_parameter(name).detach())
@@ -72,7 +73,7 @@ class PlainRuns:
 
 def check_steps(ranks: Ranks, preset: str, ep_size: int, **changes: object) -> None:
     """Three steps of two micro-batches with clipping: gradients, norms and weights."""
-    runs = PlainRuns(preset, **changes)
+    runs = PlainRuns(ranks, preset, **changes)
     engine = start(
         models.tiny(preset, **changes),
         ep_size,
@@ -116,7 +117,7 @@ def all_tokens_may_go_to_one_rank(ranks: Ranks, ep_size: int) -> None:
             layer.mlp.gate.weight.zero_()
     engine = start(model, ep_size)
     batches = models.micro_batches(0, 1, ranks.size)
-    runs = PlainRuns("mixtral")
+    runs = PlainRuns(ranks, "mixtral")
     runs.exact.model, runs.plain.model = exact, plain
     runs.backward(batches)
     engine.backward(engine(**on_gpu(batches[0][ranks.rank])).loss)
@@ -131,7 +132,7 @@ def a_run_on_gpus_repeats_bit_for_bit(ranks: Ranks, ep_size: int, bf16: bool) ->
             (batches,) = models.micro_batches(step, 1, ranks.size)
             engine.backward(engine(**on_gpu(batches[ranks.rank])).loss)
             engine.step()
-        return [models.local(p.detach()).clone() for p in engine.module.parameters()]
+        return [models.local_shard(p.detach()).clone() for p in engine.module.parameters()]
 
     for first, second in zip(weights(), weights(), strict=True):
         assert_same_bits(first, second)
