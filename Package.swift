@@ -121,7 +121,7 @@ let package = Package(
         "AutoEPLayerLaws", "AutoEPDeviceLaws",
       ],
       path: "Tests/AutoEPNCCLLaws", swiftSettings: testing),
-    // The same laws over an NCCL that moves memory between threads, and its failures.
+    // The laws of transports over a fake NCCL, which moves memory between threads, and its failures.
     .testTarget(
       name: "AutoEPNCCLTests",
       dependencies: [

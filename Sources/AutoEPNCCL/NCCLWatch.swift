@@ -63,7 +63,7 @@ final class NCCLWatch: Sendable {
     }
   }
 
-  /// What a failed device has not done it never will.
+  /// Whether the exchange has ended. A failed device never ends it, so its failure counts as the end.
   private func hasLanded(_ flight: NCCLFlight) -> Bool {
     (try? group.attempt(flight.step) { () throws(EngineError) in try flight.hasLanded() }) ?? true
   }

@@ -18,14 +18,14 @@ public final class OnDeviceTransport: Transport {
     self.stream = stream
   }
 
-  /// That of the transport in it.
+  /// The rank of the wrapped transport.
   public var rank: Int { base.rank }
-  /// That of the transport in it.
+  /// The number of ranks of the wrapped transport.
   public var size: Int { base.size }
-  /// That of the transport in it.
+  /// The health of the wrapped transport.
   public var health: GroupHealth { base.health }
 
-  /// What the transport in it reaches.
+  /// Whether the wrapped transport reaches this memory.
   public func reaches(_ space: MemorySpace) -> Bool { base.reaches(space) }
 
   /// Ends the transport in it.

@@ -131,7 +131,7 @@ def test_a_python_transport_carries_rows() -> None:
 def test_failures_of_a_python_transport_become_errors() -> None:
     cases = [
         (Loopback(missing=[0]), autoep.DeadlineError, "rank 0"),
-        (Loopback(missing=[3]), autoep.CommunicationError, "no rank"),
+        (Loopback(missing=[3]), autoep.CommunicationError, "not a rank"),
         (Loopback(missing=None), autoep.CommunicationError, "sequence of integers"),
         (Loopback(missing=OSError("the cable is cut")), autoep.CommunicationError, "cable is cut"),
         (object(), autoep.CommunicationError, "start"),

@@ -32,7 +32,7 @@ struct WeightMatrices<S: Scalar> {
   /// Whether the inputs of one output are contiguous; otherwise the outputs of one input are.
   var inputsRunAlongMemory: Bool { layout == .outIn }
 
-  /// The same memory with inputs and outputs exchanged.
+  /// Returns the matrices of the same memory with inputs and outputs exchanged.
   var transposed: WeightMatrices {
     WeightMatrices(elements, outputs: inputs, inputs: outputs, layout: layout.transposed)
   }

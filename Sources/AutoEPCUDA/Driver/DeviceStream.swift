@@ -23,7 +23,7 @@ package final class DeviceStream: @unchecked Sendable {
   /// Its handle as a number.
   package var bits: UInt { stream.bits }
 
-  /// What was enqueued still runs.
+  /// Work that is already enqueued still runs.
   deinit {
     _ = try? context.run { () throws(EngineError) in
       unsafe context.driver.functions.streamDestroy(stream.handle)

@@ -28,7 +28,7 @@ public final class SplitNotes: Sendable {
     }
   }
 
-  /// Those of the plan in this memory; nil where they are not noted.
+  /// Returns the splits of the plan in this memory; nil if they were not kept.
   func splits(of memory: Arena) -> RowSplits? {
     guard case .device(let plan) = memory.base else { return nil }
     return notes.withLock { $0.last { $0.plan == plan }?.splits }

@@ -10,7 +10,7 @@ extension RowExchange {
     try checkRows(size: size)
   }
 
-  /// The same but for the kind of memory.
+  /// Checks the counts of rows, whatever the kind of memory.
   package func checkRows(size: Int) throws(EngineError) {
     guard rowBytes >= 0 else {
       throw EngineError(.invalidArgument, "\(step): row_bytes is \(rowBytes), expected 0 or more")

@@ -68,7 +68,7 @@ class BF16Config:
 
 @dataclass(frozen=True)
 class ZeroConfig:
-    """`zero_optimization`: stage 0 only."""
+    """`zero_optimization`: stage 0 only; stages 1 to 3 are refused, as not supported yet."""
 
     stage: int = key(0, one_of(0, 1, 2, 3))
 
@@ -110,10 +110,10 @@ class Config:
 
     Attributes:
         train_batch_size: Samples per optimizer step, over all ranks.
-        train_micro_batch_size_per_gpu: Samples per micro-batch of a rank; 1 if neither given nor
-            implied by the other two sizes.
-        gradient_accumulation_steps: Micro-batches per optimizer step; 1 if neither given nor
-            implied.
+        train_micro_batch_size_per_gpu: Samples per micro-batch of a rank; by default
+            `train_batch_size` divided by the ranks and the micro-batches per step, or 1.
+        gradient_accumulation_steps: Micro-batches per optimizer step; by default implied by the
+            other two sizes if both are given, or 1.
         gradient_clipping: The largest global gradient norm; 0 disables clipping.
         steps_per_print: Rank 0 prints the state of the run every this many steps.
         seed: The seed of the order of the training data.

@@ -169,8 +169,8 @@ class Engine:
     def expert_load(self) -> torch.Tensor:
         """Returns the tokens per expert in the last step; collective.
 
-        Only forwards in training mode with gradients count, without the tokens that are padding
-        according to the `attention_mask` [B, L] passed to the model.
+        Only forwards with gradients count, in training mode or before `train` and `eval` were
+        called, and without the tokens that the model's `attention_mask` [B, L] marks as padding.
 
         Returns:
             [layers, E], over all ranks and micro-batches; each token counts K times. A layer with

@@ -41,8 +41,8 @@ logits, auxiliary loss and every gradient equal those of the same model in one p
 - `experts_implementation`: `model.set_experts_implementation("autoep")`. Empty if transformers
   does not offer the choice for the family.
 - `ep_implementation`: `DistributedConfig(ep_size=..., ep_implementation="autoep")`. "offered"
-  means that transformers has a plan for the family but no test covers it. The tested families
-  include every kind of experts.
+  means that transformers has a plan for the family, so it can be used, but these tests do not
+  compare it. The families that "work" include every kind of experts.
 
 `autoep.initialize` stacks experts that a model keeps in separate modules (most of transformers 4,
 DBRX, most custom models). In the model, its checkpoints and the optimizer they then have the
