@@ -23,7 +23,8 @@ def train(engine: Engine, ranks: Ranks, steps: range, **options) -> list[float]:
     accumulation = engine.gradient_accumulation_steps()
     for step in steps:
         for of_ranks in models.micro_batches(step, accumulation, ranks.size):
-            loss = engine(**of_ranks[ranks.rank], **options).loss
+            batch = {name: own.to(engine.device) for name, own in of_ranks[ranks.rank].items()}
+            loss = engine(**batch, **options).loss
             losses.append(loss.item())
             engine.backward(loss)
             engine.step()

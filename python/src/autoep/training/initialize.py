@@ -79,7 +79,8 @@ def initialize(
         args: A namespace whose `deepspeed_config` is used if `config` is None; passing both is an
             error.
         model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or on this
-            rank's GPU. Each of several ranks moves a model on the CPU to its own GPU, if there is one.
+            rank's GPU. Where there are GPUs, each of several ranks moves a model on the CPU to its
+            own one.
         optimizer: An optimizer that has not stepped, or a function of parameter groups; None for
             the configuration's.
         model_parameters: The parameters, or groups of them, that the configuration's optimizer or
