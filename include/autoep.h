@@ -9,6 +9,7 @@
  *   T tokens of this rank      H hidden size          F expert FFN size
  *   E experts                  K experts per token    N = T*K slots
  *   P ranks of a communicator  e experts of this rank R rows of this rank's experts
+ *   A tokens that arrive from all ranks, the own one included
  *   G = 2F for gated experts (gate and up), F for plain ones
  * Slot t*K + k is the k-th choice of token t. A slot whose topk_idx is -1 has no expert and no row: it adds
  * nothing, its weight is never read, and the gradient of its weight is 0.
@@ -36,7 +37,7 @@
 #define AUTOEP_H
 
 /* Incremented with each change that requires callers to be rebuilt. */
-#define AUTOEP_ABI_VERSION 2
+#define AUTOEP_ABI_VERSION 3
 
 #include <stddef.h>
 #include <stdint.h>
@@ -537,6 +538,16 @@ enum {
   AUTOEP_APPLY_BEFORE = 2 /* y = sum of expert(weight * x), as in llama4 */
 };
 
+/* What a layer of several ranks sends. */
+typedef int32_t autoep_dispatch_kind;
+enum {
+  /* A row for each slot: results have the same bits for every number of ranks. */
+  AUTOEP_DISPATCH_SLOTS = 1,
+  /* A token once to each rank that has one of its experts; that rank sends back one row per token, the sum of its
+   * experts' rows, rounded to dtype. Takes fewer bytes when K is above 1. Needs APPLY_AFTER. */
+  AUTOEP_DISPATCH_TOKENS = 2
+};
+
 typedef uint64_t autoep_layer;
 
 typedef struct autoep_layer_config {
@@ -552,11 +563,13 @@ typedef struct autoep_layer_config {
   autoep_apply apply_weights; /* where the topk_weights are applied */
   double swiglu_alpha;        /* CLAMPED_SWIGLU only */
   double swiglu_limit;        /* CLAMPED_SWIGLU and CLAMPED_SILU only; > 0 */
+  autoep_dispatch_kind dispatch; /* read if comm has several ranks */
   autoep_comm comm;           /* the ranks that share the experts; 0: this rank has all of them */
 } autoep_layer_config;
 #define AUTOEP_LAYER_CONFIG_INIT                                                             \
   {sizeof(autoep_layer_config),  0,   0,   0, 0, AUTOEP_DTYPE_F32, AUTOEP_ACTIVATION_SILU,   \
-   AUTOEP_GATE_CONCATENATED, AUTOEP_LAYOUT_OUT_IN, AUTOEP_APPLY_AFTER, 1.702, 7.0, 0}
+   AUTOEP_GATE_CONCATENATED, AUTOEP_LAYOUT_OUT_IN, AUTOEP_APPLY_AFTER, 1.702, 7.0,           \
+   AUTOEP_DISPATCH_SLOTS, 0}
 
 typedef struct autoep_layer_info {
   size_t struct_size;           /* sizeof(autoep_layer_info); set by the caller */
@@ -568,7 +581,8 @@ typedef struct autoep_layer_info {
   int64_t plan_bytes;           /* a plan for T tokens has plan_bytes + T * plan_bytes_per_token bytes */
   int64_t plan_bytes_per_token;
   int64_t saved_bytes;          /* a forward saves, for its backward, saved_bytes + */
-  int64_t saved_bytes_per_row;  /*   rows_capacity * saved_bytes_per_row bytes */
+  int64_t saved_bytes_per_row;  /*   rows_capacity * saved_bytes_per_row + */
+  int64_t saved_bytes_per_token; /*  arriving_tokens * saved_bytes_per_token bytes */
 } autoep_layer_info;
 
 /* Creates a layer on the device of a context; its calls take any context of that device. The layer keeps its
@@ -593,6 +607,7 @@ typedef struct autoep_workspace_args {
   size_t struct_size;      /* sizeof(autoep_workspace_args) */
   int64_t num_tokens;      /* T */
   int64_t rows_capacity;   /* of the plan's autoep_plan_info; 0 if the forward makes the plan */
+  int64_t arriving_tokens; /* likewise */
   /* For the backward: */
   int32_t overwrite_saved; /* as in autoep_backward_args */
   int32_t lends_gate_up;   /* 1: grad_weights->gate_up is given, and accumulate is 0 */
@@ -626,6 +641,7 @@ typedef struct autoep_plan_info {
   size_t struct_size;    /* sizeof(autoep_plan_info); set by the caller */
   int64_t rows;          /* R; -1 for a single rank on a GPU, where only the device knows it */
   int64_t rows_capacity; /* the rows that tensors must have room for: R, or T*K */
+  int64_t arriving_tokens; /* A with AUTOEP_DISPATCH_TOKENS, else 0 */
 } autoep_plan_info;
 
 /* Collective. Decides where each slot's row goes, and exchanges the counts. On CPUs a topk_idx outside [0, E) other
@@ -655,13 +671,14 @@ typedef struct autoep_forward_args {
   const autoep_tensor *tokens_per_expert; /* [E] i32 out, or NULL; with topk_idx only */
   autoep_buffer plan;                     /* written if topk_idx is given, else read */
   int64_t rows_capacity;                  /* of the plan; 0 with topk_idx */
+  int64_t arriving_tokens;                /* likewise */
   autoep_buffer saved;                    /* out: what the backward needs */
   const autoep_tensor *y;                 /* [T,H] out */
   autoep_buffer workspace;
 } autoep_forward_args;
 
 /* Collective. y[t] = sum over k of topk_weights[t,k] * expert(topk_idx[t,k])(x[t]), summed in
- * f32 (f64) in k order: the same bits for every number of ranks. On a GPU a layer of one rank can be captured in a graph,
+ * f32 (f64) in k order: the same bits for every number of ranks, unless tokens are dispatched. On a GPU a layer of one rank can be captured in a graph,
  * after a first call outside the capture, which compiles or loads the kernels. */
 autoep_status autoep_layer_forward(autoep_context context, autoep_layer layer,
                                    const autoep_forward_args *args, autoep_error *error);
@@ -674,6 +691,7 @@ typedef struct autoep_backward_args {
   const autoep_tensor *topk_weights;      /* [T,K] */
   autoep_buffer plan;
   int64_t rows_capacity;                  /* of the plan; 0 if the forward made it */
+  int64_t arriving_tokens;                /* likewise */
   autoep_buffer saved;                    /* of the forward */
   int32_t overwrite_saved;                /* 1: `saved` is used as scratch memory, which destroys it; else 0 */
   const autoep_tensor *grad_x;            /* [T,H] out; may be NULL (not wanted) on a single rank only */
@@ -697,7 +715,8 @@ autoep_status autoep_layer_backward(autoep_context context, autoep_layer layer,
 typedef struct autoep_dispatch_args {
   size_t struct_size; /* sizeof(autoep_dispatch_args) */
   autoep_buffer plan;
-  int64_t rows_capacity;
+  int64_t rows_capacity;             /* of the plan, as the next */
+  int64_t arriving_tokens;
   const autoep_tensor *x;            /* [T,H] */
   const autoep_tensor *topk_weights; /* [T,K] factors of the copies, or NULL */
   const autoep_tensor *rows;         /* [rows_capacity,H] out; on a GPU rows from R on are left unchanged */
@@ -712,7 +731,8 @@ autoep_status autoep_dispatch(autoep_context context, autoep_layer layer,
 typedef struct autoep_combine_args {
   size_t struct_size; /* sizeof(autoep_combine_args) */
   autoep_buffer plan;
-  int64_t rows_capacity;
+  int64_t rows_capacity;             /* of the plan, as the next */
+  int64_t arriving_tokens;
   const autoep_tensor *rows;         /* [rows_capacity,H], in expert order */
   const autoep_tensor *topk_weights; /* [T,K], or NULL for ones */
   const autoep_tensor *y;            /* [T,H] out */
@@ -726,7 +746,8 @@ autoep_status autoep_combine(autoep_context context, autoep_layer layer,
 typedef struct autoep_combine_backward_args {
   size_t struct_size; /* sizeof(autoep_combine_backward_args) */
   autoep_buffer plan;
-  int64_t rows_capacity;
+  int64_t rows_capacity;             /* of the plan, as the next */
+  int64_t arriving_tokens;
   const autoep_tensor *grad_y;            /* [T,H] */
   const autoep_tensor *rows;              /* [rows_capacity,H], as in autoep_combine */
   const autoep_tensor *topk_weights;      /* [T,K] */
@@ -750,8 +771,8 @@ typedef struct autoep_statistics {
   size_t struct_size; /* sizeof(autoep_statistics); set by the caller */
   int64_t forward_calls;
   int64_t backward_calls;
-  int64_t rows_sent;         /* slots of this rank that have a row, on any rank */
-  int64_t rows_sent_remote;  /* rows_sent whose expert is on another rank */
+  int64_t rows_sent;         /* slots of this rank that have a row, on any rank; or tokens, once per rank */
+  int64_t rows_sent_remote;  /* rows_sent that go to another rank */
   int64_t rows_received;
   int64_t bytes_sent_remote; /* rows of dispatches and combines, forward and backward */
 } autoep_statistics;

@@ -14,7 +14,7 @@ public func autoep_dispatch(
     let args = try unsafe call.check.structure(args, "args")
     let x = try unsafe call.check.tensor(args.x, "x", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
-      &call, args.plan, rowsCapacity: args.rows_capacity, args.workspace)
+      &call, args.plan, (args.rows_capacity, args.arriving_tokens), args.workspace)
     let weights = try unsafe call.check.optional(
       args.topk_weights, "topk_weights", ["T", "K"], call.context.place.floatTypes)
     try unsafe call.placed.experts.dispatch(
@@ -33,7 +33,7 @@ public func autoep_combine(
     let args = try unsafe call.check.structure(args, "args")
     let y = try unsafe call.check.tensor(args.y, "y", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
-      &call, args.plan, rowsCapacity: args.rows_capacity, args.workspace)
+      &call, args.plan, (args.rows_capacity, args.arriving_tokens), args.workspace)
     let weights = try unsafe call.check.optional(
       args.topk_weights, "topk_weights", ["T", "K"], call.context.place.floatTypes)
     try unsafe call.placed.experts.combine(
@@ -52,7 +52,7 @@ public func autoep_combine_backward(
     let args = try unsafe call.check.structure(args, "args")
     let gradY = try unsafe call.check.tensor(args.grad_y, "grad_y", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
-      &call, args.plan, rowsCapacity: args.rows_capacity, args.workspace)
+      &call, args.plan, (args.rows_capacity, args.arriving_tokens), args.workspace)
     let weights = try unsafe call.check.tensor(
       args.topk_weights, "topk_weights", ["T", "K"], call.context.place.floatTypes)
     try unsafe call.placed.experts.combineBackward(
@@ -72,12 +72,13 @@ private struct OpenPlan {
   /// Opens the plan for the T that an earlier tensor has bound.
   @unsafe
   init(
-    _ call: inout LayerCall, _ plan: autoep_buffer, rowsCapacity: Int64, _ workspace: autoep_buffer
+    _ call: inout LayerCall, _ plan: autoep_buffer, _ rows: (capacity: Int64, tokens: Int64),
+    _ workspace: autoep_buffer
   ) throws(EngineError) {
     let tokens = try call.numTokens()
-    let rowCount = try call.rowCount(rowsCapacity, numTokens: tokens)
+    let rowCount = try call.rowCount(rows.capacity, rows.tokens, numTokens: tokens)
     var arena = try unsafe call.check.buffer(
-      workspace, "workspace", call.placed.dispatchBytes(tokens, rowCount.capacity))
+      workspace, "workspace", call.placed.dispatchBytes(tokens, rowCount))
     self.plan = try call.placed.dispatcher.open(
       unsafe call.planMemory(plan, numTokens: tokens), numTokens: tokens, rowCount: rowCount, &arena
     )

@@ -36,18 +36,21 @@ public func autoep_layer_create(
     let given = try unsafe check.structure(config, "config")
     let configuration = try check.layer(given)
     let communicator = given.comm == 0 ? nil : try communicators.find(given.comm)
-    let made = Layer(configuration, communicator, at: context.place)
+    let made = Layer(
+      configuration, communicator, try check.dispatch(given, configuration), at: context.place)
     try check.reach(made, communicator)
     let placed = made.on(try context.backend())
-    let (plan, saved) = (placed.dispatcher.planBytes, placed.experts.savedBytes)
+    let plan = placed.dispatcher.planBytes
+    let (rows, tokens) = (placed.experts.savedBytesOfRows, placed.experts.savedBytesOfTokens)
     result.first_expert = Int64(placed.dispatcher.experts.lowerBound)
     result.local_experts = Int64(placed.dispatcher.experts.count)
     result.counts_rows = made.countsRows ? 1 : 0
     result.backward_reads_x = placed.experts.backwardReadsX ? 1 : 0
     result.plan_bytes = Int64(plan.fixed)
     result.plan_bytes_per_token = Int64(plan.perItem)
-    result.saved_bytes = Int64(saved.fixed)
-    result.saved_bytes_per_row = Int64(saved.perItem)
+    result.saved_bytes = Int64(rows.fixed + tokens.fixed)
+    result.saved_bytes_per_row = Int64(rows.perItem)
+    result.saved_bytes_per_token = Int64(tokens.perItem)
     unsafe info.pointee = result
     unsafe target.pointee = layers.insert(made)
   }
@@ -77,7 +80,7 @@ public func autoep_layer_workspace(
     }
     call.check.bind("T", Int(args.num_tokens), from: "num_tokens")
     let tokens = try call.numTokens()
-    let rows = try call.rowCount(args.rows_capacity, numTokens: tokens).capacity
+    let rows = try call.rowCount(args.rows_capacity, args.arriving_tokens, numTokens: tokens)
     let needs = try ExpertsLayer.BackwardNeeds(
       overwritesSaved: call.check.flag(args.overwrite_saved, "overwrite_saved"),
       lendsGateUp: call.check.flag(args.lends_gate_up, "lends_gate_up"),
@@ -114,6 +117,7 @@ public func autoep_layer_plan(
       &arena)
     result.rows = Int64(rows.exact ?? -1)
     result.rows_capacity = Int64(rows.capacity)
+    result.arriving_tokens = Int64(rows.tokens)
     unsafe info.pointee = result
   }
 }
@@ -130,8 +134,8 @@ public func autoep_layer_forward(
     let topkIdx = try unsafe call.check.optional(
       args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
     let tokens = try call.numTokens()
-    let rowCount = try unsafe call.rowCount(args.rows_capacity, numTokens: tokens)
-    let rows = rowCount.capacity
+    let rows = try unsafe call.rowCount(
+      args.rows_capacity, args.arriving_tokens, numTokens: tokens)
     let pass = try unsafe ExpertsLayer.Forward(
       weights: call.check.weights(args.weights, call.configuration), x: x,
       topkWeights: call.check.tensor(
@@ -155,7 +159,7 @@ public func autoep_layer_forward(
         "tokens_per_expert", "is given, but topk_idx is NULL; autoep_layer_plan writes it instead")
     }
     let plan = try call.placed.dispatcher.open(
-      memory, numTokens: tokens, rowCount: rowCount, &arena)
+      memory, numTokens: tokens, rowCount: rows, &arena)
     try call.placed.experts.forward(plan, pass, &arena)
     let (traffic, rowBytes) = call.traffic(plan)
     call.context.statistics.countForward(traffic, rowBytes: rowBytes)
@@ -172,14 +176,14 @@ public func autoep_layer_backward(
     let args = try unsafe call.check.structure(args, "args")
     let gradY = try unsafe call.check.tensor(args.grad_y, "grad_y", ["T", "H"], call.dtype)
     let tokens = try call.numTokens()
-    let rowCount = try unsafe call.rowCount(args.rows_capacity, numTokens: tokens)
-    let rows = rowCount.capacity
+    let rows = try unsafe call.rowCount(
+      args.rows_capacity, args.arriving_tokens, numTokens: tokens)
     let pass = try unsafe call.backward(args, gradY: gradY, rows: rows)
     let memory = try unsafe call.planMemory(args.plan, numTokens: tokens)
     var arena = try unsafe call.check.buffer(
       args.workspace, "workspace", call.placed.backwardBytes(tokens, rows, pass.needs))
     let plan = try call.placed.dispatcher.open(
-      memory, numTokens: tokens, rowCount: rowCount, &arena)
+      memory, numTokens: tokens, rowCount: rows, &arena)
     try call.placed.experts.backward(plan, pass, &arena)
     let (traffic, rowBytes) = call.traffic(plan)
     call.context.statistics.countBackward(traffic, rowBytes: rowBytes)
@@ -198,7 +202,7 @@ extension LayerCall {
 
   @unsafe
   fileprivate mutating func backward(
-    _ args: autoep_backward_args, gradY: TensorView, rows: Int
+    _ args: autoep_backward_args, gradY: TensorView, rows: RowCount
   ) throws(EngineError) -> ExpertsLayer.Backward {
     let topkWeights = try unsafe check.tensor(
       args.topk_weights, "topk_weights", ["T", "K"], context.place.floatTypes)
@@ -223,6 +227,21 @@ extension LayerCall {
 }
 
 extension TensorChecker {
+  /// What a layer of several ranks sends.
+  fileprivate func dispatch(
+    _ config: autoep_layer_config, _ layer: ExpertsConfiguration
+  ) throws(EngineError) -> Layer.Dispatch {
+    let kind = try enumValue(
+      config.dispatch, "config.dispatch", Layer.Dispatch.self,
+      "AUTOEP_DISPATCH_SLOTS (1), _TOKENS (2)")
+    guard kind != .tokens || layer.applyWeights == .after else {
+      throw error(
+        "config.dispatch",
+        "is AUTOEP_DISPATCH_TOKENS, but apply_weights is BEFORE; expected AUTOEP_DISPATCH_SLOTS")
+    }
+    return kind
+  }
+
   /// Checks the description of a layer's experts.
   func layer(_ config: autoep_layer_config) throws(EngineError) -> ExpertsConfiguration {
     let dtypes = place.floatTypes

@@ -8,15 +8,25 @@ final class Layer: Sendable {
   /// The device that the layer computes on.
   let place: DevicePlace
   private let communicator: Communicator?
+  private let dispatch: Dispatch
   /// Written into its plans; unique in this process.
   private let number: UInt64
   private let notes = SplitNotes()
   private static let lastNumber = Atomic<UInt64>(0)
 
-  init(_ configuration: ExpertsConfiguration, _ communicator: Communicator?, at place: DevicePlace)
-  {
+  /// What a layer of several ranks sends, with the values of the C interface.
+  enum Dispatch: Int32 {
+    case slots = 1
+    case tokens = 2
+  }
+
+  init(
+    _ configuration: ExpertsConfiguration, _ communicator: Communicator?, _ dispatch: Dispatch,
+    at place: DevicePlace
+  ) {
     self.configuration = configuration
     self.communicator = communicator
+    self.dispatch = dispatch
     self.place = place
     number = Self.lastNumber.add(1, ordering: .relaxed).newValue
   }
@@ -26,17 +36,26 @@ final class Layer: Sendable {
 
   /// Binds the layer to a backend of its device.
   func on(_ backend: any ComputeBackend) -> PlacedLayer {
-    let dispatcher: any TokenDispatcher =
-      if let transport = communicator?.transport, countsRows {
-        AllToAllDispatcher(
-          backend: backend, transport: transport, configuration: configuration, layer: number,
-          notes: notes)
-      } else {
-        LocalDispatcher(backend: backend, configuration: configuration, layer: number)
-      }
+    let dispatcher = dispatcher(on: backend)
     return PlacedLayer(
       experts: ExpertsLayer(configuration, backend: backend, dispatcher: dispatcher),
       dispatcher: dispatcher)
+  }
+
+  private func dispatcher(on backend: any ComputeBackend) -> any TokenDispatcher {
+    guard let transport = communicator?.transport, countsRows else {
+      return LocalDispatcher(backend: backend, configuration: configuration, layer: number)
+    }
+    switch dispatch {
+    case .slots:
+      return AllToAllDispatcher(
+        backend: backend, transport: transport, configuration: configuration, layer: number,
+        notes: notes)
+    case .tokens:
+      return DeduplicatedDispatcher(
+        backend: backend, transport: transport, configuration: configuration, layer: number,
+        notes: notes)
+    }
   }
 }
 
@@ -48,22 +67,20 @@ struct PlacedLayer {
   /// The workspace bytes for making a plan of T tokens.
   func planBytes(_ numTokens: Int) -> Int { dispatcher.planScratchBytes(numTokens: numTokens) }
 
-  func forwardBytes(_ numTokens: Int, _ rows: Int, makesPlan: Bool) -> Int {
+  func forwardBytes(_ numTokens: Int, _ rows: RowCount, makesPlan: Bool) -> Int {
     max(
       makesPlan ? planBytes(numTokens) : 0,
-      dispatcher.openBytes(rowsCapacity: rows)
-        + experts.forwardBytes(numTokens: numTokens, rowsCapacity: rows))
+      dispatcher.openBytes(rows) + experts.forwardBytes(numTokens: numTokens, rows))
   }
 
   func backwardBytes(
-    _ numTokens: Int, _ rows: Int, _ needs: ExpertsLayer.BackwardNeeds
+    _ numTokens: Int, _ rows: RowCount, _ needs: ExpertsLayer.BackwardNeeds
   ) throws(EngineError) -> Int {
-    try dispatcher.openBytes(rowsCapacity: rows)
-      + experts.backwardBytes(numTokens: numTokens, rowsCapacity: rows, needs)
+    try dispatcher.openBytes(rows)
+      + experts.backwardBytes(numTokens: numTokens, rows, needs)
   }
 
-  func dispatchBytes(_ numTokens: Int, _ rows: Int) -> Int {
-    dispatcher.openBytes(rowsCapacity: rows)
-      + experts.dispatchBytes(numTokens: numTokens, rowsCapacity: rows)
+  func dispatchBytes(_ numTokens: Int, _ rows: RowCount) -> Int {
+    dispatcher.openBytes(rows) + experts.dispatchBytes(numTokens: numTokens, rows)
   }
 }

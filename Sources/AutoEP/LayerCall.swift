@@ -43,16 +43,28 @@ struct LayerCall {
     return numTokens
   }
 
-  /// Checks `rows_capacity` against the plan's kind.
-  mutating func rowCount(_ capacity: Int64, numTokens: Int) throws(EngineError) -> RowCount {
+  /// Checks `rows_capacity` and `arriving_tokens` against the plan's kind.
+  mutating func rowCount(
+    _ capacity: Int64, _ tokens: Int64, numTokens: Int
+  ) throws(EngineError) -> RowCount {
     let slots = numTokens * configuration.topK
     guard !layer.countsRows else {
       guard (0...Int64(Int32.max)).contains(capacity) else {
         throw check.error(
           "rows_capacity", "is \(capacity); expected rows_capacity of the plan's autoep_plan_info")
       }
+      // Each token that arrives has a row at least.
+      let most = placed.dispatcher.delivery == .tokens ? capacity : 0
+      guard (0...most).contains(tokens) else {
+        throw check.error(
+          "arriving_tokens",
+          "is \(tokens); expected arriving_tokens of the plan's autoep_plan_info")
+      }
       check.bind("R", Int(capacity), from: "rows_capacity")
-      return .exact(Int(capacity))
+      return .exact(Int(capacity), tokens: Int(tokens))
+    }
+    guard tokens == 0 else {
+      throw check.error("arriving_tokens", "is \(tokens); expected 0 for a single rank")
     }
     guard capacity == 0 || capacity == Int64(slots) else {
       throw check.error(
@@ -67,9 +79,9 @@ struct LayerCall {
     try unsafe check.buffer(buffer, "plan", placed.dispatcher.planBytes.of(numTokens))
   }
 
-  /// Checks the buffer in which a forward saves `rows` rows for its backward.
-  func saved(_ buffer: autoep_buffer, rows: Int) throws(EngineError) -> Arena {
-    try unsafe check.buffer(buffer, "saved", placed.experts.savedBytes.of(rows))
+  /// Checks the buffer in which a forward saves what its backward needs.
+  func saved(_ buffer: autoep_buffer, rows: RowCount) throws(EngineError) -> Arena {
+    try unsafe check.buffer(buffer, "saved", placed.experts.savedBytes(rows))
   }
 
   /// The rows and the bytes per row that a pass adds to the statistics.

@@ -166,6 +166,13 @@ struct LaunchTests {
     try backend.sumPartials(memory.tensor([tokens, 3], .f32), into: column)
     try backend.arrivalPlaces(
       received: memory.tensor([2, experts], .i32), into: memory.tensor([tokens], .i32))
+    let ranks = memory.tensor([tokens, 2], .i32)
+    for dtype in [DataType.i32, .i64] {
+      let chosen = memory.tensor([tokens, 3], dtype)
+      try backend.ranksOfTokens(chosen, numExperts: experts, into: ranks)
+      try backend.choicesOfRanks(
+        chosen, numExperts: experts, rowOfSlot: ranks, into: memory.tensor([tokens * 2, 3], .i32))
+    }
   }
 }
 
@@ -203,15 +210,15 @@ private struct Layer {
       counts: PlanCounts(tokensPerExpert: memory.tensor([configuration.numExperts], .i32)),
       in: bytes, &arena)
     #expect(rowCount == .atMost(tokens * topK))
-    #expect(dispatcher.openBytes(rowsCapacity: rowCount.capacity) == 0)
+    #expect(dispatcher.openBytes(rowCount) == 0)
     let plan = try dispatcher.open(bytes, numTokens: tokens, rowCount: rowCount, &arena)
     #expect(plan.rowsInUse == nil)
 
     let (weights, x) = (weights(dtype, memory), memory.tensor([tokens, width], dtype))
     let topkWeights = memory.tensor([tokens, topK], .f32)
-    let saved = memory.arena(layer.savedBytes.of(rowCount.capacity))
+    let saved = memory.arena(layer.savedBytes(rowCount))
     arena = memory.arena(
-      layer.forwardBytes(numTokens: tokens, rowsCapacity: rowCount.capacity))
+      layer.forwardBytes(numTokens: tokens, rowCount))
     try layer.forward(
       plan,
       ExpertsLayer.Forward(
@@ -228,7 +235,7 @@ private struct Layer {
         downBias: results.downBias, accumulate: accumulate))
     arena = memory.arena(
       try layer.backwardBytes(
-        numTokens: tokens, rowsCapacity: rowCount.capacity, pass.needs))
+        numTokens: tokens, rowCount, pass.needs))
     try layer.backward(plan, pass, &arena)
   }
 

@@ -56,7 +56,7 @@ struct BackendLaw: Sendable {
   }
 
   static var all: [BackendLaw] {
-    sortLaws + permutationLaws + rowValueLaws + arrivalLaws + productLaws + rowSumLaws
+    sortLaws + permutationLaws + rowValueLaws + arrivalLaws + rankLaws + productLaws + rowSumLaws
       + activationLaws
       + expertsLaws + independenceLaws + routingLaws
   }

@@ -36,6 +36,16 @@ struct DispatchCase: Sendable {
       down: draw(e * h * f, dtype), downBias: hasBias ? draw(e * h, dtype) : [])
   }
 
+  /// The ranks that have an expert of a token.
+  func ranks(of token: Int, of size: Int) -> [Int] {
+    let chosen = choice[token * configuration.topK..<(token + 1) * configuration.topK]
+    return (0..<size).filter { rank in
+      let experts = expertRange(
+        numExperts: configuration.numExperts, numRanks: size, rank: rank)
+      return chosen.contains { experts.contains($0) }
+    }
+  }
+
   /// The tokens of each rank: an uneven split, with none on the last rank but one if there are three ranks or more.
   func split(over ranks: Int) -> [Range<Int>] {
     var counts = (0..<ranks).map {

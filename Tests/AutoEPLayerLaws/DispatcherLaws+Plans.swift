@@ -95,7 +95,7 @@ private func checkForeignPlans(_ worlds: DispatcherWorlds, _ item: DispatchCase)
     let rowCount = try rank.makePlan(in: memory)
     func refuses(_ what: String, _ body: (inout Arena) throws -> Void) throws {
       var arena = try rank.heap.arena(
-        rank.dispatcher.openBytes(rowsCapacity: rowCount.capacity + 1))
+        rank.dispatcher.openBytes(.exact(rowCount.capacity + 1, tokens: rowCount.tokens)))
       rank.record.expectError([.invalidArgument], saying: ["plan"], "rank \(rank.rank), \(what)") {
         try body(&arena)
       }
@@ -115,7 +115,9 @@ private func checkForeignPlans(_ worlds: DispatcherWorlds, _ item: DispatchCase)
     }
     try refuses("another number of rows") {
       _ = try rank.dispatcher.open(
-        memory, numTokens: rank.tokens.count, rowCount: .exact(rowCount.capacity + 1), &$0)
+        memory, numTokens: rank.tokens.count,
+        rowCount: .exact(rowCount.capacity + 1, tokens: rowCount.tokens),
+        &$0)
     }
     _ = try rank.open(memory, rowCount)
   }

@@ -27,15 +27,19 @@ private func checkRoundTrip(_ worlds: DispatcherWorlds, _ item: DispatchCase) th
   let results = try worlds.run(item) { rank in
     let plan = try rank.plan()
     let tokens = try rank.tensor(x, width: h)
-    let room = try rank.heap.empty([plan.rowsCapacity, h], rank.configuration.dtype)
+    let arriving = rank.dispatcher.delivery == .tokens ? plan.rowCount.tokens : plan.rowsCapacity
+    let room = try rank.heap.empty([arriving, h], rank.configuration.dtype)
     var arena = try rank.exchangeArena(plan)
     let placed = try rank.dispatcher.dispatch(tokens, weights: nil, plan, room: room, &arena)
+    var rows = room
     if case .tokens(let slots) = placed.placement {
-      try rank.backend.permute(tokens, rowOfSlot: slots.rowOfSlot, weights: nil, into: room)
+      rows = try rank.heap.empty([plan.rowsCapacity, h], rank.configuration.dtype)
+      try rank.backend.permute(
+        placed.tensor, rowOfSlot: slots.rowOfSlot, weights: nil, into: rows)
     }
     let y = try rank.heap.empty(tokens.shape, tokens.dtype)
     arena = try rank.exchangeArena(plan)
-    try rank.dispatcher.combine(room, weights: nil, plan, into: y, dots: nil, &arena)
+    try rank.dispatcher.combine(rows, weights: nil, plan, into: y, dots: nil, &arena)
     return (rank.rank, rank.own(x, width: h), rank.slots, try rank.heap.values(y))
   }
   for (rank, x, slots, y) in results {
@@ -144,7 +148,7 @@ extension DispatcherRank {
   /// The arena of a layer's own dispatch, combine and combineBackward.
   fileprivate func layerArena(_ plan: DispatchPlan) throws -> Arena {
     try heap.arena(
-      layer.dispatchBytes(numTokens: tokens.count, rowsCapacity: plan.rowsCapacity))
+      layer.dispatchBytes(numTokens: tokens.count, plan.rowCount))
   }
 
   /// This rank's part of all rows in expert order, padded with NaN.

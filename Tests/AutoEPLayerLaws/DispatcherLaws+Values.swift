@@ -50,15 +50,20 @@ private func checkValues(_ worlds: DispatcherWorlds, _ item: DispatchCase, parts
 private func checkTraffic(_ worlds: DispatcherWorlds, _ item: DispatchCase) throws {
   let results = try worlds.run(item) { rank in
     let plan = try rank.plan()
-    return (rank, plan.rowCount.exact, rank.dispatcher.traffic(plan))
+    let arriving =
+      rank.dispatcher.delivery == .tokens ? plan.rowCount.tokens : plan.rowCount.exact
+    return (rank, arriving, rank.dispatcher.traffic(plan))
   }
   for (rank, exact, traffic) in results {
-    let sent = rank.slots.count { exact == nil || item.choice[$0] >= 0 }
+    let sent =
+      rank.dispatcher.delivery == .tokens
+      ? rank.tokens.reduce(0) { $0 + item.ranks(of: $1, of: worlds.size).count }
+      : rank.slots.count { exact == nil || item.choice[$0] >= 0 }
     worlds.record.expect(
       traffic.sent == sent, "rank \(rank.rank) says \(traffic), but sends \(sent): \(item.name)")
     worlds.record.expect(
       exact.map { $0 == traffic.received } ?? true,
-      "rank \(rank.rank) says \(traffic), but its experts get \(exact ?? 0): \(item.name)")
+      "rank \(rank.rank) says \(traffic), but \(exact ?? 0) arrive: \(item.name)")
   }
   guard worlds.isWhole(results) else { return }
   let all = results.map(\.2)

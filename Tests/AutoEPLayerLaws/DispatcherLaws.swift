@@ -177,7 +177,7 @@ struct DispatcherRank: Sendable {
 
   /// Opens a plan; its memory lives as long as the heap.
   func open(_ memory: Arena, _ rowCount: RowCount) throws -> DispatchPlan {
-    var arena = try heap.arena(dispatcher.openBytes(rowsCapacity: rowCount.capacity))
+    var arena = try heap.arena(dispatcher.openBytes(rowCount))
     return try dispatcher.open(memory, numTokens: tokens.count, rowCount: rowCount, &arena)
   }
 
@@ -190,7 +190,7 @@ struct DispatcherRank: Sendable {
   /// An arena of exactly the size that one exchange asks for.
   func exchangeArena(_ plan: DispatchPlan) throws -> Arena {
     try heap.arena(
-      dispatcher.exchangeBytes(numTokens: tokens.count, rowsCapacity: plan.rowsCapacity))
+      dispatcher.exchangeBytes(numTokens: tokens.count, plan.rowCount))
   }
 
   /// The slots whose rows this rank's experts get, in expert order.

@@ -30,7 +30,7 @@ struct LayerPass {
   func run(
     _ planMemory: Arena, _ rowCount: RowCount, overwritesSaved: Bool = false
   ) throws -> Results {
-    let saved = try rank.heap.arena(layer.savedBytes.of(rowCount.capacity))
+    let saved = try rank.heap.arena(layer.savedBytes(rowCount))
     var results = Results()
     try forward(planMemory, rowCount, saved, &results)
     try backward(planMemory, rowCount, saved, overwritesSaved: overwritesSaved, &results)
@@ -67,11 +67,10 @@ struct LayerPass {
   private func forward(
     _ memory: Arena, _ rowCount: RowCount, _ saved: Arena, _ results: inout Results
   ) throws {
-    let (tokens, rows) = (rank.tokens.count, rowCount.capacity)
+    let tokens = rank.tokens.count
     let y = try rank.heap.empty([tokens, configuration.hiddenSize], configuration.dtype)
     var arena = try rank.heap.arena(
-      rank.dispatcher.openBytes(rowsCapacity: rows)
-        + layer.forwardBytes(numTokens: tokens, rowsCapacity: rows))
+      rank.dispatcher.openBytes(rowCount) + layer.forwardBytes(numTokens: tokens, rowCount))
     let pass = ExpertsLayer.Forward(
       weights: weights, x: try rank.tensor(rank.item.x, width: configuration.hiddenSize),
       topkWeights: try rank.topkWeights(), saved: saved, y: y)
@@ -95,8 +94,8 @@ struct LayerPass {
       gradX: gradX,
       gradTopkWeights: gradTopkWeights, gradients: gradients)
     var arena = try rank.heap.arena(
-      rank.dispatcher.openBytes(rowsCapacity: rowCount.capacity)
-        + layer.backwardBytes(numTokens: tokens, rowsCapacity: rowCount.capacity, pass.needs))
+      rank.dispatcher.openBytes(rowCount)
+        + layer.backwardBytes(numTokens: tokens, rowCount, pass.needs))
     try layer.backward(open(memory, rowCount, &arena), pass, &arena)
     results.gradX = try rank.heap.values(gradX)
     results.gradTopkWeights = try rank.heap.values(gradTopkWeights)

@@ -39,6 +39,21 @@ import Testing
     }
   }
 
+  @Test(arguments: [1, 3])
+  func deduplicatedDispatcher(threads: Int) throws {
+    let backend = try CPUBackend(numThreads: threads)
+    var setting = DispatcherSetting.ranks([1, 2, 3, 4])
+    setting.isBitwise = false
+    try checkDispatcher(on: backend, setting) { try deduplicated(backend, $0, ranks: $1) }
+  }
+
+  @Test func deduplicatedDispatcherOfOrderedRows() throws {
+    let backend = OrderedBackend(try CPUBackend(numThreads: 1))
+    var setting = DispatcherSetting.ranks([2, 4])
+    setting.isBitwise = false
+    try checkDispatcher(on: backend, setting) { try deduplicated(backend, $0, ranks: $1) }
+  }
+
   @Test func localDispatcherOfOrderedRows() throws {
     let backend = OrderedBackend(try CPUBackend(numThreads: 1))
     try checkDispatcher(on: backend, .ranks([1])) { configuration, _ in
@@ -63,6 +78,20 @@ func nextLayer() -> UInt64 {
   layers.withLock { last in
     last += 1
     return last
+  }
+}
+
+/// Makes a world of deduplicated dispatchers, or of all-to-all ones where weights multiply the experts' inputs.
+func deduplicated(
+  _ backend: any ComputeBackend, _ configuration: ExpertsConfiguration, ranks: Int
+) throws -> [any TokenDispatcher] {
+  guard configuration.applyWeights == .after else {
+    return try allToAll(backend, configuration, ranks: ranks)
+  }
+  let layer = nextLayer()
+  return try InProcessTransport.makeWorld(size: ranks, timeout: 60).map {
+    DeduplicatedDispatcher(
+      backend: backend, transport: $0, configuration: configuration, layer: layer)
   }
 }
 

@@ -105,6 +105,18 @@ final class OrderedBackend: ComputeBackend {
       inOrder(left), inOrder(right), groups: prepared(groups), into: inOrder(products))
   }
 
+  func ranksOfTokens(
+    _ topkIdx: TensorView, numExperts: Int, into ranks: TensorView
+  ) throws(EngineError) {
+    try base.ranksOfTokens(topkIdx, numExperts: numExperts, into: ranks)
+  }
+
+  func choicesOfRanks(
+    _ topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, into choices: TensorView
+  ) throws(EngineError) {
+    try base.choicesOfRanks(topkIdx, numExperts: numExperts, rowOfSlot: rowOfSlot, into: choices)
+  }
+
   func arrivalPlaces(received: TensorView, into places: TensorView) throws(EngineError) {
     try base.arrivalPlaces(received: received, into: places)
   }

@@ -27,6 +27,8 @@ final class WrongBackend: ComputeBackend {
     case zLossIsOff
     case jitterChangesFromCallToCall
     case arrivalsAreOff
+    case ranksAreOff
+    case choicesAreOff
     case numbersAreForgotten
   }
 
@@ -56,6 +58,8 @@ final class WrongBackend: ComputeBackend {
     case .zLossIsOff: "routerZLoss"
     case .jitterChangesFromCallToCall: "jitter"
     case .arrivalsAreOff: "arrivalPlaces"
+    case .ranksAreOff: "ranksOfTokens"
+    case .choicesAreOff: "choicesOfRanks"
     case .numbersAreForgotten: "store and numbers"
     }
   }
@@ -213,6 +217,20 @@ final class WrongBackend: ComputeBackend {
   ) throws(EngineError) {
     try base.rowDot(left, right, groups: groups, into: products)
     perturb(products.tensor, .rowDotIsOff)
+  }
+
+  func ranksOfTokens(
+    _ topkIdx: TensorView, numExperts: Int, into ranks: TensorView
+  ) throws(EngineError) {
+    try base.ranksOfTokens(topkIdx, numExperts: numExperts, into: ranks)
+    perturb(ranks, .ranksAreOff)
+  }
+
+  func choicesOfRanks(
+    _ topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, into choices: TensorView
+  ) throws(EngineError) {
+    try base.choicesOfRanks(topkIdx, numExperts: numExperts, rowOfSlot: rowOfSlot, into: choices)
+    perturb(choices, .choicesAreOff)
   }
 
   func arrivalPlaces(received: TensorView, into places: TensorView) throws(EngineError) {

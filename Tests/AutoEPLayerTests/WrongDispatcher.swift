@@ -19,7 +19,7 @@ struct WrongDispatcher: TokenDispatcher {
     case .negatesAToken: ("a pass gives", "y of rank 0")
     case .swapsTwoRows: ("ExpertsLayer.dispatch", "rows of rank 0")
     case .forgetsANumber: ("sendValues", "numbers back at rank 0")
-    case .countsTrafficTwice: ("traffic", "but its experts get")
+    case .countsTrafficTwice: ("traffic", "but 23 arrive")
     case .asksForTooFewBytes: ("dispatch and combine", "arena of")
     case .asksForTooSmallAPlan: ("a rerun", "arena of")
     case .hidesWrongChoices: ("plan: a wrong", "expected an error, but none was thrown")
@@ -34,13 +34,13 @@ struct WrongDispatcher: TokenDispatcher {
     guard defect == .asksForTooSmallAPlan else { return base.planBytes }
     return ByteCount(fixed: 64, perItem: base.planBytes.perItem)
   }
-  var receivesRows: Bool { base.receivesRows }
+  var delivery: Delivery { base.delivery }
 
   func planScratchBytes(numTokens: Int) -> Int { base.planScratchBytes(numTokens: numTokens) }
-  func openBytes(rowsCapacity: Int) -> Int { base.openBytes(rowsCapacity: rowsCapacity) }
+  func openBytes(_ rows: RowCount) -> Int { base.openBytes(rows) }
 
-  func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int {
-    let bytes = base.exchangeBytes(numTokens: numTokens, rowsCapacity: rowsCapacity)
+  func exchangeBytes(numTokens: Int, _ rows: RowCount) -> Int {
+    let bytes = base.exchangeBytes(numTokens: numTokens, rows)
     return defect == .asksForTooFewBytes ? max(bytes - 64, 0) : bytes
   }
 

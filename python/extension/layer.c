@@ -15,10 +15,10 @@ static int layer_config_read(PyObject *object, void *argument) {
   *config = (autoep_layer_config)AUTOEP_LAYER_CONFIG_INIT;
   long long hidden_size, ffn_size;
   if (!PyTuple_Check(object)) return raise_invalid("expected a tuple of a layer's options");
-  if (!PyArg_ParseTuple(object, "iiLLiiiiidd", &config->num_experts, &config->top_k, &hidden_size,
+  if (!PyArg_ParseTuple(object, "iiLLiiiiiddi", &config->num_experts, &config->top_k, &hidden_size,
                         &ffn_size, &config->dtype, &config->activation, &config->gate,
                         &config->weight_layout, &config->apply_weights, &config->swiglu_alpha,
-                        &config->swiglu_limit))
+                        &config->swiglu_limit, &config->dispatch))
     return 0;
   config->hidden_size = hidden_size;
   config->ffn_size = ffn_size;
@@ -37,23 +37,25 @@ FUNCTION(layer_create) {
   RUN(autoep_layer_create(context->id, &config, &layer, &info, &error));
   Handle *handle = handle_new(LAYER, layer);
   if (handle == NULL) return NULL;
-  return Py_BuildValue("N(LLiiLLLL)", handle, (long long)info.first_expert,
+  return Py_BuildValue("N(LLiiLLLLL)", handle, (long long)info.first_expert,
                        (long long)info.local_experts, (int)info.counts_rows,
                        (int)info.backward_reads_x, (long long)info.plan_bytes,
                        (long long)info.plan_bytes_per_token, (long long)info.saved_bytes,
-                       (long long)info.saved_bytes_per_row);
+                       (long long)info.saved_bytes_per_row,
+                       (long long)info.saved_bytes_per_token);
 }
 
 FUNCTION(layer_workspace) {
   Handle *context, *layer;
-  long long num_tokens, rows_capacity;
+  long long num_tokens, rows_capacity, arriving_tokens;
   autoep_workspace_args call = {.struct_size = sizeof call};
-  if (!PyArg_ParseTuple(args, "O&O&LLiii:layer_workspace", context_read, &context, layer_read,
-                        &layer, &num_tokens, &rows_capacity, &call.overwrite_saved,
+  if (!PyArg_ParseTuple(args, "O&O&LLLiii:layer_workspace", context_read, &context, layer_read,
+                        &layer, &num_tokens, &rows_capacity, &arriving_tokens, &call.overwrite_saved,
                         &call.lends_gate_up, &call.lends_grad_x))
     return NULL;
   call.num_tokens = num_tokens;
   call.rows_capacity = rows_capacity;
+  call.arriving_tokens = arriving_tokens;
   autoep_workspace_bytes bytes = {.struct_size = sizeof bytes};
   RUN(autoep_layer_workspace(context->id, layer->id, &call, &bytes, &error));
   return Py_BuildValue("LLLL", (long long)bytes.plan, (long long)bytes.forward,
@@ -83,7 +85,8 @@ FUNCTION(layer_plan) {
   };
   autoep_plan_info info = {.struct_size = sizeof info};
   RUN(autoep_layer_plan(context->id, layer->id, &call, &info, &error));
-  return Py_BuildValue("LL", (long long)info.rows, (long long)info.rows_capacity);
+  return Py_BuildValue("LLL", (long long)info.rows, (long long)info.rows_capacity,
+                       (long long)info.arriving_tokens);
 }
 
 void weights_release(Weights *weights) {
@@ -118,14 +121,14 @@ FUNCTION(layer_forward) {
   OPTIONAL_INPUT(topk_idx);
   OPTIONAL_OUTPUT(tokens_per_expert);
   BYTES(plan);
-  long long rows_capacity;
+  long long rows_capacity, arriving_tokens;
   BYTES(saved);
   OUTPUT(y);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&LO&O&O&:layer_forward", context_read, &context,
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&LLO&O&O&:layer_forward", context_read, &context,
                         layer_read, &layer, weights_read, &weights, tensor_read, &x, tensor_read,
                         &topk_weights, tensor_read, &topk_idx, tensor_read, &tokens_per_expert,
-                        tensor_read, &plan, &rows_capacity, tensor_read, &saved, tensor_read, &y,
+                        tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read, &saved, tensor_read, &y,
                         tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&saved, context) ||
       !buffer_check(&workspace, context))
@@ -139,6 +142,7 @@ FUNCTION(layer_forward) {
       .tokens_per_expert = tensor_view(&tokens_per_expert),
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
+      .arriving_tokens = arriving_tokens,
       .saved = tensor_buffer(&saved),
       .y = &y.view,
       .workspace = tensor_buffer(&workspace),
@@ -154,7 +158,7 @@ FUNCTION(layer_backward) {
   OPTIONAL_INPUT(x);
   INPUT(topk_weights);
   BYTES(plan);
-  long long rows_capacity;
+  long long rows_capacity, arriving_tokens;
   BYTES(saved);
   int overwrite_saved;
   OPTIONAL_OUTPUT(grad_x);
@@ -162,10 +166,10 @@ FUNCTION(layer_backward) {
   WEIGHT_GRADIENTS(grad_weights);
   int accumulate;
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&LO&iO&O&O&iO&:layer_backward", context_read, &context,
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&LLO&iO&O&O&iO&:layer_backward", context_read, &context,
                         layer_read, &layer, weights_read, &weights, tensor_read, &grad_y,
                         tensor_read, &x, tensor_read, &topk_weights, tensor_read, &plan,
-                        &rows_capacity, tensor_read, &saved, &overwrite_saved, tensor_read,
+                        &rows_capacity, &arriving_tokens, tensor_read, &saved, &overwrite_saved, tensor_read,
                         &grad_x, tensor_read, &grad_topk_weights, weights_read, &grad_weights,
                         &accumulate, tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&saved, context) ||
@@ -179,6 +183,7 @@ FUNCTION(layer_backward) {
       .topk_weights = &topk_weights.view,
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
+      .arriving_tokens = arriving_tokens,
       .saved = tensor_buffer(&saved),
       .overwrite_saved = overwrite_saved,
       .grad_x = tensor_view(&grad_x),
@@ -194,13 +199,13 @@ FUNCTION(layer_backward) {
 FUNCTION(dispatch) {
   Handle *context, *layer;
   BYTES(plan);
-  long long rows_capacity;
+  long long rows_capacity, arriving_tokens;
   INPUT(x);
   OPTIONAL_INPUT(topk_weights);
   OUTPUT(rows);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&LO&O&O&O&:dispatch", context_read, &context, layer_read,
-                        &layer, tensor_read, &plan, &rows_capacity, tensor_read, &x, tensor_read,
+  if (!PyArg_ParseTuple(args, "O&O&O&LLO&O&O&O&:dispatch", context_read, &context, layer_read,
+                        &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read, &x, tensor_read,
                         &topk_weights, tensor_read, &rows, tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&workspace, context))
     return NULL;
@@ -208,6 +213,7 @@ FUNCTION(dispatch) {
       .struct_size = sizeof call,
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
+      .arriving_tokens = arriving_tokens,
       .x = &x.view,
       .topk_weights = tensor_view(&topk_weights),
       .rows = &rows.view,
@@ -220,13 +226,13 @@ FUNCTION(dispatch) {
 FUNCTION(combine) {
   Handle *context, *layer;
   BYTES(plan);
-  long long rows_capacity;
+  long long rows_capacity, arriving_tokens;
   INPUT(rows);
   OPTIONAL_INPUT(topk_weights);
   OUTPUT(y);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&LO&O&O&O&:combine", context_read, &context, layer_read,
-                        &layer, tensor_read, &plan, &rows_capacity, tensor_read, &rows,
+  if (!PyArg_ParseTuple(args, "O&O&O&LLO&O&O&O&:combine", context_read, &context, layer_read,
+                        &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read, &rows,
                         tensor_read, &topk_weights, tensor_read, &y, tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&workspace, context))
     return NULL;
@@ -234,6 +240,7 @@ FUNCTION(combine) {
       .struct_size = sizeof call,
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
+      .arriving_tokens = arriving_tokens,
       .rows = &rows.view,
       .topk_weights = tensor_view(&topk_weights),
       .y = &y.view,
@@ -246,15 +253,15 @@ FUNCTION(combine) {
 FUNCTION(combine_backward) {
   Handle *context, *layer;
   BYTES(plan);
-  long long rows_capacity;
+  long long rows_capacity, arriving_tokens;
   INPUT(grad_y);
   INPUT(rows);
   INPUT(topk_weights);
   OUTPUT(grad_rows);
   OUTPUT(grad_topk_weights);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&LO&O&O&O&O&O&:combine_backward", context_read, &context,
-                        layer_read, &layer, tensor_read, &plan, &rows_capacity, tensor_read,
+  if (!PyArg_ParseTuple(args, "O&O&O&LLO&O&O&O&O&O&:combine_backward", context_read, &context,
+                        layer_read, &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read,
                         &grad_y, tensor_read, &rows, tensor_read, &topk_weights, tensor_read,
                         &grad_rows, tensor_read, &grad_topk_weights, tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&workspace, context))
@@ -263,6 +270,7 @@ FUNCTION(combine_backward) {
       .struct_size = sizeof call,
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
+      .arriving_tokens = arriving_tokens,
       .grad_y = &grad_y.view,
       .rows = &rows.view,
       .topk_weights = &topk_weights.view,
@@ -279,21 +287,21 @@ PyMethodDef layer_methods[] = {
     METHOD(layer_create,
            "(context, config, comm or None) -> (Handle, the layer's info in the header's order)"),
     METHOD(layer_workspace,
-           "(context, layer, num_tokens, rows_capacity, overwrite_saved, lends_gate_up, "
+           "(context, layer, num_tokens, rows_capacity, arriving_tokens, overwrite_saved, lends_gate_up, "
            "lends_grad_x) -> (plan, forward, backward, dispatch), in bytes"),
     METHOD(layer_plan,
            "(context, layer, topk_idx, plan, tokens_per_expert, rows_per_expert, workspace) -> "
-           "(rows, rows_capacity)"),
+           "(rows, rows_capacity, arriving_tokens)"),
     METHOD(layer_forward,
            "(context, layer, weights, x, topk_weights, topk_idx, tokens_per_expert, plan, "
-           "rows_capacity, saved, y, workspace)"),
+           "rows_capacity, arriving_tokens, saved, y, workspace)"),
     METHOD(layer_backward,
-           "(context, layer, weights, grad_y, x, topk_weights, plan, rows_capacity, saved, "
+           "(context, layer, weights, grad_y, x, topk_weights, plan, rows_capacity, arriving_tokens, saved, "
            "overwrite_saved, grad_x, grad_topk_weights, grad_weights, accumulate, workspace)"),
-    METHOD(dispatch, "(context, layer, plan, rows_capacity, x, topk_weights, rows, workspace)"),
-    METHOD(combine, "(context, layer, plan, rows_capacity, rows, topk_weights, y, workspace)"),
+    METHOD(dispatch, "(context, layer, plan, rows_capacity, arriving_tokens, x, topk_weights, rows, workspace)"),
+    METHOD(combine, "(context, layer, plan, rows_capacity, arriving_tokens, rows, topk_weights, y, workspace)"),
     METHOD(combine_backward,
-           "(context, layer, plan, rows_capacity, grad_y, rows, topk_weights, grad_rows, "
+           "(context, layer, plan, rows_capacity, arriving_tokens, grad_y, rows, topk_weights, grad_rows, "
            "grad_topk_weights, workspace)"),
     {0},
 };

@@ -3,6 +3,7 @@ extension KernelSource {
   static let all: [KernelSource] = [
     .permute, .unpermute, .slotDot, .gatherFromRows, .scatterToRows, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
-    .zLoss, .jitter, .clear, .arrivalPlaces, .hopperGEMM, .hopperWeightGradient, .hopperRowPairs,
+    .zLoss, .jitter, .clear, .arrivalPlaces, .ranksOfTokens, .hopperGEMM, .hopperWeightGradient,
+    .hopperRowPairs,
   ]
 }

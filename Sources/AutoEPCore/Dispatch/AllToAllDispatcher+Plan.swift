@@ -19,8 +19,10 @@ extension AllToAllDispatcher {
 
   /// The order in which rows arrive, and what products share: both grow with the rows, of which a plan's memory knows
   /// nothing yet.
-  public func openBytes(rowsCapacity: Int) -> Int {
-    Arena.footprint([rowsCapacity], .i32) + Arena.footprint(preparedBytes(rows: rowsCapacity))
+  public func openBytes(_ rows: RowCount) -> Int {
+    Arena.footprint([rows.capacity], .i32)
+      + Arena.footprint(
+        backend.preparedBytes(configuration, localExperts: experts.count, rows: rows.capacity))
   }
 
   /// Sorts, and exchanges the counts.
@@ -39,16 +41,17 @@ extension AllToAllDispatcher {
           offsets: details.sentOffsets, rowOfSlot: layout.rowOfSlot, slotOfRow: nil,
           tokensPerExpert: counts.tokensPerExpert), &arena)
     } catch {
-      try reportFailure()
+      try counting.reportFailure()
       throw error
     }
     // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
     let sentOffsets = try backend.numbers(of: details.sentOffsets).map { Int($0) }
-    let received = try exchangeCounts(sentOffsets)
+    let received = try counting.exchange(offsets: sentOffsets)
     let rows = try note(received, in: details, layout, counts.rowsPerExpert)
     notes.keep(splits(sentOffsets, received), of: memory)
     if let header = layout.header {
-      PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: rows).write(to: header)
+      PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: rows, arrivingTokens: 0).write(
+        to: header)
     }
     return .exact(rows)
   }
@@ -68,13 +71,15 @@ extension AllToAllDispatcher {
     try check(splits, rowCount)
     let arrivals = try arena.take([rowCount.capacity], .i32)
     try backend.arrivalPlaces(received: details.received, into: arrivals)
-    let prepared = try arena.take(byteCount: preparedBytes(rows: rowCount.capacity))
+    let prepared = try arena.take(
+      byteCount: backend.preparedBytes(
+        configuration, localExperts: experts.count, rows: rowCount.capacity))
     let groups = RowGroups(.offsets(layout.expertOffsets), prepared: prepared)
     try backend.prepare(groups, configuration, rowsCapacity: rowCount.capacity)
     return DispatchPlan(
       numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups,
       rowOfSlot: layout.rowOfSlot, placement: keepsArrivals ? .indexed(arrivals) : .inOrder,
-      details: layout.details, route: RowRoute(splits: splits, arrivals: arrivals))
+      details: layout.details, route: RowRoute(splits: splits, arrivals: arrivals), arrived: nil)
   }
 
   /// What a dispatch of the plan moves.
@@ -82,17 +87,7 @@ extension AllToAllDispatcher {
     guard let splits = plan.route?.splits else {
       return DispatchTraffic(sent: 0, sentRemote: 0, received: 0, receivedRemote: 0)
     }
-    return DispatchTraffic(
-      sent: splits.sent, sentRemote: splits.sent - splits.sendRows[transport.rank],
-      received: splits.received,
-      receivedRemote: splits.received - splits.receiveRows[transport.rank])
-  }
-
-  /// The bytes of what products share for so many rows, which a backend counts per token of K rows.
-  private func preparedBytes(rows: Int) -> Int {
-    let topK = configuration.topK
-    return backend.preparedBytes(configuration, localExperts: experts.count)
-      .of((rows + topK - 1) / topK)
+    return DispatchTraffic(splits, rank: transport.rank)
   }
 }
 
@@ -117,13 +112,9 @@ extension AllToAllDispatcher {
   private func note(
     _ received: [[Int]], in details: Details, _ layout: PlanLayout, _ rowsPerExpert: TensorView?
   ) throws(EngineError) -> Int {
-    let counts = (0..<experts.count).map { expert in received.reduce(0) { $0 + $1[expert] } }
-    var offsets = [0]
-    for count in counts { offsets.append(offsets[offsets.count - 1] + count) }
     try backend.store(received.joined().map { Int32($0) }, in: details.received)
-    try backend.store(offsets.map { Int32($0) }, in: layout.expertOffsets)
-    if let rowsPerExpert { try backend.store(counts.map { Int32($0) }, in: rowsPerExpert) }
-    return offsets[offsets.count - 1]
+    return try backend.note(
+      received, experts: experts.count, offsets: layout.expertOffsets, rowsPerExpert)
   }
 
   /// The splits of a plan that are not noted.
@@ -139,7 +130,7 @@ extension AllToAllDispatcher {
   private func splits(_ sentOffsets: [Int], _ received: [[Int]]) -> RowSplits {
     RowSplits(
       sendRows: (0..<transport.size).map { rank in
-        let experts = experts(of: rank)
+        let experts = counting.experts(of: rank)
         return sentOffsets[experts.upperBound] - sentOffsets[experts.lowerBound]
       },
       receiveRows: received.map { counts in
@@ -157,61 +148,5 @@ extension AllToAllDispatcher {
         "plan has \(splits.received) rows, and rows_capacity is \(rowCount.capacity); expected the plan's own"
           + " bytes, as they were made, and the rows of its info")
     }
-  }
-}
-
-extension AllToAllDispatcher {
-  // The first number of a message.
-  private static var routed: Int64 { 1 }
-  private static var failed: Int64 { 0 }
-
-  /// What each rank sends to each of this rank's experts, `[P][e]`.
-  private func exchangeCounts(_ sentOffsets: [Int]) throws(EngineError) -> [[Int]] {
-    let messages = (0..<transport.size).map { rank in
-      [Self.routed] + experts(of: rank).map { Int64(sentOffsets[$0 + 1] - sentOffsets[$0]) }
-    }
-    let received = try exchangeMessages(messages)
-    if let failed = received.firstIndex(where: { $0.first != Self.routed }) {
-      throw EngineError(
-        .communication,
-        "the tokens of rank \(failed) could not be routed; the error there says why",
-        step: Self.countsStep, ranks: [failed])
-    }
-    let counts = received.map { $0.dropFirst().map { Int($0) } }
-    try checkTotal(counts)
-    return counts
-  }
-
-  /// A rank whose choices are wrong says so instead of leaving the others to wait.
-  private func reportFailure() throws(EngineError) {
-    _ = try exchangeMessages(
-      (0..<transport.size).map { [Self.failed] + Array(repeating: 0, count: experts(of: $0).count) }
-    )
-  }
-
-  private func checkTotal(_ counts: [[Int]]) throws(EngineError) {
-    let limit = Int(Int32.max)
-    var total = 0
-    for count in counts.joined() {
-      guard count >= 0, count <= limit, total + count <= limit else {
-        throw EngineError(
-          .invalidArgument,
-          "rank \(transport.rank) would receive more than \(limit) rows; use fewer tokens per step"
-            + " or more ranks")
-      }
-      total += count
-    }
-  }
-
-  private static var countsStep: String { "exchange of token counts" }
-
-  /// Sends message p to rank p, and returns those of the ranks to this one. A message is as long as its receiver
-  /// has experts, plus one.
-  private func exchangeMessages(_ messages: [[Int64]]) throws(EngineError) -> [[Int64]] {
-    let length = experts.count + 1
-    let received = try transport.exchangeNumbers(
-      Array(messages.joined()), sendCounts: messages.map(\.count),
-      receiveCounts: Array(repeating: length, count: transport.size), step: Self.countsStep)
-    return (0..<transport.size).map { Array(received[$0 * length..<($0 + 1) * length]) }
   }
 }

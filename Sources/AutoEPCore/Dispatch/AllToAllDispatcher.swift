@@ -25,30 +25,30 @@ public struct AllToAllDispatcher: TokenDispatcher {
   }
 
   /// The experts of this rank.
-  public var experts: Range<Int> { experts(of: transport.rank) }
+  public var experts: Range<Int> { counting.experts }
 
-  /// The experts of a rank.
-  func experts(of rank: Int) -> Range<Int> {
-    expertRange(numExperts: configuration.numExperts, numRanks: transport.size, rank: rank)
+  /// Rows from all ranks.
+  public var delivery: Delivery { .rows }
+
+  var counting: CountExchange {
+    CountExchange(over: transport, numExperts: configuration.numExperts)
   }
-
-  /// Rows that came from other ranks.
-  public var receivesRows: Bool { true }
 
   /// Whether the experts read and write rows in the order of their arrival.
   var keepsArrivals: Bool { backend.readsPlacedRows }
 
   /// The copies to send, or the results that come back; or one number per row, on both sides. Besides, what arrives or
   /// leaves, where the experts have it in another order.
-  public func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int {
+  public func exchangeBytes(numTokens: Int, _ rows: RowCount) -> Int {
+    let rowsCapacity = rows.capacity
     let slots = numTokens * configuration.topK
     let (width, dtype, sums) = (
       configuration.hiddenSize, configuration.dtype, configuration.dtype.sumType
     )
-    let rows = keepsArrivals ? 0 : Arena.footprint([rowsCapacity, width], dtype)
+    let arrived = keepsArrivals ? 0 : Arena.footprint([rowsCapacity, width], dtype)
     let numbers = keepsArrivals ? 0 : Arena.footprint([rowsCapacity], sums)
     return max(
-      Arena.footprint([slots, width], dtype) + rows,
+      Arena.footprint([slots, width], dtype) + arrived,
       Arena.footprint([slots], sums) + Arena.footprint([rowsCapacity], sums) + numbers)
   }
 

@@ -22,6 +22,9 @@ public struct DispatchPlan {
   /// How rows travel; nil where all ranks' rows stay where they are.
   let route: RowRoute?
 
+  /// The tokens that arrive and their slots; nil unless `TokenDispatcher.delivery` is tokens.
+  let arrived: ArrivedTokens?
+
   /// Rows that tensors must have room for.
   public var rowsCapacity: Int { rowCount.capacity }
 
@@ -35,11 +38,17 @@ public struct RowCount: Sendable, Equatable {
   public let capacity: Int
   /// R; nil where only the device knows it.
   public let exact: Int?
+  /// A, the tokens that arrive from all ranks; 0 unless `TokenDispatcher.delivery` is tokens.
+  public let tokens: Int
 
-  /// Exactly `rows` rows.
-  public static func exact(_ rows: Int) -> RowCount { RowCount(capacity: rows, exact: rows) }
+  /// Exactly `rows` rows, of `tokens` tokens that arrive.
+  public static func exact(_ rows: Int, tokens: Int = 0) -> RowCount {
+    RowCount(capacity: rows, exact: rows, tokens: tokens)
+  }
   /// At most `rows` rows; only the device knows how many.
-  public static func atMost(_ rows: Int) -> RowCount { RowCount(capacity: rows, exact: nil) }
+  public static func atMost(_ rows: Int) -> RowCount {
+    RowCount(capacity: rows, exact: nil, tokens: 0)
+  }
 }
 
 /// The parts of a plan's memory.

@@ -34,13 +34,13 @@ public struct LocalDispatcher: TokenDispatcher {
   }
 
   /// None.
-  public func openBytes(rowsCapacity: Int) -> Int { 0 }
+  public func openBytes(_ rows: RowCount) -> Int { 0 }
 
   /// None.
-  public func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int { 0 }
+  public func exchangeBytes(numTokens: Int, _ rows: RowCount) -> Int { 0 }
 
-  /// False: rows are copied from x again when they are needed.
-  public var receivesRows: Bool { false }
+  /// Nothing: rows are copied from x again when they are needed.
+  public var delivery: Delivery { .nothing }
 
   /// Sorts the slots by expert.
   public func plan(
@@ -64,9 +64,10 @@ public struct LocalDispatcher: TokenDispatcher {
     try backend.prepare(groups(layout), configuration, rowsCapacity: topkIdx.elementCount)
     let slots = topkIdx.elementCount
     if let header = layout.header {
-      PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: slots).write(to: header)
+      PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: slots, arrivingTokens: 0).write(
+        to: header)
     }
-    return RowCount(capacity: slots, exact: groups(layout).rowCount)
+    return RowCount(capacity: slots, exact: groups(layout).rowCount, tokens: 0)
   }
 
   /// Opens the plan in `memory`.
@@ -81,7 +82,7 @@ public struct LocalDispatcher: TokenDispatcher {
     return DispatchPlan(
       numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups(layout),
       rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details,
-      route: nil)
+      route: nil, arrived: nil)
   }
 
   /// Returns the tokens in place, or weighted copies of them.

@@ -9,25 +9,30 @@ struct PlanHeader: Equatable {
   var numTokens: Int
   /// The rows that tensors must have room for.
   var rows: Int
+  /// A, the tokens that arrive.
+  var arrivingTokens: Int
 
-  static let fieldCount = 4
+  static let fieldCount = 5
   static var byteCount: Int { fieldCount * DataType.i64.byteCount }
   /// "AutoEP" and the layout's version: a value with which other memory is unlikely to begin.
-  private static let magic: Int64 = 0x4175_746f_4550_0002
+  private static let magic: Int64 = 0x4175_746f_4550_0003
 
   /// Writes the header to `[fieldCount]` i64.
   func write(to tensor: TensorView) {
-    let fields = [Self.magic, Int64(bitPattern: layer), Int64(numTokens), Int64(rows)]
+    let fields = [
+      Self.magic, Int64(bitPattern: layer), Int64(numTokens), Int64(rows), Int64(arrivingTokens),
+    ]
     for (index, field) in fields.enumerated() { unsafe tensor.store(field, at: index) }
   }
 
   /// Marks the memory as holding no plan.
   static func erase(_ tensor: TensorView) { unsafe tensor.store(Int64(0), at: 0) }
 
-  init(layer: UInt64, numTokens: Int, rows: Int) {
+  init(layer: UInt64, numTokens: Int, rows: Int, arrivingTokens: Int) {
     self.layer = layer
     self.numTokens = numTokens
     self.rows = rows
+    self.arrivingTokens = arrivingTokens
   }
 
   /// Reads the header; throws unless the memory holds a plan of this layer for `numTokens` tokens.
@@ -38,7 +43,8 @@ struct PlanHeader: Equatable {
         .invalidArgument, "plan holds no plan; expected the bytes that autoep_layer_plan wrote")
     }
     self.init(
-      layer: UInt64(bitPattern: field(1)), numTokens: Int(field(2)), rows: Int(field(3)))
+      layer: UInt64(bitPattern: field(1)), numTokens: Int(field(2)), rows: Int(field(3)),
+      arrivingTokens: Int(field(4)))
     guard self.layer == layer else {
       throw EngineError(
         .invalidArgument, "plan was made by another layer; expected a plan of this layer")
@@ -51,12 +57,18 @@ struct PlanHeader: Equatable {
     }
   }
 
-  /// Throws unless the tensors' capacity is exactly the plan's.
+  /// Throws unless the tensors' sizes are exactly the plan's.
   func check(_ rowCount: RowCount) throws(EngineError) {
     guard rowCount.capacity == rows else {
       throw EngineError(
         .invalidArgument,
         "rows_capacity is \(rowCount.capacity); expected \(rows), as the plan's info says")
+    }
+    guard rowCount.tokens == arrivingTokens else {
+      throw EngineError(
+        .invalidArgument,
+        "arriving_tokens is \(rowCount.tokens); expected \(arrivingTokens), as the plan's info says"
+      )
     }
   }
 }

@@ -12,12 +12,12 @@ public protocol TokenDispatcher: Sendable {
   var planBytes: ByteCount { get }
   /// The arena bytes that `plan` needs for T tokens.
   func planScratchBytes(numTokens: Int) -> Int
-  /// The arena bytes that `open` needs, and keeps, for a plan of `rowsCapacity` rows.
-  func openBytes(rowsCapacity: Int) -> Int
-  /// The arena bytes that each other function needs for T tokens and `rowsCapacity` rows.
-  func exchangeBytes(numTokens: Int, rowsCapacity: Int) -> Int
-  /// Whether `dispatch` fills `room` with rows from other ranks, so that only a forward can dispatch them again.
-  var receivesRows: Bool { get }
+  /// The arena bytes that `open` needs, and keeps, for a plan of these rows.
+  func openBytes(_ rows: RowCount) -> Int
+  /// The arena bytes that each other function needs for T tokens and these rows.
+  func exchangeBytes(numTokens: Int, _ rows: RowCount) -> Int
+  /// What `dispatch` brings to this rank.
+  var delivery: Delivery { get }
 
   /// Decides where each slot of `topkIdx [T,K]` (i32 or i64) goes, and writes the plan to `memory`; -1 is no expert.
   ///
@@ -36,7 +36,8 @@ public protocol TokenDispatcher: Sendable {
 
   /// Returns the rows of x `[T,H]` for this rank's experts, multiplied by `weights [T,K]` if given.
   ///
-  /// - Parameter room: `[R,H]` in the placement of the plan; holds the rows that must be copied.
+  /// - Parameter room: Memory for what arrives: `[R,H]` in the placement of the plan, or `[A,H]` if tokens arrive and
+  ///   `weights` is nil.
   func dispatch(
     _ x: TensorView, weights: TensorView?, _ plan: DispatchPlan, room: TensorView,
     _ arena: inout Arena
@@ -66,6 +67,16 @@ public protocol TokenDispatcher: Sendable {
 
   /// The rows that one dispatch of the plan moves.
   func traffic(_ plan: DispatchPlan) -> DispatchTraffic
+}
+
+/// What a dispatch brings to a rank. What comes from other ranks is saved by a forward for its backward.
+public enum Delivery: Sendable {
+  /// Nothing: the rows are copies of the rank's own tokens.
+  case nothing
+  /// A row for each slot of its experts, `[R,H]`.
+  case rows
+  /// Each token once, `[A,H]`, however many of the rank's experts it has; the rank copies it to its rows.
+  case tokens
 }
 
 /// Counts that making a plan also writes; nil if not wanted.
@@ -100,4 +111,13 @@ public struct DispatchTraffic: Sendable, Equatable {
   public var received: Int
   /// The rows received from other ranks.
   public var receivedRemote: Int
+}
+
+extension DispatchTraffic {
+  /// The traffic of these splits on a rank.
+  init(_ splits: RowSplits, rank: Int) {
+    self.init(
+      sent: splits.sent, sentRemote: splits.sent - splits.sendRows[rank],
+      received: splits.received, receivedRemote: splits.received - splits.receiveRows[rank])
+  }
 }

@@ -103,6 +103,22 @@ public protocol ComputeBackend: AnyObject, Sendable {
   /// - Parameter received: Rows that each rank sends to each of this rank's experts, `[P,e]` i32; they sum to R.
   func arrivalPlaces(received: TensorView, into places: TensorView) throws(EngineError)
 
+  /// ranks[t,p] = p if one of token t's experts is on rank p of P, else -1: `[T,P]` i32. An index that is no expert
+  /// counts as none.
+  func ranksOfTokens(
+    _ topkIdx: TensorView, numExperts: Int, into ranks: TensorView
+  ) throws(EngineError)
+
+  /// choices[rowOfSlot[t,p],k] = topkIdx[t,k] as an expert of rank p, counted from its first; -1 if it is on another
+  /// rank or none.
+  ///
+  /// - Parameters:
+  ///   - rowOfSlot: `[T,P]` i32; -1 for a rank that the token does not go to.
+  ///   - choices: `[n,K]` i32 out; rows that no slot has stay unchanged.
+  func choicesOfRanks(
+    _ topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, into choices: TensorView
+  ) throws(EngineError)
+
   /// The numbers of an i32 tensor. A device's come when all work before has ended: the caller waits for it.
   func numbers(of tensor: TensorView) throws(EngineError) -> [Int32]
 

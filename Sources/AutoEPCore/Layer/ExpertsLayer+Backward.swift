@@ -44,7 +44,7 @@ extension ExpertsLayer {
 
     try memory.exchanging { (arena) throws(EngineError) in
       let gradRows = try dispatcher.dispatch(
-        pass.gradY, weights: nil, plan, room: memory.gradInputs, &arena)
+        pass.gradY, weights: nil, plan, room: memory.arrived ?? memory.gradInputs, &arena)
       let rowWeights = memory.rowWeights
       if let rowWeights {
         try dispatcher.sendValues(pass.topkWeights, plan, into: rowWeights, &arena)
@@ -84,8 +84,8 @@ extension ExpertsLayer {
   ) throws(EngineError) {
     guard let gradGateUp = pass.gradients.gateUp else { return }
     let rows: ExpertRows
-    if let received = saved.rows {
-      rows = ExpertRows(received, plan.placement)
+    if let inputs = saved.inputs {
+      rows = ExpertRows(inputs, plan.arrived.map { .tokens($0.slots) } ?? plan.placement)
     } else if let x = pass.x {
       rows = try dispatcher.dispatch(
         x, weights: weightsOnInput(pass.topkWeights), plan, room: memory.gradInputs, &arena)

@@ -7,12 +7,12 @@ extension ExpertsLayer {
     _ plan: DispatchPlan, _ x: TensorView, weights: TensorView?, into rows: TensorView,
     _ arena: inout Arena
   ) throws(EngineError) {
-    let room = try arrivals(plan) == nil ? rows : arena.take(rows.shape, rows.dtype)
+    let room = try roomBesides(rows, plan, isWeighted: weights != nil, &arena) ?? rows
     let placed = try dispatcher.dispatch(x, weights: weights, plan, room: room, &arena)
     switch placed.placement {
     case .inOrder: return
     case .tokens(let slots):
-      try backend.permute(x, rowOfSlot: slots.rowOfSlot, weights: nil, into: rows)
+      try backend.permute(placed.tensor, rowOfSlot: slots.rowOfSlot, weights: nil, into: rows)
     case .indexed(let places):
       try backend.unpermute(room, rowOfSlot: column(places), weights: nil, into: rows)
     }
@@ -36,10 +36,15 @@ extension ExpertsLayer {
     _ plan: DispatchPlan, gradY: TensorView, rows: TensorView, topkWeights: TensorView,
     gradRows: TensorView, gradTopkWeights: TensorView, _ arena: inout Arena
   ) throws(EngineError) {
-    guard dispatcher.receivesRows else {
+    guard dispatcher.delivery != .nothing else {
       try backend.slotDot(gradY, rows, rowOfSlot: plan.rowOfSlot, into: gradTopkWeights)
       return try backend.permute(
         gradY, rowOfSlot: plan.rowOfSlot, weights: topkWeights, into: gradRows)
+    }
+    if let arrived = plan.arrived {
+      return try combineBackward(
+        plan, arrived, gradY: gradY, rows: rows, topkWeights: topkWeights, gradRows: gradRows,
+        gradTopkWeights: gradTopkWeights, &arena)
     }
     let sums = configuration.dtype.sumType
     let arrived = try arena.take(rows.shape, rows.dtype)
@@ -60,13 +65,49 @@ extension ExpertsLayer {
     try dispatcher.sendBack(values, plan, into: gradTopkWeights, &arena)
   }
 
+  /// The same where tokens arrive: their slots here are those of a rank alone.
+  private func combineBackward(
+    _ plan: DispatchPlan, _ arrived: ArrivedTokens, gradY: TensorView, rows: TensorView,
+    topkWeights: TensorView, gradRows: TensorView, gradTopkWeights: TensorView,
+    _ arena: inout Arena
+  ) throws(EngineError) {
+    let slots = arrived.slots.rowOfSlot
+    let tokens = try arena.take([plan.rowCount.tokens, gradY.shape[1]], gradY.dtype)
+    _ = try dispatcher.dispatch(gradY, weights: nil, plan, room: tokens, &arena)
+    let dots = try arena.take([plan.rowsCapacity, 1], configuration.dtype.sumType)
+    let ofSlots = try arena.take(slots.shape, configuration.dtype.sumType)
+    try backend.slotDot(tokens, rows, rowOfSlot: slots, into: ofSlots)
+    try backend.scatterToRows(ofSlots, rowOfSlot: slots, into: dots)
+    try dispatcher.sendBack(dots, plan, into: gradTopkWeights, &arena)
+    _ = try dispatcher.dispatch(gradY, weights: topkWeights, plan, room: gradRows, &arena)
+  }
+
   /// The arena bytes that each of these functions needs besides `openBytes`.
-  public func dispatchBytes(numTokens: Int, rowsCapacity: Int) -> Int {
-    guard dispatcher.receivesRows else { return 0 }
-    let rows = Arena.footprint([rowsCapacity, configuration.hiddenSize], configuration.dtype)
-    let values = Arena.footprint([rowsCapacity], configuration.dtype.sumType)
-    return rows + 2 * values
-      + dispatcher.exchangeBytes(numTokens: numTokens, rowsCapacity: rowsCapacity)
+  public func dispatchBytes(numTokens: Int, _ rows: RowCount) -> Int {
+    let (width, dtype) = (configuration.hiddenSize, configuration.dtype)
+    let exchange = dispatcher.exchangeBytes(numTokens: numTokens, rows)
+    switch dispatcher.delivery {
+    case .nothing: return 0
+    case .rows:
+      return Arena.footprint([rows.capacity, width], dtype)
+        + 2 * Arena.footprint([rows.capacity], dtype.sumType) + exchange
+    case .tokens:
+      return Arena.footprint([rows.tokens, width], dtype)
+        + Arena.footprint([rows.capacity], dtype.sumType)
+        + Arena.footprint([rows.tokens, configuration.topK], dtype.sumType) + exchange
+    }
+  }
+
+  /// Memory for what a dispatch brings, if it is not `rows` as they are asked for.
+  private func roomBesides(
+    _ rows: TensorView, _ plan: DispatchPlan, isWeighted: Bool, _ arena: inout Arena
+  ) throws(EngineError) -> TensorView? {
+    switch dispatcher.delivery {
+    case .nothing: nil
+    case .rows: arrivals(plan) == nil ? nil : try arena.take(rows.shape, rows.dtype)
+    case .tokens:
+      isWeighted ? nil : try arena.take([plan.rowCount.tokens, rows.shape[1]], rows.dtype)
+    }
   }
 
   /// The position of each row in order of arrival; nil if rows arrive in expert order.

@@ -3,24 +3,36 @@ import AutoEPSystem
 /// Which buffers a forward saves, and which memory forward and backward use as scratch.
 extension ExpertsLayer {
   /// The bytes of `saved`, per row.
-  public var savedBytes: ByteCount {
-    let dtype = configuration.dtype.byteCount
-    let rows = ByteCount.part(perItem: configuration.hiddenSize * dtype)
-    return .part(perItem: configuration.gateUpSize * dtype)
-      + (dispatcher.receivesRows ? rows : ByteCount())
+  public var savedBytesOfRows: ByteCount {
+    .part(perItem: configuration.gateUpSize * configuration.dtype.byteCount)
+      + (dispatcher.delivery == .rows ? inputBytes : ByteCount())
+  }
+
+  /// The further bytes of `saved`, per token that arrives.
+  public var savedBytesOfTokens: ByteCount {
+    dispatcher.delivery == .tokens ? inputBytes : ByteCount()
+  }
+
+  /// The bytes of `saved`.
+  public func savedBytes(_ rows: RowCount) -> Int {
+    savedBytesOfRows.of(rows.capacity) + savedBytesOfTokens.of(rows.tokens)
+  }
+
+  private var inputBytes: ByteCount {
+    .part(perItem: configuration.hiddenSize * configuration.dtype.byteCount)
   }
 
   /// Whether the backward reads x, to copy rows again or for the gradient of weights that multiply the input.
   public var backwardReadsX: Bool {
-    !dispatcher.receivesRows || configuration.applyWeights == .before
+    dispatcher.delivery == .nothing || configuration.applyWeights == .before
   }
 
   /// The arena bytes that `forward` needs besides `openBytes`.
-  public func forwardBytes(numTokens: Int, rowsCapacity: Int) -> Int {
-    Arena.footprint([rowsCapacity, configuration.hiddenSize], configuration.dtype)
+  public func forwardBytes(numTokens: Int, _ rows: RowCount) -> Int {
+    Arena.footprint([rows.capacity, configuration.hiddenSize], configuration.dtype)
       + max(
-        backend.expertsForwardBytes(configuration, rowsCapacity: rowsCapacity),
-        dispatcher.exchangeBytes(numTokens: numTokens, rowsCapacity: rowsCapacity))
+        backend.expertsForwardBytes(configuration, rowsCapacity: rows.capacity),
+        dispatcher.exchangeBytes(numTokens: numTokens, rows))
   }
 
   /// The properties that decide how much scratch memory a backward needs.
@@ -42,17 +54,16 @@ extension ExpertsLayer {
 
   /// The arena bytes that `backward` needs besides `openBytes`.
   public func backwardBytes(
-    numTokens: Int, rowsCapacity: Int, _ needs: BackwardNeeds
+    numTokens: Int, _ rows: RowCount, _ needs: BackwardNeeds
   ) throws(EngineError) -> Int {
     var memory = LendingArena(
       own: Arena(base: .nowhere, byteCount: .max),
       gateUp: needs.lendsGateUp ? Arena(base: .nowhere, byteCount: gateUpBytes) : nil,
       gradX: needs.lendsGradX ? Arena(base: .nowhere, byteCount: gradXBytes(numTokens)) : nil)
     _ = try BackwardMemory(
-      self, numTokens: numTokens, rowsCapacity: rowsCapacity,
-      overwritesSaved: needs.overwritesSaved, &memory)
+      self, numTokens: numTokens, rows, overwritesSaved: needs.overwritesSaved, &memory)
     return memory.own.used
-      + backend.gateUpGradientBytes(configuration, rowsCapacity: rowsCapacity)
+      + backend.gateUpGradientBytes(configuration, rowsCapacity: rows.capacity)
   }
 
   func backwardMemory(
@@ -64,8 +75,8 @@ extension ExpertsLayer {
       gradX: pass.gradX.map { .lent(by: $0, byteCount: gradXBytes(plan.numTokens)) })
     defer { arena = memory.own }
     return try BackwardMemory(
-      self, numTokens: plan.numTokens, rowsCapacity: plan.rowsCapacity,
-      overwritesSaved: pass.overwritesSaved, &memory)
+      self, numTokens: plan.numTokens, plan.rowCount, overwritesSaved: pass.overwritesSaved, &memory
+    )
   }
 
   /// The usable bytes of gate/up's weight gradient; that of Int.max bytes if its size overflows (such weights cannot
@@ -86,17 +97,23 @@ extension ExpertsLayer {
   struct Saved {
     /// `[R,G]`, the pre-activation.
     let hidden: TensorView
-    /// `[R,H]` in order of arrival: the rows from other ranks.
-    let rows: TensorView?
+    /// What arrived from all ranks: `[R,H]` in order of arrival, or `[A,H]`.
+    let inputs: TensorView?
 
     init(_ layer: ExpertsLayer, _ plan: DispatchPlan, in memory: Arena) throws(EngineError) {
       let configuration = layer.configuration
       var memory = memory
       hidden = try memory.take(
         [plan.rowsCapacity, configuration.gateUpSize], configuration.dtype)
-      rows =
-        layer.dispatcher.receivesRows
-        ? try memory.take([plan.rowsCapacity, configuration.hiddenSize], configuration.dtype) : nil
+      let arriving: Int? =
+        switch layer.dispatcher.delivery {
+        case .nothing: nil
+        case .rows: plan.rowsCapacity
+        case .tokens: plan.rowCount.tokens
+        }
+      inputs = try arriving.map { (count) throws(EngineError) in
+        try memory.take([count, configuration.hiddenSize], configuration.dtype)
+      }
     }
   }
 }
@@ -107,6 +124,8 @@ struct BackwardMemory {
   let gradHidden: TensorView?
   /// `[R,H]`: scratch for the gradient of the outputs, then the gradient of the inputs, then the copied inputs.
   let gradInputs: TensorView
+  /// `[A,H]`: the gradients of the outputs that arrive; nil unless tokens arrive.
+  let arrived: TensorView?
   /// `[R,F]`.
   let activated: TensorView
   /// `[R,1]`; nil unless weights multiply the outputs.
@@ -117,20 +136,24 @@ struct BackwardMemory {
   private let exchange: Arena
 
   init(
-    _ layer: ExpertsLayer, numTokens: Int, rowsCapacity rows: Int, overwritesSaved: Bool,
+    _ layer: ExpertsLayer, numTokens: Int, _ rowCount: RowCount, overwritesSaved: Bool,
     _ memory: inout LendingArena
   ) throws(EngineError) {
     let configuration = layer.configuration
+    let rows = rowCount.capacity
     let dtype = configuration.dtype
     gradHidden =
       overwritesSaved ? nil : try memory.take([rows, configuration.gateUpSize], dtype, lender: nil)
     gradInputs = try memory.take(
       [rows, configuration.hiddenSize], dtype,
       lender: layer.copiesInputsAgain ? nil : \.gateUp)
+    arrived =
+      layer.dispatcher.delivery == .tokens
+      ? try memory.take([rowCount.tokens, configuration.hiddenSize], dtype, lender: \.gateUp) : nil
     var sameMemory = memory
     activated = try memory.take([rows, configuration.ffnSize], dtype, lender: \.gateUp)
     exchange = try sameMemory.take(
-      byteCount: layer.dispatcher.exchangeBytes(numTokens: numTokens, rowsCapacity: rows),
+      byteCount: layer.dispatcher.exchangeBytes(numTokens: numTokens, rowCount),
       lender: \.gateUp)
     memory.takeAsMuch(as: sameMemory)
     guard configuration.applyWeights == .after else {
@@ -153,8 +176,8 @@ struct BackwardMemory {
 extension ExpertsLayer {
   /// Whether the gate/up gradient reads rows that have to be copied once more, and so needs room for them.
   fileprivate var copiesInputsAgain: Bool {
-    // Rows that came from other ranks are kept as the products read them.
-    guard !dispatcher.receivesRows else { return false }
+    // Rows that arrived are kept as the products read them.
+    guard dispatcher.delivery != .rows else { return false }
     return !backend.readsPlacedRows || configuration.applyWeights == .before
   }
 }

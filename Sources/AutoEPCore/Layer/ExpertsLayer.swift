@@ -46,7 +46,8 @@ public struct ExpertsLayer {
     let results = try arena.take(
       [plan.rowsCapacity, configuration.hiddenSize], configuration.dtype)
     let rows = try dispatcher.dispatch(
-      pass.x, weights: weightsOnInput(pass.topkWeights), plan, room: saved.rows ?? results, &arena)
+      pass.x, weights: weightsOnInput(pass.topkWeights), plan, room: saved.inputs ?? results,
+      &arena)
     try arena.scope { (arena) throws(EngineError) in
       try backend.expertsForward(
         ExpertsCall(configuration, pass.weights, groups: plan.groups), rows: rows,

@@ -106,12 +106,13 @@ def grouped_gemm_weight_grad(
 def expert_range(num_experts: int, num_ranks: int, rank: int) -> tuple[int, int]: ...
 def layer_create(
     context: Handle, config: tuple, comm: Handle | None
-) -> tuple[Handle, tuple[int, int, int, int, int, int, int, int]]: ...
+) -> tuple[Handle, tuple[int, int, int, int, int, int, int, int, int]]: ...
 def layer_workspace(
     context: Handle,
     layer: Handle,
     num_tokens: int,
     rows_capacity: int,
+    arriving_tokens: int,
     overwrite_saved: bool,
     lends_gate_up: bool,
     lends_grad_x: bool,
@@ -124,7 +125,7 @@ def layer_plan(
     tokens_per_expert: Any,
     rows_per_expert: Any,
     workspace: Any,
-) -> tuple[int, int]: ...
+) -> tuple[int, int, int]: ...
 def layer_forward(
     context: Handle,
     layer: Handle,
@@ -135,6 +136,7 @@ def layer_forward(
     tokens_per_expert: Any,
     plan: Any,
     rows_capacity: int,
+    arriving_tokens: int,
     saved: Any,
     y: Any,
     workspace: Any,
@@ -148,6 +150,7 @@ def layer_backward(
     topk_weights: Any,
     plan: Any,
     rows_capacity: int,
+    arriving_tokens: int,
     saved: Any,
     overwrite_saved: bool,
     grad_x: Any,
@@ -161,6 +164,7 @@ def dispatch(
     layer: Handle,
     plan: Any,
     rows_capacity: int,
+    arriving_tokens: int,
     x: Any,
     topk_weights: Any,
     rows: Any,
@@ -171,6 +175,7 @@ def combine(
     layer: Handle,
     plan: Any,
     rows_capacity: int,
+    arriving_tokens: int,
     rows: Any,
     topk_weights: Any,
     y: Any,
@@ -181,6 +186,7 @@ def combine_backward(
     layer: Handle,
     plan: Any,
     rows_capacity: int,
+    arriving_tokens: int,
     grad_y: Any,
     rows: Any,
     topk_weights: Any,

@@ -17,6 +17,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu_squared", "clamped_swigl
 Gate = Literal["none", "concatenated", "interleaved"]
 Layout = Literal["out_in", "in_out"]
 ScoreApply = Literal["after", "before"]
+Dispatch = Literal["slots", "tokens"]
 
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
@@ -34,6 +35,7 @@ ACTIVATIONS = {
 GATES = {"none": 1, "concatenated": 2, "interleaved": 3}
 LAYOUTS = {"out_in": 1, "in_out": 2}
 SCORE_APPLIES = {"after": 1, "before": 2}
+DISPATCHES = {"slots": 1, "tokens": 2}
 # The engine checks which of them a device supports.
 DTYPES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 
@@ -124,7 +126,7 @@ class Computing(TypedDict, total=False):
 
 
 class ExpertsOptions(NamedTuple):
-    """`autoep_layer_config` without its size and communicator, in its order."""
+    """`autoep_layer_config` up to its dispatch, without its size, in its order."""
 
     num_experts: int
     top_k: int

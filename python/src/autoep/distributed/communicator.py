@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from autoep.core.native import MPI_LIBRARY, engine
-from autoep.core.options import counts, integer, real
+from autoep.core.options import Dispatch, counts, integer, real
 from autoep.errors import (
     Error,
     InvalidArgumentError,
@@ -38,6 +38,10 @@ class Communicator:
         rank: This rank, from 0.
         size: The number of ranks.
         key: The number of the communicator in this process, from 1; compiled graphs contain it.
+        dispatch: What the layers of these ranks send: "slots", a row for each choice of a token, so
+            that results have the same bits for every number of ranks; or "tokens", each token once
+            per rank, which takes fewer bytes and rounds each rank's sum. Set it before the first
+            layer, to the same on all ranks.
         layers: The layers that `autoep.functional` caches for these ranks; None before the first.
     """
 
@@ -45,6 +49,7 @@ class Communicator:
         self.handle = handle
         self.rank, self.size = engine.comm_rank(handle)
         self.key = next(_keys)
+        self.dispatch: Dispatch = "slots"
         self.layers: Any = None
         _by_key[self.key] = self
 

@@ -24,7 +24,7 @@ from autoep.core.native import engine
 from autoep.core.options import experts_options
 from autoep.distributed.communicator import Communicator
 from autoep.errors import InvalidArgumentError
-from autoep.functional._layer_handles import Layer
+from autoep.functional._layer_handles import Layer, PlanSize
 from autoep.functional._plan import Plan, check_plan, check_rows, check_tokens, make_plan
 from autoep.functional._torch_op import torch_op
 
@@ -85,7 +85,7 @@ def dispatch(
     if is_torch(x):
         rows = torch_op("dispatch")(plan, x, topk_weights)
     else:
-        rows = dispatch_forward(plan.layer, x, topk_weights, plan.memory, plan.rows)
+        rows = dispatch_forward(plan.layer, x, topk_weights, plan.memory, plan.size, plan.rows)
     return Dispatched(rows, plan.rows_per_expert, plan)
 
 
@@ -112,7 +112,7 @@ def combine(rows: Array, plan: Plan, topk_weights: Array | None = None) -> Array
     check_rows("rows", rows, plan)
     if is_torch(rows):
         return torch_op("combine")(plan, rows, topk_weights)
-    return combine_forward(plan.layer, rows, topk_weights, plan.memory, plan.num_tokens)
+    return combine_forward(plan.layer, rows, topk_weights, plan.memory, plan.size, plan.num_tokens)
 
 
 def dispatch_backward(
@@ -133,11 +133,11 @@ def dispatch_backward(
     if topk_weights is not None:
         check_tokens("x", x, plan)
     layer, tokens = plan.layer, plan.num_tokens
-    grad_x = combine_forward(layer, grad_RH, topk_weights, plan.memory, tokens)
+    grad_x = combine_forward(layer, grad_RH, topk_weights, plan.memory, plan.size, tokens)
     if topk_weights is None:
         return grad_x, None
     # The gradient of a slot's weight is <x, grad_row>; for combine it is <grad_y, row>.
-    _, grad_weights = combine_gradients(layer, x, grad_RH, topk_weights, plan.memory)
+    _, grad_weights = combine_gradients(layer, x, grad_RH, topk_weights, plan.memory, plan.size)
     return grad_x, grad_weights
 
 
@@ -159,72 +159,75 @@ def combine_backward(
     if topk_weights is not None:
         check_rows("rows", rows, plan)
     if topk_weights is None:
-        return dispatch_forward(plan.layer, grad_TH, None, plan.memory, plan.rows), None
-    return combine_gradients(plan.layer, grad_TH, rows, topk_weights, plan.memory)
+        rows = dispatch_forward(plan.layer, grad_TH, None, plan.memory, plan.size, plan.rows)
+        return rows, None
+    return combine_gradients(plan.layer, grad_TH, rows, topk_weights, plan.memory, plan.size)
 
 
 def dispatch_forward(
-    layer: Layer, x: Array, topk_weights: Array | None, plan: Array, rows: int
+    layer: Layer, x: Array, topk_weights: Array | None, plan: Array, size: PlanSize, rows: int
 ) -> Array:
     """Returns the rows [R, H] of x [T, H], outside autograd; collective."""
     x_TH = dense(x)
     tokens = x_TH.shape[0]
-    capacity = layer.capacity(rows, tokens)
-    rows_CH = _empty_rows(x_TH, capacity)
+    rows_CH = _empty_rows(x_TH, size.capacity)
     engine.dispatch(
         context_of(x_TH),
         layer.handle,
         plan,
-        capacity,
+        *size,
         x_TH,
         dense(topk_weights),
         rows_CH,
-        workspace(x_TH, layer.workspace(x_TH, tokens, capacity).dispatch),
+        workspace(x_TH, layer.workspace(x_TH, tokens, size).dispatch),
     )
     return _first(rows_CH, rows)
 
 
 def combine_forward(
-    layer: Layer, rows: Array, topk_weights: Array | None, plan: Array, tokens: int
+    layer: Layer,
+    rows: Array,
+    topk_weights: Array | None,
+    plan: Array,
+    size: PlanSize,
+    tokens: int,
 ) -> Array:
     """Returns the tokens [T, H] of rows [R, H], outside autograd; collective."""
-    rows_CH = _with_room(layer, rows, tokens)
-    capacity = rows_CH.shape[0]
+    rows_CH = _with_room(rows, size)
     y_TH = empty(rows_CH, (tokens, rows_CH.shape[1]))
     engine.combine(
         context_of(rows_CH),
         layer.handle,
         plan,
-        capacity,
+        *size,
         rows_CH,
         dense(topk_weights),
         y_TH,
-        workspace(rows_CH, layer.workspace(rows_CH, tokens, capacity).dispatch),
+        workspace(rows_CH, layer.workspace(rows_CH, tokens, size).dispatch),
     )
     return y_TH
 
 
 def combine_gradients(
-    layer: Layer, grad_y: Array, rows: Array, topk_weights: Array, plan: Array
+    layer: Layer, grad_y: Array, rows: Array, topk_weights: Array, plan: Array, size: PlanSize
 ) -> tuple[Array, Array]:
     """Returns the gradients of `combine_forward` to rows and to topk_weights; collective."""
     grad_TH, weights_TK = dense(grad_y), dense(topk_weights)
     tokens = grad_TH.shape[0]
-    rows_CH = _with_room(layer, rows, tokens)
-    capacity = rows_CH.shape[0]
-    grad_rows_CH = _empty_rows(grad_TH, capacity)
+    rows_CH = _with_room(rows, size)
+    grad_rows_CH = _empty_rows(grad_TH, size.capacity)
     grad_weights_TK = empty(weights_TK, weights_TK.shape)
     engine.combine_backward(
         context_of(grad_TH),
         layer.handle,
         plan,
-        capacity,
+        *size,
         grad_TH,
         rows_CH,
         weights_TK,
         grad_rows_CH,
         grad_weights_TK,
-        workspace(grad_TH, layer.workspace(grad_TH, tokens, capacity).dispatch),
+        workspace(grad_TH, layer.workspace(grad_TH, tokens, size).dispatch),
     )
     return _first(grad_rows_CH, rows.shape[0]), grad_weights_TK
 
@@ -244,13 +247,12 @@ def _first(rows_CH: Array, count: int) -> Array:
     return rows_CH[:count]
 
 
-def _with_room(layer: Layer, rows: Array, tokens: int) -> Array:
+def _with_room(rows: Array, size: PlanSize) -> Array:
     """Returns the rows with memory behind them for slots without an expert."""
     rows_RH = dense(rows)
     count = rows_RH.shape[0]
-    capacity = layer.capacity(count, tokens)
-    if count >= capacity:
+    if count >= size.capacity:
         return rows_RH
-    rows_CH = empty(rows_RH, (capacity, rows_RH.shape[1]))
+    rows_CH = empty(rows_RH, (size.capacity, rows_RH.shape[1]))
     rows_CH[:count] = rows_RH
     return rows_CH

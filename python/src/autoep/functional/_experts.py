@@ -25,7 +25,7 @@ from autoep.core.native import engine
 from autoep.core.options import Computing, ExpertsOptions, ExpertsWeights, experts_options
 from autoep.distributed.communicator import Communicator, handle_of
 from autoep.errors import InvalidArgumentError
-from autoep.functional._layer_handles import Layer, layer_of
+from autoep.functional._layer_handles import Layer, PlanSize, layer_of
 from autoep.functional._plan import Plan, check_plan
 from autoep.functional._torch_op import torch_op
 
@@ -147,7 +147,7 @@ def experts(
         raise InvalidArgumentError("grad_buffers: expected None, because x is not a torch tensor")
     if plan is None:
         return forward(layer_of(x, options, comm), x, topk_idx, topk_weights, weights).y
-    given = (plan.memory, plan.rows_capacity)
+    given = (plan.memory, plan.size)
     return forward(plan.layer, x, None, topk_weights, weights, *given).y
 
 
@@ -213,11 +213,12 @@ def _check_computing(made: ExpertsOptions, computing: Computing) -> None:
 
 
 class Forward(NamedTuple):
-    """The results of a forward: y [T, H], the saved bytes, and the bytes of its plan."""
+    """The results of a forward: y [T, H], the saved bytes, and the bytes and size of its plan."""
 
     y: Array
     saved: Array
     plan: Array
+    size: PlanSize
 
 
 def forward(
@@ -227,7 +228,7 @@ def forward(
     topk_weights: Array,
     weights: ExpertsWeights,
     plan: Array | None = None,
-    capacity: int = 0,
+    size: PlanSize | None = None,
     tokens_per_expert: Array | None = None,
 ) -> Forward:
     """Computes a layer outside of autograd; collective.
@@ -239,18 +240,19 @@ def forward(
         topk_weights: [T, K].
         weights: The weights of this rank's experts.
         plan: The bytes of an existing plan; None to make one.
-        capacity: The capacity of that plan, in rows.
+        size: The size of that plan.
         tokens_per_expert: [E] int32, filled if the forward makes the plan; None to skip it.
     """
     x_TH, idx_TK = dense(x), None
     tokens = x_TH.shape[0]
     if plan is None and layer.counts_rows:
-        plan, *_, capacity = layer.plan(dense(topk_idx))
+        plan, *_, size = layer.plan(dense(topk_idx))
     elif plan is None:
         idx_TK = dense(topk_idx)
         plan = memory(x_TH, layer.plan_size(tokens))
-    rows = capacity if idx_TK is None else tokens * layer.options.top_k
-    saved = memory(x_TH, layer.saved_size(rows))
+    given = size or PlanSize()
+    size = size or layer.size_of(tokens)
+    saved = memory(x_TH, layer.saved_size(size))
     y_TH = empty(x_TH, x_TH.shape)
     engine.layer_forward(
         context_of(x_TH),
@@ -261,12 +263,12 @@ def forward(
         idx_TK,
         tokens_per_expert,
         plan,
-        capacity,
+        *given,
         saved,
         y_TH,
-        workspace(x_TH, layer.workspace(x_TH, tokens, capacity).forward),
+        workspace(x_TH, layer.workspace(x_TH, tokens, given).forward),
     )
-    return Forward(y_TH, saved, plan)
+    return Forward(y_TH, saved, plan, size)
 
 
 def backward(
@@ -276,6 +278,7 @@ def backward(
     topk_weights: Array,
     weights: ExpertsWeights,
     plan: Array,
+    size: PlanSize,
     saved: Array,
     gradients: ExpertsGradients,
     *,
@@ -291,6 +294,7 @@ def backward(
         topk_weights: [T, K].
         weights: The weights of this rank's experts.
         plan: The bytes of the plan that the forward followed.
+        size: The size of that plan.
         saved: The bytes that the forward saved.
         gradients: The tensors to fill; the gradient of x may be None on a single rank only.
         overwrite_saved: Whether `saved` may be used as scratch memory.
@@ -298,11 +302,10 @@ def backward(
     """
     grad_TH = dense(grad_y)
     tokens = grad_TH.shape[0]
-    capacity = layer.capacity(layer.saved_rows(saved), tokens)
     sizes = layer.workspace(
         grad_TH,
         tokens,
-        capacity,
+        size,
         overwrite_saved=overwrite_saved,
         lends_gate_up=gradients.gate_up is not None and not accumulate,
         lends_grad_x=gradients.x is not None,
@@ -315,7 +318,7 @@ def backward(
         dense(x),
         dense(topk_weights),
         plan,
-        capacity,
+        *size,
         saved,
         overwrite_saved,
         *gradients[:2],
@@ -353,7 +356,7 @@ def experts_forward(
     check_tensors(x, weights, topk_weights=topk_weights)
     check_plan(plan, None, None)
     layer = plan.layer
-    y, saved, _ = forward(layer, x, None, topk_weights, weights, plan.memory, plan.rows_capacity)
+    y, saved, *_ = forward(layer, x, None, topk_weights, weights, plan.memory, plan.size)
     kept_x = x if layer.backward_reads_x else None
     return y, ExpertsSaved(plan, saved, kept_x, topk_weights, weights)
 
@@ -390,6 +393,7 @@ def experts_backward(
         saved.topk_weights,
         saved.weights,
         saved.plan.memory,
+        saved.plan.size,
         saved.saved,
         gradients,
         overwrite_saved=overwrite_saved,

@@ -1,6 +1,6 @@
 """The engine's layers: created once per device, communicator and options, then cached.
 
-Shapes: T tokens, K experts per token, R rows of this rank's experts.
+Shapes: T tokens, K experts per token, R rows of this rank's experts, A tokens that arrive.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from autoep.core.arrays import Array, empty, memory, on_gpu, workspace
 from autoep.core.contexts import context_of
 from autoep.core.native import engine
-from autoep.core.options import ExpertsOptions
+from autoep.core.options import DISPATCHES, SCORE_APPLIES, ExpertsOptions
 from autoep.distributed.communicator import Communicator
 
 # The layers that one communicator caches, and the workspaces whose sizes one layer caches. More
@@ -30,6 +30,18 @@ class Workspaces(NamedTuple):
     dispatch: int
 
 
+class PlanSize(NamedTuple):
+    """What determines the memory of a plan's passes, besides T; zeros before a plan is made.
+
+    Attributes:
+        capacity: The rows for which the engine allocates: R over several ranks, T*K on one.
+        arriving: A, where tokens are sent once per rank; otherwise 0.
+    """
+
+    capacity: int = 0
+    arriving: int = 0
+
+
 class Planned(NamedTuple):
     """A plan and its counts.
 
@@ -38,14 +50,17 @@ class Planned(NamedTuple):
         tokens_per_expert: [E] int32, the slots of this rank per expert.
         rows_per_expert: [e] int32, the rows of each of this rank's experts.
         rows: R; T*K if only the device knows it.
-        capacity: The rows for which the engine allocates: R over several ranks, T*K on one.
+        size: The sizes of its passes.
     """
 
     memory: Array
     tokens_per_expert: Array
     rows_per_expert: Array
     rows: int
-    capacity: int
+    size: PlanSize
+
+
+_UNPLANNED = PlanSize()
 
 
 class Layer:
@@ -61,10 +76,14 @@ class Layer:
     """
 
     def __init__(
-        self, context: engine.Handle, options: ExpertsOptions, comm: engine.Handle | None
+        self,
+        context: engine.Handle,
+        options: ExpertsOptions,
+        dispatch: int,
+        comm: engine.Handle | None,
     ) -> None:
         self.options = options
-        self.handle, info = engine.layer_create(context, options, comm)
+        self.handle, info = engine.layer_create(context, (*options, dispatch), comm)
         (
             self.first_expert,
             self.local_experts,
@@ -74,6 +93,7 @@ class Layer:
             self._plan_bytes_per_token,
             self._saved_bytes,
             self._saved_bytes_per_row,
+            self._saved_bytes_per_token,
         ) = info
         self._workspaces: dict[tuple, Workspaces] = {}
 
@@ -81,23 +101,23 @@ class Layer:
         """Returns the bytes of a plan of T tokens."""
         return self._plan_bytes + tokens * self._plan_bytes_per_token
 
-    def saved_size(self, rows: int) -> int:
+    def saved_size(self, size: PlanSize) -> int:
         """Returns the bytes that a forward saves for its backward."""
-        return self._saved_bytes + rows * self._saved_bytes_per_row
+        return (
+            self._saved_bytes
+            + size.capacity * self._saved_bytes_per_row
+            + size.arriving * self._saved_bytes_per_token
+        )
 
-    def saved_rows(self, saved: Array) -> int:
-        """Returns the number of rows that a forward saved."""
-        return (saved.shape[0] - self._saved_bytes) // self._saved_bytes_per_row
-
-    def capacity(self, rows: int, tokens: int) -> int:
-        """Returns the rows for which the engine allocates, given a plan of R rows."""
-        return rows if self.counts_rows else tokens * self.options.top_k
+    def size_of(self, tokens: int) -> PlanSize:
+        """Returns the size of a plan that a forward of a single rank makes."""
+        return PlanSize(tokens * self.options.top_k)
 
     def workspace(
         self,
         like: Array,
         tokens: int,
-        rows: int = 0,
+        size: PlanSize = _UNPLANNED,
         *,
         overwrite_saved: bool = False,
         lends_gate_up: bool = False,
@@ -108,12 +128,12 @@ class Layer:
         Args:
             like: Any array of the pass.
             tokens: T.
-            rows: The plan's capacity; 0 if the forward makes the plan.
+            size: The plan's; zeros if the forward makes the plan.
             overwrite_saved: Whether the saved bytes may be the backward's scratch memory.
             lends_gate_up: Whether the gradient of gate_up may be scratch memory.
             lends_grad_x: Whether the gradient of x may be scratch memory.
         """
-        key = (tokens, rows, overwrite_saved, lends_gate_up, lends_grad_x)
+        key = (tokens, *size, overwrite_saved, lends_gate_up, lends_grad_x)
         known = self._workspaces.get(key)
         if known is None:
             known = Workspaces(*engine.layer_workspace(context_of(like), self.handle, *key))
@@ -130,21 +150,22 @@ class Layer:
         # On a single rank both counts are the same, and the engine counts once.
         received_e = empty(idx_TK, (self.local_experts,), "int32") if self.counts_rows else None
         scratch = workspace(idx_TK, self.workspace(idx_TK, tokens).plan)
-        rows, capacity = engine.layer_plan(
+        rows, *size = engine.layer_plan(
             context_of(idx_TK), self.handle, idx_TK, plan, sent_E, received_e, scratch
         )
         if received_e is None:
             received_e = sent_E
         if rows < 0:
-            rows = capacity
-        return Planned(plan, sent_E, received_e, rows, capacity)
+            rows = size[0]
+        return Planned(plan, sent_E, received_e, rows, PlanSize(*size))
 
 
 class Layers:
     """The cached layers of one communicator, or of a single rank, by device and options."""
 
-    def __init__(self, comm: engine.Handle | None) -> None:
-        self._comm = comm
+    def __init__(self, comm: Communicator | None) -> None:
+        self._comm = None if comm is None else comm.handle
+        self._dispatch = DISPATCHES["slots" if comm is None else comm.dispatch]
         self._known: dict[tuple[int, ExpertsOptions], Layer] = {}
         _everywhere.add(self)
 
@@ -154,11 +175,16 @@ class Layers:
         known = self._known.get(key)
         if known is None:
             # If two threads race here, one layer is dropped.
-            made = Layer(context_of(like), options, self._comm)
+            made = Layer(context_of(like), options, self._dispatch_of(options), self._comm)
             known = self._known.setdefault(key, made)
             for oldest in list(self._known)[:-_MOST_LAYERS]:
                 self._known.pop(oldest, None)
         return known
+
+    def _dispatch_of(self, options: ExpertsOptions) -> int:
+        """Slots where tokens would bring nothing, or cannot be sent."""
+        is_after = options.apply_weights == SCORE_APPLIES["after"]
+        return self._dispatch if is_after and options.top_k > 1 else DISPATCHES["slots"]
 
     def close(self) -> None:
         """Frees the layers, and with them their references to the communicator."""
@@ -194,5 +220,5 @@ def layer_of(like: Array, options: ExpertsOptions, comm: Communicator | None) ->
     if comm is None:
         return _alone.get(like, options)
     if comm.layers is None:
-        comm.layers = Layers(comm.handle)
+        comm.layers = Layers(comm)
     return comm.layers.get(like, options)

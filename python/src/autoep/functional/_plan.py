@@ -44,7 +44,7 @@ class Plan:
         comm: The ranks; None for this rank alone.
         num_tokens: T.
         rows: R, the rows of this rank's experts; T*K if only the device knows it.
-        rows_capacity: The rows for which the engine allocates: R over several ranks, T*K on one.
+        size: What determines the memory of its passes.
         rows_per_expert: [e] int32, in device memory.
     """
 
@@ -60,10 +60,13 @@ class Plan:
         self._layer = layer
         self.comm = comm
         self.num_tokens = num_tokens
-        memory, self._tokens_per_expert, self.rows_per_expert, self.rows, self.rows_capacity = (
-            planned
-        )
+        memory, self._tokens_per_expert, self.rows_per_expert, self.rows, self.size = planned
         self._memory: Array | None = memory
+
+    @property
+    def rows_capacity(self) -> int:
+        """The rows for which the engine allocates: R over several ranks, T*K on one."""
+        return self.size.capacity
 
     @property
     def memory(self) -> Array:

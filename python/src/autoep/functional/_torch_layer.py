@@ -19,9 +19,9 @@ from autoep.core.options import ExpertsOptions, ExpertsWeights, RouteOptions, in
 from autoep.distributed.communicator import Communicator
 from autoep.errors import InvalidArgumentError
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
-from autoep.functional._experts import ExpertsGradients, GradBuffers, backward, forward
+from autoep.functional._experts import ExpertsGradients, Forward, GradBuffers, backward, forward
 from autoep.functional._first_order import first_order_only
-from autoep.functional._layer_handles import Layer, Planned, layer_of
+from autoep.functional._layer_handles import Layer, Planned, PlanSize, layer_of
 from autoep.functional._plan import Plan, make_plan
 from autoep.functional._routing import routing_of
 from autoep.functional._saved import is_kept_as_it_is, take_saved
@@ -39,12 +39,14 @@ class Call(NamedTuple):
         layer: The engine's layer; None if the call is traced.
         options: What the layer computes.
         comm: The number of its communicator, 0 for a single rank.
-        rows: The size of an existing plan: R for dispatch, the capacity for the experts.
+        size: The size of an existing plan.
+        rows: The R of an existing plan.
     """
 
     layer: Layer | None
     options: ExpertsOptions
     comm: int
+    size: PlanSize | None = None
     rows: int = 0
 
     @property
@@ -72,19 +74,19 @@ def plan(topk_idx: Tensor, options: ExpertsOptions, comm: Communicator | None) -
     *tensors, counts = _OPS.plan(
         topk_idx, *Call(None, options, 0 if comm is None else comm.key).traced
     )
-    rows, capacity = counts[0].item(), counts[1].item()
-    torch._check(rows >= 0)
-    torch._check(capacity >= 0)
-    return Planned(*tensors, rows, capacity)
+    rows, *size = (counts[index].item() for index in range(3))
+    for count in (rows, *size):
+        torch._check(count >= 0)
+    return Planned(*tensors, rows, PlanSize(*size))
 
 
-def _call(x: Tensor, options: ExpertsOptions, comm: Communicator | None, rows: int = 0) -> Call:
+def _call(x: Tensor, options: ExpertsOptions, comm: Communicator | None) -> Call:
     layer = None if torch.compiler.is_compiling() else layer_of(x, options, comm)
-    return Call(layer, options, 0 if comm is None else comm.key, rows)
+    return Call(layer, options, 0 if comm is None else comm.key)
 
 
 def _call_of(plan: Plan, x: Tensor) -> Call:
-    call = _call(x, plan.options, plan.comm, plan.rows)
+    call = _call(x, plan.options, plan.comm)._replace(size=plan.size, rows=plan.rows)
     return call if call.layer is None else call._replace(layer=plan.layer)
 
 
@@ -107,7 +109,7 @@ def experts(
     plan_bytes = None
     if plan is not None:
         plan_bytes, topk_idx = plan.memory, None
-        call = _call_of(plan, x)._replace(rows=plan.rows_capacity)
+        call = _call_of(plan, x)
     tensors = (x, topk_idx, topk_weights, *weights)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return Experts.apply(call, buffers, plan_bytes, *tensors)
@@ -121,15 +123,15 @@ def _run_forward(
     topk_idx: Tensor | None,
     topk_weights: Tensor,
     *weights: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns y, the state for the backward, and the plan."""
+) -> Forward:
     if call.layer is not None:
         own = ExpertsWeights(*weights)
-        return forward(call.layer, x, topk_idx, topk_weights, own, plan, call.rows)
-    y, saved, made = _OPS.experts(
-        x, topk_idx, topk_weights, *weights, plan, call.rows, *call.traced
-    )
-    return y, saved, made if plan is None else plan
+        return forward(call.layer, x, topk_idx, topk_weights, own, plan, call.size)
+    size = call.size or PlanSize()
+    y, saved, made = _OPS.experts(x, topk_idx, topk_weights, *weights, plan, *size, *call.traced)
+    if plan is not None:
+        return Forward(y, saved, plan, size)
+    return Forward(y, saved, made, PlanSize(x.shape[0] * call.options.top_k))
 
 
 class Experts(torch.autograd.Function):
@@ -147,12 +149,12 @@ class Experts(torch.autograd.Function):
         *weights: Tensor | None,
     ) -> Tensor:
         """[T, H] to [T, H]."""
-        y, saved, followed = _run_forward(call, plan, x, topk_idx, topk_weights, *weights)
+        y, saved, followed, size = _run_forward(call, plan, x, topk_idx, topk_weights, *weights)
         reads_x = call.layer is None or call.layer.backward_reads_x
         ctx.save_for_backward(x if reads_x else None, topk_weights, *weights, followed, saved)
         # Kept out of save_for_backward: another backward may modify these buffers in between.
         ctx.buffers = buffers
-        ctx.call = call
+        ctx.call = call._replace(size=size)
         ctx.is_saved_ours = is_kept_as_it_is()
         return y
 
@@ -202,7 +204,7 @@ def _gradients(
         places = [None if place is None else _empty_like(place) for place in places]
     if call.layer is None:
         _OPS.experts_backward(
-            *(grad_y, x, topk_weights, *weights, plan, saved, *found, *places),
+            *(grad_y, x, topk_weights, *weights, plan, *call.size, saved, *found, *places),
             accumulate,
             *call.traced,
         )
@@ -214,6 +216,7 @@ def _gradients(
             topk_weights,
             ExpertsWeights(*weights),
             plan,
+            call.size,
             saved,
             ExpertsGradients(*found, *places),
             overwrite_saved=take_saved(ctx, saved),
@@ -294,7 +297,7 @@ def _compute(
     if call.layer is None:
         logits = torch.mm(x, router.t())
         idx, topk_weights, counts = run_route(route_as, logits, selection_bias)
-        y, saved, plan = _run_forward(call, None, x, idx, topk_weights, *weights)
+        y, saved, plan, _ = _run_forward(call, None, x, idx, topk_weights, *weights)
         return Computed(y, logits, idx, topk_weights, counts, saved, plan)
     top_k = integer("top_k", route_as.top_k, 1, max(router.shape[0], 1))
     logits = x.new_empty((x.shape[0], router.shape[0]))
@@ -303,7 +306,7 @@ def _compute(
     given = map(dense, (x, router, selection_bias))
     engine.router_forward(context_of(x), route_as, *given, logits, idx, topk_weights, None)
     own = ExpertsWeights(*weights)
-    y, saved, plan = forward(call.layer, x, idx, topk_weights, own, tokens_per_expert=counts)
+    y, saved, plan, _ = forward(call.layer, x, idx, topk_weights, own, tokens_per_expert=counts)
     return Computed(y, logits, idx, topk_weights, counts, saved, plan)
 
 
@@ -328,7 +331,8 @@ class MoE(torch.autograd.Function):
         ctx.save_for_backward(router, logits_TE, idx_TK, x, weights_TK, *weights, plan, saved)
         ctx.mark_non_differentiable(idx_TK, counts_E)
         ctx.set_materialize_grads(False)
-        ctx.route_as, ctx.call, ctx.buffers = route_as, call, None
+        size = PlanSize(idx_TK.numel())
+        ctx.route_as, ctx.call, ctx.buffers = route_as, call._replace(size=size), None
         ctx.is_saved_ours = is_kept_as_it_is()
         return y, logits_TE, idx_TK, counts_E
 
@@ -373,22 +377,22 @@ def combine(plan: Plan, rows: Tensor, topk_weights: Tensor | None) -> Tensor:
 def _rows(call: Call, *given: Any) -> Tensor:
     """Returns the rows for x, topk_weights and a plan."""
     if call.layer is None:
-        return _OPS.dispatch(*given, call.rows, *call.traced)
-    return dispatch_forward(call.layer, *given, call.rows)
+        return _OPS.dispatch(*given, *call.size, call.rows, *call.traced)
+    return dispatch_forward(call.layer, *given, call.size, call.rows)
 
 
-def _tokens(call: Call, *given: Any) -> Tensor:
-    """Returns the tokens for rows, topk_weights, a plan and T."""
+def _tokens(call: Call, count: int, *given: Any) -> Tensor:
+    """Returns T tokens for rows, topk_weights and a plan."""
     if call.layer is None:
-        return _OPS.combine(*given, *call.traced)
-    return combine_forward(call.layer, *given)
+        return _OPS.combine(*given, *call.size, count, *call.traced)
+    return combine_forward(call.layer, *given, call.size, count)
 
 
 def _combine_gradients(call: Call, *given: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the gradients of combine for grad_y, rows, topk_weights and a plan."""
     if call.layer is None:
-        return _OPS.combine_backward(*given, *call.traced)
-    return combine_gradients(call.layer, *given)
+        return _OPS.combine_backward(*given, *call.size, *call.traced)
+    return combine_gradients(call.layer, *given, call.size)
 
 
 class Dispatch(torch.autograd.Function):
@@ -413,7 +417,7 @@ class Dispatch(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             # The gradient of a slot's weight is <x, grad_row>; for combine it is <grad_y, row>.
             _, grad_weights = _combine_gradients(ctx.call, x, grad_rows, topk_weights, plan)
-        grad_x = _tokens(ctx.call, grad_rows, topk_weights, plan, ctx.tokens)
+        grad_x = _tokens(ctx.call, ctx.tokens, grad_rows, topk_weights, plan)
         return None, grad_x, grad_weights, None
 
 
@@ -433,7 +437,7 @@ class Combine(torch.autograd.Function):
         # The rows are needed only for the gradient of the weights.
         ctx.save_for_backward(None if topk_weights is None else rows, topk_weights, plan)
         ctx.call = call
-        return _tokens(call, rows, topk_weights, plan, tokens)
+        return _tokens(call, tokens, rows, topk_weights, plan)
 
     @staticmethod
     @first_order_only

@@ -16,13 +16,14 @@ from autoep.core.options import ExpertsOptions, ExpertsWeights
 from autoep.distributed.communicator import communicator_of
 from autoep.functional._dispatch import combine_forward, combine_gradients, dispatch_forward
 from autoep.functional._experts import ExpertsGradients, backward, forward
-from autoep.functional._layer_handles import Layer, layer_of
+from autoep.functional._layer_handles import Layer, PlanSize, layer_of
 from autoep.functional._torch_schema import arguments_of, library
 
 Tensor = torch.Tensor
 
 VERSION = build()
 _LAYER = f"{arguments_of(ExpertsOptions)}, int comm, str version"
+_SIZE = "SymInt capacity, SymInt arriving"
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
 _GRADIENTS = ", ".join(
     f"Tensor({alias}!)? grad_{name}"
@@ -32,12 +33,15 @@ for schema in (
     f"plan(Tensor topk_idx, {_LAYER})"
     " -> (Tensor plan, Tensor tokens_per_expert, Tensor rows_per_expert, Tensor rows)",
     f"experts(Tensor x, Tensor? topk_idx, Tensor topk_weights, {_WEIGHTS}, Tensor? plan,"
-    f" SymInt capacity, {_LAYER}) -> (Tensor y, Tensor saved, Tensor made_plan)",
+    f" {_SIZE}, {_LAYER}) -> (Tensor y, Tensor saved, Tensor made_plan)",
     f"experts_backward(Tensor grad_y, Tensor? x, Tensor topk_weights, {_WEIGHTS}, Tensor plan,"
-    f" Tensor saved, {_GRADIENTS}, bool accumulate, {_LAYER}) -> ()",
-    f"dispatch(Tensor x, Tensor? topk_weights, Tensor plan, SymInt rows, {_LAYER}) -> Tensor",
-    f"combine(Tensor rows, Tensor? topk_weights, Tensor plan, SymInt tokens, {_LAYER}) -> Tensor",
-    f"combine_backward(Tensor grad_y, Tensor rows, Tensor topk_weights, Tensor plan, {_LAYER})"
+    f" {_SIZE}, Tensor saved, {_GRADIENTS}, bool accumulate, {_LAYER}) -> ()",
+    f"dispatch(Tensor x, Tensor? topk_weights, Tensor plan, {_SIZE}, SymInt rows, {_LAYER})"
+    " -> Tensor",
+    f"combine(Tensor rows, Tensor? topk_weights, Tensor plan, {_SIZE}, SymInt tokens, {_LAYER})"
+    " -> Tensor",
+    f"combine_backward(Tensor grad_y, Tensor rows, Tensor topk_weights, Tensor plan, {_SIZE},"
+    f" {_LAYER})"
     " -> (Tensor grad_rows, Tensor grad_topk_weights)",
 ):
     library.define(schema)
@@ -49,10 +53,10 @@ def _layer(like: Tensor, layer: tuple) -> Layer:
 
 
 def _plan(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
-    plan, sent, received, *counts = _layer(topk_idx, layer).plan(topk_idx.contiguous())
+    plan, sent, received, rows, size = _layer(topk_idx, layer).plan(topk_idx.contiguous())
     # An operator must not return one tensor twice, as the plan of a single rank would.
     received = received.clone() if received is sent else received
-    return plan, sent, received, torch.tensor(counts, device="cpu")
+    return plan, sent, received, torch.tensor((rows, *size), device="cpu")
 
 
 def _plan_results(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
@@ -61,57 +65,60 @@ def _plan_results(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
         topk_idx.new_empty((made_for.plan_size(topk_idx.shape[0]),), dtype=torch.uint8),
         topk_idx.new_empty((made_for.options.num_experts,), dtype=torch.int32),
         topk_idx.new_empty((made_for.local_experts,), dtype=torch.int32),
-        torch.empty((2,), dtype=torch.int64, device="cpu"),
+        torch.empty((3,), dtype=torch.int64, device="cpu"),
     )
 
 
 def _experts(x: Tensor, topk_idx: Tensor | None, topk_weights: Tensor, *others: Any) -> tuple:
-    *weights, plan, capacity = others[:6]
-    y, saved, followed = forward(
-        _layer(x, others[6:]), x, topk_idx, topk_weights, ExpertsWeights(*weights), plan, capacity
+    *weights, plan, capacity, arriving = others[:7]
+    size = None if plan is None else PlanSize(capacity, arriving)
+    y, saved, followed, _ = forward(
+        _layer(x, others[7:]), x, topk_idx, topk_weights, ExpertsWeights(*weights), plan, size
     )
     # An operator must not return one of its inputs.
     return y, saved, followed if plan is None else followed.new_empty(0)
 
 
 def _experts_results(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    plan, capacity = others[6:8]
-    layer, tokens = _layer(x, others[8:]), x.shape[0]
-    sizes = layer.saved_size(capacity), 0
+    plan, *size = others[6:9]
+    layer, tokens = _layer(x, others[9:]), x.shape[0]
+    sizes = layer.saved_size(PlanSize(*size)), 0
     if plan is None:
-        sizes = layer.saved_size(tokens * layer.options.top_k), layer.plan_size(tokens)
+        sizes = layer.saved_size(layer.size_of(tokens)), layer.plan_size(tokens)
     return x.new_empty(x.shape), *(x.new_empty((size,), dtype=torch.uint8) for size in sizes)
 
 
 def _experts_backward(grad_y: Tensor, x: Tensor | None, topk_weights: Tensor, *others: Any) -> None:
-    weights, (plan, saved), gradients = others[:4], others[4:6], others[6:12]
+    weights, (plan, *size, saved), gradients = others[:4], others[4:8], others[8:14]
     backward(
-        *(_layer(grad_y, others[13:]), grad_y, x, topk_weights, ExpertsWeights(*weights)),
-        *(plan, saved, ExpertsGradients(*gradients)),
-        accumulate=others[12],
+        *(_layer(grad_y, others[15:]), grad_y, x, topk_weights, ExpertsWeights(*weights)),
+        *(plan, PlanSize(*size), saved, ExpertsGradients(*gradients)),
+        accumulate=others[14],
     )
 
 
-def _dispatch(
-    x: Tensor, topk_weights: Tensor | None, plan: Tensor, rows: int, *layer: Any
-) -> Tensor:
-    return dispatch_forward(_layer(x, layer), x, topk_weights, plan, rows)
+def _dispatch(x: Tensor, topk_weights: Tensor | None, plan: Tensor, *others: Any) -> Tensor:
+    *size, rows = others[:3]
+    return dispatch_forward(_layer(x, others[3:]), x, topk_weights, plan, PlanSize(*size), rows)
 
 
-def _combine(
-    rows: Tensor, topk_weights: Tensor | None, plan: Tensor, tokens: int, *layer: Any
-) -> Tensor:
-    return combine_forward(_layer(rows, layer), rows, topk_weights, plan, tokens)
+def _combine(rows: Tensor, topk_weights: Tensor | None, plan: Tensor, *others: Any) -> Tensor:
+    *size, tokens = others[:3]
+    return combine_forward(
+        _layer(rows, others[3:]), rows, topk_weights, plan, PlanSize(*size), tokens
+    )
 
 
 def _combine_backward(
-    grad_y: Tensor, rows: Tensor, topk_weights: Tensor, plan: Tensor, *layer: Any
+    grad_y: Tensor, rows: Tensor, topk_weights: Tensor, plan: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor]:
-    return combine_gradients(_layer(rows, layer), grad_y, rows, topk_weights, plan)
+    return combine_gradients(
+        _layer(rows, others[2:]), grad_y, rows, topk_weights, plan, PlanSize(*others[:2])
+    )
 
 
-def _rows_like(first: Tensor, _weights: Any, _plan: Any, count: int, *_: Any) -> Tensor:
-    return first.new_empty((count, first.shape[1]))
+def _rows_like(first: Tensor, *others: Any) -> Tensor:
+    return first.new_empty((others[4], first.shape[1]))
 
 
 def _combine_gradients(_grad: Any, rows: Tensor, weights: Tensor, *_: Any) -> tuple:

@@ -1,0 +1,188 @@
+import AutoEPSystem
+
+extension DeduplicatedDispatcher {
+  // A plan's slots are pairs of a token and a rank.
+  private var shape: PlanLayout.Shape {
+    let size = transport.size
+    return PlanLayout.Shape(
+      localExperts: experts.count, topK: size,
+      details: .part(byteCount: (size + 1) * 4) + .part(byteCount: size * 4)
+        + .part(perItem: size * configuration.topK * 4),
+      prepared: ByteCount())
+  }
+
+  /// The sizes of a plan's memory.
+  public var planBytes: ByteCount { shape.byteCount }
+
+  /// The sorts by expert and by rank, and what is sorted.
+  public func planScratchBytes(numTokens: Int) -> Int {
+    let slots = Arena.footprint([numTokens, configuration.topK], .i32)
+    let pairs = Arena.footprint([numTokens, transport.size], .i32)
+    return Arena.footprint([configuration.numExperts + 1], .i32) + slots + pairs
+      + backend.sortScratchBytes(numExperts: max(configuration.numExperts, transport.size))
+  }
+
+  /// The slots of the tokens that arrive, their sort, and what products share.
+  public func openBytes(_ rows: RowCount) -> Int {
+    3 * Arena.footprint([rows.tokens, configuration.topK], .i32)
+      + Arena.footprint([experts.count + 1], .i32)
+      + backend.sortScratchBytes(numExperts: experts.count)
+      + Arena.footprint(
+        backend.preparedBytes(configuration, localExperts: experts.count, rows: rows.capacity))
+  }
+
+  /// Lists the ranks of each token, and exchanges the counts of tokens and rows.
+  public func plan(
+    _ topkIdx: TensorView, counts: PlanCounts, in memory: Arena, _ arena: inout Arena
+  ) throws(EngineError) -> RowCount {
+    let numTokens = topkIdx.shape[0]
+    let layout = try PlanLayout(shape, numTokens: numTokens, in: memory)
+    let details = try Details(layout.details, self, numTokens: numTokens)
+    // A plan that was in this memory ends here, also where this one fails.
+    if let header = layout.header { PlanHeader.erase(header) }
+    notes.forget(memory)
+    let expertOffsets = try arena.take([configuration.numExperts + 1], .i32)
+    do throws(EngineError) {
+      let rowOfSlot = try arena.take(topkIdx.shape, .i32)
+      try backend.sort(
+        topkIdx, numExperts: configuration.numExperts,
+        into: SlotSort(
+          offsets: expertOffsets, rowOfSlot: rowOfSlot, slotOfRow: nil,
+          tokensPerExpert: counts.tokensPerExpert), &arena)
+      let ranks = try arena.take([numTokens, transport.size], .i32)
+      try backend.ranksOfTokens(topkIdx, numExperts: configuration.numExperts, into: ranks)
+      try backend.sort(
+        ranks, numExperts: transport.size,
+        into: SlotSort(
+          offsets: details.firstTokens, rowOfSlot: layout.rowOfSlot, slotOfRow: nil,
+          tokensPerExpert: nil), &arena)
+      try backend.choicesOfRanks(
+        topkIdx, numExperts: configuration.numExperts, rowOfSlot: layout.rowOfSlot,
+        into: details.choices)
+    } catch {
+      try counting.reportFailure(hasExtras: true)
+      throw error
+    }
+    // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
+    let firstRows = try backend.numbers(of: expertOffsets).map { Int($0) }
+    let sent = differences(try backend.numbers(of: details.firstTokens))
+    let received = try counting.exchange(offsets: firstRows, extras: sent)
+    let arriving = received.map { $0[experts.count] }
+    try backend.store(arriving.map { Int32($0) }, in: details.arriving)
+    let rows = RowCount.exact(
+      try backend.note(
+        received, experts: experts.count, offsets: layout.expertOffsets, counts.rowsPerExpert),
+      tokens: arriving.reduce(0, +))
+    notes.keep(RowSplits(sendRows: sent, receiveRows: arriving), of: memory)
+    if let header = layout.header {
+      PlanHeader(
+        layer: layer, numTokens: numTokens, rows: rows.capacity, arrivingTokens: rows.tokens
+      ).write(to: header)
+    }
+    return rows
+  }
+
+  /// The plan in `memory`, with the slots of the tokens that arrive. Collective: each rank sends the choices of its
+  /// tokens.
+  public func open(
+    _ memory: Arena, numTokens: Int, rowCount: RowCount, _ arena: inout Arena
+  ) throws(EngineError) -> DispatchPlan {
+    let layout = try PlanLayout(shape, numTokens: numTokens, in: memory)
+    if let header = layout.header {
+      let made = try PlanHeader(reading: header, layer: layer, numTokens: numTokens)
+      try made.check(rowCount)
+    }
+    let details = try Details(layout.details, self, numTokens: numTokens)
+    let splits =
+      if let noted = notes.splits(of: memory) { noted } else { try readSplits(details) }
+    try check(splits, rowCount)
+    let slots = try sortArriving(details.choices, splits, rowCount, &arena)
+    let prepared = try arena.take(
+      byteCount: backend.preparedBytes(
+        configuration, localExperts: experts.count, rows: rowCount.capacity))
+    let groups = RowGroups(.offsets(layout.expertOffsets), prepared: prepared)
+    try backend.prepare(groups, configuration, rowsCapacity: rowCount.capacity)
+    return DispatchPlan(
+      numTokens: numTokens, topK: configuration.topK, rowCount: rowCount, groups: groups,
+      rowOfSlot: layout.rowOfSlot, placement: .inOrder, details: layout.details, route: nil,
+      arrived: ArrivedTokens(splits: splits, slots: slots))
+  }
+
+  /// What a dispatch of the plan moves: tokens, each once per rank.
+  public func traffic(_ plan: DispatchPlan) -> DispatchTraffic {
+    guard let splits = plan.arrived?.splits else {
+      return DispatchTraffic(sent: 0, sentRemote: 0, received: 0, receivedRemote: 0)
+    }
+    return DispatchTraffic(splits, rank: transport.rank)
+  }
+
+  /// Exchanges the choices, and sorts the slots of the tokens that arrive by expert.
+  private func sortArriving(
+    _ choices: TensorView, _ splits: RowSplits, _ rows: RowCount, _ arena: inout Arena
+  ) throws(EngineError) -> SlotMap {
+    let shape = [rows.tokens, configuration.topK]
+    let rowOfSlot = try arena.take(shape, .i32)
+    let slotOfRow = try arena.take(shape, .i32)
+    try arena.scope { (arena) throws(EngineError) in
+      let arrived = try arena.take(shape, .i32)
+      try exchange(
+        choices, splits.sendRows, into: arrived, splits.receiveRows, step: "dispatch of choices")
+      let offsets = try arena.take([experts.count + 1], .i32)
+      try backend.sort(
+        arrived, numExperts: experts.count,
+        into: SlotSort(
+          offsets: offsets, rowOfSlot: rowOfSlot, slotOfRow: slotOfRow, tokensPerExpert: nil),
+        &arena)
+    }
+    return SlotMap(
+      rowOfSlot: rowOfSlot,
+      slotOfRow: TensorView(slotOfRow.storage, shape: [rows.capacity], dtype: .i32))
+  }
+}
+
+extension DeduplicatedDispatcher {
+  /// The dispatcher's part of a plan.
+  private struct Details {
+    /// First token of each rank among those that this one sends, and their number: `[P+1]` i32.
+    let firstTokens: TensorView
+    /// Tokens from each rank, `[P]` i32.
+    let arriving: TensorView
+    /// The experts of each token that is sent, as its receiver numbers them; -1 for those of other ranks: `[T·P,K]`
+    /// i32, of which the first rows are used.
+    let choices: TensorView
+
+    init(
+      _ memory: Arena, _ dispatcher: DeduplicatedDispatcher, numTokens: Int
+    ) throws(EngineError) {
+      var memory = memory
+      let size = dispatcher.transport.size
+      firstTokens = try memory.take([size + 1], .i32)
+      arriving = try memory.take([size], .i32)
+      choices = try memory.take([numTokens * size, dispatcher.configuration.topK], .i32)
+    }
+  }
+
+  /// The splits of a plan that are not noted.
+  private func readSplits(_ details: Details) throws(EngineError) -> RowSplits {
+    // NOTE: waits for a device; only for a plan that is not where it was made, or whose note was dropped.
+    RowSplits(
+      sendRows: differences(try backend.numbers(of: details.firstTokens)),
+      receiveRows: try backend.numbers(of: details.arriving).map { Int($0) })
+  }
+
+  private func differences(_ offsets: [Int32]) -> [Int] {
+    zip(offsets.dropFirst(), offsets).map { Int($0) - Int($1) }
+  }
+
+  /// Throws where splits do not fit, because somebody wrote to the plan.
+  private func check(_ splits: RowSplits, _ rows: RowCount) throws(EngineError) {
+    guard splits.sendRows.allSatisfy({ $0 >= 0 }), splits.receiveRows.allSatisfy({ $0 >= 0 }),
+      splits.received == rows.tokens
+    else {
+      throw EngineError(
+        .invalidArgument,
+        "plan has \(splits.received) tokens that arrive, and arriving_tokens is \(rows.tokens); expected the"
+          + " plan's own bytes, as they were made, and the tokens of its info")
+    }
+  }
+}
