@@ -94,7 +94,7 @@ static void *run_rank(void *argument) {
   config.comm = comms[rank];
   check(autoep_layer_create(context, &config, &layer, &info, &error), &error);
 
-  /* The plan tells how many rows come to this rank's experts. */
+  /* The plan tells how many rows come to this rank's experts, or how many tokens. */
   autoep_workspace_args pass = {.struct_size = sizeof pass, .num_tokens = T, .lends_gate_up = 1,
                                 .lends_grad_x = 1, .overwrite_saved = 1};
   autoep_workspace_bytes needs = {.struct_size = sizeof needs};
@@ -108,9 +108,11 @@ static void *run_rank(void *argument) {
   check(autoep_layer_plan(context, layer, &make_plan, &plan, &error), &error);
 
   pass.rows_capacity = plan.rows_capacity;
+  pass.arriving_tokens = plan.arriving_tokens;
   check(autoep_layer_workspace(context, layer, &pass, &needs, &error), &error);
   autoep_buffer saved =
-      buffer(info.saved_bytes + plan.rows_capacity * info.saved_bytes_per_row);
+      buffer(info.saved_bytes + plan.rows_capacity * info.saved_bytes_per_row +
+             plan.arriving_tokens * info.saved_bytes_per_token);
   autoep_buffer forward_workspace = buffer(needs.forward);
   autoep_buffer backward_workspace = buffer(needs.backward);
   autoep_experts_weights experts = {
@@ -121,6 +123,7 @@ static void *run_rank(void *argument) {
                                  .topk_weights = &weights_TK,
                                  .plan = make_plan.plan,
                                  .rows_capacity = plan.rows_capacity,
+                                 .arriving_tokens = plan.arriving_tokens,
                                  .saved = saved,
                                  .y = &y_TH,
                                  .workspace = forward_workspace};
@@ -143,6 +146,7 @@ static void *run_rank(void *argument) {
                                    .topk_weights = &weights_TK,
                                    .plan = make_plan.plan,
                                    .rows_capacity = plan.rows_capacity,
+                                   .arriving_tokens = plan.arriving_tokens,
                                    .saved = saved,
                                    .overwrite_saved = 1,
                                    .grad_x = &grad_x_TH,

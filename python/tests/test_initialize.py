@@ -151,6 +151,7 @@ def seats_found(monkeypatch: pytest.MonkeyPatch, *seats: devices.Seat) -> None:
         found[:] = seats
 
     monkeypatch.setattr(devices.dist, "all_gather_object", gather)
+    monkeypatch.setattr(devices, "_check_backends", lambda device: None)
 
 
 def test_each_rank_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

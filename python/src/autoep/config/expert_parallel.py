@@ -35,6 +35,10 @@ class ExpertParallelConfig:
         fused_router: Whether the engine computes the routers that it implements.
         load_balance_coeff: The amount by which each step moves the bias that a router adds for the
             selection only, against the load of all ranks. Default: the bias stays.
+        bitwise_across_ep_sizes: Whether results have the same bits for every number of ranks: each
+            choice of a token is then sent by itself. False sends a token once to each rank that has
+            one of its experts, which takes less time and rounds each rank's sum. Default: True on
+            CPUs, False on GPUs.
         num_threads: The engine's threads on this rank. Default: `AUTOEP_NUM_THREADS`, else the
             cores that this rank may use, divided among the ranks that share them.
         timeout: Seconds after which a missing rank is an error.
@@ -47,6 +51,7 @@ class ExpertParallelConfig:
     router: str = key("model", one_of("model", "sinkhorn"))
     fused_router: bool = key(True, FLAG)
     load_balance_coeff: float | None = key(None, optional(AMOUNT))
+    bitwise_across_ep_sizes: bool | None = key(None, optional(FLAG))
     num_threads: int | None = key(None, POSITIVE)
     timeout: float = key(600.0, SECONDS)
     custom_layers: CustomLayersConfig = inline(CustomLayersConfig)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from autoep.distributed.launch import World
-from autoep.errors import ModelError
+from autoep.errors import CommunicationError, ModelError
 
 
 class Seat(NamedTuple):
@@ -28,13 +28,15 @@ def device_of_rank(model_device: torch.device, world: World) -> torch.device:
 
     Raises:
         ModelError: Two ranks are on one GPU, or some ranks are on GPUs and others are not.
+        CommunicationError: torch.distributed cannot carry tensors of the CPU or of the device.
     """
     if world.size == 1:
         return model_device
     device = model_device if model_device.type == "cuda" else _own_gpu(world.local_rank)
-    _check_seats(device, world)
+    _check_backends(device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    _check_seats(device, world)
     return device
 
 
@@ -44,6 +46,17 @@ def _own_gpu(local_rank: int) -> torch.device:
         return torch.device("cpu")
     # With fewer GPUs than ranks two ranks take the same one, which is refused for all.
     return torch.device("cuda", local_rank % count)
+
+
+def _check_backends(device: torch.device) -> None:
+    for kind in dict.fromkeys(("cpu", device.type)):
+        try:
+            dist.group.WORLD._get_backend(torch.device(kind))
+        except RuntimeError:
+            raise CommunicationError(
+                f"torch.distributed was started without a backend for {kind} tensors. Start it with"
+                ' init_process_group("cpu:gloo,cuda:nccl"), or leave that to autoep.initialize.'
+            ) from None
 
 
 def _check_seats(device: torch.device, world: World) -> None:

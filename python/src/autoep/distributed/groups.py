@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from autoep.core.options import Dispatch
 from autoep.distributed.communicator import Communicator
 from autoep.distributed.launch import World
 from autoep.distributed.shutdown import has_failed, release_at_exit
@@ -61,7 +62,9 @@ def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int
     return wanted
 
 
-def make_groups(world: World, ep_size: int, timeout: float, device: torch.device) -> ExpertGroups:
+def make_groups(
+    world: World, ep_size: int, timeout: float, device: torch.device, dispatch: Dispatch
+) -> ExpertGroups:
     """Creates the groups, in which consecutive ranks share experts; collective over all ranks.
 
     Engines of the same size share them, because a process group has threads and sockets.
@@ -71,15 +74,21 @@ def make_groups(world: World, ep_size: int, timeout: float, device: torch.device
         ep_size: The number of ranks per EP group; divides that of all ranks.
         timeout: Seconds after which a missing rank is an error.
         device: Where this rank computes.
+        dispatch: What the layers send; see `Communicator`.
     """
     if world.size == 1:
         return ExpertGroups(1, 0, Communicator.alone(), None)
-    return _make_groups(dist.group.WORLD, world, ep_size, timeout, device)
+    return _make_groups(dist.group.WORLD, world, ep_size, timeout, device, dispatch)
 
 
 @functools.cache
 def _make_groups(
-    everyone: dist.ProcessGroup, world: World, ep_size: int, timeout: float, device: torch.device
+    everyone: dist.ProcessGroup,
+    world: World,
+    ep_size: int,
+    timeout: float,
+    device: torch.device,
+    dispatch: Dispatch,
 ) -> ExpertGroups:
     """Creates the groups once per process group of all ranks."""
     grid = torch.arange(world.size).view(-1, ep_size)  # [EDP, EP]
@@ -91,6 +100,7 @@ def _make_groups(
         [edp_group, ep_group], device.type, mesh=grid, mesh_dim_names=("edp", "ep")
     )
     comm = make_communicator(world, ep_group, timeout, device)
+    comm.dispatch = dispatch
     release_at_exit(functools.partial(_release, comm, (ep_group, edp_group)))
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
 

@@ -84,6 +84,7 @@ def _communicator(ep_group: dist.ProcessGroup, device_type: str) -> Communicator
     index = torch.cuda.current_device() if device_type == "cuda" else None
     device = torch.device(device_type, index)
     comm = make_communicator(world, own_group, DEFAULT_TIMEOUT, device)
+    comm.dispatch = "slots" if device_type == "cpu" else "tokens"
     release_at_exit(functools.partial(_release, comm, own_group))
     return comm
 

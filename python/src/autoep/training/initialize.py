@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -15,6 +16,7 @@ from autoep.checkpoints.hf_export import refuse_save_pretrained
 from autoep.checkpoints.state import TrainState
 from autoep.config.expert_parallel import ExpertParallelConfig
 from autoep.config.training import Config, read_config, resolve_batch_sizes
+from autoep.core.options import Dispatch
 from autoep.detection.custom import find_custom_layers
 from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
@@ -121,7 +123,7 @@ def initialize(
     batch_sizes = resolve_batch_sizes(settings, world.size)
     fewest = min((layer.num_experts for layer in layers), default=1)
     ep_size = choose_ep_size(experts.autoep_size if layers else 1, world.size, fewest)
-    groups = make_groups(world, ep_size, experts.timeout, device)
+    groups = make_groups(world, ep_size, experts.timeout, device, _dispatch(experts, device))
 
     loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
     _rehearse(settings, model, layers, model_parameters)
@@ -205,6 +207,14 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
                 f"{name}: given to initialize, and named in the configuration"
                 f" ({section.type}); remove one of them"
             )
+
+
+def _dispatch(experts: ExpertParallelConfig, device: torch.device) -> Dispatch:
+    """Returns what the layers send: by default what is fast on GPUs, and the same bits on CPUs."""
+    is_bitwise = experts.bitwise_across_ep_sizes
+    if is_bitwise is None:
+        is_bitwise = device.type == "cpu"
+    return "slots" if is_bitwise else "tokens"
 
 
 def _rehearse(
