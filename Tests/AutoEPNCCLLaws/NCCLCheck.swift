@@ -25,7 +25,8 @@ struct NCCLCheck {
       "transport laws, the device's memory",
       { check, group in try check.transport(OnDeviceTransport(group, check.memory, stream: 0)) }
     ),
-    ("dispatcher laws", { check, group in try check.dispatcher(group) }),
+    ("dispatcher laws, slots", { check, group in try check.dispatcher(group, once: false) }),
+    ("dispatcher laws, tokens", { check, group in try check.dispatcher(group, once: true) }),
     ("more than 2^31 bytes to a rank", { check, group in try check.manyBytes(group) }),
     ("a rank that stays out of a waited exchange", { check, group in try check.missing(group) }),
     ("a rank that stays out of a stream's", { check, group in try check.missingOnStream(group) }),
@@ -70,14 +71,15 @@ struct NCCLCheck {
     try checkTransport(sizes: [size]) { _ in [group] }
   }
 
-  /// On the default stream.
-  private func dispatcher(_ group: NCCLTransport) throws {
+  /// On the default stream; `once` sends tokens once per rank, where weights allow it.
+  private func dispatcher(_ group: NCCLTransport, once: Bool) throws {
     let backend = CUDABackend(device, stream: nil)
     var setting = DispatcherSetting()
     setting.memory = memory
     setting.dtypes = [.f32, .bf16, .f16]
     setting.sizes = [size]
     setting.firstRank = rank
+    setting.isBitwise = !once
     setting.report = { outcome in
       let verdict = outcome.failures.isEmpty ? "holds " : "BROKEN"
       print("\(verdict) \(outcome.name)")
@@ -89,6 +91,12 @@ struct NCCLCheck {
       let layer = layers.withLock { last in
         last += 1
         return last
+      }
+      if once && configuration.applyWeights == .after {
+        return [
+          DeduplicatedDispatcher(
+            backend: backend, transport: group, configuration: configuration, layer: layer)
+        ]
       }
       return [
         AllToAllDispatcher(
