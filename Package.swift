@@ -62,12 +62,19 @@ let package = Package(
     .target(
       name: "AutoEPNCCL", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "CNCCL"],
       swiftSettings: strict),
+    // Sockets that pass file descriptors between processes.
+    .systemLibrary(name: "CDescriptors", path: "Sources/CDescriptors"),
+    // A transport between the GPUs of one host, over memory that all of them map.
+    .target(
+      name: "AutoEPPush",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "CKernels", "CDescriptors"],
+      swiftSettings: strict),
     // The exports: checks, translation, composition.
     .target(
       name: "AutoEP",
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPCUDA", "AutoEPCallback", "AutoEPMPI",
-        "AutoEPNCCL", "CAutoEP",
+        "AutoEPNCCL", "AutoEPPush", "CAutoEP",
       ],
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
@@ -127,6 +134,14 @@ let package = Package(
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
         "AutoEPDeviceLaws", "FakeCUDA", "CNCCL",
+      ],
+      swiftSettings: testing),
+    // The laws of transports over memory that the ranks' threads share, and the failures of such a group.
+    .testTarget(
+      name: "AutoEPPushTests",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPPush", "AutoEPTransportLaws",
+        "AutoEPDeviceLaws", "FakeCUDA", "CKernels",
       ],
       swiftSettings: testing),
     // The laws on the CPU backend, and on wrong ones.

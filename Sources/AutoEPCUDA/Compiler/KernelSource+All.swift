@@ -4,5 +4,6 @@ extension KernelSource {
     .permute, .unpermute, .slotDot, .gatherFromRows, .scatterToRows, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
     .zLoss, .jitter, .clear, .arrivalPlaces, .hopperGEMM, .hopperWeightGradient, .hopperRowPairs,
+    .push,
   ]
 }
