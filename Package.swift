@@ -120,14 +120,26 @@ let package = Package(
     .target(
       name: "AutoEPDeviceLaws", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPLayerLaws"],
       path: "Tests/AutoEPDeviceLaws", swiftSettings: testing),
+    // The ids by which processes with a GPU each open groups over NCCL.
+    .target(
+      name: "AutoEPGroupIDs", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPNCCL"],
+      path: "Tests/AutoEPGroupIDs", swiftSettings: testing),
     // The laws of transports and dispatchers over NCCL, a process per GPU.
     .executableTarget(
       name: "AutoEPNCCLLaws",
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
-        "AutoEPLayerLaws", "AutoEPDeviceLaws",
+        "AutoEPLayerLaws", "AutoEPDeviceLaws", "AutoEPGroupIDs",
       ],
       path: "Tests/AutoEPNCCLLaws", swiftSettings: testing),
+    // The same over memory that the GPUs of one host share, and its rates.
+    .executableTarget(
+      name: "AutoEPPushLaws",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPPush",
+        "AutoEPTransportLaws", "AutoEPLayerLaws", "AutoEPDeviceLaws", "AutoEPGroupIDs",
+      ],
+      path: "Tests/AutoEPPushLaws", swiftSettings: testing),
     // The laws of transports over a fake NCCL, which moves memory between threads, and its failures.
     .testTarget(
       name: "AutoEPNCCLTests",

@@ -4,9 +4,6 @@ import CKernels
 
 /// One rank of a group: its deadline, its health, and the names of its last exchanges.
 final class PushGroup: Sendable {
-  /// How many exchanges a report of the device can be late.
-  private static let keptSteps = 256
-
   let rank: Int
   let size: Int
   /// How long an exchange waits for the other ranks, in seconds.
@@ -15,7 +12,7 @@ final class PushGroup: Sendable {
   let control: any Transport
   private let host: PushHost
   private let outcome = GroupHealth()
-  private let steps = Locked<[String]>(Array(repeating: "", count: keptSteps))
+  private let steps = Locked(PushSteps())
 
   init(over control: any Transport, timeout: Double, host: PushHost) {
     (rank, size) = (control.rank, control.size)
@@ -39,7 +36,7 @@ final class PushGroup: Sendable {
 
   /// Notes the step of an exchange, for reports.
   func note(_ step: String, exchange: UInt64) {
-    steps.withLock { $0[Int(exchange % UInt64(Self.keptSteps))] = step }
+    steps.withLock { $0.note(step, exchange: exchange) }
   }
 
   /// Runs a part of a step; ends the group if it fails.
@@ -64,7 +61,7 @@ final class PushGroup: Sendable {
   }
 
   private func error(of report: PushReport) -> EngineError {
-    let step = steps.withLock { $0[Int(report.exchange % UInt64(Self.keptSteps))] }
+    let step = steps.withLock { $0.step(of: report.exchange) }
     let origin = Int(clamping: report.origin)
     let peers = (0..<size).filter { report.peers >> UInt64($0) & 1 == 1 }
     switch Int(clamping: report.kind) {

@@ -47,6 +47,38 @@ struct PushLawTests {
     }
   }
 
+  @Test(
+    "many chunks in one direction, and few in the other: the sender waits for room",
+    arguments: [1, 2, 3])
+  func unevenMessages(slots: Int) throws {
+    let fake = try FakePush()
+    let world = try fake.makeWorld(size: 3, slots: slots)
+    try runRanks(world) { rank in
+      for exchange in 0..<20 {
+        // Up to 61 chunks, and often none.
+        func count(_ source: Int, _ target: Int) -> Int {
+          let number = (7 * exchange + 5 * source + 3 * target) % 11
+          return number < 5 ? 0 : (number - 4) * (number - 4) * 1777
+        }
+        func part(_ source: Int, _ target: Int) -> [UInt8] {
+          (0..<count(source, target)).map {
+            UInt8(truncatingIfNeeded: $0 &* 7 + $0 / 1024 + 50 * source + 20 * target + exchange)
+          }
+        }
+        let receiveRows = (0..<3).map { count($0, rank.rank) }
+        let receive = try fake.memory.allocate(
+          [UInt8](repeating: 0, count: receiveRows.reduce(0, +)))
+        try rank.exchange(
+          RowExchange(
+            send: fake.memory.allocate((0..<3).flatMap { part(rank.rank, $0) }),
+            sendRows: (0..<3).map { count(rank.rank, $0) }, receive: receive,
+            receiveRows: receiveRows, rowBytes: 1, step: "uneven", queue: .stream(1)))
+        let received = try fake.memory.bytes(at: receive, count: receiveRows.reduce(0, +))
+        #expect(received == (0..<3).flatMap { part($0, rank.rank) })
+      }
+    }
+  }
+
   @Test("two launches per small exchange; more streams than one wait for each other")
   func launches() throws {
     let fake = try FakePush()
