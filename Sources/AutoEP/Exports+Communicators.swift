@@ -4,6 +4,7 @@ import AutoEPCallback
 import AutoEPCore
 import AutoEPMPI
 import AutoEPNCCL
+import AutoEPPush
 import AutoEPSystem
 import CAutoEP
 
@@ -116,6 +117,26 @@ public func autoep_comm_create_nccl(
       rank: Int(rank), size: Int(size), device: Int(config.device_id),
       timeout: check.timeout(config.timeout_seconds),
       libraryPath: config.library_path.map { unsafe String(cString: $0) })
+    unsafe target.pointee = communicators.insert(Communicator(transport))
+  }
+}
+
+@_cdecl("autoep_comm_create_push") @implementation
+public func autoep_comm_create_push(
+  _ config: UnsafePointer<autoep_push_config>!, _ comm: UnsafeMutablePointer<autoep_comm>!,
+  _ error: UnsafeMutablePointer<autoep_error>!
+) -> autoep_status {
+  unsafe guarded(error) { () throws(EngineError) in
+    let check = TensorChecker()
+    let target = try unsafe check.pointer(comm, "comm")
+    let config = try unsafe check.structure(config, "config")
+    let control = try unsafe communicators.find(config.control).transport
+    // The sizes are checked on all ranks together, as what else can fail.
+    let (slots, chunkBytes) = unsafe (Int(config.slots), Int(config.chunk_bytes))
+    let transport = try unsafe PushTransport(
+      over: control, device: Int(config.device_id), timeout: config.timeout_seconds,
+      chunkBytes: chunkBytes == 0 ? nil : chunkBytes, slots: slots == 0 ? nil : slots,
+      nvrtcPath: config.nvrtc_path.map { unsafe String(cString: $0) })
     unsafe target.pointee = communicators.insert(Communicator(transport))
   }
 }

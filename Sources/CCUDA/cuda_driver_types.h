@@ -69,6 +69,38 @@ static const int32_t cuda_tensor_map_float32 = 7;
 static const int32_t cuda_tensor_map_bfloat16 = 9;
 static const int32_t cuda_tensor_map_l2_promotion_256 = 3;
 
+/* Physical memory of a device, which has no address until it is mapped. */
+typedef uint64_t cuda_memory;
+
+/* A device, as a place of memory or of what accesses it. */
+typedef struct cuda_memory_location {
+  int32_t type;
+  int32_t id;
+} cuda_memory_location;
+static const int32_t cuda_memory_location_device = 1;
+
+typedef struct cuda_memory_properties {
+  int32_t type;
+  int32_t handle_type; /* of what it can be exported as */
+  cuda_memory_location location;
+  void *win32_attributes;
+  uint8_t flags[8];
+} cuda_memory_properties;
+static const int32_t cuda_memory_pinned = 1;
+static const int32_t cuda_memory_handle_descriptor = 1; /* a POSIX file descriptor */
+
+typedef struct cuda_memory_access {
+  cuda_memory_location location;
+  int32_t flags;
+} cuda_memory_access;
+static const int32_t cuda_memory_read_write = 3;
+
+static const int32_t cuda_memory_granularity_recommended = 1;
+
+typedef struct cuda_uuid {
+  uint8_t bytes[16];
+} cuda_uuid;
+
 typedef cuda_result (*cuInit_t)(uint32_t flags);
 typedef cuda_result (*cuDriverGetVersion_t)(int32_t *version);
 typedef cuda_result (*cuGetErrorName_t)(cuda_result error, const char **text);
@@ -117,3 +149,26 @@ typedef cuda_result (*cuTensorMapEncodeTiled_t)(cuda_tensor_map *map, int32_t dt
                                                 const uint32_t *element_strides, int32_t interleave,
                                                 int32_t swizzle, int32_t l2_promotion,
                                                 int32_t out_of_bounds_fill);
+typedef cuda_result (*cuDeviceGetUuid_v2_t)(cuda_uuid *uuid, cuda_device device);
+typedef cuda_result (*cuDeviceCanAccessPeer_t)(int32_t *can_access, cuda_device device,
+                                               cuda_device peer);
+typedef cuda_result (*cuStreamWaitEvent_t)(cuda_stream stream, cuda_event event, uint32_t flags);
+typedef cuda_result (*cuMemGetAllocationGranularity_t)(size_t *granularity,
+                                                       const cuda_memory_properties *properties,
+                                                       int32_t option);
+typedef cuda_result (*cuMemCreate_t)(cuda_memory *memory, size_t byte_count,
+                                     const cuda_memory_properties *properties, uint64_t flags);
+typedef cuda_result (*cuMemRelease_t)(cuda_memory memory);
+/* `handle` points to a file descriptor; the one to import from is passed as the pointer itself. */
+typedef cuda_result (*cuMemExportToShareableHandle_t)(void *handle, cuda_memory memory,
+                                                      int32_t handle_type, uint64_t flags);
+typedef cuda_result (*cuMemImportFromShareableHandle_t)(cuda_memory *memory, void *handle,
+                                                        int32_t handle_type);
+typedef cuda_result (*cuMemAddressReserve_t)(cuda_address *address, size_t byte_count,
+                                             size_t alignment, cuda_address wish, uint64_t flags);
+typedef cuda_result (*cuMemAddressFree_t)(cuda_address address, size_t byte_count);
+typedef cuda_result (*cuMemMap_t)(cuda_address address, size_t byte_count, size_t offset,
+                                  cuda_memory memory, uint64_t flags);
+typedef cuda_result (*cuMemUnmap_t)(cuda_address address, size_t byte_count);
+typedef cuda_result (*cuMemSetAccess_t)(cuda_address address, size_t byte_count,
+                                        const cuda_memory_access *accesses, size_t count);

@@ -1,5 +1,6 @@
 import AutoEPCore
 import AutoEPSystem
+import CKernels
 import FakeCUDA
 import Testing
 
@@ -29,8 +30,22 @@ struct LaunchTests {
     try Layer(hasBiases: true, dtype: .bf16, gradients: .f32, hasTopkGradient: false)
       .run(on: backend)
     try runOperations(on: backend, .f16)
+    try runPush(on: backend.device)
     let missing = kernelNames.filter { fake.launches(of: $0) == 0 }
     #expect(missing.isEmpty)
+  }
+
+  /// In a group of one rank, which waits for nobody.
+  private func runPush(on device: CUDADevice) throws {
+    let kernels = try PushKernels(device)
+    var words = [UInt64](repeating: 0, count: 1024)
+    try words.withUnsafeMutableBytes { bytes in
+      var call = PushCall()
+      call.memory = UInt64(UInt(bitPattern: bytes.baseAddress))
+      (call.ranks, call.slots) = (1, 1)
+      try kernels.signalAndWait(call, on: 0)
+      try kernels.giveBackAndWait(call, on: 0)
+    }
   }
 
   /// The names of all kernels in their sources.

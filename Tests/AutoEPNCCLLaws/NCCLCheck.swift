@@ -1,6 +1,7 @@
 import AutoEPCUDA
 import AutoEPCore
 import AutoEPDeviceLaws
+import AutoEPGroupIDs
 import AutoEPLayerLaws
 import AutoEPNCCL
 import AutoEPSystem

@@ -180,6 +180,34 @@ import Testing
     }
   }
 
+  @Test("push: configs out of range, and control communicators that are none")
+  func push() throws {
+    var (control, comm): (autoep_comm, autoep_comm) = (0, 0)
+    try call { autoep_comm_create_self(&control, $0) }
+    defer { _ = autoep_comm_free(control, nil) }
+    func refuses(
+      _ status: Int, _ name: String, _ given: String,
+      change: (inout autoep_push_config) -> Void
+    ) {
+      var config = sized(autoep_push_config()) {
+        ($0.control, $0.timeout_seconds) = (control, 1)
+      }
+      change(&config)
+      expectFailure(status, name, given) {
+        try call { autoep_comm_create_push(&config, &comm, $0) }
+      }
+    }
+    let invalid = AUTOEP_ERROR_INVALID_ARGUMENT
+    refuses(invalid, "struct_size", "8") { $0.struct_size = 8 }
+    refuses(AUTOEP_ERROR_INVALID_HANDLE, "communicator", "0") { $0.control = 0 }
+    refuses(invalid, "rank 0 of 1: timeout", "nan") { $0.timeout_seconds = .nan }
+    refuses(invalid, "slots", "-1 slots") { $0.slots = -1 }
+    refuses(invalid, "bytes", "\(Int64.max) bytes") { $0.chunk_bytes = .max }
+    expectFailure(invalid, "config", "NULL") {
+      try call { autoep_comm_create_push(nil, &comm, $0) }
+    }
+  }
+
   private typealias RouteChange = (inout autoep_route_config) -> Void
 
   @Test("router configs")

@@ -56,6 +56,27 @@ struct GPUCallTests {
     expectFailure(AUTOEP_ERROR_INVALID_ARGUMENT, "config.dtype") { _ = try layer(.f64) }
   }
 
+  @Test("a push communicator keeps its control communicator")
+  func push() throws {
+    _ = try FakeGPU.shared.get()
+    var (control, comm): (autoep_comm, autoep_comm) = (0, 0)
+    try call { autoep_comm_create_self(&control, $0) }
+    var config = sized(autoep_push_config()) {
+      ($0.control, $0.timeout_seconds, $0.chunk_bytes) = (control, 1, 4096)
+    }
+    try call { autoep_comm_create_push(&config, &comm, $0) }
+    try call { autoep_comm_free(control, $0) }
+    try call { autoep_barrier(comm, $0) }
+    var (rank, size): (Int32, Int32) = (-1, -1)
+    try call { autoep_comm_rank(comm, &rank, &size, $0) }
+    #expect(rank == 0 && size == 1)
+    try call { autoep_comm_abort(comm, "enough", $0) }
+    expectFailure(AUTOEP_ERROR_COMMUNICATION, "enough") {
+      try call { autoep_barrier(comm, $0) }
+    }
+    try call { autoep_comm_free(comm, $0) }
+  }
+
   @Test("several ranks, contexts of another device, and the properties of a context")
   func others() throws {
     let context = try FakeGPU.shared.get().handle

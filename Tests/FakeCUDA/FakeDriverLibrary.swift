@@ -15,15 +15,16 @@ public final class FakeDriverLibrary: Sendable {
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     let compiler = Process()
     compiler.executableURL = URL(filePath: "/usr/bin/env")
-    let sources = ["fake_driver.c", "fake_streams.c", "fake_nccl.c"].map {
-      "\(package.path)/Tests/FakeDriver/\($0)"
-    }
+    let sources = [
+      "fake_driver.c", "fake_streams.c", "fake_memory.c", "fake_push.c", "fake_nccl.c",
+    ].map { "\(package.path)/Tests/FakeDriver/\($0)" }
     compiler.arguments =
       [
         "cc", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
         // Calls within the library stay there, although another copy may be open for the whole process.
         "-Wl,-Bsymbolic", "-Wl,-soname,\(soname)", "-I\(package.path)/Sources/CCUDA",
-        "-I\(package.path)/Sources/CNCCL", "-o", path,
+        "-I\(package.path)/Sources/CNCCL", "-I\(package.path)/Sources/AutoEPCUDA/Kernels",
+        "-o", path,
       ] + sources
     try compiler.run()
     compiler.waitUntilExit()

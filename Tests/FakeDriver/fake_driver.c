@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cuda_driver_types.h"
+#include "fake_push.h"
 
 enum { INVALID_VALUE = 1, INVALID_IMAGE = 200, NOT_CURRENT = 201, NOT_FOUND = 500 };
 enum { PARAMETERS = 32, PARAMETER_BYTES = 4096, KERNELS = 1024, NAME_SIZE = 64 };
@@ -245,6 +246,7 @@ cuda_result cuLaunchKernelEx(const cuda_launch_config *config, cuda_function fun
   if (config->attribute_count > 0) state.attribute = config->attributes[0];
   for (uint32_t i = 0; i < started->parameter_count; i++)
     memcpy(arguments + started->parameters[i].offset, parameters[i], started->parameters[i].size);
+  if (state.fails_launch_with == cuda_success) fake_push(started->name, parameters);
   return state.fails_launch_with;
 }
 

@@ -131,6 +131,18 @@ FUNCTION(comm_create_nccl) {
   return communicator_new(comm);
 }
 
+FUNCTION(comm_create_push) {
+  autoep_push_config config = AUTOEP_PUSH_CONFIG_INIT;
+  Handle *control;
+  if (!PyArg_ParseTuple(args, "O&idz:comm_create_push", communicator_read, &control,
+                        &config.device_id, &config.timeout_seconds, &config.nvrtc_path))
+    return NULL;
+  config.control = control->id;
+  autoep_comm comm = 0;
+  RUN(autoep_comm_create_push(&config, &comm, &error));
+  return communicator_new(comm);
+}
+
 FUNCTION(comm_rank) {
   Handle *comm;
   if (!PyArg_ParseTuple(args, "O&:comm_rank", communicator_read, &comm)) return NULL;
@@ -217,6 +229,7 @@ PyMethodDef comm_methods[] = {
     METHOD(nccl_unique_id, "(library_path or None) -> bytes"),
     METHOD(comm_create_nccl,
            "(unique_id, rank, size, device, timeout, library_path or None) -> Handle"),
+    METHOD(comm_create_push, "(control, device, timeout, nvrtc_path or None) -> Handle"),
     METHOD(comm_rank, "(comm) -> (rank, size)"),
     METHOD(comm_abort, "(comm, reason or None)"),
     METHOD(comm_health, "(comm) -> None or the autoep.Error after which the group is unusable"),

@@ -163,8 +163,14 @@ def calls() -> dict[str, tuple[Any, ...]]:
 
 
 # Not called here: they begin and end MPI, which test_functional_ranks.py does, or need GPUs; see
-# test_nccl_checks_what_it_is_given.
-UNCALLED = {"comm_create_mpi", "mpi_finalize", "nccl_unique_id", "comm_create_nccl"}
+# test_nccl_checks_what_it_is_given and test_push_checks_what_it_is_given.
+UNCALLED = {
+    "comm_create_mpi",
+    "mpi_finalize",
+    "nccl_unique_id",
+    "comm_create_nccl",
+    "comm_create_push",
+}
 
 NAMES = sorted(calls())
 

@@ -433,6 +433,23 @@ def test_nccl_checks_what_it_is_given() -> None:
         Communicator.nccl_unique_id(nowhere)
 
 
+def test_push_checks_what_it_is_given() -> None:
+    control = Communicator.alone()
+    wrong: list[tuple[str, tuple[Any, ...]]] = [
+        ("comm", (None, 0)),
+        ("device", (control, "zero")),
+        ("timeout", (control, 0, "soon")),
+        ("timeout", (control, 0, -1.0)),
+    ]
+    for name, arguments in wrong:
+        with pytest.raises(autoep.InvalidArgumentError, match=name):
+            Communicator.push(*arguments)
+    if not torch.cuda.is_available():
+        with pytest.raises(autoep.MissingLibraryError, match=r"libcuda\.so\.1"):
+            Communicator.push(control, 0)
+    control.barrier()
+
+
 def test_torch_transport_needs_torch_distributed() -> None:
     with pytest.raises(autoep.UnsupportedError, match="init_process_group"):
         Communicator.torch()

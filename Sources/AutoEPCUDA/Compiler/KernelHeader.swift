@@ -17,6 +17,8 @@ struct KernelHeader: Sendable {
     KernelHeader(name: "numbers.cuh", text: PackageResources.numbers_cuh),
     KernelHeader(name: "operand.cuh", text: PackageResources.operand_cuh),
     KernelHeader(name: "product_tile.cuh", text: PackageResources.product_tile_cuh),
+    KernelHeader(name: "push_layout.h", text: PackageResources.push_layout_h),
+    KernelHeader(name: "push_steps.h", text: PackageResources.push_steps_h),
     KernelHeader(name: "router.cuh", text: PackageResources.router_cuh),
     KernelHeader(name: "search.cuh", text: PackageResources.search_cuh),
     KernelHeader(name: "sm90_epilogue_store.cuh", text: PackageResources.sm90_epilogue_store_cuh),

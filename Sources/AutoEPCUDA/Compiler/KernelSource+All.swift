@@ -4,6 +4,6 @@ extension KernelSource {
     .permute, .unpermute, .slotDot, .gatherFromRows, .scatterToRows, .sortByExpert, .groupedGEMM,
     .weightGradient, .rowSum, .activate, .activateBackward, .routerLogits, .route, .routeBackward,
     .zLoss, .jitter, .clear, .arrivalPlaces, .ranksOfTokens, .hopperGEMM, .hopperWeightGradient,
-    .hopperRowPairs,
+    .hopperRowPairs, .push,
   ]
 }

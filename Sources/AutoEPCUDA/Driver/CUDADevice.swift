@@ -16,7 +16,7 @@ public final class CUDADevice: Sendable {
   let sharedBytesPerBlock: Int
   let driver: CUDADriver
   let faults: FaultWord
-  let context: DeviceContext
+  package let context: DeviceContext
   private let compiler: KernelCompiler
   private let kernels = Locked(LoadedKernels())
 

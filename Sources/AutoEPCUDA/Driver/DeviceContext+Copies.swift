@@ -38,6 +38,19 @@ extension DeviceContext {
     try call("cuStreamSynchronize") { unsafe driver.functions.streamSynchronize(stream.handle) }
   }
 
+  /// Sets bytes of the device to 0; returns when that is done.
+  package func clear(_ byteCount: Int, at target: DeviceAddress) throws(EngineError) {
+    let zeros = [UInt8](repeating: 0, count: byteCount)
+    let stream = CUDAStream(bits: 0)
+    try call("cuMemcpyHtoDAsync") {
+      unsafe zeros.withUnsafeBytes { bytes in
+        unsafe driver.functions.memcpyHtoDAsync(
+          target.bits, bytes.baseAddress, bytes.count, stream.handle)
+      }
+    }
+    try call("cuStreamSynchronize") { unsafe driver.functions.streamSynchronize(stream.handle) }
+  }
+
   private func call(
     _ name: StaticString, _ body: () -> cuda_result
   ) throws(EngineError) {

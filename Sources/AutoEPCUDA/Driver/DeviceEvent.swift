@@ -21,10 +21,24 @@ package final class DeviceEvent: @unchecked Sendable {
     }
     unsafe self.event = unsafe event
     self.context = context
+    try move(behindWorkOf: stream)
+  }
+
+  /// Marks the point behind the work that a stream has now instead.
+  package func move(behindWorkOf stream: UInt) throws(EngineError) {
     try context.run { () throws(EngineError) in
-      try driver.check(
+      try context.driver.check(
         "cuEventRecord",
-        unsafe driver.functions.eventRecord(event, CUDAStream(bits: stream).handle))
+        unsafe context.driver.functions.eventRecord(event, CUDAStream(bits: stream).handle))
+    }
+  }
+
+  /// Makes what a stream is given from now on wait for this point.
+  package func delay(_ stream: UInt) throws(EngineError) {
+    try context.run { () throws(EngineError) in
+      try context.driver.check(
+        "cuStreamWaitEvent",
+        unsafe context.driver.functions.streamWaitEvent(CUDAStream(bits: stream).handle, event, 0))
     }
   }
 

@@ -37,6 +37,19 @@ struct DriverFunctions: @unchecked Sendable {
   let eventQuery: cuEventQuery_t
   let eventDestroy: cuEventDestroy_v2_t
   let tensorMapEncodeTiled: cuTensorMapEncodeTiled_t
+  let deviceGetUUID: cuDeviceGetUuid_v2_t
+  let deviceCanAccessPeer: cuDeviceCanAccessPeer_t
+  let streamWaitEvent: cuStreamWaitEvent_t
+  let memGetAllocationGranularity: cuMemGetAllocationGranularity_t
+  let memCreate: cuMemCreate_t
+  let memRelease: cuMemRelease_t
+  let memExportToShareableHandle: cuMemExportToShareableHandle_t
+  let memImportFromShareableHandle: cuMemImportFromShareableHandle_t
+  let memAddressReserve: cuMemAddressReserve_t
+  let memAddressFree: cuMemAddressFree_t
+  let memMap: cuMemMap_t
+  let memUnmap: cuMemUnmap_t
+  let memSetAccess: cuMemSetAccess_t
 
   init(_ library: DynamicLibrary) throws(LoaderError) {
     unsafe initialise = try library.function("cuInit")
@@ -71,5 +84,18 @@ struct DriverFunctions: @unchecked Sendable {
     unsafe eventQuery = try library.function("cuEventQuery")
     unsafe eventDestroy = try library.function("cuEventDestroy_v2")
     unsafe tensorMapEncodeTiled = try library.function("cuTensorMapEncodeTiled")
+    unsafe deviceGetUUID = try library.function("cuDeviceGetUuid_v2")
+    unsafe deviceCanAccessPeer = try library.function("cuDeviceCanAccessPeer")
+    unsafe streamWaitEvent = try library.function("cuStreamWaitEvent")
+    unsafe memGetAllocationGranularity = try library.function("cuMemGetAllocationGranularity")
+    unsafe memCreate = try library.function("cuMemCreate")
+    unsafe memRelease = try library.function("cuMemRelease")
+    unsafe memExportToShareableHandle = try library.function("cuMemExportToShareableHandle")
+    unsafe memImportFromShareableHandle = try library.function("cuMemImportFromShareableHandle")
+    unsafe memAddressReserve = try library.function("cuMemAddressReserve")
+    unsafe memAddressFree = try library.function("cuMemAddressFree")
+    unsafe memMap = try library.function("cuMemMap")
+    unsafe memUnmap = try library.function("cuMemUnmap")
+    unsafe memSetAccess = try library.function("cuMemSetAccess")
   }
 }

@@ -29,7 +29,7 @@ def cuda_context(device: int) -> engine.Handle:
     known = _contexts.get(key)
     if known is None:
         # If two threads race here, one context is dropped; it owns nothing.
-        made = engine.context_create(_CUDA, device, 0, stream, _nvrtc_path())
+        made = engine.context_create(_CUDA, device, 0, stream, nvrtc_path())
         known = _contexts.setdefault(key, made)
     return known
 
@@ -40,7 +40,7 @@ def cuda_contexts() -> list[engine.Handle]:
 
 
 @functools.cache
-def _nvrtc_path() -> str | None:
+def nvrtc_path() -> str | None:
     """Returns the path of NVRTC in the packages that PyTorch came with."""
     nvidia = importlib.util.find_spec("nvidia")
     if nvidia is None or torch.version.cuda is None:

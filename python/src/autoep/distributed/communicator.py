@@ -134,6 +134,27 @@ class Communicator:
         return cls(engine.comm_create_nccl(unique_id, *ranks, seconds, library))
 
     @classmethod
+    def push(
+        cls, control: Communicator, device: int, timeout: float = DEFAULT_TIMEOUT
+    ) -> Communicator:
+        """Returns a communicator between GPUs of one host over NVLink; collective over its ranks.
+
+        Rows are copied straight into the memory of the other ranks' GPUs. Raises `UnsupportedError`
+        on all ranks if they run on several hosts, or if a GPU does not reach another's memory: use
+        `nccl` then.
+
+        Args:
+            control: A communicator of the same ranks. It moves the host's memory, with its own
+                timeout, and stays in use when it is closed.
+            device: The ordinal of this rank's GPU, which no other rank uses.
+            timeout: Seconds.
+        """
+        from autoep.core.cuda_contexts import nvrtc_path
+
+        arguments = handle_of(control), integer("device", device), real("timeout", timeout)
+        return cls(engine.comm_create_push(*arguments, nvrtc_path()))
+
+    @classmethod
     def torch(
         cls, process_group: ProcessGroup | None = None, timeout: float = DEFAULT_TIMEOUT
     ) -> Communicator:

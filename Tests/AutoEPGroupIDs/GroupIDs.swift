@@ -4,11 +4,11 @@ import AutoEPSystem
 import Glibc
 
 /// The unique ids of the groups of all checks, which rank 0 hands to the others by a file.
-struct GroupIDs {
+public struct GroupIDs {
   private let ids: [[UInt8]]
 
   /// Makes `count` ids at rank 0, and waits for them at the others, for two minutes at most.
-  init(_ count: Int, rank: Int, file: String, nccl: String) throws {
+  public init(_ count: Int, rank: Int, file: String, nccl: String) throws {
     let length = NCCLTransport.uniqueIDByteCount
     if rank == 0 {
       ids = try (0..<count).map { _ in try NCCLTransport.uniqueID(libraryPath: nccl) }
@@ -26,7 +26,8 @@ struct GroupIDs {
     ids = (0..<count).map { Array(bytes[$0 * length..<($0 + 1) * length]) }
   }
 
-  subscript(index: Int) -> [UInt8] { ids[index] }
+  /// The id of a group.
+  public subscript(index: Int) -> [UInt8] { ids[index] }
 
   /// By way of another name, so that nobody reads half of it.
   private static func write(_ bytes: [UInt8], to file: String) throws {
