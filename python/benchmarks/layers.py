@@ -109,15 +109,20 @@ def hf_block(implementation: str) -> Callable[[Shape, str], nn.Module]:
     return make
 
 
-def deepspeed(shape: Shape, device: str) -> nn.Module:
-    """Builds DeepSpeed's AutoEP layer at ep_size 1 from transformers' block."""
+def deepspeed(shape: Shape, device: str, ep_size: int = 1, ep_rank: int = 0) -> nn.Module:
+    """Builds DeepSpeed's AutoEP layer from transformers' block."""
     from deepspeed.module_inject.auto_ep import AutoEP
     from deepspeed.module_inject.auto_ep_config import parse_autoep_config
     from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
     from transformers import MixtralConfig, MixtralForCausalLM
 
     config = parse_autoep_config(
-        {"enabled": True, "autoep_size": 1, "preset_model": "mixtral", "load_balance_coeff": None}
+        {
+            "enabled": True,
+            "autoep_size": ep_size,
+            "preset_model": "mixtral",
+            "load_balance_coeff": None,
+        }
     )
     model_config = MixtralConfig(
         hidden_size=shape.hidden,
@@ -135,7 +140,7 @@ def deepspeed(shape: Shape, device: str) -> nn.Module:
     (name,) = (n for n, module in model.named_modules() if type(module) is type(block))
     model.set_submodule(name, block)
     (spec,) = AutoEP(model, config).ep_parser()
-    return AutoEPMoELayer(spec, block, ep_size=1, ep_rank=0, config=config).to(device)
+    return AutoEPMoELayer(spec, block, ep_size=ep_size, ep_rank=ep_rank, config=config).to(device)
 
 
 def sonic(shape: Shape, device: str) -> nn.Module:
