@@ -40,6 +40,8 @@ final class FakePush: @unchecked Sendable {
       library: try NVRTCLibrary.find(environment: InstalledNVRTC.path, path: nil),
       cache: KernelCache(folder: file.folder.appending(path: "cache").path), driverVersion: 13000)
     devices = try (0..<2).map { try CUDADevice($0, driver, compiler) }
+    // Compiled here, so that no deadline of a test includes it.
+    for device in devices { _ = try PushKernels(device) }
   }
 
   /// Makes every launch fail with a result of the driver, or none (0).
@@ -68,10 +70,13 @@ final class FakePush: @unchecked Sendable {
   }
 
   /// All ranks of a group over threads, which join at once.
+  ///
+  /// - Parameter controlTimeout: The deadline of exchanges of the host's memory.
   func makeWorld(
-    size: Int, timeout: Double = 60, chunkBytes: Int = 1024, slots: Int = 2
+    size: Int, timeout: Double = 60, controlTimeout: Double = 60, chunkBytes: Int = 1024,
+    slots: Int = 2
   ) throws -> [PushTransport] {
-    try join(size: size, timeout: timeout) { [self] control in
+    try join(size: size, timeout: controlTimeout) { [self] control in
       try join(control, timeout: timeout, chunkBytes: chunkBytes, slots: slots)
     }.map { try $0.get() }
   }
