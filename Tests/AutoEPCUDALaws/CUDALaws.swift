@@ -25,7 +25,11 @@ struct CUDALaws {
         try checkBackend(
           backend, memory: memory, dtypes: Self.dtypes, filter: filter, report: report)
       }
-      let holdsDispatcher = holds(dispatcherLawNames) { try checkLocalDispatcher(backend, memory) }
+      let holdsDispatcher = holds(dispatcherLawNames) {
+        try checkLocalDispatcher(backend, memory)
+        try checkRanks(backend, memory, once: false)
+        try checkRanks(backend, memory, once: true)
+      }
       print(holdsBackend && holdsDispatcher ? "all laws hold" : "laws are broken, see above")
       return holdsBackend && holdsDispatcher
     } catch {
@@ -34,17 +38,38 @@ struct CUDALaws {
     }
   }
 
-  /// Checks the dispatcher of a single rank; several GPUs have dispatchers of their own.
+  /// Checks the dispatcher of a single rank.
   private func checkLocalDispatcher(_ backend: CUDABackend, _ memory: DeviceMemory) throws {
+    try checkDispatcher(on: backend, setting(memory, sizes: [1])) { configuration, _ in
+      [LocalDispatcher(backend: backend, configuration: configuration, layer: 1)]
+    }
+  }
+
+  /// Checks a dispatcher of ranks that are threads and share the device.
+  private func checkRanks(_ backend: CUDABackend, _ memory: DeviceMemory, once: Bool) throws {
+    var setting = setting(memory, sizes: [2, 4])
+    setting.isBitwise = !once
+    try checkDispatcher(on: backend, setting) { configuration, ranks in
+      try InProcessTransport.makeWorld(size: ranks, timeout: 60).map { base in
+        let transport = ThroughHostTransport(base, memory)
+        if once && configuration.applyWeights == .after {
+          return DeduplicatedDispatcher(
+            backend: backend, transport: transport, configuration: configuration, layer: 1)
+        }
+        return AllToAllDispatcher(
+          backend: backend, transport: transport, configuration: configuration, layer: 1)
+      }
+    }
+  }
+
+  private func setting(_ memory: DeviceMemory, sizes: [Int]) -> DispatcherSetting {
     var setting = DispatcherSetting()
     setting.memory = memory
     setting.dtypes = Self.dtypes
-    setting.sizes = [1]
+    setting.sizes = sizes
     setting.filter = filter
     setting.report = report
-    try checkDispatcher(on: backend, setting) { configuration, _ in
-      [LocalDispatcher(backend: backend, configuration: configuration, layer: 1)]
-    }
+    return setting
   }
 
   /// Whether the selected laws hold. True if the filter selects none of them; failures have already been printed.

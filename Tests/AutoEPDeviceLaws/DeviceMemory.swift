@@ -28,6 +28,14 @@ public final class DeviceMemory: LawMemory {
     return try driver.read(count, from: address.bits)
   }
 
+  /// Replaces the bytes of memory.
+  public func write(_ bytes: [UInt8], to storage: Storage) throws {
+    guard case .device(let address) = storage else {
+      throw EngineError(.internal, "the laws write to host memory as the device's")
+    }
+    try driver.write(bytes, to: address.bits)
+  }
+
   /// Frees the memory.
   public func free(_ storage: Storage) {
     if case .device(let address) = storage { driver.free(address.bits) }
