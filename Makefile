@@ -1,5 +1,6 @@
 # make demo: train a small Mixtral with expert parallelism and compare it with plain HF.
 # make test: all tests. make bench: one layer beside transformers' and the processor's peak.
+# make matrix: every combination of what the tests over processes vary.
 # make docs: the documentation, in .site. make wheel: a wheel for machines without Swift, in .wheel.
 # All set up what they need first.
 
@@ -27,8 +28,8 @@ C_SOURCES := $(wildcard Sources/AutoEPCUDA/Kernels/* Sources/CCUDA/*.h Sources/C
 SOURCES := $(shell find Package.swift Sources include python/extension python/src python/setup.py \
   python/pyproject.toml -type f -not -name '*.so' -not -path '*.egg-info/*')
 
-.PHONY: bench demo docs configuration wheel families test test-swift test-python test-transformers4 lint format setup \
-  system clean
+.PHONY: bench demo docs configuration wheel families test test-swift test-python matrix test-transformers4 \
+  lint format setup system clean
 
 demo: $(VENV)/installed
 	$(BIN)/python python/examples/demo.py --out .demo
@@ -45,6 +46,10 @@ test-swift: $(VENV)/tools
 
 test-python: $(VENV)/installed
 	$(BIN)/python -m pytest python/tests
+
+# Every combination of arguments on four ranks too, where `make test` has every pair of values.
+matrix: $(VENV)/installed
+	$(BIN)/python -m pytest python/tests/parallel --matrix
 
 test-transformers4: $(VENV)/installed $(VENV4)/installed
 	$(VENV4)/bin/python -m pytest python/tests/families/test_families.py

@@ -11,6 +11,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-families", action="store_true", help="write docs/families.md as it is found"
     )
+    parser.addoption(
+        "--matrix",
+        action="store_true",
+        help="run every combination of arguments on four ranks too, not every pair of values",
+    )
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["f64", "f32"])

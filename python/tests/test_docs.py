@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,9 +138,27 @@ def _run_command(command: str, expected: str, folder: Path) -> None:
         raise AssertionError(f"{command}\nexpected:\n{expected}\nprinted:\n{found}")
 
 
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """The run of each selected page; two at a time, as each keeps about one core busy."""
+    items = [item for item in request.session.items if hasattr(item, "callspec")]
+    chosen = [i.callspec.params["page"] for i in items if "runs" in i.fixturenames]
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            page: pool.submit(
+                run_page,
+                blocks_of(page.read_text(encoding="utf-8")),
+                tmp_path_factory.mktemp(page.stem),
+            )
+            for page in chosen
+        }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    run_page(blocks_of(page.read_text(encoding="utf-8")), tmp_path)
+def test_the_blocks_of_a_page_run(runs: dict[Path, Future[None]], page: Path) -> None:
+    runs[page].result()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,20 +16,81 @@ from support.cases import Ranks, case
 from support.compare import assert_close
 from support.engines import ADAMW, start
 from support.models import PRESET_NAMES, PlainRun
+from torch import nn
 
 from autoep.training.engine import Engine
 
 DTYPES = {"f64": torch.float64, "f32": torch.float32}
+ADAM = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
+SGD = {"lr": 1e-2, "momentum": 0.9}
+SLOW_ADAM = {"lr": 1e-3, "weight_decay": 0.1}
+
+
+@functools.cache
+def plain_step(preset: str, dtype: str, size: int) -> tuple[PlainRun, list[Any]]:
+    """Plain HF after a backward, and its outputs of each rank; once for every `ep_size`."""
+    plain = PlainRun(models.tiny(preset, dtype=DTYPES[dtype]))
+    (outputs,) = plain.backward(models.micro_batches(0, 1, size))
+    return plain, outputs
+
+
+class Trained(NamedTuple):
+    """A training in plain HF that has ended.
+
+    Attributes:
+        model: The model, trained.
+        losses: The losses of each micro-batch: [step][micro][rank].
+        norms: The norm of the gradients of each step.
+    """
+
+    model: nn.Module
+    losses: list[list[list[torch.Tensor]]]
+    norms: list[float]
+
+
+def train_plain(
+    preset: str,
+    dtype: str,
+    size: int,
+    *,
+    steps: int,
+    make_optimizer: Callable[..., torch.optim.Optimizer],
+    clipping: float = 0.0,
+    accumulation: int = 1,
+) -> Trained:
+    plain = PlainRun(models.tiny(preset, dtype=DTYPES[dtype]), make_optimizer, clipping)
+    losses, norms = [], []
+    for step in range(steps):
+        outputs = plain.backward(models.micro_batches(step, accumulation, size))
+        losses.append([[one.loss.detach() for one in of_ranks] for of_ranks in outputs])
+        norms.append(plain.norm)
+        plain.step()
+    return Trained(plain.model, losses, norms)
+
+
+# What plain HF comes to does not depend on `ep_size`: it is computed once for all of them.
+plain_adam = functools.cache(
+    partial(train_plain, steps=3, make_optimizer=ADAM, clipping=0.5, accumulation=2)
+)
+plain_sgd = functools.cache(
+    partial(train_plain, steps=3, make_optimizer=partial(torch.optim.SGD, **SGD))
+)
+plain_slow_adam = functools.cache(
+    partial(
+        train_plain,
+        steps=12,
+        make_optimizer=partial(torch.optim.AdamW, **SLOW_ADAM),
+        clipping=1.0,
+        accumulation=2,
+    )
+)
 
 
 @case(preset=list(PRESET_NAMES), dtype=list(DTYPES), ep_size=[1, 2, 4])
 def one_step_is_that_of_plain_hf(ranks: Ranks, preset: str, dtype: str, ep_size: int) -> None:
-    model = models.tiny(preset, dtype=DTYPES[dtype])
-    plain = PlainRun(copy.deepcopy(model))
-    engine = start(model, ep_size, optimizer=ADAMW)
-    batches = models.micro_batches(0, 1, ranks.size)
-    (theirs,) = plain.backward(batches)
-    mine = engine(**batches[0][ranks.rank])
+    plain, theirs = plain_step(preset, dtype, ranks.size)
+    engine = start(models.tiny(preset, dtype=DTYPES[dtype]), ep_size, optimizer=ADAMW)
+    mine = engine(**models.batch(ranks.rank))
     engine.backward(mine.loss)
     assert_close([mine.logits, mine.loss], [theirs[ranks.rank].logits, theirs[ranks.rank].loss])
     models.assert_same_gradients(engine, plain.model)
@@ -38,13 +101,10 @@ def one_step_is_that_of_plain_hf(ranks: Ranks, preset: str, dtype: str, ep_size:
 @case(preset=list(PRESET_NAMES), ep_size=[1, 2, 4])
 def several_steps_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> None:
     """Accumulation, clipping and AdamW, in f64, where nothing hides behind rounding."""
-    model = models.tiny(preset, dtype=torch.float64)
+    plain = plain_adam(preset, "f64", ranks.size)
     clipping = 0.5
-    plain = PlainRun(
-        copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1), clipping
-    )
     engine = start(
-        model,
+        models.tiny(preset, dtype=torch.float64),
         ep_size,
         optimizer=ADAMW,
         gradient_accumulation_steps=2,
@@ -52,16 +112,15 @@ def several_steps_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int)
     )
     for step in range(3):
         batches = models.micro_batches(step, 2, ranks.size)
-        theirs = plain.backward(batches)
-        assert plain.norm > clipping
+        assert plain.norms[step] > clipping
         for micro in range(2):
-            mine = engine(**batches[micro][ranks.rank])
-            assert_close([mine.loss], [theirs[micro][ranks.rank].loss])
-            engine.backward(mine.loss)
+            loss = engine(**batches[micro][ranks.rank]).loss
+            assert_close([loss], [plain.losses[step][micro][ranks.rank]])
+            engine.backward(loss)
             engine.step()
-        models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float64)
-        assert len(set(of_all_ranks(engine.get_global_grad_norm()))) == 1
-        plain.step()
+        norm = engine.get_global_grad_norm()
+        models.assert_close_numbers(norm, plain.norms[step], torch.float64)
+        assert len(set(of_all_ranks(norm))) == 1
     assert engine.global_steps == 3
     models.assert_same_weights(engine, plain.model)
 
@@ -69,19 +128,16 @@ def several_steps_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int)
 @case(preset=list(PRESET_NAMES), ep_size=[1, 2, 4])
 def several_steps_in_f32_are_those_of_plain_hf(ranks: Ranks, preset: str, ep_size: int) -> None:
     """With SGD, which does not magnify the rounding of small gradients as Adam does."""
-    sgd = {"lr": 1e-2, "momentum": 0.9}
-    model = models.tiny(preset)
-    plain = PlainRun(copy.deepcopy(model), partial(torch.optim.SGD, **sgd))
-    engine = start(model, ep_size, optimizer={"type": "SGD", "params": sgd})
+    plain = plain_sgd(preset, "f32", ranks.size)
+    engine = start(models.tiny(preset), ep_size, optimizer={"type": "SGD", "params": SGD})
     for step in range(3):
         batches = models.micro_batches(step, 1, ranks.size)
-        (theirs,) = plain.backward(batches)
-        mine = engine(**batches[0][ranks.rank])
-        assert_close([mine.loss], [theirs[ranks.rank].loss])
-        engine.backward(mine.loss)
+        loss = engine(**batches[0][ranks.rank]).loss
+        assert_close([loss], [plain.losses[step][0][ranks.rank]])
+        engine.backward(loss)
         engine.step()
-        models.assert_close_numbers(engine.get_global_grad_norm(), plain.norm, torch.float32)
-        plain.step()
+        norm = engine.get_global_grad_norm()
+        models.assert_close_numbers(norm, plain.norms[step], torch.float32)
     models.assert_same_weights(engine, plain.model)
 
 
@@ -122,14 +178,11 @@ def bf16_losses_are_within_its_spacing(
     With the model's own routers on each rank, over enough losses for a median; with fused ones,
     which choose another of equal logits than torch's, over all ranks.
     """
-    model = models.tiny(preset)
-    plain = PlainRun(
-        copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1), 1.0
-    )
+    plain = plain_slow_adam(preset, "f32", ranks.size)
     engine = start(
-        model,
+        models.tiny(preset),
         ep_size,
-        optimizer={"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.1}},
+        optimizer={"type": "AdamW", "params": SLOW_ADAM},
         bf16={"enabled": True},
         gradient_accumulation_steps=2,
         gradient_clipping=1.0,
@@ -138,15 +191,13 @@ def bf16_losses_are_within_its_spacing(
     errors = []
     for step in range(4 if fused_router else 12):
         batches = models.micro_batches(step, 2, ranks.size)
-        theirs = plain.backward(batches)
         for micro in range(2):
             mine = engine(**batches[micro][ranks.rank])
             assert mine.logits.dtype == torch.bfloat16
-            expected = theirs[micro][ranks.rank].loss.item()
+            expected = plain.losses[step][micro][ranks.rank].item()
             errors.append(abs(mine.loss.item() - expected) / expected)
             engine.backward(mine.loss)
             engine.step()
-        plain.step()
     compared = of_all_ranks(errors) if fused_router else [errors]
     together = sorted(itertools.chain.from_iterable(compared))
     assert together[len(together) // 2] <= 2**-8, together
@@ -188,7 +239,7 @@ def bf16_gradients_add_up_in_f32(ranks: Ranks, ep_size: int) -> None:
 def experts_need_not_divide_evenly(ranks: Ranks, experts: int, ep_size: int) -> None:
     """With 5 experts over 4 ranks the last rank has none; with 3 too."""
     model = models.tiny("mixtral", experts=experts, dtype=torch.float64)
-    plain = PlainRun(copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1))
+    plain = PlainRun(copy.deepcopy(model), ADAM)
     engine = start(model, ep_size, optimizer=ADAMW)
     for step in range(2):
         batches = models.micro_batches(step, 1, ranks.size)
@@ -238,7 +289,7 @@ def frozen_parameters_stay(ranks: Ranks, frozen: str, ep_size: int) -> None:
         kind = "experts" if ".experts." in name else "router" if ".gate." in name else "dense"
         stays = kind == frozen or (frozen == "dense" and kind == "router")
         parameter.requires_grad = not stays and (frozen[0] != "a" or kind == "router")
-    plain = PlainRun(copy.deepcopy(model), partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1))
+    plain = PlainRun(copy.deepcopy(model), ADAM)
     engine = start(model, ep_size, optimizer=ADAMW)
     for step in range(2):
         batches = models.micro_batches(step, 1, ranks.size)

@@ -1,8 +1,8 @@
 """Runs cases of modules on one rank: `run_cases.py FOLDER MODULE...`.
 
-The names of the cases are in the folder's cases.json. Each rank writes what became of them into
-the folder. After each case the ranks hear of each other how it went, through files: after a
-failure their group may be out of step, and nothing can be said through it.
+The names of the cases are in the folder's cases.json. Each rank writes what became of them, and the
+seconds that they took, into the folder. After each case the ranks hear of each other how it went,
+through files: after a failure their group may be out of step, and nothing can be said through it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ def main(folder: Path, modules: list[str]) -> None:
             ranks.folder.mkdir(exist_ok=True)
             report(results, case=name)
             failure = None
+            begun = time.monotonic()
             try:
                 case.run(ranks, **case.arguments)
             except BaseException:
                 failure = traceback.format_exc()
-            report(results, case=name, failure=failure)
+            seconds = round(time.monotonic() - begun, 2)
+            report(results, case=name, failure=failure, seconds=seconds)
             if not votes.all_yes(failure is None) and not is_usable(world, votes):
                 # Others may wait in an exchange, and an orderly end would wait for them.
                 sys.stdout.flush()
@@ -107,7 +109,7 @@ def is_usable(world: World, votes: Votes) -> bool:
     return votes.all_yes(works)
 
 
-def report(results: TextIO, **entry: str | None) -> None:
+def report(results: TextIO, **entry: str | float | None) -> None:
     results.write(json.dumps(entry) + "\n")
     results.flush()
 

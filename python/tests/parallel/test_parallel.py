@@ -19,11 +19,15 @@ import cases_script  # noqa: F401
 import pytest
 from support import case_launches
 from support.case_launches import Launcher, Outcomes, every_case
+from support.cases import CASES
+from support.covers import combinations
 from support.launches import launch, mpirun, torchrun
 
 HERE = Path(__file__).parent
 
-# Those of numbers for every launcher, the others once for each number of ranks.
+# Those of numbers for every launcher, the others once for each number of ranks. Two ranks run every
+# combination of arguments; four run every pair of values over MPI, and over torch, which is another
+# way for the same rows, every value. `make matrix` runs every combination everywhere.
 NUMBERS = ("cases_parity",)
 EVERYTHING = (
     *NUMBERS,
@@ -38,9 +42,9 @@ LAUNCHERS = {
     "python": Launcher([sys.executable], 1, EVERYTHING),
     "mpirun-1": Launcher(mpirun(1), 1, NUMBERS),
     "mpirun-2": Launcher(mpirun(2), 2, NUMBERS),
-    "mpirun-4": Launcher(mpirun(4), 4, EVERYTHING),
+    "mpirun-4": Launcher(mpirun(4), 4, EVERYTHING, strength=2),
     "torchrun-2": Launcher(torchrun(2), 2, EVERYTHING),
-    "torchrun-4": Launcher(torchrun(4), 4, NUMBERS),
+    "torchrun-4": Launcher(torchrun(4), 4, NUMBERS, strength=1),
 }
 
 
@@ -52,9 +56,26 @@ def outcomes_of(
     return case_launches.outcomes_of(LAUNCHERS, request.session.items, tmp_path_factory)
 
 
-@pytest.mark.parametrize(("launcher", "name"), every_case(LAUNCHERS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames:
+        matrix = metafunc.config.getoption("--matrix")
+        metafunc.parametrize(("launcher", "name"), every_case(LAUNCHERS, matrix))
+
+
 def test_case(outcomes_of: Callable[[str], Outcomes], launcher: str, name: str) -> None:
     outcomes_of(launcher).check(name)
+
+
+@pytest.mark.parametrize("launcher", [name for name, how in LAUNCHERS.items() if how.strength])
+def test_fewer_cases_leave_no_combination_of_values_out(launcher: str) -> None:
+    how = LAUNCHERS[launcher]
+
+    def covered(names: list[str]) -> set:
+        cases = [CASES[name] for name in names]
+        return {(c.run, of) for c in cases for of in combinations(c.arguments, how.strength)}
+
+    assert covered(how.cases()) == covered(how.cases(matrix=True))
+    assert len(how.cases()) < len(how.cases(matrix=True))
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import subprocess
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from support.cases import CASES
+from support.covers import cover
 from support.launches import launch
 
 RUN_CASES = Path(__file__).parents[1] / "parallel" / "run_cases.py"
@@ -27,21 +29,30 @@ class Launcher(NamedTuple):
         command: The command before the script.
         size: The number of ranks.
         modules: The modules whose cases they run.
+        strength: Of a case's arguments, any so many are tried in every combination of their
+            values, and all of them at once only where --matrix is given; None for always.
         on_gpus: Whether the ranks see the GPUs.
     """
 
     command: list[str]
     size: int
     modules: tuple[str, ...]
+    strength: int | None = None
     on_gpus: bool = False
 
-    def cases(self) -> list[str]:
-        """The names of the cases that it runs, in order."""
-        return [
-            name
-            for name, case in CASES.items()
+    def cases(self, matrix: bool = False) -> list[str]:
+        """The names of the cases that it runs, in order; the whole matrix if asked for."""
+        ours = [
+            case
+            for case in CASES.values()
             if case.fits(self.size) and case.run.__module__ in self.modules
         ]
+        if matrix or self.strength is None:
+            return [case.name for case in ours]
+        chosen = []
+        for _, of_one in itertools.groupby(ours, key=lambda case: case.run):
+            chosen += cover({case.name: case.arguments for case in of_one}, self.strength)
+        return chosen
 
 
 class Launched(NamedTuple):
@@ -151,10 +162,10 @@ def outcomes_of(
     return outcomes
 
 
-def every_case(launchers: dict[str, Launcher]) -> list:
-    """Returns the values for `launcher` and `name`."""
+def every_case(launchers: dict[str, Launcher], matrix: bool = False) -> list:
+    """Returns the values for `launcher` and `name`; those of the whole matrix if asked for."""
     return [
         pytest.param(launcher, name, id=f"{launcher}-{name}")
         for launcher, how in launchers.items()
-        for name in how.cases()
+        for name in how.cases(matrix)
     ]
