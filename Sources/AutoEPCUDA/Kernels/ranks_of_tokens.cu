@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(256)
   const i64 step = i64(gridDim.x) * blockDim.x;
   for (i64 pair = i64(blockIdx.x) * blockDim.x + threadIdx.x; pair < num_pairs; pair += step) {
     const int row = row_of_slot[pair];
-    if (!is_row(row, num_rows)) continue;
+    if (row < 0 || row >= num_rows) continue;
     const Index* chosen = topk_idx + pair / num_ranks * top_k;
     int* target = choices + i64(row) * top_k;
 #pragma unroll 4

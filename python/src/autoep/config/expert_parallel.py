@@ -35,6 +35,8 @@ class ExpertParallelConfig:
         fused_router: Whether the engine computes the routers that it implements.
         load_balance_coeff: The amount by which each step moves the bias that a router adds for the
             selection only, against the load of all ranks. Default: the bias stays.
+        dispatch: How rows travel between GPUs: "push", straight into the memory of the other GPUs,
+            over NVLink; "nccl"; or "auto", push where all GPUs of an EP group reach each other.
         bitwise_across_ep_sizes: Whether results have the same bits for every number of ranks: each
             choice of a token is then sent by itself. False sends a token once to each rank that has
             one of its experts, which takes less time and rounds each rank's sum. Default: True on
@@ -51,6 +53,7 @@ class ExpertParallelConfig:
     router: str = key("model", one_of("model", "sinkhorn"))
     fused_router: bool = key(True, FLAG)
     load_balance_coeff: float | None = key(None, optional(AMOUNT))
+    dispatch: str = key("auto", one_of("auto", "push", "nccl"))
     bitwise_across_ep_sizes: bool | None = key(None, optional(FLAG))
     num_threads: int | None = key(None, POSITIVE)
     timeout: float = key(600.0, SECONDS)

@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from autoep.core.options import Dispatch
 from autoep.distributed.communicator import Communicator
+from autoep.distributed.gpus import between_gpus
 from autoep.distributed.launch import World
+from autoep.distributed.link import Link
 from autoep.distributed.shutdown import has_failed, release_at_exit
 from autoep.errors import ConfigError
 
@@ -62,9 +63,7 @@ def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int
     return wanted
 
 
-def make_groups(
-    world: World, ep_size: int, timeout: float, device: torch.device, dispatch: Dispatch
-) -> ExpertGroups:
+def make_groups(world: World, ep_size: int, link: Link) -> ExpertGroups:
     """Creates the groups, in which consecutive ranks share experts; collective over all ranks.
 
     Engines of the same size share them, because a process group has threads and sockets.
@@ -72,35 +71,27 @@ def make_groups(
     Args:
         world: All ranks.
         ep_size: The number of ranks per EP group; divides that of all ranks.
-        timeout: Seconds after which a missing rank is an error.
-        device: Where this rank computes.
-        dispatch: What the layers send; see `Communicator`.
+        link: How the ranks of an EP group exchange rows.
     """
     if world.size == 1:
         return ExpertGroups(1, 0, Communicator.alone(), None)
-    return _make_groups(dist.group.WORLD, world, ep_size, timeout, device, dispatch)
+    return _make_groups(dist.group.WORLD, world, ep_size, link)
 
 
 @functools.cache
 def _make_groups(
-    everyone: dist.ProcessGroup,
-    world: World,
-    ep_size: int,
-    timeout: float,
-    device: torch.device,
-    dispatch: Dispatch,
+    everyone: dist.ProcessGroup, world: World, ep_size: int, link: Link
 ) -> ExpertGroups:
     """Creates the groups once per process group of all ranks."""
     grid = torch.arange(world.size).view(-1, ep_size)  # [EDP, EP]
     # Always a new group, even if it contains all ranks: its exchanges must not mix with the
     # all-reduces of the gradients.
-    ep_group = _own_group(grid.tolist(), world.rank, timeout)
-    edp_group = _own_group(grid.t().tolist(), world.rank, timeout)
+    ep_group = _own_group(grid.tolist(), world.rank, link)
+    edp_group = _own_group(grid.t().tolist(), world.rank, link)
     mesh = DeviceMesh.from_group(
-        [edp_group, ep_group], device.type, mesh=grid, mesh_dim_names=("edp", "ep")
+        [edp_group, ep_group], link.device.type, mesh=grid, mesh_dim_names=("edp", "ep")
     )
-    comm = make_communicator(world, ep_group, timeout, device)
-    comm.dispatch = dispatch
+    comm = make_communicator(world, ep_group, link)
     release_at_exit(functools.partial(_release, comm, (ep_group, edp_group)))
     return ExpertGroups(ep_size, world.rank % ep_size, comm, mesh)
 
@@ -123,36 +114,26 @@ def end_groups(*groups: dist.ProcessGroup) -> None:
             dist.destroy_process_group(group)
 
 
-def _own_group(all_ranks: list[list[int]], rank: int, timeout: float) -> dist.ProcessGroup:
+def _own_group(all_ranks: list[list[int]], rank: int, link: Link) -> dist.ProcessGroup:
     """Creates the groups of a partition and returns the one with this rank."""
-    wait = timedelta(seconds=timeout)
+    wait = timedelta(seconds=link.timeout)
     made = [dist.new_group(ranks, timeout=wait) for ranks in all_ranks]
     return next(group for group, ranks in zip(made, all_ranks, strict=True) if rank in ranks)
 
 
-def make_communicator(
-    world: World, ep_group: dist.ProcessGroup, timeout: float, device: torch.device
-) -> Communicator:
+def make_communicator(world: World, ep_group: dist.ProcessGroup, link: Link) -> Communicator:
     """Creates the communicator of an EP group; collective over its ranks."""
+    comm = _transport(world, ep_group, link)
+    comm.dispatch = link.dispatch
+    return comm
+
+
+def _transport(world: World, ep_group: dist.ProcessGroup, link: Link) -> Communicator:
     ranks = dist.get_process_group_ranks(ep_group)
     if len(ranks) == 1:
         return Communicator.alone()
-    if device.type == "cuda":
-        return _over_nccl(ep_group, timeout, device)
+    if link.device.type == "cuda":
+        return between_gpus(ep_group, link)
     if world.mpi:
-        return Communicator.mpi(ranks, timeout)
-    return Communicator.torch(ep_group, timeout)
-
-
-def _over_nccl(ep_group: dist.ProcessGroup, timeout: float, device: torch.device) -> Communicator:
-    """Makes an NCCL communicator of the engine's own; its id travels through the group."""
-    first = dist.get_process_group_ranks(ep_group)[0]
-    unique_id = [Communicator.nccl_unique_id() if dist.get_rank() == first else None]
-    dist.broadcast_object_list(unique_id, src=first, group=ep_group, device=torch.device("cpu"))
-    return Communicator.nccl(
-        unique_id[0],
-        dist.get_rank(ep_group),
-        dist.get_world_size(ep_group),
-        device.index,
-        timeout,
-    )
+        return Communicator.mpi(ranks, link.timeout)
+    return Communicator.torch(ep_group, link.timeout)

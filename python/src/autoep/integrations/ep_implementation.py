@@ -19,6 +19,7 @@ from transformers.distributed.expert_parallel import EPImplementation
 from autoep.distributed.communicator import DEFAULT_TIMEOUT, Communicator
 from autoep.distributed.groups import end_groups, make_communicator
 from autoep.distributed.launch import join_world
+from autoep.distributed.link import Link
 from autoep.distributed.shutdown import release_at_exit
 from autoep.distributed.threads import share_cores
 from autoep.integrations.remembered_spec import spec_of
@@ -83,8 +84,8 @@ def _communicator(ep_group: dist.ProcessGroup, device_type: str) -> Communicator
     own_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
     index = torch.cuda.current_device() if device_type == "cuda" else None
     device = torch.device(device_type, index)
-    comm = make_communicator(world, own_group, DEFAULT_TIMEOUT, device)
-    comm.dispatch = "slots" if device_type == "cpu" else "tokens"
+    dispatch = "slots" if device_type == "cpu" else "tokens"
+    comm = make_communicator(world, own_group, Link(device, DEFAULT_TIMEOUT, dispatch))
     release_at_exit(functools.partial(_release, comm, own_group))
     return comm
 

@@ -16,13 +16,13 @@ from autoep.checkpoints.hf_export import refuse_save_pretrained
 from autoep.checkpoints.state import TrainState
 from autoep.config.expert_parallel import ExpertParallelConfig
 from autoep.config.training import Config, read_config, resolve_batch_sizes
-from autoep.core.options import Dispatch
 from autoep.detection.custom import find_custom_layers
 from autoep.detection.find import find_moe_layers
 from autoep.detection.probe import check_specs
 from autoep.distributed.devices import device_of_rank
 from autoep.distributed.groups import choose_ep_size, make_groups
 from autoep.distributed.launch import join_world
+from autoep.distributed.link import Link
 from autoep.distributed.threads import share_cores
 from autoep.errors import ConfigError, ModelError
 from autoep.layers.generation import keep_generate_in_step
@@ -123,7 +123,7 @@ def initialize(
     batch_sizes = resolve_batch_sizes(settings, world.size)
     fewest = min((layer.num_experts for layer in layers), default=1)
     ep_size = choose_ep_size(experts.autoep_size if layers else 1, world.size, fewest)
-    groups = make_groups(world, ep_size, experts.timeout, device, _dispatch(experts, device))
+    groups = make_groups(world, ep_size, _link(experts, device))
 
     loader = build_loader(training_data, collate_fn, settings, batch_sizes.micro, world)
     _rehearse(settings, model, layers, model_parameters)
@@ -209,12 +209,12 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
             )
 
 
-def _dispatch(experts: ExpertParallelConfig, device: torch.device) -> Dispatch:
-    """Returns what the layers send: by default what is fast on GPUs, and the same bits on CPUs."""
+def _link(experts: ExpertParallelConfig, device: torch.device) -> Link:
+    """Returns how ranks exchange rows: by default fast on GPUs, with the bits of one on CPUs."""
     is_bitwise = experts.bitwise_across_ep_sizes
     if is_bitwise is None:
         is_bitwise = device.type == "cpu"
-    return "slots" if is_bitwise else "tokens"
+    return Link(device, experts.timeout, "slots" if is_bitwise else "tokens", experts.dispatch)
 
 
 def _rehearse(
