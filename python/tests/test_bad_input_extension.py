@@ -19,7 +19,7 @@ N = T * K
 REFUSALS = (autoep.Error, TypeError, OverflowError, ValueError)
 
 ROUTE = (1, K, 0, 0.0, 1.0, 0, 1, 1, 1, 3)
-LAYER = (E, K, H, F, 1, 1, 2, 1, 1, 1.0, 7.0)
+LAYER = (E, K, H, F, 1, 1, 2, 1, 1, 1.0, 7.0, 1)
 
 
 def f32(*shape: int) -> torch.Tensor:
@@ -37,7 +37,7 @@ COUNTS = torch.tensor([3, 3, 2])
 
 def sizes(info: tuple[int, ...]) -> tuple[int, int]:
     """The bytes of a plan and of what a forward saves."""
-    *_, plan, plan_per_token, saved, saved_per_row = info
+    *_, plan, plan_per_token, saved, saved_per_row, _ = info
     return plan + T * plan_per_token, saved + N * saved_per_row
 
 
@@ -52,16 +52,16 @@ def calls() -> dict[str, tuple[Any, ...]]:
     layer, info = engine.layer_create(context, LAYER, None)
     plan_size, saved_size = sizes(info)
     plan, saved = space(plan_size), space(saved_size)
-    workspace = space(max(engine.layer_workspace(context, layer, T, 0, False, False, False)))
+    workspace = space(max(engine.layer_workspace(context, layer, T, 0, 0, False, False, False)))
     # A plan and a pass that the calls which follow can go by.
-    rows, capacity = engine.layer_plan(context, layer, IDX, plan, None, None, workspace)
-    assert (rows, capacity) in ((N, N), (-1, N))
+    planned = engine.layer_plan(context, layer, IDX, plan, None, None, workspace)
+    assert planned in ((N, N, 0), (-1, N, 0))
     weights = (f32(E, 2 * F, H), f32(E, 2 * F), f32(E, H, F), f32(E, H))
     gradients = tuple(torch.empty_like(weight) for weight in weights)
     topk_weights = f32(T, K)
     engine.layer_forward(
         *(context, layer, weights, f32(T, H), topk_weights, None, None),
-        *(plan, N, saved, f32(T, H), workspace),
+        *(plan, N, 0, saved, f32(T, H), workspace),
     )
     return {
         "version": (),
@@ -112,7 +112,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
         "grouped_gemm_weight_grad": (context, f32(N, F), f32(N, H), 1, COUNTS, f32(E, F, H)),
         "expert_range": (E, 2, 0),
         "layer_create": (context, LAYER, comm),
-        "layer_workspace": (context, layer, T, N, True, False, True),
+        "layer_workspace": (context, layer, T, N, 0, True, False, True),
         "layer_plan": (context, layer, IDX, space(plan_size), i32(E), None, workspace),
         "layer_forward": (
             context,
@@ -123,6 +123,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             IDX,
             i32(E),
             space(plan_size),
+            0,
             0,
             space(saved_size),
             f32(T, H),
@@ -137,6 +138,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             topk_weights,
             plan,
             N,
+            0,
             saved,
             False,
             f32(T, H),
@@ -145,13 +147,14 @@ def calls() -> dict[str, tuple[Any, ...]]:
             False,
             workspace,
         ),
-        "dispatch": (context, layer, plan, N, f32(T, H), topk_weights, f32(N, H), workspace),
-        "combine": (context, layer, plan, N, f32(N, H), topk_weights, f32(T, H), workspace),
+        "dispatch": (context, layer, plan, N, 0, f32(T, H), topk_weights, f32(N, H), workspace),
+        "combine": (context, layer, plan, N, 0, f32(N, H), topk_weights, f32(T, H), workspace),
         "combine_backward": (
             context,
             layer,
             plan,
             N,
+            0,
             f32(T, H),
             f32(N, H),
             topk_weights,
@@ -331,9 +334,9 @@ def test_outputs_cannot_be_read_only() -> None:
 @pytest.mark.parametrize("name", ["plan", "saved", "workspace"])
 def test_memory_must_be_large_dense_and_aligned(name: str) -> None:
     arguments = list(calls()["layer_backward"])
-    place = {"plan": 6, "saved": 8, "workspace": 14}[name]
+    place = {"plan": 6, "saved": 9, "workspace": 15}[name]
     # Otherwise the gradients would have room for all of the workspace.
-    arguments[10], arguments[12] = None, (None, *arguments[12][1:])
+    arguments[11], arguments[13] = None, (None, *arguments[13][1:])
     good = arguments[place]
     assert good.data_ptr() % 64 == 0
     # A byte more, so that what does not begin with the first one is long enough.

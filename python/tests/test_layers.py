@@ -180,4 +180,4 @@ def test_handles_are_of_their_kind() -> None:
     with pytest.raises(autoep.InvalidArgumentError, match="expected a context of the engine"):
         engine.context_num_threads(layer.handle)
     with pytest.raises(autoep.InvalidArgumentError, match="expected a layer of the engine"):
-        engine.layer_workspace(context(), Communicator.alone().handle, 1, 0, False, False, False)
+        engine.layer_workspace(context(), Communicator.alone().handle, 1, 0, 0, False, False, False)

@@ -11,7 +11,7 @@ from random_layer import LayerShape, random_layer
 
 import autoep
 from autoep.core.native import engine
-from autoep.core.options import ExpertsOptions, experts_options
+from autoep.core.options import DISPATCHES, ExpertsOptions, experts_options
 from autoep.functional import _layer_handles as functional_layers
 from support import reference
 
@@ -119,10 +119,10 @@ class Run:
         layer = data.layer
         tokens, top_k, experts, hidden, _ = layer.sizes
         self.context, self.data, self.memory = context, data, Guarded()
-        self.layer = functional_layers.Layer(context, layer.options, None)
+        self.layer = functional_layers.Layer(context, layer.options, DISPATCHES["slots"], None)
         empty = self.memory.empty
         self.plan = empty(self.layer.plan_size(tokens), dtype=torch.uint8)
-        self.saved = empty(self.layer.saved_size(tokens * top_k), dtype=torch.uint8)
+        self.saved = empty(self.layer.saved_size(self.layer.size_of(tokens)), dtype=torch.uint8)
         self.tokens_per_expert = empty(experts, dtype=torch.int32)
         self.y = empty(tokens, hidden, dtype=layer.dtype)
         self.grad_x = empty(tokens, hidden, dtype=layer.dtype)
@@ -145,7 +145,7 @@ class Run:
         data = self.data
         engine.layer_forward(
             *(self.context, self.layer.handle, data.weights, data.x, data.topk_weights),
-            *(data.topk_idx, self.tokens_per_expert, self.plan, 0, self.saved, self.y),
+            *(data.topk_idx, self.tokens_per_expert, self.plan, 0, 0, self.saved, self.y),
             self.forward_space,
         )
 
@@ -163,7 +163,7 @@ class Run:
             self.backward_spaces[size] = self.memory.empty(size, dtype=torch.uint8)
         engine.layer_backward(
             *(self.context, self.layer.handle, data.weights, data.grad_y, data.x),
-            *(data.topk_weights, self.plan, 0, self.saved, overwrite_saved),
+            *(data.topk_weights, self.plan, 0, 0, self.saved, overwrite_saved),
             *(self.grad_x, self.grad_topk_weights, self.gradients, accumulate),
             self.backward_spaces[size],
         )
