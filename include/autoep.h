@@ -665,6 +665,7 @@ typedef struct autoep_plan_info {
   int64_t rows;          /* R; -1 for a single rank on a GPU, where only the device knows it */
   int64_t rows_capacity; /* the rows that tensors must have room for: R, or T*K */
   int64_t arriving_tokens; /* A with AUTOEP_DISPATCH_TOKENS, else 0 */
+  int64_t id;            /* tells a plan of several ranks on GPUs from others of this process; else 0 */
 } autoep_plan_info;
 
 /* Collective. Decides where each slot's row goes, and exchanges the counts. On CPUs a topk_idx outside [0, E) other
@@ -695,6 +696,7 @@ typedef struct autoep_forward_args {
   autoep_buffer plan;                     /* written if topk_idx is given, else read */
   int64_t rows_capacity;                  /* of the plan; 0 with topk_idx */
   int64_t arriving_tokens;                /* likewise */
+  int64_t plan_id;                        /* likewise; 0: unknown, which waits for a device */
   autoep_buffer saved;                    /* out: what the backward needs */
   const autoep_tensor *y;                 /* [T,H] out */
   autoep_buffer workspace;
@@ -715,6 +717,7 @@ typedef struct autoep_backward_args {
   autoep_buffer plan;
   int64_t rows_capacity;                  /* of the plan; 0 if the forward made it */
   int64_t arriving_tokens;                /* likewise */
+  int64_t plan_id;                        /* likewise; 0: unknown, which waits for a device */
   autoep_buffer saved;                    /* of the forward */
   int32_t overwrite_saved;                /* 1: `saved` is used as scratch memory, which destroys it; else 0 */
   const autoep_tensor *grad_x;            /* [T,H] out; may be NULL (not wanted) on a single rank only */
@@ -738,8 +741,9 @@ autoep_status autoep_layer_backward(autoep_context context, autoep_layer layer,
 typedef struct autoep_dispatch_args {
   size_t struct_size; /* sizeof(autoep_dispatch_args) */
   autoep_buffer plan;
-  int64_t rows_capacity;             /* of the plan, as the next */
+  int64_t rows_capacity;             /* of the plan, as the next two */
   int64_t arriving_tokens;
+  int64_t plan_id;
   const autoep_tensor *x;            /* [T,H] */
   const autoep_tensor *topk_weights; /* [T,K] factors of the copies, or NULL */
   const autoep_tensor *rows;         /* [rows_capacity,H] out; on a GPU rows from R on are left unchanged */
@@ -754,8 +758,9 @@ autoep_status autoep_dispatch(autoep_context context, autoep_layer layer,
 typedef struct autoep_combine_args {
   size_t struct_size; /* sizeof(autoep_combine_args) */
   autoep_buffer plan;
-  int64_t rows_capacity;             /* of the plan, as the next */
+  int64_t rows_capacity;             /* of the plan, as the next two */
   int64_t arriving_tokens;
+  int64_t plan_id;
   const autoep_tensor *rows;         /* [rows_capacity,H], in expert order */
   const autoep_tensor *topk_weights; /* [T,K], or NULL for ones */
   const autoep_tensor *y;            /* [T,H] out */
@@ -769,8 +774,9 @@ autoep_status autoep_combine(autoep_context context, autoep_layer layer,
 typedef struct autoep_combine_backward_args {
   size_t struct_size; /* sizeof(autoep_combine_backward_args) */
   autoep_buffer plan;
-  int64_t rows_capacity;             /* of the plan, as the next */
+  int64_t rows_capacity;             /* of the plan, as the next two */
   int64_t arriving_tokens;
+  int64_t plan_id;
   const autoep_tensor *grad_y;            /* [T,H] */
   const autoep_tensor *rows;              /* [rows_capacity,H], as in autoep_combine */
   const autoep_tensor *topk_weights;      /* [T,K] */

@@ -24,9 +24,10 @@ final class EngineContext: Sendable {
     numThreads = 0
   }
 
-  /// The backend of this context. Throws invalid data that an earlier call's work found.
-  func backend() throws(EngineError) -> any ComputeBackend {
-    try engine.checkFaults()
+  /// The backend of this context. Throws invalid data that an earlier call's work found, unless the caller's ranks have
+  /// to find out together.
+  func backend(checksFaults: Bool = true) throws(EngineError) -> any ComputeBackend {
+    if checksFaults { try engine.checkFaults() }
     return engine
   }
 }

@@ -14,7 +14,7 @@ public func autoep_dispatch(
     let args = try unsafe call.check.structure(args, "args")
     let x = try unsafe call.check.tensor(args.x, "x", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
-      &call, args.plan, (args.rows_capacity, args.arriving_tokens), args.workspace)
+      &call, args.plan, (args.rows_capacity, args.arriving_tokens, args.plan_id), args.workspace)
     let weights = try unsafe call.check.optional(
       args.topk_weights, "topk_weights", ["T", "K"], call.context.place.floatTypes)
     try unsafe call.placed.experts.dispatch(
@@ -33,7 +33,7 @@ public func autoep_combine(
     let args = try unsafe call.check.structure(args, "args")
     let y = try unsafe call.check.tensor(args.y, "y", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
-      &call, args.plan, (args.rows_capacity, args.arriving_tokens), args.workspace)
+      &call, args.plan, (args.rows_capacity, args.arriving_tokens, args.plan_id), args.workspace)
     let weights = try unsafe call.check.optional(
       args.topk_weights, "topk_weights", ["T", "K"], call.context.place.floatTypes)
     try unsafe call.placed.experts.combine(
@@ -52,7 +52,7 @@ public func autoep_combine_backward(
     let args = try unsafe call.check.structure(args, "args")
     let gradY = try unsafe call.check.tensor(args.grad_y, "grad_y", ["T", "H"], call.dtype)
     var opened = try unsafe OpenPlan(
-      &call, args.plan, (args.rows_capacity, args.arriving_tokens), args.workspace)
+      &call, args.plan, (args.rows_capacity, args.arriving_tokens, args.plan_id), args.workspace)
     let weights = try unsafe call.check.tensor(
       args.topk_weights, "topk_weights", ["T", "K"], call.context.place.floatTypes)
     try unsafe call.placed.experts.combineBackward(
@@ -72,11 +72,13 @@ private struct OpenPlan {
   /// Opens the plan for the T that an earlier tensor has bound.
   @unsafe
   init(
-    _ call: inout LayerCall, _ plan: autoep_buffer, _ rows: (capacity: Int64, tokens: Int64),
+    _ call: inout LayerCall, _ plan: autoep_buffer,
+    _ rows: (capacity: Int64, tokens: Int64, plan: Int64),
     _ workspace: autoep_buffer
   ) throws(EngineError) {
     let tokens = try call.numTokens()
-    let rowCount = try call.rowCount(rows.capacity, rows.tokens, numTokens: tokens)
+    let rowCount = try call.rowCount(
+      rows.capacity, rows.tokens, plan: rows.plan, numTokens: tokens)
     var arena = try unsafe call.check.buffer(
       workspace, "workspace", call.placed.dispatchBytes(tokens, rowCount))
     self.plan = try call.placed.dispatcher.open(

@@ -118,6 +118,7 @@ public func autoep_layer_plan(
     result.rows = Int64(rows.exact ?? -1)
     result.rows_capacity = Int64(rows.capacity)
     result.arriving_tokens = Int64(rows.tokens)
+    result.id = Int64(rows.plan)
     unsafe info.pointee = result
   }
 }
@@ -135,7 +136,7 @@ public func autoep_layer_forward(
       args.topk_idx, "topk_idx", ["T", "K"], indexTypes)
     let tokens = try call.numTokens()
     let rows = try unsafe call.rowCount(
-      args.rows_capacity, args.arriving_tokens, numTokens: tokens)
+      args.rows_capacity, args.arriving_tokens, plan: args.plan_id, numTokens: tokens)
     let pass = try unsafe ExpertsLayer.Forward(
       weights: call.check.weights(args.weights, call.configuration), x: x,
       topkWeights: call.check.tensor(
@@ -177,7 +178,7 @@ public func autoep_layer_backward(
     let gradY = try unsafe call.check.tensor(args.grad_y, "grad_y", ["T", "H"], call.dtype)
     let tokens = try call.numTokens()
     let rows = try unsafe call.rowCount(
-      args.rows_capacity, args.arriving_tokens, numTokens: tokens)
+      args.rows_capacity, args.arriving_tokens, plan: args.plan_id, numTokens: tokens)
     let pass = try unsafe call.backward(args, gradY: gradY, rows: rows)
     let memory = try unsafe call.planMemory(args.plan, numTokens: tokens)
     var arena = try unsafe call.check.buffer(

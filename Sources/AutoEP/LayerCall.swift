@@ -22,7 +22,8 @@ struct LayerCall {
         "is of \(self.context.place.name); expected one of \(self.layer.place.name), where the layer"
           + " computes")
     }
-    placed = self.layer.on(try self.context.backend())
+    // Of several ranks one would raise, and the others wait for it: making a plan tells them all.
+    placed = self.layer.on(try self.context.backend(checksFaults: !self.layer.countsRows))
     let configuration = self.layer.configuration
     check.bind("E", configuration.numExperts, from: "the layer's config")
     check.bind("e", placed.dispatcher.experts.count, from: "the layer's ranks")
@@ -45,7 +46,7 @@ struct LayerCall {
 
   /// Checks `rows_capacity` and `arriving_tokens` against the plan's kind.
   mutating func rowCount(
-    _ capacity: Int64, _ tokens: Int64, numTokens: Int
+    _ capacity: Int64, _ tokens: Int64, plan: Int64 = 0, numTokens: Int
   ) throws(EngineError) -> RowCount {
     let slots = numTokens * configuration.topK
     guard !layer.countsRows else {
@@ -61,7 +62,7 @@ struct LayerCall {
           "is \(tokens); expected arriving_tokens of the plan's autoep_plan_info")
       }
       check.bind("R", Int(capacity), from: "rows_capacity")
-      return .exact(Int(capacity), tokens: Int(tokens))
+      return .exact(Int(capacity), tokens: Int(tokens), plan: Int(plan))
     }
     guard tokens == 0 else {
       throw check.error("arriving_tokens", "is \(tokens); expected 0 for a single rank")

@@ -49,6 +49,7 @@ struct CUDALaws {
   private func checkRanks(_ backend: CUDABackend, _ memory: DeviceMemory, once: Bool) throws {
     var setting = setting(memory, sizes: [2, 4])
     setting.isBitwise = !once
+    setting.ranksShareDevice = true
     try checkDispatcher(on: backend, setting) { configuration, ranks in
       try InProcessTransport.makeWorld(size: ranks, timeout: 60).map { base in
         let transport = ThroughHostTransport(base, memory)

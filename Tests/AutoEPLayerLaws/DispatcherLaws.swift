@@ -12,6 +12,8 @@ public struct DispatcherSetting: Sendable {
   public var firstRank = 0
   /// Whether results must have the bits of a single rank. Otherwise they must be within the tolerances.
   public var isBitwise = true
+  /// Whether all ranks compute on one device, whose faults then show on any of them.
+  public var ranksShareDevice = false
   /// Checks only the laws whose name contains this.
   public var filter = ""
   /// Called with each law's outcome as soon as it has been checked.

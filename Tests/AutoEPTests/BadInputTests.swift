@@ -281,6 +281,14 @@ import Testing
       ("dtype", { $0.dtype = autoep_dtype(AUTOEP_DTYPE_F16) }),
       ("activation", { $0.activation = 0 }),
       ("gate", { $0.gate = 9 }), ("weight_layout", { $0.weight_layout = 0 }),
+      ("dispatch", { $0.dispatch = 0 }),
+      (
+        "dispatch is AUTOEP_DISPATCH_TOKENS, but apply_weights",
+        {
+          $0.dispatch = autoep_dispatch_kind(AUTOEP_DISPATCH_TOKENS)
+          $0.apply_weights = autoep_apply(AUTOEP_APPLY_BEFORE)
+        }
+      ),
       ("apply_weights", { $0.apply_weights = 3 }), ("struct_size", { $0.struct_size = 8 }),
       (
         "swiglu_limit",

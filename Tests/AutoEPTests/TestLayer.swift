@@ -75,6 +75,7 @@ extension ExpertsConfiguration {
       $0.apply_weights = applyWeights.rawValue
       $0.swiglu_alpha = swigluAlpha
       $0.swiglu_limit = swigluLimit
+      $0.dispatch = autoep_dispatch_kind(AUTOEP_DISPATCH_SLOTS)
       $0.comm = comm
     }
   }

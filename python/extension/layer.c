@@ -41,8 +41,7 @@ FUNCTION(layer_create) {
                        (long long)info.local_experts, (int)info.counts_rows,
                        (int)info.backward_reads_x, (long long)info.plan_bytes,
                        (long long)info.plan_bytes_per_token, (long long)info.saved_bytes,
-                       (long long)info.saved_bytes_per_row,
-                       (long long)info.saved_bytes_per_token);
+                       (long long)info.saved_bytes_per_row, (long long)info.saved_bytes_per_token);
 }
 
 FUNCTION(layer_workspace) {
@@ -50,8 +49,8 @@ FUNCTION(layer_workspace) {
   long long num_tokens, rows_capacity, arriving_tokens;
   autoep_workspace_args call = {.struct_size = sizeof call};
   if (!PyArg_ParseTuple(args, "O&O&LLLiii:layer_workspace", context_read, &context, layer_read,
-                        &layer, &num_tokens, &rows_capacity, &arriving_tokens, &call.overwrite_saved,
-                        &call.lends_gate_up, &call.lends_grad_x))
+                        &layer, &num_tokens, &rows_capacity, &arriving_tokens,
+                        &call.overwrite_saved, &call.lends_gate_up, &call.lends_grad_x))
     return NULL;
   call.num_tokens = num_tokens;
   call.rows_capacity = rows_capacity;
@@ -85,8 +84,8 @@ FUNCTION(layer_plan) {
   };
   autoep_plan_info info = {.struct_size = sizeof info};
   RUN(autoep_layer_plan(context->id, layer->id, &call, &info, &error));
-  return Py_BuildValue("LLL", (long long)info.rows, (long long)info.rows_capacity,
-                       (long long)info.arriving_tokens);
+  return Py_BuildValue("LLLL", (long long)info.rows, (long long)info.rows_capacity,
+                       (long long)info.arriving_tokens, (long long)info.id);
 }
 
 void weights_release(Weights *weights) {
@@ -121,15 +120,15 @@ FUNCTION(layer_forward) {
   OPTIONAL_INPUT(topk_idx);
   OPTIONAL_OUTPUT(tokens_per_expert);
   BYTES(plan);
-  long long rows_capacity, arriving_tokens;
+  long long rows_capacity, arriving_tokens, plan_id;
   BYTES(saved);
   OUTPUT(y);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&LLO&O&O&:layer_forward", context_read, &context,
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&O&LLLO&O&O&:layer_forward", context_read, &context,
                         layer_read, &layer, weights_read, &weights, tensor_read, &x, tensor_read,
                         &topk_weights, tensor_read, &topk_idx, tensor_read, &tokens_per_expert,
-                        tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read, &saved, tensor_read, &y,
-                        tensor_read, &workspace) ||
+                        tensor_read, &plan, &rows_capacity, &arriving_tokens, &plan_id, tensor_read,
+                        &saved, tensor_read, &y, tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&saved, context) ||
       !buffer_check(&workspace, context))
     return NULL;
@@ -143,6 +142,7 @@ FUNCTION(layer_forward) {
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
       .arriving_tokens = arriving_tokens,
+      .plan_id = plan_id,
       .saved = tensor_buffer(&saved),
       .y = &y.view,
       .workspace = tensor_buffer(&workspace),
@@ -158,7 +158,7 @@ FUNCTION(layer_backward) {
   OPTIONAL_INPUT(x);
   INPUT(topk_weights);
   BYTES(plan);
-  long long rows_capacity, arriving_tokens;
+  long long rows_capacity, arriving_tokens, plan_id;
   BYTES(saved);
   int overwrite_saved;
   OPTIONAL_OUTPUT(grad_x);
@@ -166,12 +166,12 @@ FUNCTION(layer_backward) {
   WEIGHT_GRADIENTS(grad_weights);
   int accumulate;
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&LLO&iO&O&O&iO&:layer_backward", context_read, &context,
-                        layer_read, &layer, weights_read, &weights, tensor_read, &grad_y,
+  if (!PyArg_ParseTuple(args, "O&O&O&O&O&O&O&LLLO&iO&O&O&iO&:layer_backward", context_read,
+                        &context, layer_read, &layer, weights_read, &weights, tensor_read, &grad_y,
                         tensor_read, &x, tensor_read, &topk_weights, tensor_read, &plan,
-                        &rows_capacity, &arriving_tokens, tensor_read, &saved, &overwrite_saved, tensor_read,
-                        &grad_x, tensor_read, &grad_topk_weights, weights_read, &grad_weights,
-                        &accumulate, tensor_read, &workspace) ||
+                        &rows_capacity, &arriving_tokens, &plan_id, tensor_read, &saved,
+                        &overwrite_saved, tensor_read, &grad_x, tensor_read, &grad_topk_weights,
+                        weights_read, &grad_weights, &accumulate, tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&saved, context) ||
       !buffer_check(&workspace, context))
     return NULL;
@@ -184,6 +184,7 @@ FUNCTION(layer_backward) {
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
       .arriving_tokens = arriving_tokens,
+      .plan_id = plan_id,
       .saved = tensor_buffer(&saved),
       .overwrite_saved = overwrite_saved,
       .grad_x = tensor_view(&grad_x),
@@ -199,14 +200,15 @@ FUNCTION(layer_backward) {
 FUNCTION(dispatch) {
   Handle *context, *layer;
   BYTES(plan);
-  long long rows_capacity, arriving_tokens;
+  long long rows_capacity, arriving_tokens, plan_id;
   INPUT(x);
   OPTIONAL_INPUT(topk_weights);
   OUTPUT(rows);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&LLO&O&O&O&:dispatch", context_read, &context, layer_read,
-                        &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read, &x, tensor_read,
-                        &topk_weights, tensor_read, &rows, tensor_read, &workspace) ||
+  if (!PyArg_ParseTuple(args, "O&O&O&LLLO&O&O&O&:dispatch", context_read, &context, layer_read,
+                        &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, &plan_id,
+                        tensor_read, &x, tensor_read, &topk_weights, tensor_read, &rows,
+                        tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&workspace, context))
     return NULL;
   autoep_dispatch_args call = {
@@ -214,6 +216,7 @@ FUNCTION(dispatch) {
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
       .arriving_tokens = arriving_tokens,
+      .plan_id = plan_id,
       .x = &x.view,
       .topk_weights = tensor_view(&topk_weights),
       .rows = &rows.view,
@@ -226,14 +229,15 @@ FUNCTION(dispatch) {
 FUNCTION(combine) {
   Handle *context, *layer;
   BYTES(plan);
-  long long rows_capacity, arriving_tokens;
+  long long rows_capacity, arriving_tokens, plan_id;
   INPUT(rows);
   OPTIONAL_INPUT(topk_weights);
   OUTPUT(y);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&LLO&O&O&O&:combine", context_read, &context, layer_read,
-                        &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read, &rows,
-                        tensor_read, &topk_weights, tensor_read, &y, tensor_read, &workspace) ||
+  if (!PyArg_ParseTuple(args, "O&O&O&LLLO&O&O&O&:combine", context_read, &context, layer_read,
+                        &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, &plan_id,
+                        tensor_read, &rows, tensor_read, &topk_weights, tensor_read, &y,
+                        tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&workspace, context))
     return NULL;
   autoep_combine_args call = {
@@ -241,6 +245,7 @@ FUNCTION(combine) {
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
       .arriving_tokens = arriving_tokens,
+      .plan_id = plan_id,
       .rows = &rows.view,
       .topk_weights = tensor_view(&topk_weights),
       .y = &y.view,
@@ -253,17 +258,18 @@ FUNCTION(combine) {
 FUNCTION(combine_backward) {
   Handle *context, *layer;
   BYTES(plan);
-  long long rows_capacity, arriving_tokens;
+  long long rows_capacity, arriving_tokens, plan_id;
   INPUT(grad_y);
   INPUT(rows);
   INPUT(topk_weights);
   OUTPUT(grad_rows);
   OUTPUT(grad_topk_weights);
   BYTES(workspace);
-  if (!PyArg_ParseTuple(args, "O&O&O&LLO&O&O&O&O&O&:combine_backward", context_read, &context,
-                        layer_read, &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens, tensor_read,
-                        &grad_y, tensor_read, &rows, tensor_read, &topk_weights, tensor_read,
-                        &grad_rows, tensor_read, &grad_topk_weights, tensor_read, &workspace) ||
+  if (!PyArg_ParseTuple(args, "O&O&O&LLLO&O&O&O&O&O&:combine_backward", context_read, &context,
+                        layer_read, &layer, tensor_read, &plan, &rows_capacity, &arriving_tokens,
+                        &plan_id, tensor_read, &grad_y, tensor_read, &rows, tensor_read,
+                        &topk_weights, tensor_read, &grad_rows, tensor_read, &grad_topk_weights,
+                        tensor_read, &workspace) ||
       !buffer_check(&plan, context) || !buffer_check(&workspace, context))
     return NULL;
   autoep_combine_backward_args call = {
@@ -271,6 +277,7 @@ FUNCTION(combine_backward) {
       .plan = tensor_buffer(&plan),
       .rows_capacity = rows_capacity,
       .arriving_tokens = arriving_tokens,
+      .plan_id = plan_id,
       .grad_y = &grad_y.view,
       .rows = &rows.view,
       .topk_weights = &topk_weights.view,
@@ -287,21 +294,28 @@ PyMethodDef layer_methods[] = {
     METHOD(layer_create,
            "(context, config, comm or None) -> (Handle, the layer's info in the header's order)"),
     METHOD(layer_workspace,
-           "(context, layer, num_tokens, rows_capacity, arriving_tokens, overwrite_saved, lends_gate_up, "
+           "(context, layer, num_tokens, rows_capacity, arriving_tokens, overwrite_saved, "
+           "lends_gate_up, "
            "lends_grad_x) -> (plan, forward, backward, dispatch), in bytes"),
     METHOD(layer_plan,
            "(context, layer, topk_idx, plan, tokens_per_expert, rows_per_expert, workspace) -> "
-           "(rows, rows_capacity, arriving_tokens)"),
+           "(rows, rows_capacity, arriving_tokens, id)"),
     METHOD(layer_forward,
            "(context, layer, weights, x, topk_weights, topk_idx, tokens_per_expert, plan, "
-           "rows_capacity, arriving_tokens, saved, y, workspace)"),
+           "rows_capacity, arriving_tokens, plan_id, saved, y, workspace)"),
     METHOD(layer_backward,
-           "(context, layer, weights, grad_y, x, topk_weights, plan, rows_capacity, arriving_tokens, saved, "
+           "(context, layer, weights, grad_y, x, topk_weights, plan, rows_capacity, "
+           "arriving_tokens, plan_id, saved, "
            "overwrite_saved, grad_x, grad_topk_weights, grad_weights, accumulate, workspace)"),
-    METHOD(dispatch, "(context, layer, plan, rows_capacity, arriving_tokens, x, topk_weights, rows, workspace)"),
-    METHOD(combine, "(context, layer, plan, rows_capacity, arriving_tokens, rows, topk_weights, y, workspace)"),
+    METHOD(dispatch,
+           "(context, layer, plan, rows_capacity, arriving_tokens, plan_id, x, topk_weights, rows, "
+           "workspace)"),
+    METHOD(combine,
+           "(context, layer, plan, rows_capacity, arriving_tokens, plan_id, rows, topk_weights, y, "
+           "workspace)"),
     METHOD(combine_backward,
-           "(context, layer, plan, rows_capacity, arriving_tokens, grad_y, rows, topk_weights, grad_rows, "
+           "(context, layer, plan, rows_capacity, arriving_tokens, plan_id, grad_y, rows, "
+           "topk_weights, grad_rows, "
            "grad_topk_weights, workspace)"),
     {0},
 };

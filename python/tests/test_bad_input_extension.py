@@ -55,13 +55,13 @@ def calls() -> dict[str, tuple[Any, ...]]:
     workspace = space(max(engine.layer_workspace(context, layer, T, 0, 0, False, False, False)))
     # A plan and a pass that the calls which follow can go by.
     planned = engine.layer_plan(context, layer, IDX, plan, None, None, workspace)
-    assert planned in ((N, N, 0), (-1, N, 0))
+    assert planned in ((N, N, 0, 0), (-1, N, 0, 0))
     weights = (f32(E, 2 * F, H), f32(E, 2 * F), f32(E, H, F), f32(E, H))
     gradients = tuple(torch.empty_like(weight) for weight in weights)
     topk_weights = f32(T, K)
     engine.layer_forward(
         *(context, layer, weights, f32(T, H), topk_weights, None, None),
-        *(plan, N, 0, saved, f32(T, H), workspace),
+        *(plan, N, 0, 0, saved, f32(T, H), workspace),
     )
     return {
         "version": (),
@@ -125,6 +125,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             space(plan_size),
             0,
             0,
+            0,
             space(saved_size),
             f32(T, H),
             workspace,
@@ -139,6 +140,7 @@ def calls() -> dict[str, tuple[Any, ...]]:
             plan,
             N,
             0,
+            0,
             saved,
             False,
             f32(T, H),
@@ -147,13 +149,14 @@ def calls() -> dict[str, tuple[Any, ...]]:
             False,
             workspace,
         ),
-        "dispatch": (context, layer, plan, N, 0, f32(T, H), topk_weights, f32(N, H), workspace),
-        "combine": (context, layer, plan, N, 0, f32(N, H), topk_weights, f32(T, H), workspace),
+        "dispatch": (context, layer, plan, N, 0, 0, f32(T, H), topk_weights, f32(N, H), workspace),
+        "combine": (context, layer, plan, N, 0, 0, f32(N, H), topk_weights, f32(T, H), workspace),
         "combine_backward": (
             context,
             layer,
             plan,
             N,
+            0,
             0,
             f32(T, H),
             f32(N, H),
@@ -334,9 +337,9 @@ def test_outputs_cannot_be_read_only() -> None:
 @pytest.mark.parametrize("name", ["plan", "saved", "workspace"])
 def test_memory_must_be_large_dense_and_aligned(name: str) -> None:
     arguments = list(calls()["layer_backward"])
-    place = {"plan": 6, "saved": 9, "workspace": 15}[name]
+    place = {"plan": 6, "saved": 10, "workspace": 16}[name]
     # Otherwise the gradients would have room for all of the workspace.
-    arguments[11], arguments[13] = None, (None, *arguments[13][1:])
+    arguments[12], arguments[14] = None, (None, *arguments[14][1:])
     good = arguments[place]
     assert good.data_ptr() % 64 == 0
     # A byte more, so that what does not begin with the first one is long enough.

@@ -92,15 +92,15 @@ def test_fake_kernels_are_like_the_operators() -> None:
     given = [None if t is None else t.detach() for t in inputs().values()]
     layer = (*experts_options(E, K, H, FFN, "float32"), 0, engine.version())
     x, idx, topk_weights, *weights = given
-    size = (T * K, 0)
-    _, saved, plan = torch.ops.autoep.experts(*given, None, 0, 0, *layer)
+    size = (T * K, 0, 0)
+    _, saved, plan = torch.ops.autoep.experts(*given, None, 0, 0, 0, *layer)
     rows = torch.ops.autoep.dispatch(x, topk_weights, plan, *size, T * K, *layer)
     gradients = [torch.empty_like(tensor) for tensor in (x, topk_weights, *weights)]
     # Of bytes only some are written, so results of two runs differ in the others.
     of_bytes = ("plan", "experts")
     for operator, arguments in (
         ("plan", (idx,)),
-        ("experts", (*given, None, 0, 0)),
+        ("experts", (*given, None, 0, 0, 0)),
         ("experts", (x, None, topk_weights, *weights, plan, *size)),
         ("experts_backward", (x, x, topk_weights, *weights, plan, *size, saved, *gradients, False)),
         ("dispatch", (x, None, plan, *size, T * K)),

@@ -33,27 +33,29 @@ extension AllToAllDispatcher {
     let details = try Details(layout.details, self)
     // A plan that was in this memory ends here, also where this one fails.
     if let header = layout.header { PlanHeader.erase(header) }
-    notes.forget(memory)
+    let sentOffsets: [Int]
     do throws(EngineError) {
       try backend.sort(
         topkIdx, numExperts: configuration.numExperts,
         into: SlotSort(
           offsets: details.sentOffsets, rowOfSlot: layout.rowOfSlot, slotOfRow: nil,
           tokensPerExpert: counts.tokensPerExpert), &arena)
+      // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
+      sentOffsets = try backend.numbers(of: details.sentOffsets).map { Int($0) }
+      // What the device has found by now, such as a choice that is no expert.
+      try backend.checkFaults()
     } catch {
       try counting.reportFailure()
       throw error
     }
-    // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
-    let sentOffsets = try backend.numbers(of: details.sentOffsets).map { Int($0) }
     let received = try counting.exchange(offsets: sentOffsets)
     let rows = try note(received, in: details, layout, counts.rowsPerExpert)
-    notes.keep(splits(sentOffsets, received), of: memory)
+    let number = notes.keep(splits(sentOffsets, received), of: memory)
     if let header = layout.header {
       PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: rows, arrivingTokens: 0).write(
         to: header)
     }
-    return .exact(rows)
+    return .exact(rows, plan: number)
   }
 
   /// The plan in `memory`, with the order in which rows arrive.
@@ -67,7 +69,7 @@ extension AllToAllDispatcher {
     }
     let details = try Details(layout.details, self)
     let splits =
-      if let noted = notes.splits(of: memory) { noted } else { try readSplits(details) }
+      if let noted = notes.splits(of: rowCount.plan) { noted } else { try readSplits(details) }
     try check(splits, rowCount)
     let arrivals = try arena.take([rowCount.capacity], .i32)
     try backend.arrivalPlaces(received: details.received, into: arrivals)

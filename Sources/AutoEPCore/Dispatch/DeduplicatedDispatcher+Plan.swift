@@ -6,7 +6,8 @@ extension DeduplicatedDispatcher {
     let size = transport.size
     return PlanLayout.Shape(
       localExperts: experts.count, topK: size,
-      details: .part(byteCount: (size + 1) * 4) + .part(byteCount: size * 4)
+      details: .part(byteCount: (configuration.numExperts + 1 + size + 1) * 4)
+        + .part(byteCount: size * 4)
         + .part(perItem: size * configuration.topK * 4),
       prepared: ByteCount())
   }
@@ -18,7 +19,7 @@ extension DeduplicatedDispatcher {
   public func planScratchBytes(numTokens: Int) -> Int {
     let slots = Arena.footprint([numTokens, configuration.topK], .i32)
     let pairs = Arena.footprint([numTokens, transport.size], .i32)
-    return Arena.footprint([configuration.numExperts + 1], .i32) + slots + pairs
+    return slots + pairs
       + backend.sortScratchBytes(numExperts: max(configuration.numExperts, transport.size))
   }
 
@@ -40,14 +41,13 @@ extension DeduplicatedDispatcher {
     let details = try Details(layout.details, self, numTokens: numTokens)
     // A plan that was in this memory ends here, also where this one fails.
     if let header = layout.header { PlanHeader.erase(header) }
-    notes.forget(memory)
-    let expertOffsets = try arena.take([configuration.numExperts + 1], .i32)
+    let (firstRows, sent): ([Int], [Int])
     do throws(EngineError) {
       let rowOfSlot = try arena.take(topkIdx.shape, .i32)
       try backend.sort(
         topkIdx, numExperts: configuration.numExperts,
         into: SlotSort(
-          offsets: expertOffsets, rowOfSlot: rowOfSlot, slotOfRow: nil,
+          offsets: details.firstRows, rowOfSlot: rowOfSlot, slotOfRow: nil,
           tokensPerExpert: counts.tokensPerExpert), &arena)
       let ranks = try arena.take([numTokens, transport.size], .i32)
       try backend.ranksOfTokens(topkIdx, numExperts: configuration.numExperts, into: ranks)
@@ -59,21 +59,24 @@ extension DeduplicatedDispatcher {
       try backend.choicesOfRanks(
         topkIdx, numExperts: configuration.numExperts, rowOfSlot: layout.rowOfSlot,
         into: details.choices)
+      // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
+      let offsets = try backend.numbers(of: details.offsets)
+      firstRows = offsets.dropLast(transport.size + 1).map { Int($0) }
+      sent = differences(offsets.suffix(transport.size + 1))
+      // What the device has found by now, such as a choice that is no expert.
+      try backend.checkFaults()
     } catch {
       try counting.reportFailure(hasExtras: true)
       throw error
     }
-    // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
-    let firstRows = try backend.numbers(of: expertOffsets).map { Int($0) }
-    let sent = differences(try backend.numbers(of: details.firstTokens))
     let received = try counting.exchange(offsets: firstRows, extras: sent)
     let arriving = received.map { $0[experts.count] }
     try backend.store(arriving.map { Int32($0) }, in: details.arriving)
     let rows = RowCount.exact(
       try backend.note(
         received, experts: experts.count, offsets: layout.expertOffsets, counts.rowsPerExpert),
-      tokens: arriving.reduce(0, +))
-    notes.keep(RowSplits(sendRows: sent, receiveRows: arriving), of: memory)
+      tokens: arriving.reduce(0, +),
+      plan: notes.keep(RowSplits(sendRows: sent, receiveRows: arriving), of: memory))
     if let header = layout.header {
       PlanHeader(
         layer: layer, numTokens: numTokens, rows: rows.capacity, arrivingTokens: rows.tokens
@@ -94,7 +97,7 @@ extension DeduplicatedDispatcher {
     }
     let details = try Details(layout.details, self, numTokens: numTokens)
     let splits =
-      if let noted = notes.splits(of: memory) { noted } else { try readSplits(details) }
+      if let noted = notes.splits(of: rowCount.plan) { noted } else { try readSplits(details) }
     try check(splits, rowCount)
     let slots = try sortArriving(details.choices, splits, rowCount, &arena)
     let prepared = try arena.take(
@@ -143,6 +146,10 @@ extension DeduplicatedDispatcher {
 extension DeduplicatedDispatcher {
   /// The dispatcher's part of a plan.
   private struct Details {
+    /// The next two, one behind the other: they are read together.
+    let offsets: TensorView
+    /// First slot of each expert among those of this rank, and their number: `[E+1]` i32.
+    let firstRows: TensorView
     /// First token of each rank among those that this one sends, and their number: `[P+1]` i32.
     let firstTokens: TensorView
     /// Tokens from each rank, `[P]` i32.
@@ -156,7 +163,12 @@ extension DeduplicatedDispatcher {
     ) throws(EngineError) {
       var memory = memory
       let size = dispatcher.transport.size
-      firstTokens = try memory.take([size + 1], .i32)
+      let experts = dispatcher.configuration.numExperts
+      offsets = try memory.take([experts + 1 + size + 1], .i32)
+      firstRows = TensorView(offsets.storage, shape: [experts + 1], dtype: .i32)
+      firstTokens = TensorView(
+        offsets.storage.advanced(by: (experts + 1) * DataType.i32.byteCount), shape: [size + 1],
+        dtype: .i32)
       arriving = try memory.take([size], .i32)
       choices = try memory.take([numTokens * size, dispatcher.configuration.topK], .i32)
     }
@@ -166,11 +178,11 @@ extension DeduplicatedDispatcher {
   private func readSplits(_ details: Details) throws(EngineError) -> RowSplits {
     // NOTE: waits for a device; only for a plan that is not where it was made, or whose note was dropped.
     RowSplits(
-      sendRows: differences(try backend.numbers(of: details.firstTokens)),
+      sendRows: differences(try backend.numbers(of: details.firstTokens)[...]),
       receiveRows: try backend.numbers(of: details.arriving).map { Int($0) })
   }
 
-  private func differences(_ offsets: [Int32]) -> [Int] {
+  private func differences(_ offsets: ArraySlice<Int32>) -> [Int] {
     zip(offsets.dropFirst(), offsets).map { Int($0) - Int($1) }
   }
 

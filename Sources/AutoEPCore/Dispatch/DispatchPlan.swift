@@ -40,14 +40,21 @@ public struct RowCount: Sendable, Equatable {
   public let exact: Int?
   /// A, the tokens that arrive from all ranks; 0 unless `TokenDispatcher.delivery` is tokens.
   public let tokens: Int
+  /// The number of the plan in this process; 0 if it has none.
+  public let plan: Int
+
+  /// Combines the counts of a plan.
+  public init(capacity: Int, exact: Int?, tokens: Int = 0, plan: Int = 0) {
+    (self.capacity, self.exact, self.tokens, self.plan) = (capacity, exact, tokens, plan)
+  }
 
   /// Exactly `rows` rows, of `tokens` tokens that arrive.
-  public static func exact(_ rows: Int, tokens: Int = 0) -> RowCount {
-    RowCount(capacity: rows, exact: rows, tokens: tokens)
+  public static func exact(_ rows: Int, tokens: Int = 0, plan: Int = 0) -> RowCount {
+    RowCount(capacity: rows, exact: rows, tokens: tokens, plan: plan)
   }
   /// At most `rows` rows; only the device knows how many.
   public static func atMost(_ rows: Int) -> RowCount {
-    RowCount(capacity: rows, exact: nil, tokens: 0)
+    RowCount(capacity: rows, exact: nil)
   }
 }
 

@@ -67,7 +67,7 @@ public struct LocalDispatcher: TokenDispatcher {
       PlanHeader(layer: layer, numTokens: topkIdx.shape[0], rows: slots, arrivingTokens: 0).write(
         to: header)
     }
-    return RowCount(capacity: slots, exact: groups(layout).rowCount, tokens: 0)
+    return RowCount(capacity: slots, exact: groups(layout).rowCount)
   }
 
   /// Opens the plan in `memory`.

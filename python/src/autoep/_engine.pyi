@@ -128,7 +128,7 @@ def layer_plan(
     tokens_per_expert: Any,
     rows_per_expert: Any,
     workspace: Any,
-) -> tuple[int, int, int]: ...
+) -> tuple[int, int, int, int]: ...
 def layer_forward(
     context: Handle,
     layer: Handle,
@@ -140,6 +140,7 @@ def layer_forward(
     plan: Any,
     rows_capacity: int,
     arriving_tokens: int,
+    plan_id: int,
     saved: Any,
     y: Any,
     workspace: Any,
@@ -154,6 +155,7 @@ def layer_backward(
     plan: Any,
     rows_capacity: int,
     arriving_tokens: int,
+    plan_id: int,
     saved: Any,
     overwrite_saved: bool,
     grad_x: Any,
@@ -168,6 +170,7 @@ def dispatch(
     plan: Any,
     rows_capacity: int,
     arriving_tokens: int,
+    plan_id: int,
     x: Any,
     topk_weights: Any,
     rows: Any,
@@ -179,6 +182,7 @@ def combine(
     plan: Any,
     rows_capacity: int,
     arriving_tokens: int,
+    plan_id: int,
     rows: Any,
     topk_weights: Any,
     y: Any,
@@ -190,6 +194,7 @@ def combine_backward(
     plan: Any,
     rows_capacity: int,
     arriving_tokens: int,
+    plan_id: int,
     grad_y: Any,
     rows: Any,
     topk_weights: Any,

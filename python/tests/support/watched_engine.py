@@ -33,8 +33,8 @@ class WatchedEngine:
         engine.layer_forward(context, layer, weights, *others)
 
     def layer_backward(self, context: Any, layer: Any, weights: tuple, *others: Any) -> None:
-        grad_y, x, topk_weights, _, *_size, _, overwrite_saved = others[:8]
-        grad_x, grad_topk_weights, grad_weights, accumulate, workspace = others[8:]
+        grad_y, x, topk_weights, _, *_size, _, overwrite_saved = others[:9]
+        grad_x, grad_topk_weights, grad_weights, accumulate, workspace = others[9:]
         gradients = ExpertsGradients(grad_x, grad_topk_weights, *grad_weights)
         _check(*weights, grad_y, x, topk_weights, *gradients)
         self.backwards.append(

@@ -33,13 +33,18 @@ class Workspaces(NamedTuple):
 class PlanSize(NamedTuple):
     """What determines the memory of a plan's passes, besides T; zeros before a plan is made.
 
+    The arguments of a pass that follow its plan.
+
     Attributes:
         capacity: The rows for which the engine allocates: R over several ranks, T*K on one.
         arriving: A, where tokens are sent once per rank; otherwise 0.
+        plan_id: The plan's number, by which the engine finds its row counts without waiting for a
+            GPU; 0 if it has none.
     """
 
     capacity: int = 0
     arriving: int = 0
+    plan_id: int = 0
 
 
 class Planned(NamedTuple):
@@ -133,7 +138,7 @@ class Layer:
             lends_gate_up: Whether the gradient of gate_up may be scratch memory.
             lends_grad_x: Whether the gradient of x may be scratch memory.
         """
-        key = (tokens, *size, overwrite_saved, lends_gate_up, lends_grad_x)
+        key = (tokens, size.capacity, size.arriving, overwrite_saved, lends_gate_up, lends_grad_x)
         known = self._workspaces.get(key)
         if known is None:
             known = Workspaces(*engine.layer_workspace(context_of(like), self.handle, *key))

@@ -74,7 +74,7 @@ def plan(topk_idx: Tensor, options: ExpertsOptions, comm: Communicator | None) -
     *tensors, counts = _OPS.plan(
         topk_idx, *Call(None, options, 0 if comm is None else comm.key).traced
     )
-    rows, *size = (counts[index].item() for index in range(3))
+    rows, *size = (counts[index].item() for index in range(4))
     for count in (rows, *size):
         torch._check(count >= 0)
     return Planned(*tensors, rows, PlanSize(*size))

@@ -23,7 +23,7 @@ Tensor = torch.Tensor
 
 VERSION = build()
 _LAYER = f"{arguments_of(ExpertsOptions)}, int comm, str version"
-_SIZE = "SymInt capacity, SymInt arriving"
+_SIZE = "SymInt capacity, SymInt arriving, SymInt plan_id"
 _WEIGHTS = "Tensor gate_up, Tensor? gate_up_bias, Tensor down, Tensor? down_bias"
 _GRADIENTS = ", ".join(
     f"Tensor({alias}!)? grad_{name}"
@@ -65,23 +65,23 @@ def _plan_results(topk_idx: Tensor, *layer: Any) -> tuple[Tensor, ...]:
         topk_idx.new_empty((made_for.plan_size(topk_idx.shape[0]),), dtype=torch.uint8),
         topk_idx.new_empty((made_for.options.num_experts,), dtype=torch.int32),
         topk_idx.new_empty((made_for.local_experts,), dtype=torch.int32),
-        torch.empty((3,), dtype=torch.int64, device="cpu"),
+        torch.empty((4,), dtype=torch.int64, device="cpu"),
     )
 
 
 def _experts(x: Tensor, topk_idx: Tensor | None, topk_weights: Tensor, *others: Any) -> tuple:
-    *weights, plan, capacity, arriving = others[:7]
-    size = None if plan is None else PlanSize(capacity, arriving)
+    *weights, plan = others[:5]
+    size = None if plan is None else PlanSize(*others[5:8])
     y, saved, followed, _ = forward(
-        _layer(x, others[7:]), x, topk_idx, topk_weights, ExpertsWeights(*weights), plan, size
+        _layer(x, others[8:]), x, topk_idx, topk_weights, ExpertsWeights(*weights), plan, size
     )
     # An operator must not return one of its inputs.
     return y, saved, followed if plan is None else followed.new_empty(0)
 
 
 def _experts_results(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    plan, *size = others[6:9]
-    layer, tokens = _layer(x, others[9:]), x.shape[0]
+    plan, *size = others[6:10]
+    layer, tokens = _layer(x, others[10:]), x.shape[0]
     sizes = layer.saved_size(PlanSize(*size)), 0
     if plan is None:
         sizes = layer.saved_size(layer.size_of(tokens)), layer.plan_size(tokens)
@@ -89,23 +89,23 @@ def _experts_results(x: Tensor, *others: Any) -> tuple[Tensor, ...]:
 
 
 def _experts_backward(grad_y: Tensor, x: Tensor | None, topk_weights: Tensor, *others: Any) -> None:
-    weights, (plan, *size, saved), gradients = others[:4], others[4:8], others[8:14]
+    weights, (plan, *size, saved), gradients = others[:4], others[4:9], others[9:15]
     backward(
-        *(_layer(grad_y, others[15:]), grad_y, x, topk_weights, ExpertsWeights(*weights)),
+        *(_layer(grad_y, others[16:]), grad_y, x, topk_weights, ExpertsWeights(*weights)),
         *(plan, PlanSize(*size), saved, ExpertsGradients(*gradients)),
-        accumulate=others[14],
+        accumulate=others[15],
     )
 
 
 def _dispatch(x: Tensor, topk_weights: Tensor | None, plan: Tensor, *others: Any) -> Tensor:
-    *size, rows = others[:3]
-    return dispatch_forward(_layer(x, others[3:]), x, topk_weights, plan, PlanSize(*size), rows)
+    *size, rows = others[:4]
+    return dispatch_forward(_layer(x, others[4:]), x, topk_weights, plan, PlanSize(*size), rows)
 
 
 def _combine(rows: Tensor, topk_weights: Tensor | None, plan: Tensor, *others: Any) -> Tensor:
-    *size, tokens = others[:3]
+    *size, tokens = others[:4]
     return combine_forward(
-        _layer(rows, others[3:]), rows, topk_weights, plan, PlanSize(*size), tokens
+        _layer(rows, others[4:]), rows, topk_weights, plan, PlanSize(*size), tokens
     )
 
 
@@ -113,12 +113,12 @@ def _combine_backward(
     grad_y: Tensor, rows: Tensor, topk_weights: Tensor, plan: Tensor, *others: Any
 ) -> tuple[Tensor, Tensor]:
     return combine_gradients(
-        _layer(rows, others[2:]), grad_y, rows, topk_weights, plan, PlanSize(*others[:2])
+        _layer(rows, others[3:]), grad_y, rows, topk_weights, plan, PlanSize(*others[:3])
     )
 
 
 def _rows_like(first: Tensor, *others: Any) -> Tensor:
-    return first.new_empty((others[4], first.shape[1]))
+    return first.new_empty((others[5], first.shape[1]))
 
 
 def _combine_gradients(_grad: Any, rows: Tensor, weights: Tensor, *_: Any) -> tuple:

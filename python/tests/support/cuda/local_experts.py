@@ -145,7 +145,7 @@ class Run:
         data = self.data
         engine.layer_forward(
             *(self.context, self.layer.handle, data.weights, data.x, data.topk_weights),
-            *(data.topk_idx, self.tokens_per_expert, self.plan, 0, 0, self.saved, self.y),
+            *(data.topk_idx, self.tokens_per_expert, self.plan, 0, 0, 0, self.saved, self.y),
             self.forward_space,
         )
 
@@ -163,7 +163,7 @@ class Run:
             self.backward_spaces[size] = self.memory.empty(size, dtype=torch.uint8)
         engine.layer_backward(
             *(self.context, self.layer.handle, data.weights, data.grad_y, data.x),
-            *(data.topk_weights, self.plan, 0, 0, self.saved, overwrite_saved),
+            *(data.topk_weights, self.plan, 0, 0, 0, self.saved, overwrite_saved),
             *(self.grad_x, self.grad_topk_weights, self.gradients, accumulate),
             self.backward_spaces[size],
         )
