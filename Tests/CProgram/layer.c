@@ -124,6 +124,7 @@ static void *run_rank(void *argument) {
                                  .plan = make_plan.plan,
                                  .rows_capacity = plan.rows_capacity,
                                  .arriving_tokens = plan.arriving_tokens,
+                                 .plan_id = plan.id,
                                  .saved = saved,
                                  .y = &y_TH,
                                  .workspace = forward_workspace};
@@ -147,6 +148,7 @@ static void *run_rank(void *argument) {
                                    .plan = make_plan.plan,
                                    .rows_capacity = plan.rows_capacity,
                                    .arriving_tokens = plan.arriving_tokens,
+                                   .plan_id = plan.id,
                                    .saved = saved,
                                    .overwrite_saved = 1,
                                    .grad_x = &grad_x_TH,
