@@ -86,10 +86,19 @@ plain_slow_adam = functools.cache(
 )
 
 
-@case(preset=list(PRESET_NAMES), dtype=list(DTYPES), ep_size=[1, 2, 4])
-def one_step_is_that_of_plain_hf(ranks: Ranks, preset: str, dtype: str, ep_size: int) -> None:
+@case(preset=list(PRESET_NAMES), dtype=list(DTYPES), ep_size=[1, 2, 4], bitwise=[True, False])
+def one_step_is_that_of_plain_hf(
+    ranks: Ranks, preset: str, dtype: str, ep_size: int, bitwise: bool
+) -> None:
+    """Also where a token travels once per rank, and its rows are added up there."""
     plain, theirs = plain_step(preset, dtype, ranks.size)
-    engine = start(models.tiny(preset, dtype=DTYPES[dtype]), ep_size, optimizer=ADAMW)
+    engine = start(
+        models.tiny(preset, dtype=DTYPES[dtype]),
+        ep_size,
+        optimizer=ADAMW,
+        expert_parallel={"bitwise_across_ep_sizes": bitwise},
+    )
+    assert ranks.size == 1 or engine.groups.comm.dispatch == ("slots" if bitwise else "tokens")
     mine = engine(**models.batch(ranks.rank))
     engine.backward(mine.loss)
     assert_close([mine.logits, mine.loss], [theirs[ranks.rank].logits, theirs[ranks.rank].loss])
