@@ -1,4 +1,4 @@
-"""How ranks on GPUs are connected, without a GPU: what is tried, in which order, and what is told."""
+"""How ranks on GPUs are connected, without a GPU: what is tried, and what is told."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Connected:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Connected]:
-    """The communicators that are made over NCCL; pushing ones are refused unless a test allows it."""
+    """The communicators made over NCCL; pushing ones are refused unless a test allows them."""
     found: list[Connected] = []
 
     def over_nccl(*_: Any) -> Connected:
