@@ -9,7 +9,7 @@
  *   T tokens of this rank      H hidden size          F expert FFN size
  *   E experts                  K experts per token    N = T*K slots
  *   P ranks of a communicator  e experts of this rank R rows of this rank's experts
- *   A tokens that arrive from all ranks, the own one included
+ *   A tokens that arrive on this rank with AUTOEP_DISPATCH_TOKENS, its own included
  *   G = 2F for gated experts (gate and up), F for plain ones
  * Slot t*K + k is the k-th choice of token t. A slot whose topk_idx is -1 has no expert and no row: it adds
  * nothing, its weight is never read, and the gradient of its weight is 0.
@@ -272,7 +272,7 @@ autoep_status autoep_comm_create_nccl(const autoep_nccl_config *config, autoep_c
 typedef struct autoep_push_config {
   size_t struct_size;     /* sizeof(autoep_push_config) */
   int32_t device_id;      /* this rank's GPU, which no other rank has */
-  int32_t slots;          /* chunks under way between two ranks, 1 to 64; 0: the default, 4 */
+  int32_t slots;          /* chunks under way from one rank to another, 1 to 64; 0: the default, 4 */
   autoep_comm control;    /* a communicator of the same ranks, which moves the host's memory */
   double timeout_seconds; /* that the making and an exchange wait for another rank */
   int64_t chunk_bytes;    /* that are copied at a time, at most 2^30; 0: the default, 2^25 */
@@ -281,14 +281,16 @@ typedef struct autoep_push_config {
 #define AUTOEP_PUSH_CONFIG_INIT {sizeof(autoep_push_config), 0, 0, 0, 600.0, 0, NULL}
 
 /* Makes a communicator of ranks whose GPUs are in one host and reach each other's memory, over NVLink. Collective over
- * the ranks of `control`, and fails on all of them where it fails on one: with AUTOEP_ERROR_UNSUPPORTED where the ranks
- * are on several hosts or a GPU does not reach another's memory, so that all can make one over NCCL instead.
+ * the ranks of `control`; if it fails on one rank, it fails on all. The status is AUTOEP_ERROR_UNSUPPORTED if the ranks
+ * are on several hosts, a GPU does not reach another's memory, or a process does not see another rank's GPU
+ * (CUDA_VISIBLE_DEVICES): all ranks can then make a communicator over NCCL instead.
  *
  * The exchanges of layers on its GPU are enqueued on the stream of the context, and return without waiting, as over
- * NCCL. Those of the host's memory go over `control`, which stays alive with this communicator, also when its own
- * handle is freed; the deadline of these is its own. Each rank has slots * chunk_bytes bytes of its GPU's memory for
- * each other rank; slots and chunk_bytes are the same on all ranks. Where a rank does not join before the deadline, the
- * work on the device ends, and every later call fails and names the rank. Freeing it leaves what is under way to end. */
+ * NCCL. Those of host memory go over `control`, with the deadline of `control`. This communicator keeps `control` alive
+ * even after its handle is freed. Each rank allocates slots * chunk_bytes bytes of its GPU's memory for each other
+ * rank; slots and chunk_bytes are the same on all ranks. If a rank does not join an exchange before the deadline, the
+ * work on the device ends, and every later call fails and names the rank. Freeing the communicator does not interrupt
+ * exchanges that are under way. */
 autoep_status autoep_comm_create_push(const autoep_push_config *config, autoep_comm *comm,
                                       autoep_error *error);
 
@@ -300,7 +302,8 @@ autoep_status autoep_comm_rank(autoep_comm comm, int32_t *rank, int32_t *size,
 /* Gives the group up on this rank: every later exchange fails at once with AUTOEP_ERROR_COMMUNICATION and
  * `reason` (a text of the caller, or NULL) in its message. The other ranks of a group inside this process fail
  * likewise; those of other processes find out at their deadline. May be called while another thread is in an
- * exchange, which ends no later than its deadline; on a GPU at once. A push communicator gives its control up as well. */
+ * exchange, which ends no later than its deadline; on a GPU at once. A push communicator gives up its control as
+ * well. */
 autoep_status autoep_comm_abort(autoep_comm comm, const char *reason, autoep_error *error);
 
 /* Writes the failure after which the group of this rank cannot be used any more to *health, status, step, ranks
@@ -566,8 +569,9 @@ typedef int32_t autoep_dispatch_kind;
 enum {
   /* A row for each slot: results have the same bits for every number of ranks. */
   AUTOEP_DISPATCH_SLOTS = 1,
-  /* A token once to each rank that has one of its experts; that rank sends back one row per token, the sum of its
-   * experts' rows, rounded to dtype. Takes fewer bytes when K is above 1. Needs APPLY_AFTER. */
+  /* A token once to each rank that has one of its experts; that rank sends back one row per token, the weighted sum of
+   * its experts' rows in k order, rounded to dtype, and these are summed in rank order. Moves fewer bytes where a token
+   * has several experts on one rank. Needs APPLY_AFTER. */
   AUTOEP_DISPATCH_TOKENS = 2
 };
 
@@ -665,14 +669,14 @@ typedef struct autoep_plan_info {
   int64_t rows;          /* R; -1 for a single rank on a GPU, where only the device knows it */
   int64_t rows_capacity; /* the rows that tensors must have room for: R, or T*K */
   int64_t arriving_tokens; /* A with AUTOEP_DISPATCH_TOKENS, else 0 */
-  int64_t id;            /* tells a plan of several ranks on GPUs from others of this process; else 0 */
+  int64_t id;            /* of a plan of several ranks on GPUs: its number in this process; else 0 */
 } autoep_plan_info;
 
-/* Collective. Decides where each slot's row goes, and exchanges the counts. On CPUs a topk_idx outside [0, E) other
- * than -1 is an error on every rank, before any rows are sent; on a GPU such a slot has no row, and the next call on
- * the device returns AUTOEP_ERROR_INVALID_ARGUMENT. A plan can be used for any number of passes of its layer. Bytes
- * that are not a plan of this layer for T tokens are refused on CPUs; on a GPU the host cannot check them, and the
- * behaviour is undefined. */
+/* Collective. Decides where each slot's row goes, and exchanges the counts. On CPUs, and with several ranks on GPUs, a
+ * topk_idx outside [0, E) other than -1 is an error on every rank, before any rows are sent. With a single rank on a
+ * GPU such a slot has no row, and the next call on the device returns AUTOEP_ERROR_INVALID_ARGUMENT. A plan can be used
+ * for any number of passes of its layer. Bytes that are not a plan of this layer for T tokens are refused on CPUs; on a
+ * GPU the host cannot check them, and the behaviour is undefined. */
 autoep_status autoep_layer_plan(autoep_context context, autoep_layer layer,
                                 const autoep_plan_args *args, autoep_plan_info *info,
                                 autoep_error *error);
@@ -696,15 +700,16 @@ typedef struct autoep_forward_args {
   autoep_buffer plan;                     /* written if topk_idx is given, else read */
   int64_t rows_capacity;                  /* of the plan; 0 with topk_idx */
   int64_t arriving_tokens;                /* likewise */
-  int64_t plan_id;                        /* likewise; 0: unknown, which waits for a device */
+  int64_t plan_id;                        /* its id; 0: unknown, and on several GPUs the call waits for the stream */
   autoep_buffer saved;                    /* out: what the backward needs */
   const autoep_tensor *y;                 /* [T,H] out */
   autoep_buffer workspace;
 } autoep_forward_args;
 
 /* Collective. y[t] = sum over k of topk_weights[t,k] * expert(topk_idx[t,k])(x[t]), summed in
- * f32 (f64) in k order: the same bits for every number of ranks, unless tokens are dispatched. On a GPU a layer of one rank can be captured in a graph,
- * after a first call outside the capture, which compiles or loads the kernels. */
+ * f32 (f64) in k order: the same bits for every number of ranks, except with AUTOEP_DISPATCH_TOKENS. On a GPU a layer
+ * of one rank can be captured in a graph, after a first call outside the capture, which compiles or loads the
+ * kernels. */
 autoep_status autoep_layer_forward(autoep_context context, autoep_layer layer,
                                    const autoep_forward_args *args, autoep_error *error);
 
@@ -717,7 +722,7 @@ typedef struct autoep_backward_args {
   autoep_buffer plan;
   int64_t rows_capacity;                  /* of the plan; 0 if the forward made it */
   int64_t arriving_tokens;                /* likewise */
-  int64_t plan_id;                        /* likewise; 0: unknown, which waits for a device */
+  int64_t plan_id;                        /* its id; 0: unknown, and on several GPUs the call waits for the stream */
   autoep_buffer saved;                    /* of the forward */
   int32_t overwrite_saved;                /* 1: `saved` is used as scratch memory, which destroys it; else 0 */
   const autoep_tensor *grad_x;            /* [T,H] out; may be NULL (not wanted) on a single rank only */
@@ -767,7 +772,8 @@ typedef struct autoep_combine_args {
   autoep_buffer workspace;
 } autoep_combine_args;
 
-/* Collective. y[t] = sum over k, in k order, of topk_weights[t,k] times the row of slot (t,k). */
+/* Collective. y[t] = sum over k, in k order, of topk_weights[t,k] times the row of slot (t,k); with
+ * AUTOEP_DISPATCH_TOKENS the sum over ranks of these sums. */
 autoep_status autoep_combine(autoep_context context, autoep_layer layer,
                              const autoep_combine_args *args, autoep_error *error);
 
@@ -800,9 +806,10 @@ typedef struct autoep_statistics {
   size_t struct_size; /* sizeof(autoep_statistics); set by the caller */
   int64_t forward_calls;
   int64_t backward_calls;
-  int64_t rows_sent;         /* slots of this rank that have a row, on any rank; or tokens, once per rank */
+  int64_t rows_sent;         /* slots of this rank that have a row, on any rank; with AUTOEP_DISPATCH_TOKENS, tokens,
+                              * counted once per rank that they go to */
   int64_t rows_sent_remote;  /* rows_sent that go to another rank */
-  int64_t rows_received;
+  int64_t rows_received;     /* rows that this rank's experts receive; with AUTOEP_DISPATCH_TOKENS, A */
   int64_t bytes_sent_remote; /* rows of dispatches and combines, forward and backward */
 } autoep_statistics;
 

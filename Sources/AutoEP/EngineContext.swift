@@ -24,8 +24,9 @@ final class EngineContext: Sendable {
     numThreads = 0
   }
 
-  /// The backend of this context. Throws invalid data that an earlier call's work found, unless the caller's ranks have
-  /// to find out together.
+  /// The backend of this context.
+  ///
+  /// - Parameter checksFaults: Whether to throw if an earlier call's work has found invalid data.
   func backend(checksFaults: Bool = true) throws(EngineError) -> any ComputeBackend {
     if checksFaults { try engine.checkFaults() }
     return engine

@@ -131,7 +131,7 @@ public func autoep_comm_create_push(
     let target = try unsafe check.pointer(comm, "comm")
     let config = try unsafe check.structure(config, "config")
     let control = try unsafe communicators.find(config.control).transport
-    // The sizes are checked on all ranks together, as what else can fail.
+    // PushTransport checks the sizes, because a rank that fails must tell the others.
     let (slots, chunkBytes) = unsafe (Int(config.slots), Int(config.chunk_bytes))
     let transport = try unsafe PushTransport(
       over: control, device: Int(config.device_id), timeout: config.timeout_seconds,

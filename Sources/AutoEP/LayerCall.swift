@@ -22,7 +22,8 @@ struct LayerCall {
         "is of \(self.context.place.name); expected one of \(self.layer.place.name), where the layer"
           + " computes")
     }
-    // Of several ranks one would raise, and the others wait for it: making a plan tells them all.
+    // With several ranks, faults are checked while a plan is made, where all ranks fail together. Here one rank would
+    // throw, and the others would wait for it.
     placed = self.layer.on(try self.context.backend(checksFaults: !self.layer.countsRows))
     let configuration = self.layer.configuration
     check.bind("E", configuration.numExperts, from: "the layer's config")
@@ -54,7 +55,7 @@ struct LayerCall {
         throw check.error(
           "rows_capacity", "is \(capacity); expected rows_capacity of the plan's autoep_plan_info")
       }
-      // Each token that arrives has a row at least.
+      // Each token that arrives has at least one row.
       let most = placed.dispatcher.delivery == .tokens ? capacity : 0
       guard (0...most).contains(tokens) else {
         throw check.error(

@@ -7,7 +7,7 @@ extension KernelSource {
     axes: [KernelVariant.each("INDEX_BYTES", [4, 8])])
 }
 
-/// Which ranks a token goes to, and with which choices.
+/// The ranks that each token goes to, and its choices as each rank numbers them.
 extension CUDABackend {
   /// ranks[t,p] = p if one of token t's experts is on rank p, else -1.
   public func ranksOfTokens(
@@ -21,7 +21,7 @@ extension CUDABackend {
       sizes.perRank)
   }
 
-  /// choices[rowOfSlot[t,p],k] = topkIdx[t,k] as an expert of rank p; -1 if it is none of them.
+  /// choices[rowOfSlot[t,p],k] = topkIdx[t,k], counted from the first expert of rank p; -1 if it is none of them.
   public func choicesOfRanks(
     _ topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, into choices: TensorView
   ) throws(EngineError) {
@@ -34,7 +34,7 @@ extension CUDABackend {
   }
 }
 
-/// What both kernels are told of the sizes.
+/// The sizes that both kernels take.
 private struct RankSizes {
   let defines: KernelSource.Defines
   let numRanks: Int32

@@ -4,7 +4,7 @@ import Glibc
 
 /// Gives a file descriptor to every other rank of a host, and receives one from each.
 ///
-/// Other users can send to an abstract socket as well, so that every message carries a number that only the ranks know.
+/// Other users of the host can send to an abstract socket too, so every message carries a key that only the ranks know.
 final class DescriptorExchange {
   private let socket: Int32
   private let name: UInt64
@@ -70,7 +70,7 @@ final class DescriptorExchange {
     return true
   }
 
-  /// Takes what has come.
+  /// Takes the messages that have arrived; does not wait.
   private func receive() throws(EngineError) {
     while true {
       var message = [UInt64](repeating: 0, count: key.count + 1)

@@ -8,7 +8,7 @@ final class PushGroup: Sendable {
   let size: Int
   /// How long an exchange waits for the other ranks, in seconds.
   let timeout: Double
-  /// Moves the host's memory.
+  /// Moves host memory between the same ranks.
   let control: any Transport
   private let host: PushHost
   private let outcome = GroupHealth()
@@ -19,7 +19,7 @@ final class PushGroup: Sendable {
     (self.control, self.timeout, self.host) = (control, timeout, host)
   }
 
-  /// The health, with what the device and the control transport have reported until now.
+  /// The health of the group, including what the device and the control transport have reported so far.
   var health: GroupHealth {
     if outcome.failure == nil {
       if let report = host.report {

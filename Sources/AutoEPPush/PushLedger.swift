@@ -1,18 +1,19 @@
-/// The chunks between this rank and one peer, over the life of the group.
+/// Counts the chunks between this rank and one peer over the life of the group.
 struct PushLedger {
-  /// Chunks of all exchanges before.
+  /// Chunks that all earlier exchanges have sent to the peer.
   var sent: UInt64 = 0
+  /// Chunks that all earlier exchanges have received from the peer.
   var received: UInt64 = 0
-  /// Chunks of `sent` that the peer has taken out by the time that the stream comes here.
+  /// Chunks that the peer is known to have taken out of its memory when the stream has run what is enqueued so far.
   var taken: UInt64 = 0
 }
 
 /// What one exchange moves between this rank and one peer.
 struct PushMessage {
   let peer: Int
-  /// Bytes of the memory to send.
+  /// The bytes to send, as a range of the exchange's send memory.
   let send: Range<Int>
-  /// Bytes of the memory to receive.
+  /// The bytes to receive, as a range of its receive memory.
   let receive: Range<Int>
   let sendChunks: Int
   let receiveChunks: Int

@@ -3,12 +3,12 @@ import AutoEPCore
 import AutoEPSystem
 import CKernels
 
-/// The memory of all ranks, as one rank sees it.
+/// The memory of all ranks of a group, as mapped by one rank.
 final class PushMemory: Sendable {
   let rings: PushRings
   let host: PushHost
   private let rank: Int
-  /// In rank order, this one's included.
+  /// The memory of each rank, this one's included.
   private let parts: [SharedMemory]
 
   init(_ parts: [SharedMemory], rings: PushRings, rank: Int, host: PushHost) {
@@ -25,7 +25,7 @@ final class PushMemory: Sendable {
     parts[rank].address + rings.slotOffset(from: peer, to: rank, chunk: chunk)
   }
 
-  /// A kernel's argument, with what `fill` says about each peer.
+  /// Makes the argument of a kernel; `fill` completes the entry of each peer.
   func call(
     exchange: UInt64, seconds: Double, _ fill: (_ peer: Int, inout PushPeer) -> Void
   ) -> PushCall {

@@ -3,14 +3,14 @@ import AutoEPCore
 import AutoEPSystem
 import Glibc
 
-/// The secrets by which the ranks of a group pass descriptors to each other; rank 0 draws them.
+/// The random numbers by which the ranks of a group pass descriptors to each other; rank 0 draws them.
 struct PushSecrets {
   let name: UInt64
   let key: [UInt64]
 }
 
 extension PushOpening {
-  /// Tells the ranks each other's places. Throws unless all are on one host, with GPUs that reach each other's memory.
+  /// Exchanges the ranks' places. Throws unless all ranks are on one host and their GPUs reach each other's memory.
   func meet(
     at place: PushPlace, _ device: CUDADevice, _ rings: PushRings
   ) throws(EngineError) -> PushSecrets {

@@ -1,17 +1,17 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// The opening of a group, in parts. A part that fails on one rank fails on all, so that none is left waiting.
+/// The opening of a group, in parts. A part that fails on one rank fails on all of them, so no rank is left waiting.
 struct PushOpening {
   static let step = "opening of a push group"
   /// Words of an error's text; longer texts are cut.
   private static let textWords = 64
 
-  /// By which the ranks reach each other.
+  /// The transport by which the ranks reach each other until the group is open.
   let control: any Transport
 
-  /// Runs a part on this rank, and returns its result if every rank has one. Throws the failure of the lowest rank that
-  /// has one otherwise, with its number.
+  /// Runs a part on every rank, and returns this rank's result if it succeeds on all of them. Otherwise throws the
+  /// failure of the lowest rank that failed, and names the rank.
   func onEveryRank<Result>(
     _ body: () throws(EngineError) -> Result
   ) throws(EngineError) -> Result {
@@ -32,7 +32,7 @@ struct PushOpening {
     return result
   }
 
-  /// The words of every rank, `[size]`; all ranks give the same number.
+  /// Returns the words of every rank, `[size]`; all ranks give the same number of words.
   func gather(_ words: [UInt64]) throws(EngineError) -> [[UInt64]] {
     let size = control.size
     let counts = Array(repeating: words.count, count: size)

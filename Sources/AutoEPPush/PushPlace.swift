@@ -21,7 +21,8 @@ struct PushPlace: Equatable {
     (self.bootID, self.hostName, self.gpu) = (bootID, hostName, gpu)
   }
 
-  /// Whether processes there reach each other by sockets and shared memory. Containers have names of their own.
+  /// Whether processes at both places reach each other by sockets and shared memory. Containers have host names of
+  /// their own.
   func isOnHost(of other: PushPlace) -> Bool {
     bootID == other.bootID && hostName == other.hostName
   }
@@ -39,7 +40,7 @@ struct PushPlace: Equatable {
   }
 }
 
-/// The bytes of a text in as many words; cut or filled up with 0.
+/// Packs the bytes of a text into `count` words; a longer text is cut, a shorter one is followed by zeros.
 func packed(_ text: String, words count: Int) -> [UInt64] {
   var words = [UInt64](repeating: 0, count: count)
   for (index, byte) in text.utf8.prefix(8 * count).enumerated() {
@@ -48,7 +49,7 @@ func packed(_ text: String, words count: Int) -> [UInt64] {
   return words
 }
 
-/// The text of such words.
+/// Returns the text that `packed` has packed.
 func unpacked(_ words: ArraySlice<UInt64>) -> String {
   let bytes = words.flatMap { word in
     (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * UInt64($0))) }
@@ -62,7 +63,7 @@ private func ownHostName() -> String {
   return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
-/// The 128 bits that Linux draws at its start; 0 where it does not tell them.
+/// The 128 random bits that Linux draws when it boots; 0 if they cannot be read.
 private func ownBootID() -> [UInt64] {
   var words: [UInt64] = [0, 0]
   guard let file = unsafe fopen("/proc/sys/kernel/random/boot_id", "re") else { return words }

@@ -4,10 +4,10 @@ import CKernels
 
 /// The rings of a group: each rank's memory has one for each other rank, of `slots` chunks.
 struct PushRings: Equatable {
-  /// Slots of a ring where the caller does not choose: enough to keep the links busy while a receiver copies out.
+  /// The slots of a ring by default: enough to keep the links busy while a receiver copies chunks out.
   static let defaultSlots = 4
-  /// Bytes of a chunk where the caller does not choose: at 390 GB/s, the rate of the copy engines between two H200, a
-  /// kernel launch per chunk then takes less than a twentieth of the time.
+  /// The bytes of a chunk by default: at 390 GB/s, the rate of the copy engines between two H200, a kernel launch per
+  /// chunk then takes less than a twentieth of the time.
   static let defaultChunkBytes = 32 << 20
 
   let ranks: Int
@@ -37,7 +37,7 @@ struct PushRings: Equatable {
     Int(push_memory_bytes(Int32(ranks), Int32(slots), PushWord(chunkBytes)))
   }
 
-  /// The bytes of its flags, which come first.
+  /// The bytes of its flags, which come before the rings.
   var flagBytes: Int { Int(push_flag_bytes(Int32(ranks), Int32(slots))) }
 
   /// Where a chunk from one rank lies in the memory of another.
@@ -47,7 +47,7 @@ struct PushRings: Equatable {
         Int32(ranks), Int32(slots), PushWord(chunkBytes), Int32(source), Int32(target), chunk))
   }
 
-  /// The chunks of a message. An empty one has one too, so that every exchange finds out whether all ranks take part.
+  /// The chunks of a message. An empty message has one as well, so that every exchange notices a missing rank.
   func chunks(_ byteCount: Int) -> Int { max(1, (byteCount + chunkBytes - 1) / chunkBytes) }
 
   /// The bytes of chunk `index` of a message.

@@ -1,6 +1,6 @@
 /// The names of the last exchanges, for reports that the device makes later.
 struct PushSteps {
-  /// How many exchanges a report can be late.
+  /// The exchanges whose names are kept. A report that is more exchanges late names a wrong step.
   private static let kept = 256
 
   private var names = [String](repeating: "", count: kept)
@@ -12,7 +12,8 @@ struct PushSteps {
     last = exchange
   }
 
-  /// The name of an exchange. Another rank can report one that has not begun here; its notice ends the last one.
+  /// The name of an exchange. If another rank reports an exchange that has not begun here, returns the last one's: that
+  /// is the exchange which the report ends on this rank.
   func step(of exchange: UInt64) -> String {
     names[Int(min(exchange, last) % UInt64(Self.kept))]
   }

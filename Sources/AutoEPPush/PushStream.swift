@@ -5,10 +5,10 @@ import CKernels
 
 /// Enqueues the exchanges of a group, one behind the other.
 ///
-/// In round c of an exchange, a rank sends chunk c of its message to each peer, waits for chunk c of each peer's, copies
-/// these out and gives their slots back. No order of ranks can block: take the earliest round that some rank does not
-/// finish. All ranks have finished the rounds before, so that the slots that this round needs have been given back, all its
-/// chunks are sent, and the wait for them ends.
+/// In round c of an exchange, a rank sends chunk c of its message to each peer, waits for chunk c of each peer's
+/// message, copies these out and gives their slots back. This cannot deadlock. Consider the earliest round that some
+/// rank does not finish: all ranks have finished the rounds before it, so the slots that it needs have been given back.
+/// Hence all its chunks are sent, and the waits for them end.
 final class PushStream {
   private let memory: PushMemory
   private let kernels: PushKernels
@@ -16,7 +16,7 @@ final class PushStream {
   private let group: PushGroup
   private var ledgers: [PushLedger]
   private var exchanges: UInt64 = 0
-  /// The stream of the last exchange, and the point behind it.
+  /// The stream of the last exchange, and the event behind it.
   private var last: (stream: UInt, end: DeviceEvent)?
 
   init(_ memory: PushMemory, _ kernels: PushKernels, _ context: DeviceContext, _ group: PushGroup) {
@@ -24,10 +24,10 @@ final class PushStream {
     ledgers = Array(repeating: PushLedger(), count: group.size)
   }
 
-  /// The point behind the last exchange.
+  /// The event behind the last exchange.
   var end: DeviceEvent? { last?.end }
 
-  /// Enqueues an exchange. A failure leaves the ranks apart.
+  /// Enqueues an exchange. After a failure the ranks count chunks differently, so the caller must end the group.
   func enqueue(
     _ exchange: RowExchange, from send: DeviceAddress, to receive: DeviceAddress, on stream: UInt
   ) throws(EngineError) {
@@ -39,7 +39,7 @@ final class PushStream {
     try context.copy(
       sends[rank].count, from: send + sends[rank].lowerBound,
       to: receive + receives[rank].lowerBound, on: stream)
-    // From the next rank on, so that no two ranks send to the same one at first.
+    // In order of distance, so that no two ranks begin with the same peer.
     let messages = (1..<group.size).map { step in
       let peer = (rank + step) % group.size
       return PushMessage(peer, send: sends[peer], receive: receives[peer], memory.rings)
@@ -84,7 +84,7 @@ final class PushStream {
     }
   }
 
-  /// Signals the chunks of a round, and waits for the peers'.
+  /// Signals the chunks of a round to the peers, and waits for theirs.
   private func signal(
     _ messages: [PushMessage], _ round: Int, on stream: UInt
   ) throws(EngineError) {
@@ -100,14 +100,14 @@ final class PushStream {
       }
     }
     try kernels.signalAndWait(call, on: stream)
-    // A peer signals a round when it has taken out the chunks of the rounds before.
+    // A peer signals a round only after it has taken out the chunks of the rounds before.
     for message in messages where round < message.receiveChunks {
       let taken = ledgers[message.peer].sent + UInt64(min(round, message.sendChunks))
       ledgers[message.peer].taken = max(ledgers[message.peer].taken, taken)
     }
   }
 
-  /// Gives back the slots of the round before, and waits for room for the next one, except where there surely is.
+  /// Gives back the slots of the previous round, and waits for room at each peer that is not known to have it.
   private func giveBack(
     _ messages: [PushMessage], before round: Int, on stream: UInt
   ) throws(EngineError) {
@@ -133,7 +133,7 @@ final class PushStream {
     _ messages: [PushMessage], _ fill: (PushMessage, inout PushPeer) -> Void
   ) -> PushCall {
     memory.call(exchange: exchanges, seconds: group.timeout) { peer, entry in
-      // Messages are in the order of their peers, from the next rank on.
+      // Messages are in order of their peers' distance from this rank.
       fill(messages[(peer - group.rank - 1 + group.size) % group.size], &entry)
     }
   }

@@ -4,11 +4,11 @@ import AutoEPCUDA
 import CKernels
 import Glibc
 
-/// One rank of a group whose ranks are GPUs of one host that reach each other's memory, over NVLink.
+/// One rank of a group whose ranks have a GPU each, on one host, and reach each other's memory over NVLink.
 ///
-/// Rows are copied by the copy engines into the peers' memory, where flags announce them: no kernel takes part in the
-/// copies, and no processor of the GPU but one that waits. A control transport opens the group, and moves the memory of
-/// the host.
+/// Copy engines copy rows into the peers' memory, where flags announce them. No kernel copies; the only kernels are of
+/// one warp, which sets flags and waits for those of the peers. A control transport opens the group, and moves host
+/// memory.
 ///
 /// Waits on the device end at the deadline. This rank then reports the ranks that were missing, tells the others, and
 /// refuses every later call.
@@ -23,21 +23,21 @@ public final class PushTransport: Transport {
   private let group: PushGroup
   private let device: CUDADevice
   private let memory: PushMemory
-  /// Of exchanges that the host waits for.
+  /// The stream of the exchanges that the host waits for.
   private let ownStream: DeviceStream
-  /// Exchanges are enqueued one at a time: the ranks count them in one order.
+  /// Locked, because exchanges are enqueued one at a time: all ranks count them in the same order.
   private let stream: Locked<PushStream>
   private let process = getpid()
 
-  /// Joins a group. Collective over the ranks of `control`, all of which throw if one fails; `.unsupported` where they do
-  /// not reach each other's memory, so that a program can go on with another transport.
+  /// Joins a group. Collective over the ranks of `control`: all throw if one fails. The error is `.unsupported` if they
+  /// do not reach each other's memory, so that a program can go on with another transport.
   ///
   /// - Parameters:
-  ///   - control: Moves the host's memory between the same ranks. The group keeps it.
+  ///   - control: Moves host memory between the same ranks. The group keeps it alive.
   ///   - device: The ordinal of this rank's GPU, which no other rank has.
   ///   - timeout: How long the opening and each exchange wait for the other ranks, in seconds.
-  ///   - chunkBytes: The bytes that are copied at a time; nil for the default. The same on all ranks, as `slots`.
-  ///   - slots: The chunks that are under way between two ranks; nil for the default.
+  ///   - chunkBytes: The bytes that are copied at a time, the same on all ranks; nil for the default.
+  ///   - slots: The chunks that can be under way from one rank to another, the same on all ranks; nil for the default.
   ///   - nvrtcPath: Where NVRTC is, if the process has not loaded it.
   public convenience init(
     over control: any Transport, device: Int, timeout: Double, chunkBytes: Int? = nil,
@@ -74,9 +74,10 @@ public final class PushTransport: Transport {
     stream = Locked(PushStream(memory, kernels, device.context, group))
   }
 
-  /// The memory stays until the device has done the last exchange. Nobody waits here: it may take until the deadline.
+  /// A thread of its own keeps the memory until the device has finished the last exchange, which may take until the
+  /// deadline.
   deinit {
-    // A forked child has none of it.
+    // A forked child does not own the device's memory.
     guard getpid() == process, let end = stream.withLock({ $0.end }) else { return }
     _ = startDetachedThread { [memory] in
       var pause = PollingPause()
@@ -85,18 +86,18 @@ public final class PushTransport: Transport {
     }
   }
 
-  /// The host's memory, and that of this rank's GPU.
+  /// Host memory, and that of this rank's GPU.
   public func reaches(_ space: MemorySpace) -> Bool {
     space == .host || space == .device(device.ordinal)
   }
 
-  /// Stops what is under way on this rank, in whatever thread and stream.
+  /// Ends the exchanges in progress on this rank, in any thread and stream.
   public func abort(_ cause: EngineError) {
     group.fail(cause)
     group.control.abort(cause)
   }
 
-  /// Enqueues an exchange of the device's memory; gives one of the host's memory to the control transport.
+  /// Enqueues an exchange of device memory; the control transport runs one of host memory.
   public func start(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange {
     try exchange.checkRows(size: size)
     try group.check(step: exchange.step)
@@ -160,7 +161,7 @@ private struct AwaitedExchange: PendingExchange {
     (self.step, self.group, self.end) = (step, group, end)
   }
 
-  /// The kernels end at their deadline, so that this does.
+  /// Returns by the deadline, because the kernels do.
   func wait() throws(EngineError) {
     var pause = PollingPause()
     while try !group.attempt(step, { () throws(EngineError) in try end.hasPassed() }) {

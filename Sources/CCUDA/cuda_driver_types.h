@@ -81,7 +81,7 @@ static const int32_t cuda_memory_location_device = 1;
 
 typedef struct cuda_memory_properties {
   int32_t type;
-  int32_t handle_type; /* of what it can be exported as */
+  int32_t handle_type; /* the kind of handle that it can be exported as */
   cuda_memory_location location;
   void *win32_attributes;
   uint8_t flags[8];
@@ -159,7 +159,8 @@ typedef cuda_result (*cuMemGetAllocationGranularity_t)(size_t *granularity,
 typedef cuda_result (*cuMemCreate_t)(cuda_memory *memory, size_t byte_count,
                                      const cuda_memory_properties *properties, uint64_t flags);
 typedef cuda_result (*cuMemRelease_t)(cuda_memory memory);
-/* `handle` points to a file descriptor; the one to import from is passed as the pointer itself. */
+/* Export: `handle` points to where the file descriptor is written. Import: `handle` is the
+ * descriptor itself, cast to a pointer. */
 typedef cuda_result (*cuMemExportToShareableHandle_t)(void *handle, cuda_memory memory,
                                                       int32_t handle_type, uint64_t flags);
 typedef cuda_result (*cuMemImportFromShareableHandle_t)(cuda_memory *memory, void *handle,

@@ -94,7 +94,7 @@ static void *run_rank(void *argument) {
   config.comm = comms[rank];
   check(autoep_layer_create(context, &config, &layer, &info, &error), &error);
 
-  /* The plan tells how many rows come to this rank's experts, or how many tokens. */
+  /* The plan tells how many rows this rank's experts receive, and how many tokens arrive. */
   autoep_workspace_args pass = {.struct_size = sizeof pass, .num_tokens = T, .lends_gate_up = 1,
                                 .lends_grad_x = 1, .overwrite_saved = 1};
   autoep_workspace_bytes needs = {.struct_size = sizeof needs};

@@ -1,7 +1,7 @@
 import AutoEPCore
 import AutoEPSystem
 
-/// Which ranks a token goes to, and with which choices.
+/// The ranks that each token goes to, and its choices as each rank numbers them.
 extension CPUBackend {
   /// ranks[t,p] = p if one of token t's experts is on rank p, else -1.
   public func ranksOfTokens(
@@ -19,7 +19,7 @@ extension CPUBackend {
     }
   }
 
-  /// choices[rowOfSlot[t,p],k] = topkIdx[t,k] as an expert of rank p; -1 if it is none of them.
+  /// choices[rowOfSlot[t,p],k] = topkIdx[t,k], counted from the first expert of rank p; -1 if it is none of them.
   public func choicesOfRanks(
     _ topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, into choices: TensorView
   ) throws(EngineError) {

@@ -38,7 +38,7 @@ extension DeviceContext {
     try call("cuStreamSynchronize") { unsafe driver.functions.streamSynchronize(stream.handle) }
   }
 
-  /// Sets bytes of the device to 0; returns when that is done.
+  /// Sets bytes of the device's memory to 0, and waits until that is done.
   package func clear(_ byteCount: Int, at target: DeviceAddress) throws(EngineError) {
     let zeros = [UInt8](repeating: 0, count: byteCount)
     let stream = CUDAStream(bits: 0)

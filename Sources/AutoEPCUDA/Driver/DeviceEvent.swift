@@ -24,7 +24,7 @@ package final class DeviceEvent: @unchecked Sendable {
     try move(behindWorkOf: stream)
   }
 
-  /// Marks the point behind the work that a stream has now instead.
+  /// Moves the event behind the work that a stream has now.
   package func move(behindWorkOf stream: UInt) throws(EngineError) {
     try context.run { () throws(EngineError) in
       try context.driver.check(
@@ -33,7 +33,7 @@ package final class DeviceEvent: @unchecked Sendable {
     }
   }
 
-  /// Makes what a stream is given from now on wait for this point.
+  /// Makes work that is enqueued on a stream from now on wait for this event.
   package func delay(_ stream: UInt) throws(EngineError) {
     try context.run { () throws(EngineError) in
       try context.driver.check(

@@ -1,5 +1,6 @@
-// The flags of a push group: rows are moved by the copy engine, between the kernels. One warp, in
-// which lane p looks after rank p. push_layout.h has the memory, push_steps.h what a lane does.
+// The flags of a push group. Copy engines move the rows, between these kernels. A kernel is one
+// warp, whose lane p serves rank p. push_layout.h describes the memory, push_steps.h what a lane
+// does.
 
 #include "integers.cuh"
 #include "push_layout.h"
@@ -20,7 +21,7 @@ PUSH_STEP void push_store(PushWord address, PushWord word) {
 
 constexpr u32 EVERY_LANE = 0xFFFFFFFF;
 
-// Polls between two looks at the abort word, which is in the host's memory and takes longer.
+// Polls per read of the abort word, which is slower because the word is in the host's memory.
 constexpr u32 POLLS_PER_ABORT_CHECK = 64;
 
 __device__ __forceinline__ u64 nanoseconds() {
@@ -35,7 +36,8 @@ __device__ __forceinline__ void fail_by_lane(const PushCall& call, u32 lanes,
   if (threadIdx.x == __ffs(lanes) - 1) push_fail(&call, &report);
 }
 
-// Returns when no lane waits any more: after a failure, or at the deadline, the group has ended.
+// Returns when no lane waits any more. Ends the group first if a lane finds a failure, or at the
+// deadline.
 __device__ __forceinline__ void wait(const PushCall& call, const PushPeer& peer, bool waits,
                                      int what) {
   const int lane = threadIdx.x;
@@ -74,7 +76,8 @@ extern "C" __global__ void __launch_bounds__(32)
   if (push_has_failed(&call)) return;
   const int lane = threadIdx.x;
   const PushPeer peer = call.peers[lane];
-  // A rank that has failed no longer waits for room: it may have overwritten what was copied out.
+  // A rank that has failed no longer waits for room, so it may have overwritten a slot while it was
+  // copied out.
   PushReport report = push_own_failure(&call, PUSH_NO_FAILURE, 0);
   if (lane < call.ranks && lane != call.rank) push_read_notice(&call, lane, &report);
   const u32 failed = __ballot_sync(EVERY_LANE, report.kind != PUSH_NO_FAILURE);

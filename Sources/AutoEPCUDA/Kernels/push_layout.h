@@ -1,12 +1,12 @@
 // The memory through which the ranks of a push group exchange rows. Every rank has one part of it,
-// on its own GPU, which all ranks of the group write to. The kernels include this file, Swift
-// imports it as part of CKernels, and so does the driver of the tests.
+// on its own GPU, which all ranks of the group write to. The kernels and the fake driver of the
+// tests include this file, and Swift imports it as part of CKernels.
 //
 // A rank's memory, for P ranks and S slots per ring; a line has PUSH_LINE bytes, so that a flag
 // shares its cache line with nothing that another rank writes:
 //   1 line             the failure of this rank
 //   P lines            a notice of each rank's failure
-//   P lines            chunks that each rank has taken out of its ring of this rank's chunks
+//   P lines            the number of this rank's chunks that each rank has taken out
 //   P * S lines        a flag for each slot below
 //   (P - 1) * S slots  a ring of chunks from each other rank
 // The chunks from one rank to another are numbered 0, 1, 2, ... over the life of the group; chunk n
@@ -20,7 +20,7 @@
 typedef unsigned long long PushWord;
 
 enum {
-  PUSH_MOST_RANKS = 32,  // a lane of a warp for each, and a bit of a word
+  PUSH_MOST_RANKS = 32,  // each has a lane of a warp, and a bit of a word
   PUSH_LINE = 128        // bytes
 };
 
@@ -48,7 +48,7 @@ typedef struct PushArrival {
   PushWord bytes;   // of the whole message that the chunk belongs to
 } PushArrival;
 
-// Words in the host's memory: what the kernels tell the host, and the host tells the kernels.
+// Words in the host's memory: the kernels write the report, and the host sets `abort` to end them.
 typedef struct PushHostWords {
   PushReport report;
   PushWord padding[PUSH_LINE / 8 - 6];

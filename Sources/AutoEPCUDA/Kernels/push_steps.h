@@ -8,7 +8,7 @@
 
 #include "push_layout.h"
 
-// The words of structs, in bytes.
+// Offsets of the words of structs, in bytes.
 enum {
   PUSH_KIND = 0,
   PUSH_ORIGIN = 8,
@@ -43,7 +43,7 @@ PUSH_STEP void push_give_back(const PushCall* call, const PushPeer* peer) {
   push_store(peer->memory + push_taken_offset(call->ranks, call->rank), peer->received);
 }
 
-// Whether a rank has told of a failure, which is then in the report.
+// Returns whether a rank has told this one of a failure, and copies it to `report`.
 PUSH_STEP int push_read_notice(const PushCall* call, int rank, PushReport* report) {
   const PushWord notice = call->memory + push_notice_offset(rank);
   const PushWord kind = push_load(notice + PUSH_KIND);
@@ -57,7 +57,7 @@ PUSH_STEP int push_read_notice(const PushCall* call, int rank, PushReport* repor
   return 1;
 }
 
-// Whether the wait for a peer is over: what it waits for is there, or the report tells of a
+// Returns whether the wait for a peer is over: what the lane waits for is there, or `report` has a
 // failure.
 PUSH_STEP int push_look(const PushCall* call, const PushPeer* peer, int rank, int what,
                         PushReport* report) {

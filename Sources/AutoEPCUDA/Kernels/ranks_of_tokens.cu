@@ -1,5 +1,5 @@
-// Which ranks a token goes to, and with which choices. Experts are sharded in equal shares of
-// experts_per_rank, fewer or none on the last ranks.
+// The ranks that each token goes to, and its choices as each rank numbers them. Every rank has
+// experts_per_rank experts, the last ranks fewer or none.
 //   -DINDEX_BYTES=4|8: topk_idx is i32 or i64
 
 #include "integers.cuh"
@@ -11,7 +11,7 @@ typedef i64 Index;
 typedef int Index;
 #endif
 
-// The expert as rank p counts its own; -1 if it is on another rank, or no expert at all.
+// The expert, counted from the first one of `rank`; -1 if it is on another rank, or no expert.
 __device__ __forceinline__ int expert_on(Index expert, int rank, int num_experts,
                                          int experts_per_rank) {
   if (expert < 0 || expert >= num_experts) return -1;
@@ -35,8 +35,8 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// choices[row_of_slot[t,p],k] = topk_idx[t,k] as rank p counts its experts; -1 if it is none of
-// them. One thread per (t,p).
+// choices[row_of_slot[t,p],k] = topk_idx[t,k], counted from the first expert of rank p; -1 if it is
+// none of them. One thread per (t,p).
 extern "C" __global__ void __launch_bounds__(256)
     choices_of_ranks(const Index* __restrict__ topk_idx, const int* __restrict__ row_of_slot,
                      int* __restrict__ choices, i64 num_pairs, int num_ranks, int top_k,

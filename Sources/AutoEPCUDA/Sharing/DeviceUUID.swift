@@ -2,7 +2,7 @@ import AutoEPCore
 import AutoEPSystem
 import CCUDA
 
-/// The name of a GPU that all processes of a host agree on; their ordinals may differ.
+/// The UUID of a GPU, which is the same in all processes of a host; ordinals may differ between them.
 package struct DeviceUUID: Hashable, Sendable {
   /// The first and the second eight bytes.
   package let words: [UInt64]
@@ -12,7 +12,7 @@ package struct DeviceUUID: Hashable, Sendable {
 }
 
 extension CUDADevice {
-  /// The GPU's name.
+  /// The UUID of the GPU.
   package func uuid() throws(EngineError) -> DeviceUUID { try driver.uuid(ordinal) }
 
   /// Whether kernels and copies of this GPU reach the memory of another. False if this process does not see it.

@@ -11,7 +11,7 @@ package struct PushKernels: Sendable {
   private let signalAndWait: CUDAKernel
   private let giveBackAndWait: CUDAKernel
 
-  /// Compiles and loads them, where that has not been done.
+  /// Compiles and loads the kernels, unless that has been done.
   package init(_ device: CUDADevice) throws(EngineError) {
     signalAndWait = try device.kernel(.push, "push_signal_and_wait")
     giveBackAndWait = try device.kernel(.push, "push_give_back_and_wait")

@@ -2,12 +2,12 @@ import AutoEPCore
 import AutoEPSystem
 import CCUDA
 
-/// Memory of a GPU that several processes map: one makes it, and hands the others a file descriptor.
+/// Memory of a GPU that several processes map: one allocates it, and passes the others a file descriptor.
 ///
 /// The memory itself is freed with the last mapping, so that a process can end before those that still write to it.
 @safe
 package final class SharedMemory: Sendable {
-  /// Where this process sees it.
+  /// The address at which this process has mapped it.
   package let address: DeviceAddress
   private let byteCount: Int
   private let context: DeviceContext
@@ -89,7 +89,7 @@ package final class SharedMemory: Sendable {
     context = device.context
   }
 
-  /// The caller has waited for the work that accesses it.
+  /// Unmaps the memory. The caller has waited for the work that accesses it.
   deinit {
     _ = try? context.run { () throws(EngineError) in
       _ = context.driver.functions.memUnmap(address.bits, byteCount)

@@ -31,7 +31,7 @@ extension AllToAllDispatcher {
   ) throws(EngineError) -> RowCount {
     let layout = try PlanLayout(shape, numTokens: topkIdx.shape[0], in: memory)
     let details = try Details(layout.details, self)
-    // A plan that was in this memory ends here, also where this one fails.
+    // Invalidates an older plan in this memory, even if this call fails.
     if let header = layout.header { PlanHeader.erase(header) }
     let sentOffsets: [Int]
     do throws(EngineError) {
@@ -42,7 +42,7 @@ extension AllToAllDispatcher {
           tokensPerExpert: counts.tokensPerExpert), &arena)
       // NOTE: waits for a device: the one time per layer, because a transport's splits are the host's.
       sentOffsets = try backend.numbers(of: details.sentOffsets).map { Int($0) }
-      // What the device has found by now, such as a choice that is no expert.
+      // Throws what the device has found, such as an index that is no expert.
       try backend.checkFaults()
     } catch {
       try counting.reportFailure()
@@ -58,7 +58,7 @@ extension AllToAllDispatcher {
     return .exact(rows, plan: number)
   }
 
-  /// The plan in `memory`, with the order in which rows arrive.
+  /// Opens the plan in `memory`, and computes the order in which rows arrive.
   public func open(
     _ memory: Arena, numTokens: Int, rowCount: RowCount, _ arena: inout Arena
   ) throws(EngineError) -> DispatchPlan {
@@ -110,7 +110,7 @@ extension AllToAllDispatcher {
     }
   }
 
-  /// Writes down what arrives for each expert; returns R.
+  /// Stores the rows that each rank sends to each of this rank's experts; returns R.
   private func note(
     _ received: [[Int]], in details: Details, _ layout: PlanLayout, _ rowsPerExpert: TensorView?
   ) throws(EngineError) -> Int {
@@ -119,9 +119,9 @@ extension AllToAllDispatcher {
       received, experts: experts.count, offsets: layout.expertOffsets, rowsPerExpert)
   }
 
-  /// The splits of a plan that are not noted.
+  /// Reads splits that are not noted from the plan.
   private func readSplits(_ details: Details) throws(EngineError) -> RowSplits {
-    // NOTE: waits for a device; only for a plan that is not where it was made, or whose note was dropped.
+    // NOTE: waits for a device; only for a plan without a number, or whose splits are no longer noted.
     let sentOffsets = try backend.numbers(of: details.sentOffsets).map { Int($0) }
     let received = try backend.numbers(of: details.received).map { Int($0) }
     let e = experts.count
@@ -140,7 +140,7 @@ extension AllToAllDispatcher {
       })
   }
 
-  /// Throws where splits do not fit, because somebody wrote to the plan.
+  /// Throws if the splits do not fit the counts, because the plan was overwritten or the counts are another plan's.
   private func check(_ splits: RowSplits, _ rowCount: RowCount) throws(EngineError) {
     guard splits.sendRows.allSatisfy({ $0 >= 0 }), splits.receiveRows.allSatisfy({ $0 >= 0 }),
       splits.received == rowCount.capacity

@@ -1,7 +1,7 @@
 /// The tokens that arrive on a rank, each once, and the rows that the rank makes of them.
 struct ArrivedTokens {
-  /// Tokens to and from each rank.
+  /// The tokens that this rank sends to each rank and receives from it.
   let splits: RowSplits
-  /// A slot for each token that arrives and each k: `[A,K]`; a slot of an expert on another rank has no row.
+  /// Their slots, `[A,K]`; a slot whose expert is on another rank has no row here.
   let slots: SlotMap
 }

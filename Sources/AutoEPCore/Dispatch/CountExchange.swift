@@ -1,6 +1,6 @@
 import AutoEPSystem
 
-/// The exchange of row counts with which ranks make a plan together.
+/// The exchange of row counts by which ranks make a plan together.
 struct CountExchange {
   private let transport: any Transport
   private let numExperts: Int
@@ -18,12 +18,13 @@ struct CountExchange {
     expertRange(numExperts: numExperts, numRanks: transport.size, rank: rank)
   }
 
-  /// Tells each rank the rows that this one has for each of its experts, and a number of the caller's.
+  /// Sends each rank the number of rows that this rank has for each of that rank's experts, and one further number.
   ///
   /// - Parameters:
   ///   - offsets: The first row of each expert among those that this rank sends, then their number: `[E+1]`.
-  ///   - extras: The number for each rank, `[P]`; none if empty.
-  /// - Returns: What each rank sends to each of this rank's experts, then its number: `[P][e]` or `[P][e+1]`.
+  ///   - extras: The further number for each rank, `[P]`; empty to send none.
+  /// - Returns: For each rank, the rows that it sends to each of this rank's experts, then its further number: `[P][e]`
+  ///   or `[P][e+1]`.
   func exchange(offsets: [Int], extras: [Int] = []) throws(EngineError) -> [[Int]] {
     let messages = (0..<transport.size).map { rank in
       [Self.routed] + experts(of: rank).map { Int64(offsets[$0 + 1] - offsets[$0]) }
@@ -41,7 +42,10 @@ struct CountExchange {
     return counts
   }
 
-  /// Tells the other ranks, which would wait otherwise, that the choices of this one are wrong.
+  /// Takes part in `exchange` after this rank has failed to route its tokens, so that the other ranks fail as well
+  /// instead of waiting.
+  ///
+  /// - Parameter hasExtras: Whether the other ranks give `extras`.
   func reportFailure(hasExtras: Bool = false) throws(EngineError) {
     _ = try exchange(
       (0..<transport.size).map { rank in
@@ -68,7 +72,8 @@ struct CountExchange {
     }
   }
 
-  /// Sends message p to rank p, and returns those of the ranks to this one. All messages to a rank have one length.
+  /// Sends message p to rank p, and returns the message of each rank to this one. All messages to one rank have the
+  /// same length.
   private func exchange(_ messages: [[Int64]]) throws(EngineError) -> [[Int64]] {
     let length = messages[transport.rank].count
     let received = try transport.exchangeNumbers(
@@ -79,7 +84,8 @@ struct CountExchange {
 }
 
 extension ComputeBackend {
-  /// Writes down the rows that arrive for each expert, given those from each rank, `[P][e]`; returns R.
+  /// Adds up the rows that each rank sends to each of this rank's experts, `[P][e]`. Stores the experts' offsets and,
+  /// if asked, their row counts, and returns R.
   func note(
     _ received: [[Int]], experts: Int, offsets: TensorView, _ rowsPerExpert: TensorView?
   ) throws(EngineError) -> Int {
@@ -91,7 +97,7 @@ extension ComputeBackend {
     return firstRows[firstRows.count - 1]
   }
 
-  /// The bytes of what products share for so many rows, which `preparedBytes` counts per token of K rows.
+  /// The bytes that `prepare` fills for `rows` rows. A backend counts them per token, of K rows each.
   func preparedBytes(
     _ configuration: ExpertsConfiguration, localExperts: Int, rows: Int
   ) -> Int {

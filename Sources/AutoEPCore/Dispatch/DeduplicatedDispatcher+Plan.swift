@@ -1,7 +1,7 @@
 import AutoEPSystem
 
 extension DeduplicatedDispatcher {
-  // A plan's slots are pairs of a token and a rank.
+  // The slots of this plan are pairs of a token and a rank.
   private var shape: PlanLayout.Shape {
     let size = transport.size
     return PlanLayout.Shape(
@@ -15,7 +15,7 @@ extension DeduplicatedDispatcher {
   /// The sizes of a plan's memory.
   public var planBytes: ByteCount { shape.byteCount }
 
-  /// The sorts by expert and by rank, and what is sorted.
+  /// The bytes of both sorts, by expert and by rank, of the rows of the first and of the pairs that the second sorts.
   public func planScratchBytes(numTokens: Int) -> Int {
     let slots = Arena.footprint([numTokens, configuration.topK], .i32)
     let pairs = Arena.footprint([numTokens, transport.size], .i32)
@@ -23,7 +23,7 @@ extension DeduplicatedDispatcher {
       + backend.sortScratchBytes(numExperts: max(configuration.numExperts, transport.size))
   }
 
-  /// The slots of the tokens that arrive, their sort, and what products share.
+  /// The bytes of the slots of the tokens that arrive, of their sort, and of what products share.
   public func openBytes(_ rows: RowCount) -> Int {
     3 * Arena.footprint([rows.tokens, configuration.topK], .i32)
       + Arena.footprint([experts.count + 1], .i32)
@@ -39,7 +39,7 @@ extension DeduplicatedDispatcher {
     let numTokens = topkIdx.shape[0]
     let layout = try PlanLayout(shape, numTokens: numTokens, in: memory)
     let details = try Details(layout.details, self, numTokens: numTokens)
-    // A plan that was in this memory ends here, also where this one fails.
+    // Invalidates an older plan in this memory, even if this call fails.
     if let header = layout.header { PlanHeader.erase(header) }
     let (firstRows, sent): ([Int], [Int])
     do throws(EngineError) {
@@ -63,7 +63,7 @@ extension DeduplicatedDispatcher {
       let offsets = try backend.numbers(of: details.offsets)
       firstRows = offsets.dropLast(transport.size + 1).map { Int($0) }
       sent = differences(offsets.suffix(transport.size + 1))
-      // What the device has found by now, such as a choice that is no expert.
+      // Throws what the device has found, such as an index that is no expert.
       try backend.checkFaults()
     } catch {
       try counting.reportFailure(hasExtras: true)
@@ -85,8 +85,8 @@ extension DeduplicatedDispatcher {
     return rows
   }
 
-  /// The plan in `memory`, with the slots of the tokens that arrive. Collective: each rank sends the choices of its
-  /// tokens.
+  /// Opens the plan in `memory`, and sorts the slots of the tokens that arrive. Collective: each rank sends the choices
+  /// of its tokens.
   public func open(
     _ memory: Arena, numTokens: Int, rowCount: RowCount, _ arena: inout Arena
   ) throws(EngineError) -> DispatchPlan {
@@ -111,7 +111,7 @@ extension DeduplicatedDispatcher {
       arrived: ArrivedTokens(splits: splits, slots: slots))
   }
 
-  /// What a dispatch of the plan moves: tokens, each once per rank.
+  /// The tokens that a dispatch of the plan moves, each counted once per rank.
   public func traffic(_ plan: DispatchPlan) -> DispatchTraffic {
     guard let splits = plan.arrived?.splits else {
       return DispatchTraffic(sent: 0, sentRemote: 0, received: 0, receivedRemote: 0)
@@ -146,7 +146,7 @@ extension DeduplicatedDispatcher {
 extension DeduplicatedDispatcher {
   /// The dispatcher's part of a plan.
   private struct Details {
-    /// The next two, one behind the other: they are read together.
+    /// `firstRows` and `firstTokens` in one tensor, so that one copy to the host reads both.
     let offsets: TensorView
     /// First slot of each expert among those of this rank, and their number: `[E+1]` i32.
     let firstRows: TensorView
@@ -174,9 +174,9 @@ extension DeduplicatedDispatcher {
     }
   }
 
-  /// The splits of a plan that are not noted.
+  /// Reads splits that are not noted from the plan.
   private func readSplits(_ details: Details) throws(EngineError) -> RowSplits {
-    // NOTE: waits for a device; only for a plan that is not where it was made, or whose note was dropped.
+    // NOTE: waits for a device; only for a plan without a number, or whose splits are no longer noted.
     RowSplits(
       sendRows: differences(try backend.numbers(of: details.firstTokens)[...]),
       receiveRows: try backend.numbers(of: details.arriving).map { Int($0) })
@@ -186,7 +186,7 @@ extension DeduplicatedDispatcher {
     zip(offsets.dropFirst(), offsets).map { Int($0) - Int($1) }
   }
 
-  /// Throws where splits do not fit, because somebody wrote to the plan.
+  /// Throws if the splits do not fit the counts, because the plan was overwritten or the counts are another plan's.
   private func check(_ splits: RowSplits, _ rows: RowCount) throws(EngineError) {
     guard splits.sendRows.allSatisfy({ $0 >= 0 }), splits.receiveRows.allSatisfy({ $0 >= 0 }),
       splits.received == rows.tokens

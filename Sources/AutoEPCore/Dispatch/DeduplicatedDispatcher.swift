@@ -1,11 +1,12 @@
 import AutoEPSystem
 
-/// Sends each token once to each rank that has one of its experts, with the list of those experts. The rank makes the
-/// rows from the tokens that arrive, as a rank alone does from its own, and sends one row per token back: the sum of the
-/// rows of its experts. The owner of the token adds these sums in rank order.
+/// Sends each token once to each rank that has one of its experts, with the list of those experts. The receiving rank
+/// makes its rows from the tokens that arrive, as a single rank does from its own tokens, and sends one row per token
+/// back: the sum over its experts. The owner of the token adds these sums in rank order.
 ///
-/// This takes fewer bytes than a row for each slot, and two roundings more: results are within the tolerances of one
-/// rank's, not bit for bit. The choice of tokens follows DeepEP's intranode dispatch.
+/// This moves fewer bytes than a row for each slot does, but each rank's sum is rounded before it travels: results are
+/// within tolerance of a single rank's, and do not have the same bits. The choice of tokens follows DeepEP's intranode
+/// dispatch.
 public struct DeduplicatedDispatcher: TokenDispatcher {
   let backend: any ComputeBackend
   let transport: any Transport
@@ -15,7 +16,8 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
 
   /// Creates a dispatcher over the ranks of a transport, for the layer of this number; `notes` are those of the layer.
   ///
-  /// Weights must multiply the experts' outputs: their gradient is a sum over a token's rows otherwise.
+  /// Weights must multiply the experts' outputs. The gradient of a weight on the input would need the rows of single
+  /// slots at the token's owner, and only their sums come back.
   public init(
     backend: any ComputeBackend, transport: any Transport, configuration: ExpertsConfiguration,
     layer: UInt64, notes: SplitNotes = SplitNotes()
@@ -34,10 +36,10 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
     CountExchange(over: transport, numExperts: configuration.numExperts)
   }
 
-  /// Tokens from all ranks.
+  /// Tokens, from all ranks.
   public var delivery: Delivery { .tokens }
 
-  /// The tokens to send and, in a combine, the sums of those that arrived; or their numbers per slot.
+  /// The bytes of the tokens to send and of those that arrive, or their sums, and of K numbers for each of both.
   public func exchangeBytes(numTokens: Int, _ rows: RowCount) -> Int {
     let (sent, arriving) = (numTokens * transport.size, rows.tokens)
     let (width, dtype) = (configuration.hiddenSize, configuration.dtype)
@@ -46,7 +48,7 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
       + Arena.footprint([sent, topK], sums) + Arena.footprint([arriving, topK], sums)
   }
 
-  /// The tokens, exchanged; with weights, their weighted copies in expert order.
+  /// Returns the tokens that arrive; with weights, their weighted copies in expert order.
   public func dispatch(
     _ x: TensorView, weights: TensorView?, _ plan: DispatchPlan, room: TensorView,
     _ arena: inout Arena
@@ -66,7 +68,7 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
     }
   }
 
-  /// The weighted sum of each token's rows on each rank, back at its owner, and added up.
+  /// Sums the weighted rows of each token that arrived, and sends the sums to the token's owner, which adds them.
   public func combine(
     _ rows: TensorView, weights: TensorView?, _ plan: DispatchPlan, into y: TensorView?,
     dots: SlotDots?, _ arena: inout Arena
@@ -86,7 +88,7 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
     }
   }
 
-  /// Sends the numbers of a token's slots along, and places those of this rank's experts beside their rows.
+  /// Sends the K numbers of each token, and places those of this rank's experts beside their rows.
   public func sendValues(
     _ values: TensorView, _ plan: DispatchPlan, into rows: TensorView, _ arena: inout Arena
   ) throws(EngineError) {
@@ -97,7 +99,8 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
     }
   }
 
-  /// Sends a number for each slot of the tokens that arrived: 0 for those of other ranks, so that they add up.
+  /// Sends back a number for each slot of the tokens that arrived: 0 for a slot whose expert is on another rank, so
+  /// that the owner can add what comes from all ranks.
   public func sendBack(
     _ partials: TensorView, _ plan: DispatchPlan, into values: TensorView, _ arena: inout Arena
   ) throws(EngineError) {
@@ -118,7 +121,7 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
     return arrived
   }
 
-  /// The numbers `[A,K]` of the tokens that arrive.
+  /// Exchanges one number per slot, `[T,K]`: returns those of the tokens that arrive, `[A,K]`.
   private func receive(
     _ values: TensorView, _ plan: DispatchPlan, _ arena: inout Arena
   ) throws(EngineError) -> TensorView {
@@ -140,7 +143,7 @@ public struct DeduplicatedDispatcher: TokenDispatcher {
     }
   }
 
-  /// Sends the row of each token that arrived, `[A,n]`, to its owner, which adds up what comes for each: `[T,n]`.
+  /// Sends the row of each token that arrived, `[A,n]`, to the token's owner, which adds those of each token: `[T,n]`.
   private func sendBack(
     _ arrived: TensorView, _ plan: DispatchPlan, addedInto sums: TensorView, step: String,
     _ arena: inout Arena

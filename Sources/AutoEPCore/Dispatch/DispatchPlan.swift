@@ -13,15 +13,15 @@ public struct DispatchPlan {
   public let rowCount: RowCount
   /// The rows of this rank's experts, `[e+1]` i32.
   public let groups: RowGroups
-  /// The row of each slot among those that this rank sends, `[T,K]` i32; -1 for a slot without an expert.
+  /// The row of each slot among those that this rank sends, `[T,K]` i32; -1 for a slot without an expert. If tokens are
+  /// sent, `[T,P]`: a slot is then a pair of a token and a rank, and -1 if the token does not go there.
   public let rowOfSlot: TensorView
   /// How rows lie in the tensors that this rank's experts read and write.
   public let placement: ExpertRows.Placement
   /// The dispatcher's own part of the memory.
   let details: Arena
-  /// How rows travel; nil where all ranks' rows stay where they are.
+  /// How rows travel; nil unless `TokenDispatcher.delivery` is rows.
   let route: RowRoute?
-
   /// The tokens that arrive and their slots; nil unless `TokenDispatcher.delivery` is tokens.
   let arrived: ArrivedTokens?
 
@@ -40,7 +40,7 @@ public struct RowCount: Sendable, Equatable {
   public let exact: Int?
   /// A, the tokens that arrive from all ranks; 0 unless `TokenDispatcher.delivery` is tokens.
   public let tokens: Int
-  /// The number of the plan in this process; 0 if it has none.
+  /// The number of the plan in this process, by which its splits are found; 0 if it has none.
   public let plan: Int
 
   /// Combines the counts of a plan.
@@ -48,7 +48,7 @@ public struct RowCount: Sendable, Equatable {
     (self.capacity, self.exact, self.tokens, self.plan) = (capacity, exact, tokens, plan)
   }
 
-  /// Exactly `rows` rows, of `tokens` tokens that arrive.
+  /// Exactly `rows` rows, made from `tokens` tokens that arrive.
   public static func exact(_ rows: Int, tokens: Int = 0, plan: Int = 0) -> RowCount {
     RowCount(capacity: rows, exact: rows, tokens: tokens, plan: plan)
   }
@@ -71,7 +71,7 @@ struct PlanLayout {
   struct Shape {
     /// e, the experts of this rank.
     var localExperts: Int
-    /// K, the experts per token.
+    /// The slots per token: K, or P if tokens are sent.
     var topK: Int
     /// The bytes of the dispatcher's part, per token.
     var details: ByteCount

@@ -1,13 +1,14 @@
 import AutoEPSystem
 import Synchronization
 
-/// The splits of the plans that a layer has made in a device's memory: a transport needs them on the host, and to read
-/// them back would wait for all work of the device, in every forward and backward.
+/// The host's copies of the splits of the plans that a layer has made in a device's memory. A transport needs them on
+/// the host, and reading them back would make every forward and backward wait for the device.
 ///
-/// A plan has a number for this, because its memory may be moved, and used again for another plan. Only the last plans are
-/// noted; the splits of another one are read back. Plans in host memory are always read.
+/// Splits are found by the plan's number rather than by its address, because a plan's memory may be moved, or reused
+/// for another plan. Only the latest plans are noted; the splits of older ones are read back. Those of plans in host
+/// memory are always read.
 public final class SplitNotes: Sendable {
-  /// More than the passes of one layer that wait for their backward.
+  /// The plans that are noted: more than one layer has forwards whose backward is still to come.
   private static let most = 256
   private static let lastNumber = Atomic<Int>(0)
   private let notes = Locked<[(plan: Int, splits: RowSplits)]>([])
@@ -15,7 +16,8 @@ public final class SplitNotes: Sendable {
   /// Creates the notes of one layer.
   public init() {}
 
-  /// Notes the splits of the plan in this memory; returns its number, 0 for host memory.
+  /// Notes the splits of the plan in `memory`, and returns the plan's number; notes nothing and returns 0 for host
+  /// memory.
   func keep(_ splits: RowSplits, of memory: Arena) -> Int {
     guard case .device = memory.base else { return 0 }
     let plan = Self.lastNumber.add(1, ordering: .relaxed).newValue
@@ -26,7 +28,7 @@ public final class SplitNotes: Sendable {
     return plan
   }
 
-  /// Returns the splits of a plan; nil if they are not noted, as those of number 0.
+  /// Returns the splits of the plan with this number; nil if they are not noted, which those of number 0 never are.
   func splits(of plan: Int) -> RowSplits? {
     notes.withLock { $0.last { $0.plan == plan }?.splits }
   }

@@ -22,7 +22,6 @@ public protocol TokenDispatcher: Sendable {
   /// Decides where each slot of `topkIdx [T,K]` (i32 or i64) goes, and writes the plan to `memory`; -1 is no expert.
   ///
   /// Throws on every rank if any rank has an index that is neither an expert nor -1 and its backend can check it.
-  ///
   func plan(
     _ topkIdx: TensorView, counts: PlanCounts, in memory: Arena, _ arena: inout Arena
   ) throws(EngineError) -> RowCount
@@ -43,12 +42,13 @@ public protocol TokenDispatcher: Sendable {
     _ arena: inout Arena
   ) throws(EngineError) -> ExpertRows
 
-  /// y[t] = Σ_k weights[t,k] · the row of slot (t,k), in k order; without weights a plain sum.
+  /// y[t] = Σ_k weights[t,k] · the row of slot (t,k); without weights a plain sum. The sum is in k order, or per rank
+  /// where tokens arrive.
   ///
   /// - Parameters:
   ///   - rows: `[R,H]` in the placement of the plan.
   ///   - y: `[T,H]` out; nil to compute `dots` only.
-  ///   - dots: Inner products of tokens and their rows to compute as well.
+  ///   - dots: Inner products of tokens and their rows to compute as well; nil where tokens arrive.
   func combine(
     _ rows: TensorView, weights: TensorView?, _ plan: DispatchPlan, into y: TensorView?,
     dots: SlotDots?, _ arena: inout Arena
@@ -69,13 +69,13 @@ public protocol TokenDispatcher: Sendable {
   func traffic(_ plan: DispatchPlan) -> DispatchTraffic
 }
 
-/// What a dispatch brings to a rank. What comes from other ranks is saved by a forward for its backward.
+/// What a dispatch brings to a rank. A forward saves what arrives for its backward.
 public enum Delivery: Sendable {
-  /// Nothing: the rows are copies of the rank's own tokens.
+  /// Nothing: the rows are copies of this rank's own tokens.
   case nothing
   /// A row for each slot of its experts, `[R,H]`.
   case rows
-  /// Each token once, `[A,H]`, however many of the rank's experts it has; the rank copies it to its rows.
+  /// Each token once, `[A,H]`, however many of this rank's experts it has; this rank makes its rows from them.
   case tokens
 }
 
@@ -101,7 +101,7 @@ public struct SlotDots {
   let into: TensorView
 }
 
-/// The rows that one dispatch moves.
+/// The rows that one dispatch moves; with `Delivery.tokens`, the tokens, each counted once per rank.
 public struct DispatchTraffic: Sendable, Equatable {
   /// The slots of this rank that have a row; all slots if only the device knows.
   public var sent: Int

@@ -103,14 +103,14 @@ public protocol ComputeBackend: AnyObject, Sendable {
   /// - Parameter received: Rows that each rank sends to each of this rank's experts, `[P,e]` i32; they sum to R.
   func arrivalPlaces(received: TensorView, into places: TensorView) throws(EngineError)
 
-  /// ranks[t,p] = p if one of token t's experts is on rank p of P, else -1: `[T,P]` i32. An index that is no expert
-  /// counts as none.
+  /// ranks[t,p] = p if one of token t's experts is on rank p of P, else -1: `[T,P]` i32. An index outside
+  /// [0, numExperts) counts as no expert.
   func ranksOfTokens(
     _ topkIdx: TensorView, numExperts: Int, into ranks: TensorView
   ) throws(EngineError)
 
-  /// choices[rowOfSlot[t,p],k] = topkIdx[t,k] as an expert of rank p, counted from its first; -1 if it is on another
-  /// rank or none.
+  /// choices[rowOfSlot[t,p],k] = topkIdx[t,k], counted from the first expert of rank p; -1 if the expert is on another
+  /// rank, or the slot has none.
   ///
   /// - Parameters:
   ///   - rowOfSlot: `[T,P]` i32; -1 for a rank that the token does not go to.
@@ -119,10 +119,10 @@ public protocol ComputeBackend: AnyObject, Sendable {
     _ topkIdx: TensorView, numExperts: Int, rowOfSlot: TensorView, into choices: TensorView
   ) throws(EngineError)
 
-  /// The numbers of an i32 tensor. A device's come when all work before has ended: the caller waits for it.
+  /// Returns the numbers of an i32 tensor. If it is on a device, waits for all work that was enqueued before.
   func numbers(of tensor: TensorView) throws(EngineError) -> [Int32]
 
-  /// Sets the numbers of an i32 tensor, behind the work before.
+  /// Writes the numbers of an i32 tensor, after all work that was enqueued before.
   func store(_ numbers: [Int32], in tensor: TensorView) throws(EngineError)
 
   // MARK: Products

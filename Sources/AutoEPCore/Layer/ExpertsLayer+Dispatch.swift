@@ -65,7 +65,7 @@ extension ExpertsLayer {
     try dispatcher.sendBack(values, plan, into: gradTopkWeights, &arena)
   }
 
-  /// The same where tokens arrive: their slots here are those of a rank alone.
+  /// The same where tokens arrive. This rank treats them and their slots as a single rank treats its own.
   private func combineBackward(
     _ plan: DispatchPlan, _ arrived: ArrivedTokens, gradY: TensorView, rows: TensorView,
     topkWeights: TensorView, gradRows: TensorView, gradTopkWeights: TensorView,
@@ -98,7 +98,7 @@ extension ExpertsLayer {
     }
   }
 
-  /// Memory for what a dispatch brings, if it is not `rows` as they are asked for.
+  /// Memory for the rows or tokens that arrive; nil if nothing arrives, or rows arrive in the order of `rows`.
   private func roomBesides(
     _ rows: TensorView, _ plan: DispatchPlan, isWeighted: Bool, _ arena: inout Arena
   ) throws(EngineError) -> TensorView? {

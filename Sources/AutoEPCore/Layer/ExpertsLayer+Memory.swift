@@ -97,7 +97,8 @@ extension ExpertsLayer {
   struct Saved {
     /// `[R,G]`, the pre-activation.
     let hidden: TensorView
-    /// What arrived from all ranks: `[R,H]` in order of arrival, or `[A,H]`.
+    /// The rows that arrived from all ranks, `[R,H]` in the placement of the plan, or the tokens, `[A,H]`; nil if
+    /// nothing arrives.
     let inputs: TensorView?
 
     init(_ layer: ExpertsLayer, _ plan: DispatchPlan, in memory: Arena) throws(EngineError) {
