@@ -1,6 +1,6 @@
 # make demo: train a small Mixtral with expert parallelism and compare it with plain HF.
 # make test: all tests. make bench: one layer beside transformers' and the processor's peak.
-# make matrix: every combination of what the tests over processes vary.
+# make matrix: the tests over several processes, with every combination of their arguments.
 # make docs: the documentation, in .site. make wheel: a wheel for machines without Swift, in .wheel.
 # All set up what they need first.
 
@@ -47,7 +47,7 @@ test-swift: $(VENV)/tools
 test-python: $(VENV)/installed
 	$(BIN)/python -m pytest python/tests
 
-# Every combination of arguments on four ranks too, where `make test` has every pair of values.
+# Every combination of arguments, also on four ranks, where `make test` covers every pair of values.
 matrix: $(VENV)/installed
 	$(BIN)/python -m pytest python/tests/parallel --matrix
 

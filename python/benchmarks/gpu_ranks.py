@@ -3,14 +3,14 @@
     torchrun --nproc_per_node 2 python/benchmarks/gpu_ranks.py --shapes qwen3_30b_a3b --tokens 8192
 
 Every rank has `--tokens` tokens of its own and a share of the experts. The layers take turns in one
-run. A call begins on all ranks at once; its time, by events, is that of the slowest rank, and the
-table has medians. Rates count 6*T*K*H*F operations per rank forward, three times that for forward
-and backward. Memory is the peak of a forward and backward above what was in use before, on rank 0.
+run. A call begins on all ranks at once. Its time, measured by events, is that of the slowest rank;
+the table has medians. Rates count 6*T*K*H*F operations per rank for a forward, and three times that
+for a forward and backward. Memory is the peak of a call above what was in use before, on rank 0.
 
     push            each token once per rank, over memory that the GPUs share
-    push_slots      a row for each choice of a token, over the same memory
+    push_slots      a row for each expert of a token, over the same memory
     nccl            each token once per rank, over NCCL
-    nccl_slots      a row for each choice, over NCCL
+    nccl_slots      a row for each expert of a token, over NCCL
     ep1             the layer on this rank alone, with all experts
     deepspeed       DeepSpeed's AutoEP layer over the same ranks
 """
@@ -64,7 +64,7 @@ class PartOfLayer(EngineParts):
 
 
 def communicators(names: list[str]) -> dict[str, Communicator]:
-    """Opens a communicator per layer of this engine over several ranks; collective."""
+    """Opens a communicator for each of the named layers that runs over one; collective."""
     rank, size = dist.get_rank(), dist.get_world_size()
     found = {}
     for name in names:
@@ -96,7 +96,7 @@ def build(name: str, shape: Shape, comms: dict[str, Communicator], routing: str)
 
 
 def milliseconds(call: Callable[[], None]) -> float:
-    """Returns the time of one call of all ranks, of the slowest."""
+    """Returns the time of one call, on the slowest rank; collective."""
     torch.cuda.synchronize()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     dist.barrier()
@@ -110,7 +110,7 @@ def milliseconds(call: Callable[[], None]) -> float:
 
 
 def peak_mib(call: Callable[[], None]) -> float:
-    """Returns the peak of a call above what was in use, in MiB."""
+    """Returns the peak of GPU memory in a call above what was in use before, in MiB."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -126,7 +126,7 @@ def measure(
     comms: dict[str, Communicator],
     options: argparse.Namespace,
 ) -> list[dict]:
-    """Times the layers of one case in turns."""
+    """Times the layers of one case, which take turns; collective."""
     x = tokens_of(shape, tokens, DTYPE, "cuda")
     if dist.get_rank() > 0:
         x = x.detach().roll(dist.get_rank(), 1).neg_().requires_grad_()

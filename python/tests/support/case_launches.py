@@ -29,8 +29,8 @@ class Launcher(NamedTuple):
         command: The command before the script.
         size: The number of ranks.
         modules: The modules whose cases they run.
-        strength: Of a case's arguments, any so many are tried in every combination of their
-            values, and all of them at once only where --matrix is given; None for always.
+        strength: The number of a case's arguments of which every combination of values runs.
+            None, or --matrix, runs every combination of all arguments.
         on_gpus: Whether the ranks see the GPUs.
     """
 
@@ -41,7 +41,7 @@ class Launcher(NamedTuple):
     on_gpus: bool = False
 
     def cases(self, matrix: bool = False) -> list[str]:
-        """The names of the cases that it runs, in order; the whole matrix if asked for."""
+        """Returns the names of the cases that it runs, in order; with `matrix`, of all of them."""
         ours = [
             case
             for case in CASES.values()
@@ -163,7 +163,7 @@ def outcomes_of(
 
 
 def every_case(launchers: dict[str, Launcher], matrix: bool = False) -> list:
-    """Returns the values for `launcher` and `name`; those of the whole matrix if asked for."""
+    """Returns the values for `launcher` and `name`; with `matrix`, those of all cases."""
     return [
         pytest.param(launcher, name, id=f"{launcher}-{name}")
         for launcher, how in launchers.items()

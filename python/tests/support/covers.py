@@ -1,4 +1,4 @@
-"""Covers: a few combinations of arguments that stand for all of them."""
+"""Covers: a few rows of arguments that have every combination of so many values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Arguments = Mapping[str, Any]
 
 
 def cover(rows: Mapping[str, Arguments], strength: int) -> list[str]:
-    """Chooses rows that have every combination of `strength` values that any of `rows` has.
+    """Chooses rows that together have every combination of `strength` values that `rows` have.
 
-    With a strength of two no pair of values is left out, with one no value. The choice is greedy:
-    next comes the row with the most combinations that are still missing. Of several the last one
-    is taken: later values of an argument are the larger ones.
+    A strength of 1 covers every value, one of 2 every pair of values. The choice is greedy: the
+    next row is the one with the most combinations that are still missing, and the last of these if
+    there are several, because later values of an argument are the larger ones.
 
     Args:
         rows: The arguments of each row, of the same names, by the name of the row.
@@ -34,6 +34,6 @@ def cover(rows: Mapping[str, Arguments], strength: int) -> list[str]:
 
 
 def combinations(arguments: Arguments, strength: int) -> set[tuple[tuple[str, str], ...]]:
-    """The combinations of `strength` values, or the one of all values if there are fewer."""
+    """Returns the combinations of `strength` values; of fewer values, the one of all of them."""
     values = [(name, repr(value)) for name, value in arguments.items()]
     return set(itertools.combinations(values, min(strength, len(values))))

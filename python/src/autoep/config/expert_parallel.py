@@ -35,12 +35,13 @@ class ExpertParallelConfig:
         fused_router: Whether the engine computes the routers that it implements.
         load_balance_coeff: The amount by which each step moves the bias that a router adds for the
             selection only, against the load of all ranks. Default: the bias stays.
-        dispatch: How rows travel between GPUs: "push", straight into the memory of the other GPUs,
-            over NVLink; "nccl"; or "auto", push where all GPUs of an EP group reach each other.
-        bitwise_across_ep_sizes: Whether results have the same bits for every number of ranks: each
-            choice of a token is then sent by itself. False sends a token once to each rank that has
-            one of its experts, which takes less time and rounds each rank's sum. Default: True on
-            CPUs, False on GPUs.
+        dispatch: How rows travel between GPUs. "push" copies them straight into the memory of the
+            other GPUs of a host, over NVLink; "nccl" also works across hosts; "auto" pushes if all
+            GPUs of an EP group reach each other's memory, and uses NCCL otherwise.
+        bitwise_across_ep_sizes: Whether results have the same bits for every number of ranks. True
+            sends a row for each expert of a token. False sends a token once to each rank that has
+            one of its experts, which moves fewer bytes and rounds each rank's sum. Default: true on
+            CPUs, false on GPUs.
         num_threads: The engine's threads on this rank. Default: `AUTOEP_NUM_THREADS`, else the
             cores that this rank may use, divided among the ranks that share them.
         timeout: Seconds after which a missing rank is an error.

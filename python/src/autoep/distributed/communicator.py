@@ -38,10 +38,10 @@ class Communicator:
         rank: This rank, from 0.
         size: The number of ranks.
         key: The number of the communicator in this process, from 1; compiled graphs contain it.
-        dispatch: What the layers of these ranks send: "slots", a row for each choice of a token, so
-            that results have the same bits for every number of ranks; or "tokens", each token once
-            per rank, which takes fewer bytes and rounds each rank's sum. Set it before the first
-            layer, to the same on all ranks.
+        dispatch: What the layers of these ranks send: "slots", a row for each expert of a token, so
+            that results have the same bits for every number of ranks; or "tokens", a token once to
+            each rank that has one of its experts, which moves fewer bytes and rounds each rank's
+            sum. Set it before the first layer, to the same value on all ranks.
         layers: The layers that `autoep.functional` caches for these ranks; None before the first.
     """
 
@@ -144,10 +144,10 @@ class Communicator:
         `nccl` then.
 
         Args:
-            control: A communicator of the same ranks. It moves the host's memory, with its own
-                timeout, and stays in use when it is closed.
+            control: A communicator of the same ranks. It moves host memory, with its own timeout,
+                and can be closed: the new communicator keeps what it needs of it.
             device: The ordinal of this rank's GPU, which no other rank uses.
-            timeout: Seconds.
+            timeout: Seconds after which a missing rank is an error.
         """
         from autoep.core.cuda_contexts import nvrtc_path
 

@@ -13,18 +13,18 @@ from autoep.errors import CommunicationError, ModelError
 
 
 class Seat(NamedTuple):
-    """Where a rank computes, as the other ranks see it."""
+    """Where a rank computes, in terms that all ranks share."""
 
     host: str
-    gpu: str  # what is the same for one GPU in all processes; empty for the CPU
+    gpu: str  # the UUID of the GPU; empty for the CPU
 
 
 def device_of_rank(model_device: torch.device, world: World) -> torch.device:
     """Returns the device that this rank computes on; collective.
 
-    A model on a GPU stays there. Of several ranks with their models on the CPU each takes the GPU
-    of its number on its host, or the only one that it sees, as under srun. Where no rank sees a
-    GPU, all compute on the CPU; so does a process alone whose model is there.
+    That is the GPU that holds its model. One of several ranks whose model is on the CPU takes the
+    GPU with its local rank, or the only one that it sees, as under srun. If no rank sees a GPU, all
+    compute on the CPU. A single rank computes where its model is.
 
     Raises:
         ModelError: Two ranks are on one GPU, or some ranks are on GPUs and others are not.
@@ -44,7 +44,7 @@ def _own_gpu(local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
     if count == 0:
         return torch.device("cpu")
-    # With fewer GPUs than ranks two ranks take the same one, which is refused for all.
+    # With fewer GPUs than ranks, two ranks take the same one, and `_check_seats` raises on all.
     return torch.device("cuda", local_rank % count)
 
 

@@ -18,7 +18,7 @@ def between_gpus(ep_group: dist.ProcessGroup, link: Link) -> Communicator:
     """Creates the communicator of an EP group whose ranks have a GPU each; collective.
 
     Raises:
-        UnsupportedError: Rows are to be pushed, and a GPU does not reach another's memory.
+        UnsupportedError: `link.transport` is "push", and a GPU does not reach another's memory.
     """
     comm = _over_nccl(ep_group, link)
     if link.transport == "nccl":
@@ -29,7 +29,7 @@ def between_gpus(ep_group: dist.ProcessGroup, link: Link) -> Communicator:
         if link.transport == "push":
             raise
         return _told(comm, f"NCCL, because rows cannot be pushed: {reason}")
-    # The pushing communicator keeps NCCL's alive.
+    # The push communicator keeps NCCL's alive.
     comm.close()
     return _told(pushing, "pushes over NVLink, because all its GPUs reach each other's memory")
 

@@ -15,8 +15,8 @@ class Link(NamedTuple):
     Attributes:
         device: Where this rank computes.
         timeout: Seconds after which a missing rank is an error.
-        dispatch: What the layers send; see `Communicator`.
-        transport: Between GPUs "push", "nccl" or "auto"; see `ExpertParallelConfig`.
+        dispatch: What the layers send, slots or tokens; see `Communicator.dispatch`.
+        transport: How rows travel between GPUs: `ExpertParallelConfig.dispatch`.
     """
 
     device: torch.device

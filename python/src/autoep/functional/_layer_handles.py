@@ -31,9 +31,9 @@ class Workspaces(NamedTuple):
 
 
 class PlanSize(NamedTuple):
-    """What determines the memory of a plan's passes, besides T; zeros before a plan is made.
+    """The counts of a plan, in the order in which the engine's calls take them after the plan.
 
-    The arguments of a pass that follow its plan.
+    With T they determine the memory of its passes. All are 0 before the plan is made.
 
     Attributes:
         capacity: The rows for which the engine allocates: R over several ranks, T*K on one.
@@ -55,7 +55,7 @@ class Planned(NamedTuple):
         tokens_per_expert: [E] int32, the slots of this rank per expert.
         rows_per_expert: [e] int32, the rows of each of this rank's experts.
         rows: R; T*K if only the device knows it.
-        size: The sizes of its passes.
+        size: The counts that the engine's calls take with the plan.
     """
 
     memory: Array
@@ -115,7 +115,7 @@ class Layer:
         )
 
     def size_of(self, tokens: int) -> PlanSize:
-        """Returns the size of a plan that a forward of a single rank makes."""
+        """Returns the size of the plan of T tokens that a forward of a single rank makes."""
         return PlanSize(tokens * self.options.top_k)
 
     def workspace(
@@ -187,7 +187,7 @@ class Layers:
         return known
 
     def _dispatch_of(self, options: ExpertsOptions) -> int:
-        """Slots where tokens would bring nothing, or cannot be sent."""
+        """Returns slots where sending tokens would save nothing, or is not possible."""
         is_after = options.apply_weights == SCORE_APPLIES["after"]
         return self._dispatch if is_after and options.top_k > 1 else DISPATCHES["slots"]
 

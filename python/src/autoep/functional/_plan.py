@@ -44,7 +44,7 @@ class Plan:
         comm: The ranks; None for this rank alone.
         num_tokens: T.
         rows: R, the rows of this rank's experts; T*K if only the device knows it.
-        size: What determines the memory of its passes.
+        size: The counts that the engine's calls take with the plan.
         rows_per_expert: [e] int32, in device memory.
     """
 

@@ -40,7 +40,7 @@ class Call(NamedTuple):
         options: What the layer computes.
         comm: The number of its communicator, 0 for a single rank.
         size: The size of an existing plan.
-        rows: The R of an existing plan.
+        rows: R of an existing plan.
     """
 
     layer: Layer | None

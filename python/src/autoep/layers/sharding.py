@@ -49,7 +49,7 @@ def start_from_rank_zero(model: nn.Module, device: torch.device) -> None:
 def shard_experts(table: ParameterTable, ep_mesh: DeviceMesh) -> None:
     """Replaces the experts' parameters by DTensors, of which each rank keeps its shard.
 
-    The parts are on the mesh's device.
+    The shards are on the mesh's device.
 
     Args:
         table: The model's parameters; the memory of the unsharded ones is freed.
@@ -66,7 +66,7 @@ def shard_experts(table: ParameterTable, ep_mesh: DeviceMesh) -> None:
 def move_rest(model: nn.Module, device: torch.device) -> None:
     """Moves the parameters and buffers that are not sharded to a device, in place.
 
-    After the experts were sharded, so that the whole model need not fit on one GPU.
+    Call it after the experts were sharded: the whole model then need not fit on one GPU.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if not isinstance(tensor, DTensor):

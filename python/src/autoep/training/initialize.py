@@ -81,8 +81,7 @@ def initialize(
         args: A namespace whose `deepspeed_config` is used if `config` is None; passing both is an
             error.
         model: A HuggingFace model with MoE layers, its weights loaded, on the CPU or on this
-            rank's GPU. Where there are GPUs, each of several ranks moves a model on the CPU to its
-            own one.
+            rank's GPU. With several ranks and GPUs, a model on the CPU is moved to the rank's GPU.
         optimizer: An optimizer that has not stepped, or a function of parameter groups; None for
             the configuration's.
         model_parameters: The parameters, or groups of them, that the configuration's optimizer or
@@ -210,7 +209,7 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
 
 
 def _link(experts: ExpertParallelConfig, device: torch.device) -> Link:
-    """Returns how ranks exchange rows: by default fast on GPUs, with the bits of one on CPUs."""
+    """Returns how ranks exchange rows; `bitwise_across_ep_sizes` is true by default on CPUs."""
     is_bitwise = experts.bitwise_across_ep_sizes
     if is_bitwise is None:
         is_bitwise = device.type == "cpu"
