@@ -85,7 +85,7 @@ public func autoep_layer_workspace(
       overwritesSaved: call.check.flag(args.overwrite_saved, "overwrite_saved"),
       lendsGateUp: call.check.flag(args.lends_gate_up, "lends_gate_up"),
       lendsGradX: call.check.flag(args.lends_grad_x, "lends_grad_x"))
-    result.plan = Int64(call.placed.planBytes(tokens))
+    result.plan = Int64(call.placed.planScratchBytes(tokens))
     result.forward = Int64(
       call.placed.forwardBytes(tokens, rows, makesPlan: !call.layer.countsRows))
     result.backward = try Int64(call.placed.backwardBytes(tokens, rows, needs))
@@ -111,7 +111,7 @@ public func autoep_layer_plan(
       args.rows_per_expert, "rows_per_expert", ["e"], [.i32])
     let memory = try unsafe call.planMemory(args.plan, numTokens: tokens)
     var arena = try unsafe call.check.buffer(
-      args.workspace, "workspace", call.placed.planBytes(tokens))
+      args.workspace, "workspace", call.placed.planScratchBytes(tokens))
     let rows = try call.placed.dispatcher.plan(
       topkIdx, counts: PlanCounts(tokensPerExpert: sent, rowsPerExpert: received), in: memory,
       &arena)

@@ -65,11 +65,13 @@ struct PlacedLayer {
   let dispatcher: any TokenDispatcher
 
   /// The workspace bytes for making a plan of T tokens.
-  func planBytes(_ numTokens: Int) -> Int { dispatcher.planScratchBytes(numTokens: numTokens) }
+  func planScratchBytes(_ numTokens: Int) -> Int {
+    dispatcher.planScratchBytes(numTokens: numTokens)
+  }
 
   func forwardBytes(_ numTokens: Int, _ rows: RowCount, makesPlan: Bool) -> Int {
     max(
-      makesPlan ? planBytes(numTokens) : 0,
+      makesPlan ? planScratchBytes(numTokens) : 0,
       dispatcher.openBytes(rows) + experts.forwardBytes(numTokens: numTokens, rows))
   }
 

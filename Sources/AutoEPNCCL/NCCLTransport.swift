@@ -210,11 +210,3 @@ private final class AwaitedExchange: PendingExchange {
     unpack()
   }
 }
-
-extension WorkQueue {
-  /// The handle of the stream; nil for the host.
-  fileprivate var stream: UInt? {
-    guard case .stream(let handle) = self else { return nil }
-    return handle
-  }
-}

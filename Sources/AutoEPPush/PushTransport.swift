@@ -64,8 +64,8 @@ public final class PushTransport: Transport {
       let (device, place) = try find()
       return (device, place, try PushKernels(device), rings)
     }
-    let ranks = try opening.meet(at: place, device, rings)
-    memory = try opening.share(rings, on: device, ranks, seconds: timeout)
+    let secrets = try opening.meet(at: place, device, rings)
+    memory = try opening.share(rings, on: device, secrets, seconds: timeout)
     self.device = device
     group = PushGroup(over: control, timeout: timeout, host: memory.host)
     ownStream = try opening.onEveryRank { () throws(EngineError) in
@@ -107,7 +107,7 @@ public final class PushTransport: Transport {
         receiver: rank, expects: "\(exchange.receiveRows[rank])")
     }
     switch (exchange.send, exchange.receive) {
-    case (.host, .host): return try startOnHost(exchange)
+    case (.host, .host): return try group.control.start(exchange)
     case (.device(let send), .device(let receive)):
       return try startOnDevice(exchange, from: send, to: receive)
     default:
@@ -115,10 +115,6 @@ public final class PushTransport: Transport {
         .unsupported, "\(exchange.step): rows cannot go from a device to the host's memory or back",
         step: exchange.step)
     }
-  }
-
-  private func startOnHost(_ exchange: RowExchange) throws(EngineError) -> any PendingExchange {
-    HostExchange(try group.control.start(exchange))
   }
 
   private func startOnDevice(
@@ -135,15 +131,6 @@ public final class PushTransport: Transport {
       }
     }
   }
-}
-
-/// Rows that the control transport moves.
-private struct HostExchange: PendingExchange {
-  private let pending: any PendingExchange
-
-  init(_ pending: any PendingExchange) { self.pending = pending }
-
-  func wait() throws(EngineError) { try pending.wait() }
 }
 
 /// Rows that are under way on the stream of the work that reads them.
@@ -168,13 +155,5 @@ private struct AwaitedExchange: PendingExchange {
       pause.take()
     }
     if let failure = group.health.failure { throw failure }
-  }
-}
-
-extension WorkQueue {
-  /// The handle of the stream; nil for the host.
-  fileprivate var stream: UInt? {
-    guard case .stream(let handle) = self else { return nil }
-    return handle
   }
 }

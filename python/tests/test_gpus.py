@@ -68,7 +68,7 @@ def test_else_rows_go_over_nccl(made: list[Connected], caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO, "autoep"):
         assert connect("auto") is made[0]
     assert not made[0].is_closed
-    assert "by NCCL, because rows cannot be pushed: rank 1 runs on another host" in caplog.text
+    assert "over NCCL, because they cannot be pushed: rank 1 runs on another host" in caplog.text
 
 
 def test_the_configuration_decides(made: list[Connected]) -> None:

@@ -223,6 +223,12 @@ public enum WorkQueue: Sendable, Equatable {
   case host
   /// A device's stream, by its handle.
   case stream(UInt)
+
+  /// The handle of the stream; nil for the host.
+  package var stream: UInt? {
+    guard case .stream(let handle) = self else { return nil }
+    return handle
+  }
 }
 
 /// The outputs of a sort of slots.

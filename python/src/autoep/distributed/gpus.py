@@ -22,16 +22,19 @@ def between_gpus(ep_group: dist.ProcessGroup, link: Link) -> Communicator:
     """
     comm = _over_nccl(ep_group, link)
     if link.transport == "nccl":
-        return _told(comm, "NCCL, as the configuration says")
+        _log_choice(comm, "over NCCL, as the configuration says")
+        return comm
     try:
         pushing = Communicator.push(comm, link.device.index, link.timeout)
     except UnsupportedError as reason:
         if link.transport == "push":
             raise
-        return _told(comm, f"NCCL, because rows cannot be pushed: {reason}")
+        _log_choice(comm, f"over NCCL, because they cannot be pushed: {reason}")
+        return comm
     # The push communicator keeps NCCL's alive.
     comm.close()
-    return _told(pushing, "pushes over NVLink, because all its GPUs reach each other's memory")
+    _log_choice(pushing, "by pushes over NVLink, because all GPUs reach each other's memory")
+    return pushing
 
 
 def _over_nccl(ep_group: dist.ProcessGroup, link: Link) -> Communicator:
@@ -43,7 +46,6 @@ def _over_nccl(ep_group: dist.ProcessGroup, link: Link) -> Communicator:
     return Communicator.nccl(unique_id[0], rank, size, link.device.index, link.timeout)
 
 
-def _told(comm: Communicator, how: str) -> Communicator:
+def _log_choice(comm: Communicator, how: str) -> None:
     if dist.get_rank() == 0:
-        _log.info("the experts of %d ranks exchange rows by %s", comm.size, how)
-    return comm
+        _log.info("the experts of %d ranks exchange rows %s", comm.size, how)

@@ -159,8 +159,8 @@ def combine_backward(
     if topk_weights is not None:
         check_rows("rows", rows, plan)
     if topk_weights is None:
-        rows = dispatch_forward(plan.layer, grad_TH, None, plan.memory, plan.size, plan.rows)
-        return rows, None
+        grad_rows = dispatch_forward(plan.layer, grad_TH, None, plan.memory, plan.size, plan.rows)
+        return grad_rows, None
     return combine_gradients(plan.layer, grad_TH, rows, topk_weights, plan.memory, plan.size)
 
 

@@ -22,6 +22,7 @@ from autoep.distributed.launch import join_world
 from autoep.distributed.link import Link
 from autoep.distributed.shutdown import release_at_exit
 from autoep.distributed.threads import share_cores
+from autoep.errors import UnsupportedError
 from autoep.integrations.remembered_spec import spec_of
 from autoep.layers.experts import run_experts
 
@@ -78,14 +79,17 @@ def _communicator(ep_group: dist.ProcessGroup, device_type: str) -> Communicator
 
     It has its own process group, so that its exchanges do not mix with others of the ranks.
     """
+    if device_type == "cuda":
+        raise UnsupportedError(
+            'ep_implementation="autoep" shares experts between CPUs only, and the model is on GPUs;'
+            " use autoep.initialize for ranks on GPUs"
+        )
     world = join_world(DEFAULT_TIMEOUT)
     share_cores(world, None)
     ranks = dist.get_process_group_ranks(ep_group)
     own_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-    index = torch.cuda.current_device() if device_type == "cuda" else None
-    device = torch.device(device_type, index)
-    dispatch = "slots" if device_type == "cpu" else "tokens"
-    comm = make_communicator(world, own_group, Link(device, DEFAULT_TIMEOUT, dispatch))
+    link = Link(torch.device(device_type), DEFAULT_TIMEOUT, "slots")
+    comm = make_communicator(world, own_group, link)
     release_at_exit(functools.partial(_release, comm, own_group))
     return comm
 
