@@ -59,24 +59,41 @@ extension PushOpening {
     var descriptor: Int32 = -1
     defer { if descriptor >= 0 { close(descriptor) } }
     let (own, host, sockets) = try onEveryRank { () throws(EngineError) in
-      let own = try SharedMemory(byteCount: rings.memoryBytes, on: device) { descriptor = $0 }
-      try device.context.clear(rings.flagBytes, at: own.address)
-      return (
-        own, try PushHost(in: device.context),
-        try DescriptorExchange(name: secrets.name, key: secrets.key, rank: rank, size: size)
-      )
+      try asUnsupported { () throws(EngineError) in
+        let own = try SharedMemory(byteCount: rings.memoryBytes, on: device) { descriptor = $0 }
+        try device.context.clear(rings.flagBytes, at: own.address)
+        return (
+          own, try PushHost(in: device.context),
+          try DescriptorExchange(name: secrets.name, key: secrets.key, rank: rank, size: size)
+        )
+      }
     }
     return try onEveryRank { () throws(EngineError) in
-      var parts: [SharedMemory] = []
-      for received in try sockets.run(descriptor, seconds: seconds) {
-        guard let received else {
-          parts.append(own)
-          continue
+      try asUnsupported { () throws(EngineError) in
+        var parts: [SharedMemory] = []
+        for received in try sockets.run(descriptor, seconds: seconds) {
+          guard let received else {
+            parts.append(own)
+            continue
+          }
+          parts.append(
+            try SharedMemory(opening: received, byteCount: rings.memoryBytes, for: device))
         }
-        parts.append(
-          try SharedMemory(opening: received, byteCount: rings.memoryBytes, for: device))
+        return PushMemory(parts, rings: rings, rank: rank, host: host)
       }
-      return PushMemory(parts, rings: rings, rank: rank, host: host)
     }
+  }
+}
+
+/// Runs a part of sharing memory. What the driver or the system refuses there, as in some containers and virtual GPUs, is
+/// `.unsupported`, so that a program can go on with another transport.
+private func asUnsupported<Result>(
+  _ body: () throws(EngineError) -> Result
+) throws(EngineError) -> Result {
+  do throws(EngineError) {
+    return try body()
+  } catch {
+    guard error.kind == .internal else { throw error }
+    throw EngineError(.unsupported, "this system does not let GPUs share memory: \(error.message)")
   }
 }

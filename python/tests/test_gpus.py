@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from autoep.distributed import gpus
+from autoep.distributed import gpus, groups
+from autoep.distributed.groups import ExpertGroups
 from autoep.distributed.link import Link
-from autoep.errors import UnsupportedError
+from autoep.errors import CommunicationError, DeadlineError, UnsupportedError
 
 
 class Connected:
@@ -75,3 +77,22 @@ def test_the_configuration_decides(made: list[Connected]) -> None:
     assert connect("nccl") is made[0]
     with pytest.raises(UnsupportedError, match="another host"):
         connect("push")
+
+
+@pytest.mark.parametrize("worst", [-1, 0, 1])
+def test_a_failed_exchange_ends_the_step_on_all_ranks(
+    worst: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two ranks this one is rank 0; `worst` is the last rank that failed."""
+    own = DeadlineError("rank 1 did not join") if worst == 0 else None
+    comm = SimpleNamespace(health=lambda: own)
+    monkeypatch.setattr(groups.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(groups.dist, "all_reduce", lambda tensor, **_: tensor.fill_(worst))
+    of_gpus = ExpertGroups(2, 0, comm, SimpleNamespace(device_type="cuda"))
+    if worst < 0:
+        of_gpus.check_health()
+    else:
+        text, kind = [("did not join", DeadlineError), ("rank 1 failed", CommunicationError)][worst]
+        with pytest.raises(kind, match=text):
+            of_gpus.check_health()
+    ExpertGroups(2, 0, comm, SimpleNamespace(device_type="cpu")).check_health()

@@ -72,11 +72,11 @@ extension DeduplicatedDispatcher {
     let received = try counting.exchange(offsets: firstRows, extras: sent)
     let arriving = received.map { $0[experts.count] }
     try backend.store(arriving.map { Int32($0) }, in: details.arriving)
+    let rowCount = try backend.note(
+      received, experts: experts.count, offsets: layout.expertOffsets, counts.rowsPerExpert)
+    let splits = RowSplits(sendRows: sent, receiveRows: arriving, rows: rowCount)
     let rows = RowCount.exact(
-      try backend.note(
-        received, experts: experts.count, offsets: layout.expertOffsets, counts.rowsPerExpert),
-      tokens: arriving.reduce(0, +),
-      plan: notes.keep(RowSplits(sendRows: sent, receiveRows: arriving), of: memory))
+      rowCount, tokens: splits.received, plan: notes.keep(splits, of: memory))
     if let header = layout.header {
       PlanHeader(
         layer: layer, numTokens: numTokens, rows: rows.capacity, arrivingTokens: rows.tokens
@@ -97,7 +97,11 @@ extension DeduplicatedDispatcher {
     }
     let details = try Details(layout.details, self, numTokens: numTokens)
     let splits =
-      if let noted = notes.splits(of: rowCount.plan) { noted } else { try readSplits(details) }
+      if let noted = notes.splits(of: rowCount.plan) {
+        noted
+      } else {
+        try readSplits(details, layout)
+      }
     try check(splits, rowCount)
     let slots = try sortArriving(details.choices, splits, rowCount, &arena)
     let prepared = try arena.take(
@@ -175,11 +179,14 @@ extension DeduplicatedDispatcher {
   }
 
   /// Reads splits that are not noted from the plan.
-  private func readSplits(_ details: Details) throws(EngineError) -> RowSplits {
+  private func readSplits(
+    _ details: Details, _ layout: PlanLayout
+  ) throws(EngineError) -> RowSplits {
     // NOTE: waits for a device; only for a plan without a number, or whose splits are no longer noted.
     RowSplits(
       sendRows: differences(try backend.numbers(of: details.firstTokens)[...]),
-      receiveRows: try backend.numbers(of: details.arriving).map { Int($0) })
+      receiveRows: try backend.numbers(of: details.arriving).map { Int($0) },
+      rows: try backend.numbers(of: layout.expertOffsets).last.map { Int($0) } ?? 0)
   }
 
   private func differences(_ offsets: ArraySlice<Int32>) -> [Int] {
@@ -189,12 +196,13 @@ extension DeduplicatedDispatcher {
   /// Throws if the splits do not fit the counts, because the plan was overwritten or the counts are another plan's.
   private func check(_ splits: RowSplits, _ rows: RowCount) throws(EngineError) {
     guard splits.sendRows.allSatisfy({ $0 >= 0 }), splits.receiveRows.allSatisfy({ $0 >= 0 }),
-      splits.received == rows.tokens
+      splits.received == rows.tokens, splits.rows == rows.capacity
     else {
       throw EngineError(
         .invalidArgument,
-        "plan has \(splits.received) tokens that arrive, and arriving_tokens is \(rows.tokens); expected the"
-          + " plan's own bytes, as they were made, and the tokens of its info")
+        "plan has \(splits.rows) rows of \(splits.received) tokens that arrive, and rows_capacity is"
+          + " \(rows.capacity), arriving_tokens \(rows.tokens); expected the plan's own bytes, as they were"
+          + " made, and the numbers of its info")
     }
   }
 }

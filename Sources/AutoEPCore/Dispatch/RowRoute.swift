@@ -12,6 +12,14 @@ struct RowSplits: Sendable {
   let sendRows: [Int]
   /// Rows from each rank, `[P]`.
   let receiveRows: [Int]
+  /// R, the rows of this rank's experts: what arrives, or what is made of the tokens that arrive.
+  let rows: Int
+
+  /// Combines the counts; R is the sum of what arrives if it is not given.
+  init(sendRows: [Int], receiveRows: [Int], rows: Int? = nil) {
+    (self.sendRows, self.receiveRows) = (sendRows, receiveRows)
+    self.rows = rows ?? receiveRows.reduce(0, +)
+  }
 
   var sent: Int { sendRows.reduce(0, +) }
   var received: Int { receiveRows.reduce(0, +) }

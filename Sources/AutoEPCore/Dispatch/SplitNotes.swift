@@ -8,8 +8,9 @@ import Synchronization
 /// for another plan. Only the latest plans are noted; the splits of older ones are read back. Those of plans in host
 /// memory are always read.
 public final class SplitNotes: Sendable {
-  /// The plans that are noted: more than one layer has forwards whose backward is still to come.
-  private static let most = 256
+  /// The plans that are noted: more than the layers of a model, which may share one of the engine's, times the
+  /// micro-batches whose backward is still to come.
+  private static let most = 4096
   private static let lastNumber = Atomic<Int>(0)
   private let notes = Locked<[(plan: Int, splits: RowSplits)]>([])
 

@@ -13,7 +13,8 @@ from support.launches import torchrun
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two GPUs")
 
-LAUNCHERS = {"torchrun-2": Launcher(torchrun(2), 2, ("cases_gpus",), on_gpus=True)}
+# Named apart from the launchers of CPUs: a session may run both, and tells cases by launcher.
+LAUNCHERS = {"gpus-2": Launcher(torchrun(2), 2, ("cases_gpus",), on_gpus=True)}
 
 
 @pytest.fixture(scope="session")

@@ -35,9 +35,8 @@ class ExpertParallelConfig:
         fused_router: Whether the engine computes the routers that it implements.
         load_balance_coeff: The amount by which each step moves the bias that a router adds for the
             selection only, against the load of all ranks. Default: the bias stays.
-        dispatch: How rows travel between GPUs. "push" copies them straight into the memory of the
-            other GPUs of a host, over NVLink; "nccl" also works across hosts; "auto" pushes if all
-            GPUs of an EP group reach each other's memory, and uses NCCL otherwise.
+        dispatch: How rows travel between GPUs: "nccl"; "push", straight into the memory of the
+            other GPUs, over NVLink; or "auto", push where all GPUs of an EP group reach each other.
         bitwise_across_ep_sizes: Whether results have the same bits for every number of ranks. True
             sends a row for each expert of a token. False sends a token once to each rank that has
             one of its experts, which moves fewer bytes and rounds each rank's sum. Default: true on
@@ -54,7 +53,7 @@ class ExpertParallelConfig:
     router: str = key("model", one_of("model", "sinkhorn"))
     fused_router: bool = key(True, FLAG)
     load_balance_coeff: float | None = key(None, optional(AMOUNT))
-    dispatch: str = key("auto", one_of("auto", "push", "nccl"))
+    dispatch: str = key("nccl", one_of("nccl", "push", "auto"))
     bitwise_across_ep_sizes: bool | None = key(None, optional(FLAG))
     num_threads: int | None = key(None, POSITIVE)
     timeout: float = key(600.0, SECONDS)

@@ -16,7 +16,7 @@ from autoep.distributed.gpus import between_gpus
 from autoep.distributed.launch import World
 from autoep.distributed.link import Link
 from autoep.distributed.shutdown import has_failed, release_at_exit
-from autoep.errors import ConfigError
+from autoep.errors import CommunicationError, ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,23 @@ class ExpertGroups:
     def ep_mesh(self) -> DeviceMesh | None:
         """The mesh over which the experts are sharded."""
         return None if self.mesh is None else self.mesh["ep"]
+
+    def check_health(self) -> None:
+        """Raises on all ranks if rows did not reach their experts on one; collective.
+
+        On CPUs an exchange raises by itself. On GPUs it is enqueued: its failure is known when the
+        device has come to it.
+        """
+        if self.ep_size == 1 or self.mesh is None or self.mesh.device_type == "cpu":
+            return
+        failure = self.comm.health()
+        failed = torch.tensor(-1 if failure is None else dist.get_rank())
+        dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+        if failed >= 0:
+            raise failure or CommunicationError(
+                f"rank {int(failed)} failed to exchange rows, and its gradients are wrong; the"
+                " error there says why"
+            )
 
 
 def choose_ep_size(wanted: int | None, world_size: int, num_experts: int) -> int:

@@ -22,4 +22,4 @@ class Link(NamedTuple):
     device: torch.device
     timeout: float
     dispatch: Dispatch
-    transport: str = "auto"
+    transport: str = "nccl"

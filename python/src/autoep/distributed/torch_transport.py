@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from autoep.errors import UnsupportedError
 
-_SHORTEST_WAIT = timedelta(milliseconds=1)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 @dataclass
@@ -63,7 +63,8 @@ class TorchTransport:
         for message in messages:
             remaining = timedelta(seconds=deadline - time.monotonic())
             try:
-                message.work.wait(max(remaining, _SHORTEST_WAIT))
+                # gloo counts whole milliseconds: one more, so as not to end before the deadline.
+                message.work.wait(max(remaining, timedelta()) + _MILLISECOND)
             except RuntimeError as error:
                 if not late and time.monotonic() < deadline:
                     raise RuntimeError(f"exchange with rank {message.rank}: {error}") from error

@@ -93,7 +93,8 @@ def combine(rows: Array, plan: Plan, topk_weights: Array | None = None) -> Array
     """Sends the experts' results back to their tokens and sums them; collective.
 
     y[t] is the sum over k, in k order and in float32 (float64 for float64), of topk_weights[t, k]
-    times the row of slot (t, k).
+    times the row of slot (t, k); with `dispatch` "tokens" of the communicator the sum over the
+    ranks of each rank's sum.
 
     Args:
         rows: [R, H] of the shape that `dispatch` returned, differentiable.

@@ -90,10 +90,11 @@ def experts(
 ) -> Array:
     """Sends each token to its experts and returns the weighted sum of their results; collective.
 
-    y[t] is the sum over k, in k order, of topk_weights[t, k] times expert topk_idx[t, k] of x[t].
+    y[t] is the sum over k, in k order, of topk_weights[t, k] times expert topk_idx[t, k] of x[t];
+    with `comm.dispatch` "tokens" the sum over the ranks of each rank's sum.
     A slot whose topk_idx is -1 has no expert: it adds nothing, its weight is not read, and the
-    gradient of its weight is 0. The result and the gradient to x have the same bits for every
-    number of ranks.
+    gradient of its weight is 0. With `comm.dispatch` "slots" the result and the gradient to x have
+    the same bits for every number of ranks.
 
     Every rank makes the call and its backward, also a rank without tokens or experts: it passes
     tensors of zero rows. The backward is a separate collective.

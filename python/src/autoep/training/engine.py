@@ -232,6 +232,9 @@ class Engine:
             raise Error("there is no optimizer: name one in the configuration, or pass one")
         self.reduce_gradients()
         self._global_norm = self._gradients.global_norm()
+        # The norm has waited for the device, and so for the exchanges of the backward. After a
+        # failed one the parameters stay as they are.
+        self.groups.check_health()
         if self.config.gradient_clipping > 0:
             self._gradients.clip(self._global_norm, self.config.gradient_clipping)
         self.optimizer.step()

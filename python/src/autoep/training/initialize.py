@@ -210,6 +210,11 @@ def _check_given_once(settings: Config, optimizer: object, lr_scheduler: object)
 
 def _link(experts: ExpertParallelConfig, device: torch.device) -> Link:
     """Returns how ranks exchange rows; `bitwise_across_ep_sizes` is true by default on CPUs."""
+    if device.type == "cpu" and experts.dispatch == "push":
+        raise ConfigError(
+            'expert_parallel.dispatch: "push" needs a GPU per rank, and the ranks compute on CPUs;'
+            " omit it"
+        )
     is_bitwise = experts.bitwise_across_ep_sizes
     if is_bitwise is None:
         is_bitwise = device.type == "cpu"
