@@ -132,7 +132,7 @@ let package = Package(
         "AutoEPLayerLaws", "AutoEPDeviceLaws", "AutoEPGroupIDs",
       ],
       path: "Tests/AutoEPNCCLLaws", swiftSettings: testing),
-    // The same over memory that the GPUs of one host share, and its rates.
+    // The laws of transports and dispatchers over memory that the GPUs of one host share, and the rates of rows there.
     .executableTarget(
       name: "AutoEPPushLaws",
       dependencies: [

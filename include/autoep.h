@@ -564,7 +564,7 @@ enum {
   AUTOEP_APPLY_BEFORE = 2 /* y = sum of expert(weight * x), as in llama4 */
 };
 
-/* What a layer of several ranks sends. */
+/* The kind of rows that a layer sends to other ranks. */
 typedef int32_t autoep_dispatch_kind;
 enum {
   /* A row for each slot: results have the same bits for every number of ranks. */

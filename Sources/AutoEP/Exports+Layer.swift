@@ -228,7 +228,7 @@ extension LayerCall {
 }
 
 extension TensorChecker {
-  /// What a layer of several ranks sends.
+  /// Checks the kind of rows that a layer sends to other ranks.
   fileprivate func dispatch(
     _ config: autoep_layer_config, _ layer: ExpertsConfiguration
   ) throws(EngineError) -> Layer.Dispatch {

@@ -14,7 +14,7 @@ final class Layer: Sendable {
   private let notes = SplitNotes()
   private static let lastNumber = Atomic<UInt64>(0)
 
-  /// What a layer of several ranks sends, with the values of the C interface.
+  /// The kind of rows that a layer sends to other ranks; raw values are the C interface's.
   enum Dispatch: Int32 {
     case slots = 1
     case tokens = 2

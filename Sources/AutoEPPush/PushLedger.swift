@@ -8,7 +8,7 @@ struct PushLedger {
   var taken: UInt64 = 0
 }
 
-/// What one exchange moves between this rank and one peer.
+/// The bytes and chunks that one exchange moves between this rank and one peer.
 struct PushMessage {
   let peer: Int
   /// The bytes to send, as a range of the exchange's send memory.

@@ -26,41 +26,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from layers import EngineLayer, EngineParts, deepspeed, randomize, router_weight
+from layers import EngineLayer, deepspeed, randomize, router_weight
 from measure import median
 from passes import Passes
+from ranks import PartOfLayer
 from shapes import Shape, shape_named, skew, tokens_of
-from torch import Tensor, nn
+from torch import nn
 
-from autoep import functional
 from autoep.distributed.communicator import Communicator
 
 DTYPE = torch.bfloat16
 LAYERS = ("push", "push_slots", "nccl", "nccl_slots", "ep1", "deepspeed")
-
-
-class PartOfLayer(EngineParts):
-    """The router, and this rank's experts."""
-
-    def __init__(self, shape: Shape, comm: Communicator) -> None:
-        super().__init__(shape.with_experts(shape.experts))
-        self.comm = comm
-        _, own = functional.expert_range(shape.experts, comm.size, comm.rank)
-        sizes = shape.with_experts(own).layer(tokens=0).sizes()
-        self.gate_up = nn.Parameter(torch.empty(sizes["gate_up"]))
-        self.down = nn.Parameter(torch.empty(sizes["down"]))
-
-    def experts(self, x_TH: Tensor, topk_idx: Tensor, topk_weights: Tensor) -> Tensor:
-        """Maps [T, H] to [T, H]; collective."""
-        return functional.experts(
-            x_TH,
-            topk_idx,
-            topk_weights,
-            self.gate_up,
-            self.down,
-            num_experts=self.shape.experts,
-            comm=self.comm,
-        )
 
 
 def communicators(names: list[str]) -> dict[str, Communicator]:

@@ -40,7 +40,7 @@ def times_over_ranks(case: Case, ranks: int, threads: int, rounds: int) -> dict[
     return json.loads(child.stdout.splitlines()[-1])
 
 
-class _PartOfLayer(EngineParts):
+class PartOfLayer(EngineParts):
     """The router, and this rank's experts."""
 
     def __init__(self, shape: Shape, comm: Communicator) -> None:
@@ -66,7 +66,7 @@ class _PartOfLayer(EngineParts):
 
 def _times(comm: Communicator, case: Case, rounds: int) -> dict[str, list[float]]:
     """Times this rank's part of the tokens and experts, between barriers."""
-    layer = _PartOfLayer(case.shape, comm)
+    layer = PartOfLayer(case.shape, comm)
     # The router's weights are drawn first, and are the same on all ranks.
     randomize(layer, DTYPES[case.dtype])
     skew(layer.router, case.shape, case.routing == "skewed")

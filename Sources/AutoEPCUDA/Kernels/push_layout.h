@@ -24,7 +24,7 @@ enum {
   PUSH_LINE = 128        // bytes
 };
 
-// What ended a group.
+// The reasons for which a group ends.
 enum {
   PUSH_NO_FAILURE = 0,
   PUSH_TIMEOUT,   // ranks did not send or take a chunk in time
@@ -55,7 +55,8 @@ typedef struct PushHostWords {
   PushWord abort;
 } PushHostWords;
 
-// What a kernel does for one peer. Chunks are counted over the life of the group; 0: nothing to do.
+// The work of a kernel for one peer. Chunks are counted over the life of the group; a count of 0
+// means that there is nothing to do.
 typedef struct PushPeer {
   PushWord memory;      // the peer's memory, as this rank's GPU sees it
   PushWord sent;        // chunks that are in the peer's memory when the kernel starts

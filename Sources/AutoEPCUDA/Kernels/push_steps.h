@@ -21,7 +21,7 @@ enum {
   PUSH_ABORT_WORD = PUSH_LINE
 };
 
-// What a lane waits for.
+// The events for which a lane waits.
 enum { PUSH_FOR_ARRIVAL = 1, PUSH_FOR_ROOM };
 
 PUSH_STEP int push_has_failed(const PushCall* call) {

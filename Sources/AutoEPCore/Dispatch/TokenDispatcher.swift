@@ -16,7 +16,7 @@ public protocol TokenDispatcher: Sendable {
   func openBytes(_ rows: RowCount) -> Int
   /// The arena bytes that each other function needs for T tokens and these rows.
   func exchangeBytes(numTokens: Int, _ rows: RowCount) -> Int
-  /// What `dispatch` brings to this rank.
+  /// The kind of rows that `dispatch` delivers to this rank.
   var delivery: Delivery { get }
 
   /// Decides where each slot of `topkIdx [T,K]` (i32 or i64) goes, and writes the plan to `memory`; -1 is no expert.
@@ -69,7 +69,7 @@ public protocol TokenDispatcher: Sendable {
   func traffic(_ plan: DispatchPlan) -> DispatchTraffic
 }
 
-/// What a dispatch brings to a rank. A forward saves what arrives for its backward.
+/// The kind of rows that a dispatch delivers to a rank. A forward saves the delivered rows for its backward.
 public enum Delivery: Sendable {
   /// Nothing: the rows are copies of this rank's own tokens.
   case nothing

@@ -65,7 +65,8 @@ extension ExpertsLayer {
     try dispatcher.sendBack(values, plan, into: gradTopkWeights, &arena)
   }
 
-  /// The same where tokens arrive. This rank treats them and their slots as a single rank treats its own.
+  /// Computes the gradients of `combine` for a dispatcher that delivers tokens. This rank treats them and their slots as
+  /// a single rank treats its own.
   private func combineBackward(
     _ plan: DispatchPlan, _ arrived: ArrivedTokens, gradY: TensorView, rows: TensorView,
     topkWeights: TensorView, gradRows: TensorView, gradTopkWeights: TensorView,
